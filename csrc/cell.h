@@ -1,0 +1,69 @@
+// The LSTM cell, one step forward and one step backward, for any arithmetic.
+//
+// `Math` brings a type `Value` and the functions `sigmoid` and `tanh` over it: a CPU vector, or a
+// scalar on a GPU. Nothing here knows about memory. The equations are those of
+// fastlstm/backends/reference.py; peepholes see c' at the gates i and f, and the new c at o.
+#pragma once
+
+#if defined(__CUDACC__)
+#define FASTLSTM_INLINE __device__ __forceinline__
+#else
+#define FASTLSTM_INLINE __attribute__((always_inline)) inline
+#endif
+
+namespace fastlstm {
+namespace {  // one copy per translation unit: each is compiled for its own instruction set
+
+template <class Value>
+struct Gates {
+  Value i, f, g, o;
+};
+
+template <class Value>
+struct Peepholes {
+  Value i, f, o;
+};
+
+// Turns `gates` from pre-activations into activations and `c` from c' into c; returns h.
+template <class Math, bool kPeepholes, class Value = typename Math::Value>
+FASTLSTM_INLINE Value cell_forward(Gates<Value>& gates, const Peepholes<Value>& weight, Value& c) {
+  if constexpr (kPeepholes) {
+    gates.i += weight.i * c;
+    gates.f += weight.f * c;
+  }
+  gates.i = Math::sigmoid(gates.i);
+  gates.f = Math::sigmoid(gates.f);
+  gates.g = Math::tanh(gates.g);
+  c = gates.f * c + gates.i * gates.g;
+  if constexpr (kPeepholes) gates.o += weight.o * c;
+  gates.o = Math::sigmoid(gates.o);
+  return gates.o * Math::tanh(c);
+}
+
+// From the activations, c', c and dh: returns the gradients of the pre-activations, turns `dc` from
+// the gradient of c, as later steps left it, into that of c', and adds to `dweight`.
+template <class Math, bool kPeepholes, class Value = typename Math::Value>
+FASTLSTM_INLINE Gates<Value> cell_backward(const Gates<Value>& gates, Value c_prev, Value c,
+                                           Value dh, const Peepholes<Value>& weight, Value& dc,
+                                           Peepholes<Value>& dweight) {
+  const auto [i, f, g, o] = gates;
+  const Value tanh_c = Math::tanh(c);
+  Gates<Value> d;
+  d.o = dh * tanh_c * o * (1 - o);
+  Value dc_now = dc + dh * o * (1 - tanh_c * tanh_c);
+  if constexpr (kPeepholes) dc_now += weight.o * d.o;
+  d.i = dc_now * g * i * (1 - i);
+  d.f = dc_now * c_prev * f * (1 - f);
+  d.g = dc_now * i * (1 - g * g);
+  dc = dc_now * f;
+  if constexpr (kPeepholes) {
+    dc += weight.i * d.i + weight.f * d.f;
+    dweight.i += d.i * c_prev;
+    dweight.f += d.f * c_prev;
+    dweight.o += d.o * c;
+  }
+  return d;
+}
+
+}  // namespace
+}  // namespace fastlstm

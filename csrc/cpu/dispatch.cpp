@@ -1,0 +1,49 @@
+// Chooses the instruction set at run time, so that one wheel serves every machine.
+#include <stdexcept>
+
+#include "kernels.h"
+
+namespace fastlstm::cpu {
+namespace {
+
+#define FASTLSTM_KERNELS(isa) \
+  Kernels { #isa, isa::forward_workspace, isa::forward, isa::backward_workspace, isa::backward }
+
+const std::vector<Kernels>& available() {
+  static const std::vector<Kernels> best_first = [] {
+    std::vector<Kernels> list;
+#if defined(FASTLSTM_X86)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+      list.push_back(FASTLSTM_KERNELS(avx512));
+    }
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+      list.push_back(FASTLSTM_KERNELS(avx2));
+    }
+#endif
+    list.push_back(FASTLSTM_KERNELS(portable));
+    return list;
+  }();
+  return best_first;
+}
+
+}  // namespace
+
+const Kernels& kernels(std::string_view isa) {
+  if (isa == "auto") return available().front();
+  for (const Kernels& candidate : available()) {
+    if (isa == candidate.isa) return candidate;
+  }
+  std::string message = "isa: expected auto";
+  for (const std::string& name : isas()) message += ", " + name;
+  throw std::invalid_argument(message + " on this machine, got " + std::string(isa));
+}
+
+std::vector<std::string> isas() {
+  std::vector<std::string> names;
+  for (const Kernels& candidate : available()) names.emplace_back(candidate.isa);
+  return names;
+}
+
+}  // namespace fastlstm::cpu

@@ -1,0 +1,42 @@
+// What each instruction set provides, and the choice among them.
+//
+// forward.cpp and backward.cpp are compiled once per instruction set, each time into a namespace of
+// its own: fastlstm::cpu::avx512, ::avx2, ::portable.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "../lstm.h"
+
+namespace fastlstm::cpu {
+
+#define FASTLSTM_DECLARE_KERNELS(isa)                          \
+  namespace isa {                                              \
+  size_t forward_workspace(const LstmShape&, int num_threads); \
+  void forward(const LstmForward&, int num_threads);           \
+  size_t backward_workspace(const LstmShape&, int num_threads); \
+  void backward(const LstmBackward&, int num_threads);         \
+  }
+FASTLSTM_DECLARE_KERNELS(avx512)
+FASTLSTM_DECLARE_KERNELS(avx2)
+FASTLSTM_DECLARE_KERNELS(portable)
+#undef FASTLSTM_DECLARE_KERNELS
+
+struct Kernels {
+  const char* isa;
+  size_t (*forward_workspace)(const LstmShape&, int num_threads);
+  void (*forward)(const LstmForward&, int num_threads);
+  size_t (*backward_workspace)(const LstmShape&, int num_threads);
+  void (*backward)(const LstmBackward&, int num_threads);
+};
+
+// The kernels of `isa`, or the best that this machine runs if it is "auto". Throws
+// std::invalid_argument if this machine or this build lacks it.
+const Kernels& kernels(std::string_view isa);
+
+// The names that `kernels` accepts here, best first.
+std::vector<std::string> isas();
+
+}  // namespace fastlstm::cpu

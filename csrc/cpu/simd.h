@@ -1,0 +1,120 @@
+// Vectors as wide as the instruction set this file is compiled for, and the two activations.
+//
+// Only the compiler's vector extensions: the same source serves AVX-512, AVX2 and anything else.
+// Everything lives in an anonymous namespace and is forced inline. Otherwise the linker could merge
+// a copy compiled with AVX-512 into code that runs on a machine without it.
+#pragma once
+
+#include <cstdint>
+
+#include "../cell.h"
+
+namespace fastlstm::cpu {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+// How many of a vector's lanes hold hidden units: all, or only the first `count` where H ends.
+struct AllLanes {};
+struct SomeLanes {
+  int64_t count;
+};
+
+// e^r - 1 = r + r^2 P(r) on |r| <= ln(2)/2, P interpolated at Chebyshev nodes. The relative error
+// of e^r - 1 is 2.5e-8 in float32 (degree 4) and 4.2e-17 in float64 (degree 9): below half an ulp.
+template <class T>
+struct Exponential;
+
+template <>
+struct Exponential<float> {
+  using Integer = int32_t;
+  static constexpr int kMantissaBits = 23;
+  static constexpr Integer kBias = 127;
+  static constexpr float kRound = 0x1.8p23f;  // x + kRound - kRound rounds x to an integer
+  static constexpr float kLog2Hi = 0x1.62e4p-1f, kLog2Lo = 0x1.7f7d1cp-20f;  // n * kLog2Hi is exact
+  static constexpr float kMin = -80.0f, kMax = 88.75f;  // kMax lies just above 128 ln(2)
+  static constexpr float kP[] = {0.5f, 0.16666576f, 0.041666554f, 0.0083632927f, 0.0013926326f};
+};
+
+template <>
+struct Exponential<double> {
+  using Integer = int64_t;
+  static constexpr int kMantissaBits = 52;
+  static constexpr Integer kBias = 1023;
+  static constexpr double kRound = 0x1.8p52;
+  static constexpr double kLog2Hi = 0x1.62e42fefa3800p-1, kLog2Lo = 0x1.ef35793c76730p-45;
+  static constexpr double kMin = -700.0, kMax = 709.8;  // kMax lies just above 1024 ln(2)
+  static constexpr double kP[] = {
+      0.50000000000000010417,   0.16666666666666667468,   0.041666666666623476764,
+      0.0083333333333300117609, 0.0013888888917538295848, 0.00019841269863303223296,
+      2.4801520792572692843e-5, 2.7557268072890098263e-6, 2.762032742826823816e-7,
+      2.5100569275813682631e-8};
+};
+
+template <class T>
+struct Simd {
+  static constexpr int kLanes = kVectorBytes / sizeof(T);
+  using Integer = typename Exponential<T>::Integer;
+  typedef T Value __attribute__((vector_size(kVectorBytes)));
+  typedef Integer Bits __attribute__((vector_size(kVectorBytes)));
+  // The same vector, wherever in memory it begins.
+  typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
+
+  static FASTLSTM_INLINE Value load(const T* from, AllLanes) {
+    return *reinterpret_cast<const Unaligned*>(from);
+  }
+  static FASTLSTM_INLINE void store(T* to, Value value, AllLanes) {
+    *reinterpret_cast<Unaligned*>(to) = value;
+  }
+
+  // Touch nothing past `count`; lanes that are not loaded are zero.
+  static FASTLSTM_INLINE Value load(const T* from, SomeLanes lanes) {
+    Value value = {};
+    for (int64_t lane = 0; lane < lanes.count; ++lane) value[lane] = from[lane];
+    return value;
+  }
+  static FASTLSTM_INLINE void store(T* to, Value value, SomeLanes lanes) {
+    for (int64_t lane = 0; lane < lanes.count; ++lane) to[lane] = value[lane];
+  }
+
+  // (e^x - 1) / 2, accurate also where x is small, which is what makes tanh so.
+  // The half keeps 2^(n-1) finite up to the x at which e^x overflows. NaN stays NaN: both
+  // comparisons are false for it.
+  static FASTLSTM_INLINE Value half_expm1(Value x) {
+    using E = Exponential<T>;
+    const Value low = E::kMin - Value{}, high = E::kMax - Value{};
+    x = x < low ? low : x;
+    x = x > high ? high : x;
+    const Value shifted = x * T(1.4426950408889634) + E::kRound;
+    const Value n = shifted - E::kRound;
+    const Value r = (x - n * E::kLog2Hi) - n * E::kLog2Lo;
+    constexpr int kDegree = sizeof(E::kP) / sizeof(T) - 1;
+    Value p = E::kP[kDegree] - Value{};
+#pragma GCC unroll 16
+    for (int k = kDegree - 1; k >= 0; --k) p = p * r + E::kP[k];
+    p = p * (r * r) + r;
+    // The low mantissa bits of `shifted` are the integer n: make them the exponent of 2^(n-1).
+    const Value scale = (Value)(((Bits)shifted + (E::kBias - 1)) << E::kMantissaBits);
+    return p * scale + (scale - T(0.5));
+  }
+
+  static FASTLSTM_INLINE Value tanh(Value x) {
+    const Value e = half_expm1(x + x);
+    return e / (e + 1);
+  }
+
+  // 1 / (1 + e^-x). The sum of the two halves overflows where e^-x does, so that -inf gives 0.
+  static FASTLSTM_INLINE Value sigmoid(Value x) {
+    const Value half = half_expm1(-x) + 1;
+    return 1 / (half + half);
+  }
+};
+
+}  // namespace
+}  // namespace fastlstm::cpu

@@ -1,0 +1,1 @@
+"""Triton kernels of the LSTM; the folder ``kernels/`` is installed as ``fastlstm.kernels``."""

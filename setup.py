@@ -1,0 +1,45 @@
+"""Builds fastlstm._C, the compiled kernels, with CMake. Everything else is in pyproject.toml."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pybind11
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
+
+ROOT = Path(__file__).parent.resolve()
+
+
+class CMakeBuild(build_ext):
+    """Configures and builds CMakeLists.txt; the module lands where setuptools wants it."""
+
+    def build_extension(self, ext: Extension) -> None:
+        compiler = os.environ.get("CXX", "c++").split()[0]
+        if not (shutil.which(compiler) or shutil.which("g++")):
+            raise CompileError(
+                f"fastlstm needs a C++17 compiler, and {compiler} was not found: install g++ "
+                "(Debian and Ubuntu: apt install g++; conda: conda install cxx-compiler)."
+            )
+        target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
+        build = Path(self.build_temp).resolve()
+        build.mkdir(parents=True, exist_ok=True)
+        self._run(
+            "configure",
+            ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]
+            + [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", "-DCMAKE_BUILD_TYPE=Release"],
+        )
+        self._run("build", ["cmake", "--build", build])
+        self._run("install", ["cmake", "--install", build, "--prefix", target])
+
+    def _run(self, step: str, command: list) -> None:
+        done = subprocess.run(command, capture_output=not self.verbose, text=True)
+        if done.returncode:
+            print(done.stdout or "", done.stderr or "", file=sys.stderr)
+            raise CompileError(f"fastlstm: the {step} step failed; its output is above.")
+
+
+setup(ext_modules=[Extension("fastlstm._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
