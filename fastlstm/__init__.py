@@ -1,0 +1,31 @@
+"""fastlstm: a drop-in ``nn.LSTM`` with peepholes and fused sequence kernels, and video models."""
+
+from fastlstm.dispatch import explain
+from fastlstm.functional import LSTMWeights, lstm, lstm_cell, lstm_sequence
+from fastlstm.modules import LSTM, LSTMCell
+from fastlstm.video import (
+    CompositeLSTM,
+    LSTMAutoencoder,
+    LSTMFuturePredictor,
+    VideoLoss,
+    VideoLSTM,
+    VideoOutput,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LSTM",
+    "CompositeLSTM",
+    "LSTMAutoencoder",
+    "LSTMCell",
+    "LSTMFuturePredictor",
+    "LSTMWeights",
+    "VideoLSTM",
+    "VideoLoss",
+    "VideoOutput",
+    "explain",
+    "lstm",
+    "lstm_cell",
+    "lstm_sequence",
+]

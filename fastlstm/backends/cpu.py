@@ -1,0 +1,232 @@
+"""Fused C++ kernels for the CPU (``csrc/cpu``): the whole recurrence in one call each way.
+
+Torch allocates all memory and does the one GEMM that is left for the recurrent weight gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fastlstm import _C
+
+if TYPE_CHECKING:
+    from fastlstm.dispatch import Problem
+
+_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+def supports(problem: Problem) -> str | None:
+    """None, or why these kernels cannot run ``problem``."""
+    if problem.device != "cpu":
+        return f"runs on the cpu, not on {problem.device}"
+    if problem.dtype not in _DTYPES:
+        return f"has float32 and float64, not {str(problem.dtype).removeprefix('torch.')}"
+    if problem.proj_size:
+        return f"has no projection (proj_size={problem.proj_size})"
+    return None
+
+
+def isas() -> list[str]:
+    """The instruction sets that this build and this machine have, fastest first."""
+    return list(_C.isas())
+
+
+def _sizes(y_like: Tensor) -> dict[str, int | str]:
+    T, B, G, H = y_like.shape
+    return {"dtype": _DTYPES[y_like.dtype], "T": T, "B": B, "G": G, "H": H}
+
+
+def _grouped(weights: Sequence[Tensor]) -> tuple[Tensor, int]:
+    """A tensor whose address is group 0's, and the elements from one group to the next.
+
+    Two matrices always lie on such a grid. Three or more are stacked, at the price of a copy, only
+    when their addresses are not evenly spaced.
+    """
+    weights = [w.contiguous() for w in weights]
+    starts = [w.data_ptr() for w in weights]
+    steps = {b - a for a, b in pairwise(starts)} or {0}
+    if len(steps) > 1:
+        stacked = torch.stack(weights)
+        return stacked, stacked.stride(0)
+    return weights[0], steps.pop() // weights[0].element_size()
+
+
+def _workspace(size: int) -> Tensor:
+    return torch.empty(size, dtype=torch.uint8)
+
+
+def _inner_contiguous(tensor: Tensor) -> Tensor:
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+
+
+def _safe_lengths(lengths: Tensor | None, T: int) -> Tensor | None:
+    """Within 0..T, whatever came: a kernel that trusts a wrong length writes past the end."""
+    return None if lengths is None else lengths.to(torch.int64).clamp(0, T).contiguous()
+
+
+def _addresses(**tensors: Tensor | None) -> dict[str, int]:
+    return {key: 0 if t is None else t.data_ptr() for key, t in tensors.items()}
+
+
+def forward(
+    igates: Tensor,
+    weight_hh: Sequence[Tensor],
+    weight_ch: Sequence[Tensor],
+    hx: Tensor,
+    cx: Tensor,
+    reverse: Sequence[bool],
+    lengths: Tensor | None,
+    train: bool,
+    isa: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(y, hy, cy, reserve); reserve (T, B, G, 5H) is empty unless ``train``.
+
+    ``isa`` forces an instruction set, one of :func:`isas`.
+    """
+    T, B, G, four_h = igates.shape
+    H = four_h // 4
+    y = igates.new_empty(T, B, G, H)
+    hy, cy = igates.new_empty(G, B, H), igates.new_empty(G, B, H)
+    reserve = igates.new_empty(T, B, G, 5 * H) if train else igates.new_empty(0)
+    if y.numel() == 0:
+        return y, hy, cy, reserve
+
+    igates = _inner_contiguous(igates)
+    hx, cx = hx.contiguous(), cx.contiguous()
+    weight_hh_0, weight_hh_stride = _grouped(weight_hh)
+    weight_ch_0, weight_ch_stride = _grouped(weight_ch) if weight_ch else (None, 0)
+    lengths = _safe_lengths(lengths, T)
+    sizes, threads = _sizes(y), torch.get_num_threads()
+    workspace = _workspace(_C.lstm_forward_workspace(**sizes, num_threads=threads, isa=isa))
+    _C.lstm_forward(
+        **sizes,
+        reverse=list(reverse),
+        igates_stride=igates.stride()[:3],
+        weight_hh_stride=weight_hh_stride,
+        weight_ch_stride=weight_ch_stride,
+        **_addresses(
+            igates=igates,
+            weight_hh=weight_hh_0,
+            weight_ch=weight_ch_0,
+            hx=hx,
+            cx=cx,
+            lengths=lengths,
+            y=y,
+            hy=hy,
+            cy=cy,
+            reserve=reserve if train else None,
+            workspace=workspace,
+        ),
+        num_threads=threads,
+        isa=isa,
+    )
+    return y, hy, cy, reserve
+
+
+def backward(
+    dy: Tensor | None,
+    dhy: Tensor | None,
+    dcy: Tensor | None,
+    y: Tensor,
+    reserve: Tensor,
+    weight_hh: Sequence[Tensor],
+    weight_ch: Sequence[Tensor],
+    hx: Tensor,
+    cx: Tensor,
+    reverse: Sequence[bool],
+    lengths: Tensor | None,
+    needs_dweight_hh: bool = True,
+    isa: str = "auto",
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(digates, dweight_hh, dweight_ch, dhx, dcx), the weights' stacked over the groups.
+
+    dweight_hh is empty if it is not asked for, dweight_ch if there are no peepholes.
+    """
+    T, B, G, H = y.shape
+    digates = y.new_empty(T, B, G, 4 * H)
+    dhx, dcx = y.new_empty(G, B, H), y.new_empty(G, B, H)
+    dweight_ch = y.new_empty(G, 3 * H) if weight_ch else y.new_empty(0)
+    dweight_hh = y.new_empty(G, 4 * H, H) if needs_dweight_hh else y.new_empty(0)
+    if y.numel() == 0:
+        return digates, dweight_hh.zero_(), dweight_ch.zero_(), dhx, dcx
+
+    hx, cx = hx.contiguous(), cx.contiguous()
+    dy = None if dy is None else _inner_contiguous(dy)
+    dhy = None if dhy is None else dhy.contiguous()
+    dcy = None if dcy is None else dcy.contiguous()
+    weight_hh_0, weight_hh_stride = _grouped(weight_hh)
+    weight_ch_0, weight_ch_stride = _grouped(weight_ch) if weight_ch else (None, 0)
+    lengths = _safe_lengths(lengths, T)
+    sizes, threads = _sizes(y), torch.get_num_threads()
+    workspace = _workspace(_C.lstm_backward_workspace(**sizes, num_threads=threads, isa=isa))
+    _C.lstm_backward(
+        **sizes,
+        reverse=list(reverse),
+        dy_stride=(0, 0, 0) if dy is None else dy.stride()[:3],
+        weight_hh_stride=weight_hh_stride,
+        weight_ch_stride=weight_ch_stride,
+        **_addresses(
+            dy=dy,
+            dhy=dhy,
+            dcy=dcy,
+            reserve=reserve,
+            weight_hh=weight_hh_0,
+            weight_ch=weight_ch_0,
+            cx=cx,
+            lengths=lengths,
+            digates=digates,
+            dweight_ch=dweight_ch if weight_ch else None,
+            dhx=dhx,
+            dcx=dcx,
+            workspace=workspace,
+        ),
+        num_threads=threads,
+        isa=isa,
+    )
+    if needs_dweight_hh:
+        for group in range(G):
+            _recurrent_weight_gradient(
+                dweight_hh[group],
+                digates[:, :, group],
+                y[:, :, group],
+                hx[group],
+                reverse[group],
+                lengths,
+            )
+    return digates, dweight_hh, dweight_ch, dhx, dcx
+
+
+def _recurrent_weight_gradient(
+    dweight_hh: Tensor,
+    digates: Tensor,
+    y: Tensor,
+    hx: Tensor,
+    reverse: bool,
+    lengths: Tensor | None,
+) -> None:
+    """dW_hh = sum over t, b of digates_t h_{t-1}^T for one group, written into ``dweight_hh``.
+
+    h_{t-1} is y one step earlier (later in a reversed group), and hx at a row's first step. Past a
+    row's length digates are zero, and so is y, which keeps the one GEMM free of masks.
+    """
+    T, B, H = y.shape
+    if reverse:
+        first = digates[-1] if lengths is None else _rows_at(digates, lengths - 1)
+        digates, previous = digates[:-1], y[1:]
+    else:
+        first, digates, previous = digates[0], digates[1:], y[:-1]
+    torch.mm(first.t(), hx, out=dweight_hh)
+    if T > 1:
+        rows = (T - 1) * B
+        dweight_hh.addmm_(digates.reshape(rows, 4 * H).t(), previous.reshape(rows, H))
+
+
+def _rows_at(digates: Tensor, t: Tensor) -> Tensor:
+    """digates[t[b], b] for every row b; zero where t is negative (an empty row)."""
+    rows = digates[t.clamp(min=0), torch.arange(t.numel())]
+    return torch.where((t >= 0).unsqueeze(1), rows, 0.0)

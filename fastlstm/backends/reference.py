@@ -1,0 +1,92 @@
+"""The LSTM in plain torch: right by definition, and slow.
+
+Every other backend is tested against this file in float64. It is built from differentiable torch
+operations only, so autograd gives its gradients of every order.
+
+Equations (Graves 2013, as used by Srivastava et al. 2015; without ``weight_ch`` they are
+``torch.nn.LSTM``'s, where a_* is the sum of the input and the recurrent projection)::
+
+    i_t = sigmoid(a_i + w_ci * c_{t-1})
+    f_t = sigmoid(a_f + w_cf * c_{t-1})
+    g_t = tanh(a_g)
+    c_t = f_t * c_{t-1} + i_t * g_t
+    o_t = sigmoid(a_o + w_co * c_t)        the new cell state
+    h_t = o_t * tanh(c_t)                  then W_hr h_t where there is a projection
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from fastlstm.dispatch import Problem
+
+
+def supports(problem: Problem) -> str | None:
+    """Any LSTM on any device."""
+    return None
+
+
+def lstm_step(
+    igates: Tensor,
+    weight_hh: Tensor,
+    hx: Tensor,
+    cx: Tensor,
+    weight_ch: Tensor | None = None,
+    weight_hr: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """One time step: igates (B, 4H), hx (B, P), cx (B, H) to the next (hx, cx)."""
+    i, f, g, o = (igates + hx @ weight_hh.t()).chunk(4, dim=-1)
+    if weight_ch is not None:
+        w_ci, w_cf, w_co = weight_ch.chunk(3)
+        i, f = i + w_ci * cx, f + w_cf * cx
+    cy = f.sigmoid() * cx + i.sigmoid() * g.tanh()
+    if weight_ch is not None:
+        o = o + w_co * cy
+    hy = o.sigmoid() * cy.tanh()
+    return (hy if weight_hr is None else hy @ weight_hr.t()), cy
+
+
+def lstm_sequence(
+    igates: Tensor,
+    weight_hh: Sequence[Tensor],
+    weight_ch: Sequence[Tensor],
+    weight_hr: Sequence[Tensor],
+    hx: Tensor,
+    cx: Tensor,
+    reverse: Sequence[bool],
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Every group over every time step; shapes as in :func:`fastlstm.functional.lstm_sequence`.
+
+    ``weight_ch`` and ``weight_hr`` hold one tensor a group, or nothing.
+    """
+    T, _, G, _ = igates.shape
+    y_groups, hy, cy = [], [], []
+    for group in range(G):
+        h, c = hx[group], cx[group]
+        y: list[Tensor] = [h] * T
+        for t in reversed(range(T)) if reverse[group] else range(T):
+            h_t, c_t = lstm_step(
+                igates[t, :, group],
+                weight_hh[group],
+                h,
+                c,
+                weight_ch[group] if weight_ch else None,
+                weight_hr[group] if weight_hr else None,
+            )
+            if lengths is None:
+                h, c = h_t, c_t
+                y[t] = h
+            else:  # past its length a row keeps its state and emits zero
+                active = (t < lengths).unsqueeze(1)
+                h, c = torch.where(active, h_t, h), torch.where(active, c_t, c)
+                y[t] = torch.where(active, h_t, 0.0)
+        y_groups.append(torch.stack(y))
+        hy.append(h)
+        cy.append(c)
+    return torch.stack(y_groups, dim=2), torch.stack(hy), torch.stack(cy)

@@ -1,0 +1,126 @@
+"""Which backend runs which problem, and why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+from fastlstm import backends
+
+# Fastest first. "auto" takes the first one that supports the problem.
+BACKENDS: tuple[ModuleType, ...] = (backends.cpu, backends.torch, backends.reference)
+
+# One step alone never repays packing the weights: at B=1, I=H=256 that costs more than the step.
+SINGLE_STEP_BACKENDS: tuple[ModuleType, ...] = (backends.torch, backends.cpu, backends.reference)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that a backend may need to know to say yes or no.
+
+    Attributes:
+        device: where the tensors are, "cpu", "cuda", ...
+        dtype: of the recurrent weights.
+        T, B, G, H: time steps, batch, groups (2 for a bidirectional layer), hidden units.
+        peephole: with peephole connections.
+        proj_size: size of the projected hidden state, 0 for none.
+        lengths: rows have lengths of their own.
+        whole_layers: the input and all layers' weights are at hand, not only projected igates.
+    """
+
+    device: str
+    dtype: torch.dtype
+    T: int
+    B: int
+    G: int
+    H: int
+    peephole: bool = False
+    proj_size: int = 0
+    lengths: bool = False
+    whole_layers: bool = False
+
+
+def name(backend: ModuleType) -> str:
+    """The word a user writes: "cpu" for ``fastlstm.backends.cpu``."""
+    return backend.__name__.rpartition(".")[2]
+
+
+def candidates(problem: Problem) -> tuple[ModuleType, ...]:
+    """The backends in the order in which "auto" tries them."""
+    return SINGLE_STEP_BACKENDS if problem.T == 1 else BACKENDS
+
+
+def get(backend: str) -> ModuleType:
+    """The backend of that name.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for module in BACKENDS:
+        if name(module) == backend:
+            return module
+    known = ", ".join(repr(name(module)) for module in BACKENDS)
+    raise ValueError(f"backend: expected 'auto', {known}, got {backend!r}")
+
+
+def select(problem: Problem, backend: str = "auto") -> ModuleType:
+    """The backend that runs ``problem``: the named one, or the fastest that can.
+
+    Raises:
+        ValueError: the name is unknown, or the named backend does not support the problem.
+    """
+    if backend == "auto":
+        return next(b for b in candidates(problem) if b.supports(problem) is None)
+    module = get(backend)
+    reason = module.supports(problem)
+    if reason is not None:
+        raise ValueError(f"backend={backend!r} cannot run this LSTM: {reason}")
+    return module
+
+
+def describe(problem: Problem, backend: str = "auto") -> str:
+    """A table of the backends: the one that would run, and why each other one would not."""
+    chosen = select(problem, backend)
+    dtype = str(problem.dtype).removeprefix("torch.")
+    lines = [
+        f"T={problem.T} B={problem.B} G={problem.G} H={problem.H} {dtype} on {problem.device}"
+        f"{', peepholes' if problem.peephole else ''}: runs on {name(chosen)!r}"
+    ]
+    for module in candidates(problem):
+        reason = module.supports(problem)
+        if module is chosen:
+            reason = "chosen" if backend == "auto" else "chosen, as asked for"
+        elif reason is None:
+            reason = "could run it" if backend == "auto" else "could run it, not asked for"
+        else:
+            reason = f"no: {reason}"
+        lines.append(f"  {name(module):<10} {reason}")
+    return "\n".join(lines)
+
+
+def explain(module: torch.nn.Module, input: torch.Tensor | None = None) -> str:
+    """Say which backend runs ``module`` on ``input``, and why the others do not.
+
+    Args:
+        module: a fastlstm module, or any module that contains some.
+        input: what it will be called with; sizes only matter. Default: T=100, B=32.
+
+    Returns:
+        One table for each LSTM inside, headed by its name.
+
+    Raises:
+        ValueError: there is no fastlstm module inside.
+
+    Example:
+        >>> print(fastlstm.explain(fastlstm.LSTM(64, 64, peephole=True)))  # doctest: +SKIP
+    """
+    tables = []
+    for path, child in module.named_modules():
+        if hasattr(child, "problem"):
+            title = f"{path or type(child).__name__}: {child}".split("\n")[0]
+            tables.append(f"{title}\n{describe(child.problem(input), child.backend)}")
+    if not tables:
+        raise ValueError(f"module: expected one with a fastlstm LSTM inside, got {type(module)}")
+    return "\n".join(tables)
