@@ -1,0 +1,70 @@
+"""Video models in safetensors files, with the configuration inside."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastlstm.video import VideoLSTM
+
+_KEY = "fastlstm"
+
+
+def save(model: VideoLSTM, path: str | os.PathLike[str]) -> None:
+    """See :meth:`fastlstm.video.VideoLSTM.save`."""
+    safetensors = _safetensors()
+    configuration = {"class": type(model).__name__, "arguments": model.config}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    path = Path(path)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        safetensors.torch.save_file(tensors, unfinished, {_KEY: json.dumps(configuration)})
+        os.replace(unfinished, path)  # in one step: no reader ever sees half a file
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike[str], expected: type[VideoLSTM]) -> VideoLSTM:
+    """See :meth:`fastlstm.video.VideoLSTM.load`."""
+    from fastlstm import video
+
+    safetensors = _safetensors()
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path: expected a safetensors file, got {os.fspath(path)!r}")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"path: expected a whole safetensors file, got {os.fspath(path)!r}: {error}"
+        ) from error
+    if _KEY not in metadata:
+        raise ValueError(
+            f"path: expected a file that VideoLSTM.save wrote, got {os.fspath(path)!r}"
+        )
+    configuration = json.loads(metadata[_KEY])
+    kind = getattr(video, configuration["class"], None)
+    if kind is None or not issubclass(kind, expected):
+        raise ValueError(
+            f"path: expected a {expected.__name__}, got a {configuration['class']} "
+            f"in {os.fspath(path)!r}"
+        )
+    dtype = next(iter(tensors.values())).dtype
+    model = kind(**configuration["arguments"], dtype=dtype)
+    model.load_state_dict(tensors)
+    return model
+
+
+def _safetensors() -> ModuleType:
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise ImportError(
+            "saving and loading need the package safetensors: pip install 'fastlstm[train]'"
+        ) from error
+    return safetensors
