@@ -46,6 +46,8 @@ class LSTM(nn.RNNBase):
         TypeError, ValueError: as ``nn.LSTM`` does; ValueError for an unknown backend.
     """
 
+    weight_ih_l0: Tensor
+
     def __init__(
         self, *args: Any, peephole: bool = False, backend: str = "auto", **kwargs: Any
     ) -> None:
@@ -66,23 +68,11 @@ class LSTM(nn.RNNBase):
     def weights(self) -> list[LSTMWeights]:
         """The parameters, one entry a layer and direction, in the order of h_0."""
         return [
-            LSTMWeights(
-                *(
-                    getattr(self, f"{name}_{suffix}", None)
-                    for name in (
-                        "weight_ih",
-                        "weight_hh",
-                        "bias_ih",
-                        "bias_hh",
-                        "weight_ch",
-                        "weight_hr",
-                    )
-                )
-            )
+            LSTMWeights._make(getattr(self, f"{n}_{suffix}", None) for n in LSTMWeights._fields)
             for suffix in self._suffixes()
         ]
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         input: Tensor | PackedSequence,
         hx: tuple[Tensor, Tensor] | None = None,

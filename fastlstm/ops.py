@@ -136,6 +136,14 @@ def _differentiate(
     )
 
 
+def _refuse_second_derivative(ctx: Any, *_: Tensor | None) -> tuple[Any, ...]:
+    raise RuntimeError(
+        "lstm_sequence: fused backends have first derivatives only; "
+        "backend='reference' has those of every order"
+    )
+
+
 torch.library.register_autograd(_FORWARD, _differentiate, setup_context=_save_for_backward)
+torch.library.register_autograd(_BACKWARD, _refuse_second_derivative)
 
 lstm_sequence = torch.ops.fastlstm.lstm_sequence

@@ -28,6 +28,8 @@ class Stack(nn.Module):
         backend: "auto" or a name.
     """
 
+    weight_hh_l0: Tensor
+
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int, peephole: bool, backend: str
     ) -> None:
@@ -145,24 +147,22 @@ def decode(
     """
     G, B = len(decoders), state[0].shape[1]
     weights = [decoder.weights() for decoder in decoders]
-    y: Tensor | None = None
+    tops: list[Tensor] = []
     hy, cy = [], []
     for layer in range(decoders[0].num_layers):
         group_weights = [w[layer] for w in weights]
-        if y is not None:
-            inputs = [y[:, :, group] for group in range(G)]
         y, h, c = lstm_sequence(
-            _igates(group_weights, inputs, steps, B),
+            _igates(group_weights, tops or inputs, steps, B),
             [w.weight_hh for w in group_weights],
             state[0][layer].expand(G, -1, -1),
             state[1][layer].expand(G, -1, -1),
             weight_ch=[w.weight_ch for w in group_weights if w.weight_ch is not None],
             backend=decoders[0].backend,
         )
+        tops = [y[:, :, group] for group in range(G)]
         hy.append(h)
         cy.append(c)
-    assert y is not None
-    readouts = [decoder.readout(y[:, :, group]) for group, decoder in enumerate(decoders)]
+    readouts = [decoder.readout(top) for decoder, top in zip(decoders, tops, strict=True)]
     h, c = torch.stack(hy), torch.stack(cy)
     return readouts, [(h[:, group], c[:, group]) for group in range(G)]
 
@@ -171,15 +171,14 @@ def _igates(
     weights: Sequence[LSTMWeights], inputs: Sequence[Tensor | None], steps: int, B: int
 ) -> Tensor:
     """(steps, B, G, 4H); where no decoder reads anything, the biases with zero strides."""
+    biases = [w.bias for w in weights if w.bias is not None]  # every layer of a Stack has one
     if all(x is None for x in inputs):
-        return torch.stack([w.bias_ih for w in weights]).expand(steps, B, -1, -1)
-    return torch.stack(
-        [
-            w.bias_ih.expand(steps, B, -1) if x is None else F.linear(x, w.weight_ih, w.bias_ih)
-            for w, x in zip(weights, inputs, strict=True)
-        ],
-        dim=2,
-    )
+        return torch.stack(biases).expand(steps, B, -1, -1)
+    groups = [
+        bias.expand(steps, B, -1) if x is None else F.linear(x, w.weight_ih, bias)
+        for w, bias, x in zip(weights, biases, inputs, strict=True)
+    ]
+    return torch.stack(groups, dim=2)
 
 
 class Job(NamedTuple):

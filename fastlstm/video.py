@@ -181,7 +181,8 @@ class VideoLSTM(nn.Module):
             raise ValueError(f"steps: expected at least 1, got {steps}")
         jobs = [self._reconstruction_job(frames), Job(self.future_decoder, future, steps)]
         readouts = run(jobs, state, self._to_frames, sampling)
-        return VideoOutput(*(None if y is None else self._user_layout(y) for y in readouts), state)
+        reconstruction, prediction = (y if y is None else self._user_layout(y) for y in readouts)
+        return VideoOutput(reconstruction, prediction, state)
 
     def reconstruct(self, frames: Tensor) -> Tensor:
         """The frames emitted again, (T, B, I), last one first: step s is frame T-1-s.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ def isas() -> list[str]:
     return list(_C.isas())
 
 
-def _sizes(y_like: Tensor) -> dict[str, int | str]:
+def _sizes(y_like: Tensor) -> dict[str, Any]:
     T, B, G, H = y_like.shape
     return {"dtype": _DTYPES[y_like.dtype], "T": T, "B": B, "G": G, "H": H}
 
@@ -44,16 +44,15 @@ def _sizes(y_like: Tensor) -> dict[str, int | str]:
 def _grouped(weights: Sequence[Tensor]) -> tuple[Tensor, int]:
     """A tensor whose address is group 0's, and the elements from one group to the next.
 
-    Two matrices always lie on such a grid. Three or more are stacked, at the price of a copy, only
-    when their addresses are not evenly spaced.
+    Two contiguous matrices nearly always lie on such a grid. Others are stacked, at the price of a
+    copy: when they are strided, or their addresses unevenly spaced or no whole elements apart.
     """
-    weights = [w.contiguous() for w in weights]
-    starts = [w.data_ptr() for w in weights]
-    steps = {b - a for a, b in pairwise(starts)} or {0}
-    if len(steps) > 1:
-        stacked = torch.stack(weights)
+    step, *others = {b.data_ptr() - a.data_ptr() for a, b in pairwise(weights)} or {0}
+    size = weights[0].element_size()
+    if others or step % size or not all(w.is_contiguous() for w in weights):
+        stacked = torch.stack(tuple(weights))
         return stacked, stacked.stride(0)
-    return weights[0], steps.pop() // weights[0].element_size()
+    return weights[0], step // size
 
 
 def _workspace(size: int) -> Tensor:
@@ -64,12 +63,20 @@ def _inner_contiguous(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
+def _outer_strides(tensor: Tensor | None) -> tuple[int, int, int]:
+    """The strides of T, B and G, in elements."""
+    if tensor is None:
+        return 0, 0, 0
+    T, B, G, _ = tensor.stride()
+    return T, B, G
+
+
 def _safe_lengths(lengths: Tensor | None, T: int) -> Tensor | None:
     """Within 0..T, whatever came: a kernel that trusts a wrong length writes past the end."""
     return None if lengths is None else lengths.to(torch.int64).clamp(0, T).contiguous()
 
 
-def _addresses(**tensors: Tensor | None) -> dict[str, int]:
+def _addresses(**tensors: Tensor | None) -> dict[str, Any]:
     return {key: 0 if t is None else t.data_ptr() for key, t in tensors.items()}
 
 
@@ -106,7 +113,7 @@ def forward(
     _C.lstm_forward(
         **sizes,
         reverse=list(reverse),
-        igates_stride=igates.stride()[:3],
+        igates_stride=_outer_strides(igates),
         weight_hh_stride=weight_hh_stride,
         weight_ch_stride=weight_ch_stride,
         **_addresses(
@@ -167,7 +174,7 @@ def backward(
     _C.lstm_backward(
         **sizes,
         reverse=list(reverse),
-        dy_stride=(0, 0, 0) if dy is None else dy.stride()[:3],
+        dy_stride=_outer_strides(dy),
         weight_hh_stride=weight_hh_stride,
         weight_ch_stride=weight_ch_stride,
         **_addresses(

@@ -68,11 +68,12 @@ def lstm_sequence(
     T, _, G, _ = igates.shape
     y_groups, hy, cy = [], [], []
     for group in range(G):
+        steps = igates[:, :, group].unbind()
         h, c = hx[group], cx[group]
         y: list[Tensor] = [h] * T
         for t in reversed(range(T)) if reverse[group] else range(T):
             h_t, c_t = lstm_step(
-                igates[t, :, group],
+                steps[t],
                 weight_hh[group],
                 h,
                 c,

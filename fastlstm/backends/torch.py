@@ -41,6 +41,7 @@ def lstm(
         assert isinstance(input, Tensor)
         packed = pack_padded_sequence(input, lengths.cpu(), batch_first, enforce_sorted=False)
         output, state = lstm(packed, hx, weights, D, batch_first, dropout, None)
+        assert isinstance(output, PackedSequence)
         T = input.shape[1 if batch_first else 0]
         return pad_packed_sequence(output, batch_first, total_length=T)[0], state
 
