@@ -122,11 +122,14 @@ def check_layers(
     if packed and lengths is not None:
         raise ValueError("lengths: expected None beside a PackedSequence, which has its own")
     _check_weights(weights, D)
+    if isinstance(input, PackedSequence):
+        T, B = input.batch_sizes.shape[0], int(input.batch_sizes[0])
+    else:
+        T, B = data.shape[1::-1] if batch_first else data.shape[:2]
+    if lengths is not None:
+        check_lengths(lengths, T, B)
     if hx is not None:
-        if isinstance(input, PackedSequence):
-            B = int(input.batch_sizes[0])
-        else:
-            B = data.shape[0 if batch_first else 1]
+        _check_two_states(hx)
         H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]
         for index, (state, size) in enumerate(zip(hx, (P, H), strict=True)):
             expected = (len(weights), B, size)
@@ -144,6 +147,11 @@ def check_layers(
                     "Input and hidden tensors are not at the same device, found input tensor at "
                     f"{data.device} and hidden tensor at {state.device}"
                 )
+
+
+def _check_two_states(hx: Sequence[Tensor]) -> None:
+    if len(hx) != 2:
+        raise RuntimeError(f"hx: expected two states, hidden and cell, got {len(hx)}")
 
 
 def _check_weights(weights: Sequence[LSTMWeights], D: int) -> None:
@@ -175,11 +183,15 @@ def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWei
             f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}"
         )
     _check_weights([weights], 1)
-    if input.dtype != weights.weight_ih.dtype and not torch.is_autocast_enabled(input.device.type):
+    autocast = torch.is_autocast_enabled(input.device.type)
+    if input.dtype != weights.weight_ih.dtype and not autocast:
         raise RuntimeError(
             f"input: expected dtype {weights.weight_ih.dtype}, that of weight_ih, got {input.dtype}"
         )
-    for index, state in enumerate(hx or ()):
+    if hx is None:
+        return
+    _check_two_states(hx)
+    for index, state in enumerate(hx):
         if state.shape[0] != input.shape[0]:
             raise RuntimeError(
                 f"Input batch size {input.shape[0]} doesn't match hidden{index} batch size "
@@ -189,4 +201,9 @@ def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWei
             raise RuntimeError(
                 f"hidden{index} has inconsistent hidden_size: "
                 f"got {state.shape[1]}, expected {four_h // 4}"
+            )
+        if state.dtype != weights.weight_hh.dtype and not autocast:
+            raise RuntimeError(
+                f"hx[{index}]: expected dtype {weights.weight_hh.dtype}, that of weight_hh, "
+                f"got {state.dtype}"
             )

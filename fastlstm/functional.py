@@ -158,10 +158,10 @@ def lstm(
     problem = layers_problem(input, weights, D, batch_first, lengths is not None)
     chosen = dispatch.select(problem, backend)
     if hx is None:
-        data, like = input.data, weights[0].weight_hh
+        like = weights[0].weight_hh
         hx = (
-            data.new_zeros(len(weights), problem.B, like.shape[1], dtype=like.dtype),
-            data.new_zeros(len(weights), problem.B, problem.H, dtype=like.dtype),
+            like.new_zeros(len(weights), problem.B, like.shape[1]),
+            like.new_zeros(len(weights), problem.B, problem.H),
         )
     dropout = dropout if training else 0.0
     if chosen is backends.torch:
@@ -292,8 +292,8 @@ def _project(x: Tensor, layer: Sequence[LSTMWeights]) -> Tensor:
     weight_ih, bias = layer[0].weight_ih, layer[0].bias
     if len(layer) > 1:
         weight_ih = torch.cat([entry.weight_ih for entry in layer])
-        if bias is not None:
-            bias = torch.cat([b for entry in layer if (b := entry.bias) is not None])
+        biases = _all_or_none(entry.bias for entry in layer)
+        bias = None if biases is None else torch.cat(biases)
     return F.linear(x, weight_ih, bias).unflatten(-1, (len(layer), -1))
 
 

@@ -157,9 +157,7 @@ class LSTM(nn.RNNBase):
 
     def extra_repr(self) -> str:
         """nn.LSTM's, with what differs from its defaults."""
-        peephole = ", peephole=True" if self.peephole else ""
-        backend = f", backend={self.backend!r}" if self.backend != "auto" else ""
-        return super().extra_repr() + peephole + backend
+        return super().extra_repr() + _extra_repr(self)
 
 
 def _arguments(module: nn.RNNBase) -> dict[str, Any]:
@@ -176,6 +174,11 @@ def _arguments(module: nn.RNNBase) -> dict[str, Any]:
     weight = module.weight_ih_l0
     arguments = {name: getattr(module, name) for name in names}
     return arguments | {"device": weight.device, "dtype": weight.dtype}
+
+
+def _extra_repr(module: LSTM | LSTMCell) -> str:
+    peephole = ", peephole=True" if module.peephole else ""
+    return peephole + (f", backend={module.backend!r}" if module.backend != "auto" else "")
 
 
 class LSTMCell(nn.RNNCellBase):
@@ -226,9 +229,13 @@ class LSTMCell(nn.RNNCellBase):
         """
         if input.dim() not in (1, 2):
             raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
-        for index, state in enumerate(hx or ()):
-            if state.dim() != input.dim():
+        for index, state in enumerate(() if hx is None else hx):
+            if state.dim() not in (1, 2):
                 raise ValueError(
+                    f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {state.dim()}D instead"
+                )
+            if state.dim() != input.dim():
+                raise RuntimeError(
                     f"LSTMCell: Expected hx[{index}] to be {input.dim()}D, as the input is, "
                     f"got {state.dim()}D instead"
                 )
@@ -246,4 +253,4 @@ class LSTMCell(nn.RNNCellBase):
 
     def extra_repr(self) -> str:
         """nn.LSTMCell's, with what differs from its defaults."""
-        return super().extra_repr() + (", peephole=True" if self.peephole else "")
+        return super().extra_repr() + _extra_repr(self)

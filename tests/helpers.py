@@ -1,0 +1,180 @@
+"""What several test files compare with: inputs, gradients, and errors bounded by torch's own."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from fastlstm import dispatch, lstm_sequence
+from fastlstm.dispatch import Problem
+
+
+def skip_unless_supported(backend, problem):
+    """Skip the test, for the backend's own reason, if it cannot run ``problem``."""
+    if backend != "auto" and (reason := dispatch.get(backend).supports(problem)):
+        pytest.skip(f"{backend}: {reason}")
+
+
+def error(ours, truth):
+    """The largest difference, relative to the largest number of ``truth``; inf for a NaN."""
+    assert ours.shape == truth.shape
+    if truth.numel() == 0:
+        return 0.0
+    difference = (ours.double() - truth.double()).abs().max()
+    scale = truth.double().abs().max()
+    value = difference if scale == 0 else difference / scale
+    return value.nan_to_num(nan=float("inf")).item()
+
+
+def assert_close(ours, truth, tolerance):
+    """Every named tensor of ``truth`` is in ``ours``, within a relative tolerance."""
+    assert ours.keys() == truth.keys()
+    for name, expected in truth.items():
+        found = error(ours[name], expected)
+        assert found <= tolerance, f"{name}: relative error {found:.1e}, limit {tolerance:.1e}"
+
+
+def assert_as_close_as_torch(ours, torchs, truth):
+    """Ours errs at most twice as much as torch does at the same dtype, plus a few roundings."""
+    assert ours.keys() == truth.keys()
+    for name, expected in truth.items():
+        few_eps = 8 * torch.finfo(ours[name].dtype).eps
+        limit = 2 * error(torchs[name], expected) + few_eps
+        found = error(ours[name], expected)
+        assert found <= limit, f"{name}: relative error {found:.1e}, limit {limit:.1e}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of ``lstm_sequence``: its sizes, its options, and which outputs are used."""
+
+    T: int
+    B: int
+    H: int
+    reverse: tuple[bool, ...] = (False,)
+    peephole: bool = True
+    lengths: bool = False
+    broadcast: tuple[int, ...] = ()  # dimensions of igates along which the stride is 0
+    uses: tuple[str, ...] = ("y", "hy", "cy")
+
+    @property
+    def tolerance(self):
+        """In float64: 8 roundings for each term of the longest sum, a weight's gradient.
+
+        The sum over T * B products, each after a dot product of H terms, errs by at most as many
+        roundings relative to its largest term; 8 leaves room for the activations' own.
+        """
+        return 8 * torch.finfo(torch.float64).eps * (self.T * self.B + self.H)
+
+    def problem(self, dtype):
+        """What a backend is asked about this case."""
+        G = len(self.reverse)
+        return Problem(
+            "cpu",
+            dtype,
+            self.T,
+            self.B,
+            G,
+            self.H,
+            peephole=self.peephole,
+            lengths=self.lengths,
+        )
+
+    def inputs(self):
+        """Random differentiable inputs by name: float64 numbers that float32 holds exactly."""
+        T, B, G, H = self.T, self.B, len(self.reverse), self.H
+        size = [1 if dim in self.broadcast else n for dim, n in enumerate((T, B, G, 4 * H))]
+        inputs = {"igates": _randn(*size), "hx": _randn(G, B, H), "cx": _randn(G, B, H)}
+        for group in range(G):
+            inputs[f"weight_hh[{group}]"] = _initial(4 * H, H, H=H)
+            if self.peephole:
+                inputs[f"weight_ch[{group}]"] = _initial(3 * H, H=H)
+        return {name: value.float().double() for name, value in inputs.items()}
+
+    def row_lengths(self):
+        """(B,) lengths with a full row, a row of one step, and random ones; or None."""
+        if not self.lengths:
+            return None
+        lengths = torch.randint(1, self.T + 1, (self.B,))
+        lengths[0] = self.T
+        lengths[-1] = 1
+        return lengths
+
+    def cotangents(self):
+        """The gradients that arrive at y, hy and cy, for those in ``uses``."""
+        T, B, G, H = self.T, self.B, len(self.reverse), self.H
+        sizes = {"y": (T, B, G, H), "hy": (G, B, H), "cy": (G, B, H)}
+        return {name: _randn(*sizes[name]).float().double() for name in self.uses}
+
+
+def _randn(*size):
+    return torch.randn(*size, dtype=torch.float64)
+
+
+def _initial(*size, H):
+    """Weights as a module draws them: larger ones make a long sequence chaotic."""
+    return (2 * torch.rand(*size, dtype=torch.float64) - 1) * H**-0.5
+
+
+def run_case(case, inputs, lengths, cotangents, backend, dtype=torch.float64):
+    """All outputs and all gradients of a case by name; a tensor's strides are kept.
+
+    The reference runs on one thread: it is all small products, which wait for each other on more.
+    """
+    threads = torch.get_num_threads()
+    if backend == "reference":
+        torch.set_num_threads(1)
+    try:
+        return _outputs_and_gradients(case, inputs, lengths, cotangents, backend, dtype)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _outputs_and_gradients(case, inputs, lengths, cotangents, backend, dtype):
+    leaves = {name: _like(value, dtype).requires_grad_() for name, value in inputs.items()}
+    T, B, G = case.T, case.B, len(case.reverse)
+    outputs = lstm_sequence(
+        leaves["igates"].expand(T, B, G, 4 * case.H),
+        [leaves[f"weight_hh[{group}]"] for group in range(G)],
+        leaves["hx"],
+        leaves["cx"],
+        weight_ch=[leaves[f"weight_ch[{g}]"] for g in range(G)] if case.peephole else None,
+        reverse=case.reverse,
+        lengths=lengths,
+        backend=backend,
+    )
+    outputs = dict(zip(("y", "hy", "cy"), outputs, strict=True))
+    gradients = torch.autograd.grad(
+        [outputs[name] for name in cotangents],
+        list(leaves.values()),
+        [value.to(dtype) for value in cotangents.values()],
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    named = dict(zip((f"d{name}" for name in leaves), gradients, strict=True))
+    return {name: value.detach() for name, value in (outputs | named).items()}
+
+
+def _like(value, dtype):
+    """A copy at another dtype, on a storage laid out as the first one's."""
+    copy = torch.empty_strided(value.size(), value.stride(), dtype=dtype)
+    return copy.copy_(value)
+
+
+def check_case(case, backend, change=None):
+    """A backend against the reference: float64, and float32 if the error grows as torch's.
+
+    ``change`` may lay the inputs out differently before they are used.
+    """
+    skip_unless_supported(backend, case.problem(torch.float64))
+    inputs, lengths, cotangents = case.inputs(), case.row_lengths(), case.cotangents()
+    if change is not None:
+        inputs = {name: change(name, value) for name, value in inputs.items()}
+    truth = run_case(case, inputs, lengths, cotangents, "reference")
+    ours = run_case(case, inputs, lengths, cotangents, backend)
+    assert_close(ours, truth, case.tolerance)
+    ours, torchs = (
+        run_case(case, inputs, lengths, cotangents, name, torch.float32)
+        for name in (backend, "reference")
+    )
+    assert_as_close_as_torch(ours, torchs, truth)

@@ -1,0 +1,227 @@
+"""The ops to ``torch.library`` and ``torch.compile``, and what ``explain`` says of the choice."""
+
+import pytest
+import torch
+from helpers import Case, assert_close
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import fastlstm
+from fastlstm import backends, dispatch, lstm_sequence, ops
+
+OPTIONS = [
+    {"peephole": peephole, "lengths": lengths}
+    for peephole in (False, True)
+    for lengths in (False, True)
+]
+
+
+def _forward_arguments(options, *, train=True, differentiable=True):
+    case = Case(T=3, B=2, H=4, reverse=(False, True), **options)
+    inputs = {name: value.requires_grad_(differentiable) for name, value in case.inputs().items()}
+    return (
+        inputs["igates"],
+        [inputs["weight_hh[0]"], inputs["weight_hh[1]"]],
+        [inputs["weight_ch[0]"], inputs["weight_ch[1]"]] if case.peephole else [],
+        inputs["hx"],
+        inputs["cx"],
+        list(case.reverse),
+        case.row_lengths(),
+        train,
+        "cpu",
+    )
+
+
+def _backward_arguments(options, *, needs_dweight_hh=True):
+    forward = _forward_arguments(options, differentiable=False)
+    y, hy, cy, reserve = ops.lstm_sequence(*forward)
+    _, weight_hh, weight_ch, hx, cx, reverse, lengths, _, backend = forward
+    gradients = [torch.randn_like(output) for output in (y, hy, cy)]
+    weights = (weight_hh, weight_ch, hx, cx, reverse, lengths)
+    return (*gradients, y, reserve, *weights, needs_dweight_hh, backend)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_opcheck_forward(options):
+    operator = torch.ops.fastlstm.lstm_sequence.default
+    # Of the reserve, rows past a length are never written: NaN here, and no two NaN are equal.
+    tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
+    if not options["lengths"]:
+        tests.append("test_aot_dispatch_dynamic")
+    torch.library.opcheck(operator, _forward_arguments(options), test_utils=tests)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_opcheck_without_gradients(options):
+    operator = torch.ops.fastlstm.lstm_sequence.default
+    arguments = _forward_arguments(options, train=False, differentiable=False)
+    torch.library.opcheck(operator, arguments)
+
+
+@pytest.mark.parametrize("needs_dweight_hh", [False, True])
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_opcheck_backward(options, needs_dweight_hh):
+    operator = torch.ops.fastlstm.lstm_sequence_backward.default
+    arguments = _backward_arguments(options, needs_dweight_hh=needs_dweight_hh)
+    torch.library.opcheck(operator, arguments)
+    tests = ["test_schema", "test_faketensor"]
+    torch.library.opcheck(operator, (None, *arguments[1:]), test_utils=tests)
+    torch.library.opcheck(operator, (arguments[0], None, None, *arguments[3:]), test_utils=tests)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("flag", [False, True])
+def test_fake_outputs_have_the_real_sizes(options, flag):
+    """``flag`` is train of the forward op and needs_dweight_hh of the backward op."""
+    for operator, arguments in (
+        (ops.lstm_sequence, _forward_arguments(options, train=flag)),
+        (
+            torch.ops.fastlstm.lstm_sequence_backward,
+            _backward_arguments(options, needs_dweight_hh=flag),
+        ),
+    ):
+        with FakeTensorMode(allow_non_fake_inputs=False) as mode:
+            fakes = torch.utils._pytree.tree_map_only(torch.Tensor, mode.from_tensor, arguments)
+            fake = operator(*fakes)
+        for one, other in zip(fake, operator(*arguments), strict=True):
+            assert (one.shape, one.stride(), one.dtype) == (
+                other.shape,
+                other.stride(),
+                other.dtype,
+            )
+
+
+def test_backward_without_a_reserve_is_refused():
+    arguments = _forward_arguments({"peephole": True, "lengths": False}, train=False)
+    y, *_ = ops.lstm_sequence(*arguments)
+    with pytest.raises(RuntimeError, match="train=True"):
+        y.sum().backward()
+
+
+# --- torch.compile -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def compiled():
+    """``torch.compile`` without graph breaks and without a code generator."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield lambda function: torch.compile(function, fullgraph=True, backend="aot_eager")
+    torch._dynamo.reset()
+
+
+def _results(module, run, *args, **kwargs):
+    """Outputs and all gradients, by name, of ``run``: the module or its compiled form."""
+    x = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    x.requires_grad_()
+    output, (hy, cy) = run(x, *args, **kwargs)
+    leaves = {"x": x} | dict(module.named_parameters())
+    loss = output.sin().sum() + hy.cos().sum() + (cy * cy).sum()
+    gradients = torch.autograd.grad(loss, list(leaves.values()))
+    return {"output": output, "hy": hy, "cy": cy} | dict(zip(leaves, gradients, strict=True))
+
+
+@pytest.mark.parametrize("given", ["nothing", "hx", "lengths"])
+@pytest.mark.parametrize("peephole", [False, True])
+def test_compiled_lstm(compiled, peephole, given):
+    module = fastlstm.LSTM(
+        4, 6, 2, bidirectional=True, peephole=peephole, backend="cpu", dtype=torch.float64
+    )
+    args = [tuple(torch.randn(4, 3, 6, dtype=torch.float64) for _ in "hc")] * (given == "hx")
+    kwargs = {"lengths": torch.tensor([2, 5, 1])} if given == "lengths" else {}
+    found = _results(module, compiled(module), *args, **kwargs)
+    assert_close(found, _results(module, module, *args, **kwargs), 1e-14)
+
+
+@pytest.mark.parametrize("peephole", [False, True])
+def test_compiled_lstm_of_any_length(compiled, peephole):
+    """One graph for sequences of any length and batches of any size."""
+    module = fastlstm.LSTM(4, 6, peephole=peephole, backend="cpu")
+    run = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
+    for T, B in ((5, 3), (9, 2), (12, 7)):
+        x = torch.randn(T, B, 4)
+        torch.testing.assert_close(run(x)[0], module(x)[0])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("peephole", [False, True])
+def test_compiled_cell(compiled, peephole):
+    cell = fastlstm.LSTMCell(4, 6, peephole=peephole, backend="auto")
+    run = compiled(cell)
+    x = torch.randn(3, 4)
+    for mine, theirs in zip(run(x), cell(x), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_exported_lstm():
+    module = fastlstm.LSTM(4, 6, 2, peephole=True, backend="cpu").eval()
+    x = torch.randn(5, 3, 4)
+    program = torch.export.export(module, (x,))
+    calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
+    assert calls.count(torch.ops.fastlstm.lstm_sequence.default) == 2
+    torch.testing.assert_close(program.module()(x)[0], module(x)[0])
+
+
+# --- the choice of a backend ---------------------------------------------------------------------
+
+
+def test_explain_names_the_choice_and_every_reason():
+    text = fastlstm.explain(fastlstm.LSTM(3, 4, proj_size=2), torch.randn(7, 5, 3))
+    assert "T=7 B=5 G=1 H=4 float32 on cpu: runs on 'torch'" in text
+    lines = {line.split()[0]: line for line in text.splitlines()[2:]}
+    assert list(lines) == ["cpu", "torch", "reference"]
+    assert lines["cpu"].endswith("no: has no projection (proj_size=2)")
+    assert lines["torch"].endswith("chosen")
+    assert lines["reference"].endswith("could run it")
+
+
+def test_explain_what_was_asked_for():
+    text = fastlstm.explain(fastlstm.LSTM(3, 4, 1, peephole=True, backend="reference"))
+    assert "peepholes: runs on 'reference'" in text
+    assert "chosen, as asked for" in text
+    assert "no: has no peephole connections" in text
+
+
+def test_explain_every_lstm_inside():
+    model = nn.Sequential()
+    model.add_module("first", fastlstm.LSTM(3, 4, bidirectional=True))
+    model.add_module("second", fastlstm.LSTMCell(8, 4))
+    text = fastlstm.explain(model)
+    assert "first: LSTM(3, 4, bidirectional=True)" in text
+    assert "second: LSTMCell(8, 4)" in text
+    assert text.count("runs on") == 2
+
+
+@pytest.mark.parametrize(
+    "module, x",
+    [
+        (fastlstm.LSTM(3, 4), torch.randn(6, 2, 3)),
+        (fastlstm.LSTM(3, 4, peephole=True), torch.randn(6, 2, 3)),
+        (fastlstm.LSTM(3, 4, batch_first=True, bidirectional=True), torch.randn(2, 6, 3)),
+        (fastlstm.LSTM(3, 4, proj_size=2), torch.randn(6, 2, 3)),
+        (fastlstm.LSTM(3, 4), torch.randn(1, 2, 3)),
+        (fastlstm.LSTM(3, 4).bfloat16(), torch.randn(6, 2, 3).bfloat16()),
+        (fastlstm.LSTM(3, 4, peephole=True).bfloat16(), torch.randn(6, 2, 3).bfloat16()),
+    ],
+    ids=lambda value: str(getattr(value, "shape", value)),
+)
+def test_what_explain_says_is_what_runs(monkeypatch, module, x):
+    ran = []
+    for name, function in (("cpu", "forward"), ("torch", "lstm"), ("reference", "lstm_sequence")):
+        original = getattr(getattr(backends, name), function)
+
+        def spy(*args, name=name, original=original, **kwargs):
+            ran.append(name)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(getattr(backends, name), function, spy)
+    module(x)
+    assert f"runs on {ran[0]!r}" in fastlstm.explain(module, x)
+    assert len(ran) == 1
+
+
+def test_auto_always_finds_a_backend():
+    assert dispatch.BACKENDS[-1] is backends.reference
+    igates = torch.randn(2, 2, 1, 8, dtype=torch.bfloat16)
+    y, _, _ = lstm_sequence(igates, [torch.randn(8, 2, dtype=torch.bfloat16)])
+    assert y.dtype == torch.bfloat16

@@ -1,0 +1,319 @@
+"""``lstm_sequence``: the reference is right, and every fused backend equals the reference."""
+
+import itertools
+
+import pytest
+import torch
+from helpers import Case, assert_close, check_case, error, run_case
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from fastlstm import LSTMWeights, lstm, lstm_sequence
+
+DIRECTIONS = [(False,), (True,), (False, True), (True, True), (True, False, True)]
+
+# --- the reference -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("proj_size", [0, 2])
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_reference_equals_torch(num_layers, bidirectional, proj_size):
+    torchs = nn.LSTM(
+        3, 5, num_layers, bidirectional=bidirectional, proj_size=proj_size, dtype=torch.float64
+    )
+    D = 2 if bidirectional else 1
+    x = torch.randn(7, 4, 3, dtype=torch.float64, requires_grad=True)
+    hx = tuple(
+        torch.randn(num_layers * D, 4, size, dtype=torch.float64, requires_grad=True)
+        for size in (proj_size or 5, 5)
+    )
+    weights = [
+        LSTMWeights(*entry[:4], weight_hr=entry[4] if proj_size else None)
+        for entry in torchs.all_weights
+    ]
+
+    def results(output, state):
+        outputs = [output, *state]
+        leaves = [x, *hx, *torchs.parameters()]
+        gradients = torch.autograd.grad([o.sin().sum() for o in outputs], leaves)
+        return dict(enumerate([*outputs, *gradients]))
+
+    ours = results(*lstm(x, hx, weights, bidirectional=bidirectional, backend="reference"))
+    assert_close(ours, results(*torchs(x, hx)), 1e-12)
+
+
+@pytest.mark.parametrize("check", [torch.autograd.gradcheck, torch.autograd.gradgradcheck])
+@pytest.mark.parametrize(
+    "reverse, peephole, lengths, proj_size",
+    [
+        ((False,), False, False, 0),
+        ((False, True), True, False, 0),
+        ((True,), True, True, 0),
+        ((False,), True, True, 1),
+    ],
+)
+def test_reference_differentiates_twice(check, reverse, peephole, lengths, proj_size):
+    T, B, G = 3, 2, len(reverse)
+    H = 2 // G  # a second derivative is checked number by number: few of them
+    P = proj_size or H
+    sizes = [(T, B, G, 4 * H), (G, B, P), (G, B, H), *[(4 * H, P)] * G]
+    sizes += [(3 * H,)] * G * peephole + [(P, H)] * G * bool(proj_size)
+
+    def run(igates, hx, cx, *weights):
+        groups = [weights[start : start + G] for start in range(0, len(weights), G)]
+        return lstm_sequence(
+            igates,
+            groups[0],
+            hx,
+            cx,
+            weight_ch=groups[1] if peephole else None,
+            weight_hr=groups[-1] if proj_size else None,
+            reverse=reverse,
+            lengths=torch.tensor([3, 1]) if lengths else None,
+            backend="reference",
+        )
+
+    assert check(run, [torch.randn(*s, dtype=torch.float64, requires_grad=True) for s in sizes])
+
+
+def test_reference_peepholes_are_the_equations():
+    """Against the scalar equations of the module's docstring, written out once more."""
+    igates, hx, cx = torch.randn(4).tolist(), *torch.randn(2).tolist()
+    w_h, (w_ci, w_cf, w_co) = torch.randn(4).tolist(), torch.randn(3).tolist()
+
+    def sigmoid(x):
+        return 1 / (1 + 2.718281828459045**-x)
+
+    def tanh(x):
+        return 2 * sigmoid(2 * x) - 1
+
+    a_i, a_f, a_g, a_o = (a + w * hx for a, w in zip(igates, w_h, strict=True))
+    c = sigmoid(a_f + w_cf * cx) * cx + sigmoid(a_i + w_ci * cx) * tanh(a_g)
+    h = sigmoid(a_o + w_co * c) * tanh(c)
+    y, hy, cy = lstm_sequence(
+        torch.tensor(igates, dtype=torch.float64).view(1, 1, 1, 4),
+        [torch.tensor(w_h, dtype=torch.float64).view(4, 1)],
+        torch.tensor(hx, dtype=torch.float64).view(1, 1, 1),
+        torch.tensor(cx, dtype=torch.float64).view(1, 1, 1),
+        weight_ch=[torch.tensor([w_ci, w_cf, w_co], dtype=torch.float64)],
+        backend="reference",
+    )
+    assert [y.item(), hy.item(), cy.item()] == pytest.approx([h, h, c], rel=1e-12)
+
+
+# --- every fused backend -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("peephole", [False, True])
+@pytest.mark.parametrize("reverse", DIRECTIONS)
+def test_options(fused_backend, reverse, peephole, lengths):
+    check_case(
+        Case(T=5, B=3, H=17, reverse=reverse, peephole=peephole, lengths=lengths), fused_backend
+    )
+
+
+@pytest.mark.parametrize("H", [1, 3, 16, 17, 100])
+@pytest.mark.parametrize("B", [1, 2, 7])
+@pytest.mark.parametrize("T", [1, 2, 9])
+def test_sizes(fused_backend, T, B, H):
+    check_case(Case(T=T, B=B, H=H, reverse=(False, True), lengths=True), fused_backend)
+
+
+def test_long_sequence(fused_backend):
+    check_case(Case(T=2000, B=2, H=3, reverse=(True,), lengths=True), fused_backend)
+
+
+@pytest.mark.parametrize("broadcast", [(0,), (1,), (0, 1), (0, 1, 2)])
+def test_broadcast_igates(fused_backend, broadcast):
+    check_case(Case(T=4, B=3, H=5, reverse=(False, True), broadcast=broadcast), fused_backend)
+
+
+@pytest.mark.parametrize("uses", [("y",), ("hy",), ("cy",), ("y", "cy")])
+@pytest.mark.parametrize("lengths", [False, True])
+def test_some_outputs_unused(fused_backend, uses, lengths):
+    check_case(
+        Case(T=4, B=3, H=5, reverse=(False, True), uses=uses, lengths=lengths), fused_backend
+    )
+
+
+def _last_dimension_strided(name, value):
+    return value.repeat_interleave(2, -1)[..., ::2]
+
+
+def _transposed(name, value):
+    return value.transpose(0, -1).contiguous().transpose(0, -1)
+
+
+def _batch_first(name, value):
+    return value.transpose(0, 1).contiguous().transpose(0, 1) if value.dim() > 1 else value
+
+
+@pytest.mark.parametrize("change", [_last_dimension_strided, _transposed, _batch_first])
+def test_strided_inputs(fused_backend, change):
+    case = Case(T=4, B=3, H=5, reverse=(False, True))
+    igates = change("igates", case.inputs()["igates"])
+    assert not igates.is_contiguous()
+    check_case(case, fused_backend, change)
+
+
+def test_strided_gradients_of_outputs(fused_backend):
+    """``y.sum()`` sends back one number with all strides zero; a slice sends back a view."""
+    case = Case(T=4, B=3, H=5, reverse=(False, True))
+    inputs = case.inputs()
+    for cotangents in (
+        {"y": torch.ones((), dtype=torch.float64).expand(4, 3, 2, 5)},
+        {"y": torch.randn(3, 2, 5, 4, dtype=torch.float64).permute(3, 0, 1, 2)},
+        {name: torch.randn(5, 3, 2, dtype=torch.float64).permute(2, 1, 0) for name in ("hy", "cy")},
+    ):
+        truth = run_case(case, inputs, None, cotangents, "reference")
+        assert_close(run_case(case, inputs, None, cotangents, fused_backend), truth, case.tolerance)
+
+
+@pytest.mark.parametrize("starts", [(0, 1, 2), (2, 1, 0), (0, 1, 3), (3, 0, 1), (1, 1, 1)])
+def test_groups_lie_anywhere_in_memory(fused_backend, starts):
+    """Evenly spaced, backwards, unevenly spaced, and the same weights for each group."""
+    case = Case(T=3, B=2, H=5, reverse=(False, True, False))
+    weight_hh = torch.randn(4, 20, 5, dtype=torch.float64)
+    weight_ch = torch.randn(4, 15, dtype=torch.float64)
+    inputs = case.inputs()
+
+    def run(name, detach):
+        leaves = [weight_hh.clone().requires_grad_(), weight_ch.clone().requires_grad_()]
+        outputs = lstm_sequence(
+            inputs["igates"],
+            [detach(leaves[0][start]) for start in starts],
+            weight_ch=[detach(leaves[1][start]) for start in starts],
+            reverse=case.reverse,
+            backend=name,
+        )
+        gradients = torch.autograd.grad([output.sin().sum() for output in outputs], leaves)
+        return dict(enumerate([*outputs, *gradients]))
+
+    ours = run(fused_backend, lambda weight: weight)
+    assert_close(ours, run("reference", torch.clone), case.tolerance)
+
+
+def test_weights_at_odd_addresses(fused_backend):
+    """Two float32 matrices whose distance is no multiple of four bytes, as in a mapped file."""
+    buffer = bytearray(4 * 16 * 3 + 1)
+    first = torch.frombuffer(buffer, dtype=torch.float32, count=16).view(8, 2)
+    second = torch.frombuffer(buffer, dtype=torch.float32, count=16, offset=4 * 16 + 1).view(8, 2)
+    first.copy_(torch.randn(8, 2))
+    second.copy_(torch.randn(8, 2))
+    igates = torch.randn(3, 2, 2, 8)
+    y = lstm_sequence(igates, [first, second], backend=fused_backend)[0]
+    truth = lstm_sequence(igates, [first.clone(), second.clone()], backend=fused_backend)[0]
+    torch.testing.assert_close(y, truth)
+
+
+@pytest.mark.parametrize("wanted", ["igates", "hx", "cx", "weight_hh[1]", "weight_ch[0]"])
+def test_gradient_of_one_input_alone(fused_backend, wanted):
+    case = Case(T=4, B=3, H=5, reverse=(False, True))
+    inputs = case.inputs()
+
+    def gradient(name):
+        values = {key: value.clone() for key, value in inputs.items()}
+        values[wanted].requires_grad_()
+        y, hy, cy = lstm_sequence(
+            values["igates"],
+            [values["weight_hh[0]"], values["weight_hh[1]"]],
+            values["hx"],
+            values["cx"],
+            weight_ch=[values["weight_ch[0]"], values["weight_ch[1]"]],
+            reverse=case.reverse,
+            backend=name,
+        )
+        (y.sin().sum() + hy.sum() + cy.cos().sum()).backward()
+        assert all(value.grad is None for key, value in values.items() if key != wanted)
+        return values[wanted].grad
+
+    assert error(gradient(fused_backend), gradient("reference")) <= case.tolerance
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_lengths_of_any_integer_type_and_stride(fused_backend, dtype):
+    case = Case(T=5, B=3, H=4, reverse=(False, True), lengths=True)
+    inputs, cotangents = case.inputs(), case.cotangents()
+    truth = run_case(case, inputs, torch.tensor([2, 5, 1]), cotangents, "reference")
+    lengths = torch.tensor([[2, 0], [5, 0], [1, 0]], dtype=dtype)[:, 0]
+    ours = run_case(case, inputs, lengths, cotangents, fused_backend)
+    assert_close(ours, truth, case.tolerance)
+
+
+def test_padding_does_not_matter(fused_backend):
+    """Whatever stands past a row's length, NaN included, changes neither value nor gradient."""
+    case = Case(T=5, B=3, H=4, reverse=(False, True), lengths=True)
+    inputs, cotangents = case.inputs(), case.cotangents()
+    lengths = torch.tensor([2, 5, 1])
+    truth = run_case(case, inputs, lengths, cotangents, fused_backend)
+    padding = torch.arange(5)[:, None] >= lengths
+    inputs["igates"][padding] = float("nan")
+    cotangents["y"][padding] = float("nan")
+    ours = run_case(case, inputs, lengths, cotangents, fused_backend)
+    assert all(torch.equal(ours[name], truth[name]) for name in truth)
+
+
+@pytest.mark.parametrize("peephole", [False, True])
+def test_nan_stays_in_its_row(fused_backend, peephole):
+    case = Case(T=6, B=3, H=17, peephole=peephole)
+    inputs, cotangents = case.inputs(), case.cotangents()
+    clean = run_case(case, inputs, None, cotangents, fused_backend)
+    inputs["igates"][2, 1] = float("nan")
+    ours = run_case(case, inputs, None, cotangents, fused_backend)
+    assert ours["y"][2:, 1].isnan().all()
+    assert not ours["y"][:2].isnan().any()
+    assert ours["hy"][:, 1].isnan().all() and ours["cy"][:, 1].isnan().all()
+    for name, batch_dim in {"y": 1, "hy": 1, "cy": 1, "digates": 1, "dhx": 1, "dcx": 1}.items():
+        for row in (0, 2):
+            mine, theirs = (r[name].select(batch_dim, row) for r in (ours, clean))
+            assert torch.equal(mine, theirs), f"{name}, row {row}"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("huge", [1e4, float("inf")])
+def test_saturated_gates_are_finite(fused_backend, dtype, huge):
+    """With every combination of signs: 16 rows, four gates."""
+    case = Case(T=3, B=16, H=3, peephole=False)
+    inputs, cotangents = case.inputs(), case.cotangents()
+    signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)), dtype=torch.float64)
+    inputs["igates"] = (signs * huge).repeat_interleave(3, 1).expand(3, 16, 12).unsqueeze(2)
+    inputs["igates"] = inputs["igates"].contiguous()
+    ours = run_case(case, inputs, None, cotangents, fused_backend, dtype)
+    assert all(value.isfinite().all() for value in ours.values())
+    truth = run_case(case, inputs, None, cotangents, "reference")
+    assert_close(ours, truth, case.tolerance * torch.finfo(dtype).eps / 2**-52)
+
+
+def test_second_derivative_is_refused_not_wrong(fused_backend):
+    igates = torch.randn(2, 2, 1, 8, requires_grad=True)
+    y, _, _ = lstm_sequence(igates, [torch.randn(8, 2)], backend=fused_backend)
+    (gradient,) = torch.autograd.grad(y.sum(), igates, create_graph=True)
+    with pytest.raises(RuntimeError, match="first derivatives only"):
+        torch.autograd.grad(gradient.square().sum(), igates)
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    case=st.builds(
+        Case,
+        T=st.integers(1, 6),
+        B=st.integers(1, 6),
+        H=st.integers(1, 70),
+        reverse=st.lists(st.booleans(), min_size=1, max_size=4).map(tuple),
+        peephole=st.booleans(),
+        lengths=st.booleans(),
+        broadcast=st.sets(st.integers(0, 2)).map(tuple),
+        uses=st.sets(st.sampled_from(("y", "hy", "cy")), min_size=1).map(sorted).map(tuple),
+    ),
+    change=st.sampled_from([None, _last_dimension_strided, _transposed, _batch_first]),
+)
+def test_anything(fused_backend, case, change):
+    check_case(case, fused_backend, change)
