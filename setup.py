@@ -12,30 +12,30 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
+COMPILERS = ["c++", "g++", "clang++"]  # as CMake tries them
 
 
 class CMakeBuild(build_ext):
     """Configures and builds CMakeLists.txt; the module lands where setuptools wants it."""
 
     def build_extension(self, ext: Extension) -> None:
-        compiler = os.environ.get("CXX", "c++").split()[0]
-        if not (shutil.which(compiler) or shutil.which("g++")):
+        compilers = [os.environ["CXX"].split()[0]] if os.environ.get("CXX") else COMPILERS
+        if not any(map(shutil.which, compilers)):
             raise CompileError(
-                f"fastlstm needs a C++17 compiler, and {compiler} was not found: install g++ "
-                "(Debian and Ubuntu: apt install g++; conda: conda install cxx-compiler)."
+                f"fastlstm needs a C++17 compiler and found no {' or '.join(compilers)}: install "
+                "one (Debian, Ubuntu: apt install g++; conda: conda install cxx-compiler)."
             )
         target = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve()
         build.mkdir(parents=True, exist_ok=True)
-        self._run(
-            "configure",
-            ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", f"-DPython_EXECUTABLE={sys.executable}"]
-            + [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", "-DCMAKE_BUILD_TYPE=Release"],
-        )
+        configure = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
+        configure += [f"-DPython_EXECUTABLE={sys.executable}"]
+        configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
+        self._run("configure", configure)
         self._run("build", ["cmake", "--build", build])
         self._run("install", ["cmake", "--install", build, "--prefix", target])
 
-    def _run(self, step: str, command: list) -> None:
+    def _run(self, step: str, command: list[str | Path]) -> None:
         done = subprocess.run(command, capture_output=not self.verbose, text=True)
         if done.returncode:
             print(done.stdout or "", done.stderr or "", file=sys.stderr)

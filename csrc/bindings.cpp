@@ -58,8 +58,8 @@ void lstm_forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int
   check_num_threads(num_threads);
   const std::vector<uint8_t> flags = parse_reverse(reverse, G);
   LstmForward call{};
-  call.shape = {parse_dtype(dtype), T, B, G, H, flags.data(),
-                static_cast<const int64_t*>(in(lengths))};
+  call.shape = {
+      parse_dtype(dtype), T, B, G, H, flags.data(), static_cast<const int64_t*>(in(lengths))};
   call.igates = in(igates);
   for (int i = 0; i < 3; ++i) call.igates_stride[i] = igates_stride[i];
   call.weight_hh = in(weight_hh);
@@ -88,8 +88,8 @@ void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, in
   check_num_threads(num_threads);
   const std::vector<uint8_t> flags = parse_reverse(reverse, G);
   LstmBackward call{};
-  call.shape = {parse_dtype(dtype), T, B, G, H, flags.data(),
-                static_cast<const int64_t*>(in(lengths))};
+  call.shape = {
+      parse_dtype(dtype), T, B, G, H, flags.data(), static_cast<const int64_t*>(in(lengths))};
   call.dy = in(dy);
   for (int i = 0; i < 3; ++i) call.dy_stride[i] = dy_stride[i];
   call.dhy = in(dhy);
@@ -144,6 +144,7 @@ PYBIND11_MODULE(_C, module) {
   module.def("lstm_forward_workspace", &lstm_forward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
              "H"_a, "num_threads"_a, "isa"_a = "auto", "Bytes of scratch that lstm_forward needs.");
   module.def("lstm_backward_workspace", &lstm_backward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
-             "H"_a, "num_threads"_a, "isa"_a = "auto", "Bytes of scratch that lstm_backward needs.");
+             "H"_a, "num_threads"_a, "isa"_a = "auto",
+             "Bytes of scratch that lstm_backward needs.");
   module.def("isas", &cpu::isas, "The instruction sets available here, best first.");
 }

@@ -29,7 +29,7 @@ struct LstmShape {
 struct LstmForward {
   LstmShape shape;
 
-  const void* igates;  // (T, B, G, 4H) input projection, both biases included
+  const void* igates;        // (T, B, G, 4H) input projection, both biases included
   int64_t igates_stride[3];  // of T, B, G; the last dimension is contiguous
   const void* weight_hh;     // G x (4H, H)
   int64_t weight_hh_stride;  // from one group's matrix to the next
@@ -38,18 +38,18 @@ struct LstmForward {
   const void* hx;  // (G, B, H)
   const void* cx;  // (G, B, H)
 
-  void* y;        // (T, B, G, H)
-  void* hy;       // (G, B, H)
-  void* cy;       // (G, B, H)
-  void* reserve;  // (T, B, G, 5H) activated gates i, f, g, o and the cell state c, or null
-                  // when no backward will follow. Rows past a length are left unwritten.
+  void* y;          // (T, B, G, H)
+  void* hy;         // (G, B, H)
+  void* cy;         // (G, B, H)
+  void* reserve;    // (T, B, G, 5H) activated gates i, f, g, o and the cell state c, or null
+                    // when no backward will follow. Rows past a length are left unwritten.
   void* workspace;  // forward_workspace(shape, ...) bytes, 64-byte aligned, never zeroed
 };
 
 struct LstmBackward {
   LstmShape shape;
 
-  const void* dy;  // (T, B, G, H), or null: zero
+  const void* dy;        // (T, B, G, H), or null: zero
   int64_t dy_stride[3];  // of T, B, G; the last dimension is contiguous
   const void* dhy;       // (G, B, H), or null: zero
   const void* dcy;       // (G, B, H), or null: zero

@@ -54,7 +54,7 @@ class Backward {
       const int64_t weight_bytes = panels_ * panel_size_ * sizeof(T);
       Row* rows = rows_ + team.thread() * shape_.B;
       run_tiles(
-          team, shape_, panels_, split_by_rows(shape_, team.size(), weight_bytes),
+          team, shape_, panels_, split_by_rows(shape_, team.size(), panels_, weight_bytes),
           [&](const Tile& tile) { start(tile); },
           [&](const Tile& tile, int64_t s) { step(tile, s, rows, dweight_ch); },
           [&](const Tile& tile) { end(tile); });
@@ -219,7 +219,9 @@ class Backward {
   static const T* in(const void* pointer) { return static_cast<const T*>(pointer); }
   static T* out(void* pointer) { return static_cast<T*>(pointer); }
 
-  int64_t row_of(int64_t t, int64_t b, int64_t g) const { return (t * shape_.B + b) * shape_.G + g; }
+  int64_t row_of(int64_t t, int64_t b, int64_t g) const {
+    return (t * shape_.B + b) * shape_.G + g;
+  }
   T* digates(int64_t t, int64_t b, int64_t g) const {
     return out(call_.digates) + row_of(t, b, g) * 4 * shape_.H;
   }

@@ -46,7 +46,7 @@ class Forward {
       const int64_t weight_bytes = panels_ * panel_size_ * sizeof(T);
       Row* rows = rows_ + team.thread() * shape_.B;
       run_tiles(
-          team, shape_, panels_, split_by_rows(shape_, team.size(), weight_bytes),
+          team, shape_, panels_, split_by_rows(shape_, team.size(), panels_, weight_bytes),
           [&](const Tile& tile) { start(tile); },
           [&](const Tile& tile, int64_t s) { step(tile, s, rows); },
           [&](const Tile& tile) { end(tile); });
@@ -66,7 +66,8 @@ class Forward {
     const Range units = units_of(tile);
     for (int64_t b = tile.rows.begin; b < tile.rows.end; ++b) {
       const int64_t at = state(tile.group, b);
-      for (int64_t u = units.begin; u < units.end; ++u) out(call_.cy)[at + u] = in(call_.cx)[at + u];
+      for (int64_t u = units.begin; u < units.end; ++u)
+        out(call_.cy)[at + u] = in(call_.cx)[at + u];
     }
   }
 
@@ -87,10 +88,10 @@ class Forward {
       for_each_block(count, [&](int64_t first, int size) {
         const Row* block = rows + first;
         const T* h[kMaxRows];
+        const int64_t unit = panel * kLanes;
         for (int r = 0; r < size; ++r) h[r] = block[r].h;
         alignas(kVectorBytes) T hgates[kMaxRows * kPanelWidth<T>];
         multiply(size, h, packed, shape_.H, hgates);
-        const int64_t unit = panel * kLanes;
         with_lanes<kLanes>(unit, shape_.H, [&](auto lanes) {
           if (call_.weight_ch) {
             update<true>(block, size, hgates, tile.group, unit, lanes);

@@ -12,12 +12,12 @@
 
 namespace fastlstm::cpu {
 
-#define FASTLSTM_DECLARE_KERNELS(isa)                          \
-  namespace isa {                                              \
-  size_t forward_workspace(const LstmShape&, int num_threads); \
-  void forward(const LstmForward&, int num_threads);           \
+#define FASTLSTM_DECLARE_KERNELS(isa)                           \
+  namespace isa {                                               \
+  size_t forward_workspace(const LstmShape&, int num_threads);  \
+  void forward(const LstmForward&, int num_threads);            \
   size_t backward_workspace(const LstmShape&, int num_threads); \
-  void backward(const LstmBackward&, int num_threads);         \
+  void backward(const LstmBackward&, int num_threads);          \
   }
 FASTLSTM_DECLARE_KERNELS(avx512)
 FASTLSTM_DECLARE_KERNELS(avx2)

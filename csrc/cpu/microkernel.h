@@ -17,6 +17,10 @@ constexpr int kMaxRows = 3;  // 16 vector registers
 #endif
 constexpr int kPanelVectors = 4;
 
+// Products added up in one register before the sum goes to memory. The error of a sum grows with
+// its length: in float32, one chain over the 4H = 1024 of a backward step was 1.4e-6 off.
+constexpr int64_t kChain = 256;
+
 template <class T>
 constexpr int kPanelWidth = kPanelVectors * Simd<T>::kLanes;
 
@@ -44,37 +48,47 @@ __attribute__((noinline)) void multiply_rows(const T* const* rows, const T* pane
   const T* row[kRows];
   for (int r = 0; r < kRows; ++r) row[r] = rows[r];
 
-  Value sum[kSets][kRows][kPanelVectors] = {};
   const Value* vector = reinterpret_cast<const Value*>(panel);
-  int64_t k = 0;
-  for (; k + kSets <= depth; k += kSets) {
-#pragma GCC unroll 2
-    for (int set = 0; set < kSets; ++set) multiply_add(row, vector, k + set, sum[set]);
-  }
-  if (kSets == 2 && k < depth) multiply_add(row, vector, k, sum[0]);
-
   Value* out = reinterpret_cast<Value*>(product);
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kPanelVectors; ++v) {
-      if constexpr (kSets == 2) sum[0][r][v] += sum[1][r][v];
-      out[r * kPanelVectors + v] = sum[0][r][v];
+  int64_t k = 0;
+  do {
+    const bool first = k == 0;
+    const int64_t end = depth - k < kChain ? depth : k + kChain;
+    Value sum[kSets][kRows][kPanelVectors] = {};
+    for (; k + kSets <= end; k += kSets) {
+#pragma GCC unroll 2
+      for (int set = 0; set < kSets; ++set) multiply_add(row, vector, k + set, sum[set]);
     }
-  }
+    if (kSets == 2 && k < end) multiply_add(row, vector, k++, sum[0]);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kPanelVectors; ++v) {
+        if constexpr (kSets == 2) sum[0][r][v] += sum[1][r][v];
+        Value& total = out[r * kPanelVectors + v];
+        total = first ? sum[0][r][v] : total + sum[0][r][v];
+      }
+    }
+  } while (k < depth);
 }
 
 template <class T>
 FASTLSTM_INLINE void multiply(int count, const T* const* rows, const T* panel, int64_t depth,
                               T* product) {
   switch (count) {
-    case 1: return multiply_rows<T, 1>(rows, panel, depth, product);
-    case 2: return multiply_rows<T, 2>(rows, panel, depth, product);
-    case 3: return multiply_rows<T, 3>(rows, panel, depth, product);
+    case 1:
+      return multiply_rows<T, 1>(rows, panel, depth, product);
+    case 2:
+      return multiply_rows<T, 2>(rows, panel, depth, product);
+    case 3:
+      return multiply_rows<T, 3>(rows, panel, depth, product);
 #if defined(__AVX512F__) || defined(__aarch64__)
-    case 4: return multiply_rows<T, 4>(rows, panel, depth, product);
-    case 5: return multiply_rows<T, 5>(rows, panel, depth, product);
-    case 6: return multiply_rows<T, 6>(rows, panel, depth, product);
+    case 4:
+      return multiply_rows<T, 4>(rows, panel, depth, product);
+    case 5:
+      return multiply_rows<T, 5>(rows, panel, depth, product);
+    case 6:
+      return multiply_rows<T, 6>(rows, panel, depth, product);
 #endif
   }
 }

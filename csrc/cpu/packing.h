@@ -61,7 +61,8 @@ void pack_forward(const T* weight, int64_t H, int64_t panel_index, T* panel) {
         for (int row = 0; row < kLanes; ++row) square[row] = S::load(from + row * H, AllLanes{});
       } else {
         for (int row = 0; row < kLanes; ++row) {
-          square[row] = S::load(from + row * H, SomeLanes{row < units ? depth : 0});
+          square[row] =
+              S::load(from + row * H, SomeLanes{static_cast<int32_t>(row < units ? depth : 0)});
         }
       }
       transpose<T>(square);
@@ -86,7 +87,8 @@ void pack_backward(const T* weight, int64_t H, int64_t panel_index, T* panel) {
       if (left >= S::kLanes) {
         S::store(to, S::load(from, AllLanes{}), AllLanes{});
       } else {
-        S::store(to, S::load(from, SomeLanes{left > 0 ? left : 0}), AllLanes{});
+        S::store(to, S::load(from, SomeLanes{static_cast<int32_t>(left > 0 ? left : 0)}),
+                 AllLanes{});
       }
     }
   }

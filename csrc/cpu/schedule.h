@@ -38,8 +38,8 @@ FASTLSTM_INLINE void for_each_group(Range items, int64_t per_group, const Visit&
 // Rows never need each other, so a thread with rows of its own runs all T steps without waiting.
 // But each then reads all of W_hh: that pays while W_hh fits into the thread's L2 and there are
 // rows enough to reuse it. Otherwise threads share out the hidden units, and wait at every step.
-bool split_by_rows(const LstmShape& shape, int threads, int64_t weight_bytes) {
-  if (shape.G % threads == 0) return true;
+bool split_by_rows(const LstmShape& shape, int threads, int64_t panels, int64_t weight_bytes) {
+  if (shape.G % threads == 0 || shape.G * panels < threads) return true;
   return weight_bytes <= 512 * 1024 && shape.G * shape.B >= 2 * threads;
 }
 
@@ -119,7 +119,7 @@ FASTLSTM_INLINE void with_lanes(int64_t unit, int64_t H, const Visit& visit) {
   if (unit + kLanes <= H) {
     visit(AllLanes{});
   } else if (unit < H) {
-    visit(SomeLanes{H - unit});
+    visit(SomeLanes{static_cast<int32_t>(H - unit)});
   }
 }
 

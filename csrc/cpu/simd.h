@@ -23,7 +23,7 @@ constexpr int kVectorBytes = 16;
 // How many of a vector's lanes hold hidden units: all, or only the first `count` where H ends.
 struct AllLanes {};
 struct SomeLanes {
-  int64_t count;
+  int32_t count;
 };
 
 // e^r - 1 = r + r^2 P(r) on |r| <= ln(2)/2, P interpolated at Chebyshev nodes. The relative error
@@ -50,11 +50,11 @@ struct Exponential<double> {
   static constexpr double kRound = 0x1.8p52;
   static constexpr double kLog2Hi = 0x1.62e42fefa3800p-1, kLog2Lo = 0x1.ef35793c76730p-45;
   static constexpr double kMin = -700.0, kMax = 709.8;  // kMax lies just above 1024 ln(2)
-  static constexpr double kP[] = {
-      0.50000000000000010417,   0.16666666666666667468,   0.041666666666623476764,
-      0.0083333333333300117609, 0.0013888888917538295848, 0.00019841269863303223296,
-      2.4801520792572692843e-5, 2.7557268072890098263e-6, 2.762032742826823816e-7,
-      2.5100569275813682631e-8};
+  static constexpr double kP[] = {0.50000000000000010417,   0.16666666666666667468,
+                                  0.041666666666623476764,  0.0083333333333300117609,
+                                  0.0013888888917538295848, 0.00019841269863303223296,
+                                  2.4801520792572692843e-5, 2.7557268072890098263e-6,
+                                  2.762032742826823816e-7,  2.5100569275813682631e-8};
 };
 
 template <class T>
@@ -73,14 +73,19 @@ struct Simd {
     *reinterpret_cast<Unaligned*>(to) = value;
   }
 
-  // Touch nothing past `count`; lanes that are not loaded are zero.
+  // Touch nothing past `count`; lanes that are not loaded are zero. The loops run over all lanes so
+  // that they become one masked move where the machine has those.
   static FASTLSTM_INLINE Value load(const T* from, SomeLanes lanes) {
-    Value value = {};
-    for (int64_t lane = 0; lane < lanes.count; ++lane) value[lane] = from[lane];
-    return value;
+    alignas(kVectorBytes) T lane[kLanes];
+    for (Integer i = 0; i < kLanes; ++i) lane[i] = i < lanes.count ? from[i] : 0;
+    return *reinterpret_cast<const Unaligned*>(lane);
   }
   static FASTLSTM_INLINE void store(T* to, Value value, SomeLanes lanes) {
-    for (int64_t lane = 0; lane < lanes.count; ++lane) to[lane] = value[lane];
+    alignas(kVectorBytes) T lane[kLanes];
+    *reinterpret_cast<Unaligned*>(lane) = value;
+    for (Integer i = 0; i < kLanes; ++i) {
+      if (i < lanes.count) to[i] = lane[i];
+    }
   }
 
   // (e^x - 1) / 2, accurate also where x is small, which is what makes tanh so.
