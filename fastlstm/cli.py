@@ -1,0 +1,73 @@
+"""The `fastlstm` command: `fit`, `validate`, `test`, `predict` and `info`."""
+
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command.
+
+    Args:
+        argv: arguments without the program's name. Default: those of the process.
+
+    Raises:
+        SystemExit: the arguments are wrong, or training is asked for without the packages of the
+            extra `fastlstm[train]`; with one sentence that says so.
+        ValueError, FileNotFoundError: see `fastlstm.training.command.TrainingCommand`.
+    """
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["info"]:
+        if len(words) > 1:
+            raise SystemExit(f"fastlstm info: expected no arguments, got {' '.join(words[1:])}")
+        print(info())
+        return
+    import torch
+
+    try:
+        # late, because `info` and `import fastlstm.cli` do without Lightning
+        from fastlstm.training.command import TrainingCommand
+    except ModuleNotFoundError as error:
+        package = (error.name or "").split(".")[0]
+        raise SystemExit(
+            f"fastlstm: training needs the package {package!r}, which is not installed:"
+            " pip install 'fastlstm[train]'"
+        ) from None
+    # Adam's averages for pixels that are hardly ever lit fade into denormal numbers, on which a
+    # step takes twice as long. Set before torch starts its threads, which inherit it.
+    torch.set_flush_denormal(True)
+    TrainingCommand(None if argv is None else words)
+
+
+def info() -> str:
+    """Versions, processor, and for each backend whether it runs here and why not."""
+    import torch
+
+    import fastlstm
+
+    lines = [f"fastlstm      {fastlstm.__version__}", f"python        {platform.python_version()}"]
+    for package in ("torch", "numpy", "lightning"):
+        try:
+            lines.append(f"{package:<13} {metadata.version(package)}")
+        except metadata.PackageNotFoundError:
+            lines.append(f"{package:<13} not installed")
+    lines.append(
+        f"cpu           {torch.backends.cpu.get_cpu_capability()} (torch's view),"
+        f" {torch.get_num_threads()} threads"
+    )
+    devices = ["cpu"]
+    if torch.cuda.is_available():
+        devices.append("cuda")
+        lines.append(f"gpu           {torch.cuda.get_device_name()}")
+    else:
+        lines.append(f"gpu           none: torch {torch.__version__} finds no CUDA device")
+    for device in devices:
+        for peephole in (False, True):
+            module = fastlstm.LSTM(256, 256, peephole=peephole, device=device)
+            lines += ["", fastlstm.explain(module)]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

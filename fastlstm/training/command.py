@@ -1,0 +1,197 @@
+"""`fastlstm fit|validate|test|predict`: where a run's files go and what is said at its end."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+
+from fastlstm.training.baselines import Baselines
+from fastlstm.training.checkpoint import AtomicCheckpointIO, StopBetweenSteps
+from fastlstm.training.figures import PredictionFigure
+from fastlstm.training.module import VideoTask
+from fastlstm.training.predictions import PredictionWriter
+from fastlstm.training.progress import StepProgressBar, Throughput
+
+_DESCRIPTION = (
+    "Train and use LSTM models of video. Besides the commands below, `fastlstm info` tells what"
+    " is installed and which backends run here."
+)
+
+
+class TrainingCommand(LightningCLI):
+    """`fastlstm fit|validate|test|predict`: LightningCLI over VideoTask and any VideoBatch data.
+
+    A run keeps everything in one folder, `--run`: config.yaml, TensorBoard events, metrics/ (CSV,
+    a version for each resumption), checkpoints/last.ckpt and best.ckpt, figures/, predictions/.
+    `--ckpt_path` takes a file, `best` or `last`; without it `fit` starts afresh and the other
+    commands take the run's best.
+
+    Raises:
+        FileNotFoundError: a checkpoint that is not there.
+        ValueError: `fit` would overwrite another run; a checkpoint that is damaged or of a model
+            of another configuration; an argument out of range.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        # of torch, raised by Lightning at every run; nothing that a user could do about it
+        warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
+        super().__init__(
+            VideoTask,
+            LightningDataModule,
+            subclass_mode_data=True,
+            trainer_defaults={
+                "max_epochs": -1,  # training videos have no end: max_steps is the length of a run
+                "max_steps": 1000,
+                "val_check_interval": 500,
+                "log_every_n_steps": 20,
+                "use_distributed_sampler": False,  # EndlessBatches shares out the work itself
+            },
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            parser_kwargs={"prog": "fastlstm", "description": _DESCRIPTION},
+            auto_configure_optimizers=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--run", type=str, default="runs/default", help="The run's folder.")
+        parser.add_argument(
+            "--overwrite", type=bool, default=False, help="Let fit start afresh in a used folder."
+        )
+        parser.add_argument(
+            "--checkpoint_every", type=int, default=200, help="Steps between saves of last.ckpt."
+        )
+        parser.add_lightning_class_args(PredictionFigure, "figure")
+        parser.add_lightning_class_args(Baselines, "baselines")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning would take the model's arguments from the checkpoint, silently, over the
+        # configuration's. Here the configuration decides, and VideoTask compares on loading.
+        pass
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self._get(self.config, "run"))
+
+    @property
+    def _checkpoints(self) -> Path:
+        return self._folder / "checkpoints"
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        wanted = config.get("ckpt_path")
+        if self.subcommand == "fit":
+            last = self._checkpoints / "last.ckpt"
+            if wanted is None and last.exists() and not config["overwrite"]:
+                raise ValueError(
+                    f"run: expected a folder without a run in it, got {self._folder} with"
+                    f" {last}; resume it with --ckpt_path last, take another --run, or give"
+                    " --overwrite true"
+                )
+            return
+        self.save_config_callback = None  # config.yaml stays that of the training
+        if wanted in (None, "best", "last"):
+            path = self._checkpoints / f"{wanted or 'best'}.ckpt"
+            if not path.exists():
+                raise FileNotFoundError(
+                    f"ckpt_path: expected a checkpoint, {path} is absent; train with `fastlstm fit`"
+                    " or give --run or --ckpt_path"
+                )
+            config["ckpt_path"] = str(path)
+        if config["trainer"]["limit_predict_batches"] is None:
+            config["trainer"]["limit_predict_batches"] = 1  # files to look at, not all of the test
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        fit = self.subcommand == "fit"
+        self.throughput = Throughput()
+        callbacks: list[Callback] = list(config["callbacks"] or [])
+        callbacks.append(self.throughput)
+        if config["enable_progress_bar"] is not False:
+            callbacks.append(StepProgressBar())
+        loggers: Any = config["logger"]
+        if loggers is None or loggers is True:
+            folder = str(self._folder)
+            loggers = fit and [
+                TensorBoardLogger(folder, name="", version=""),
+                CSVLogger(folder, name="metrics"),
+            ]
+        if fit and loggers:
+            callbacks.append(LearningRateMonitor())
+        if fit and config["enable_checkpointing"] is not False:
+            callbacks += [
+                StopBetweenSteps(),
+                ModelCheckpoint(
+                    self._checkpoints,
+                    "best",
+                    monitor="val/error",
+                    enable_version_counter=False,
+                ),
+                ModelCheckpoint(
+                    self._checkpoints,
+                    "last",
+                    every_n_train_steps=self._get(self.config, "checkpoint_every"),
+                    save_on_exception=True,
+                    enable_version_counter=False,
+                ),
+            ]
+        plugins = config["plugins"] or []
+        return super().instantiate_trainer(
+            default_root_dir=str(self._folder),
+            callbacks=callbacks,
+            logger=loggers,
+            plugins=[*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()],
+            **kwargs,
+        )
+
+    def after_fit(self) -> None:
+        """Saves the end of training, tests the best checkpoint and says how it went."""
+        trainer = self.trainer
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        savers = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
+        if savers:
+            trainer.save_checkpoint(self._checkpoints / "last.ckpt")
+        steps = trainer.global_step
+        # no validation, no best: then the last step's weights are tested
+        tested = next((c.best_model_path for c in savers if c.monitor), None) or None
+        (errors,) = trainer.test(
+            self.model, datamodule=self.datamodule, ckpt_path=tested, verbose=False
+        )
+        print("\n".join(self._summary(steps, errors, tested)))
+
+    def _summary(self, steps: int, errors: Mapping[str, float], tested: str | None) -> list[str]:
+        model = self.model.model
+        speed = self.throughput.sequences_per_second
+        lines = [
+            "",
+            f"{type(model).__name__} after {steps:,} steps"
+            + (f", {speed:,.0f} training sequences/s" if speed else ""),
+            f"Held-out digits, {tested or 'weights of the last step'},"
+            f" {'nats' if model.frames == 'binary' else 'half squared error'} per frame:",
+        ]
+        for label, name in (
+            ("reconstruction", "reconstruction"),
+            ("future, teacher-forced", "future"),
+            ("future, closed loop", "future_closed_loop"),
+            ("  baseline: mean frame", "mean_frame"),
+            ("  baseline: copy last", "copy_last"),
+        ):
+            if f"test/{name}" in errors:
+                lines.append(f"  {label:<26}{errors[f'test/{name}']:>9.1f}")
+        figure = self._get(self.config_init, "figure").latest
+        if figure:
+            lines += [f"figure  {figure}", f"video   {figure.with_suffix('.gif')}"]
+        lines.append(f"run     {self._folder}")
+        return lines
+
+    def after_predict(self) -> None:
+        """Says what was written where."""
+        for path in self._get(self.config_init, "predictions").written:
+            print(f"wrote {path}")

@@ -1,0 +1,164 @@
+"""The training of a video model: what is minimised, what is measured, how steps are taken."""
+
+import math
+from typing import Any, Literal, get_args
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from fastlstm.training.baselines import frame_error
+from fastlstm.training.datamodule import VideoBatch
+from fastlstm.video import VideoLSTM
+
+Schedule = Literal["constant", "linear", "cosine", "staircase"]
+
+_STAIR, _FALL = 10_000, 0.9  # the authors' released code: x0.9 every 10,000 steps
+
+
+class VideoTask(LightningModule):
+    """Trains a `VideoLSTM` on batches of `VideoBatch`.
+
+    Logged, per frame and averaged over videos, in nats ("binary" frames) or half squared errors
+    ("real"): `total`, `reconstruction` and `future` under `train/`, `val/` and `test/`. In
+    validation and test also `future_closed_loop`, the decoder fed its own previous frames (of an
+    unconditioned decoder the same number as `future`), and `error` = reconstruction +
+    future_closed_loop, what the model is worth in use; the best checkpoint has the lowest.
+
+    Args:
+        model: the model to train.
+        optimizer: any torch optimiser, without its parameters. Default: Adam, lr 1e-3.
+        schedule: of the learning rate after the warm-up. "linear" and "cosine" reach 0 at the
+            run's last step, "staircase" is x0.9 every 10,000 steps, "constant" stays.
+        warmup_steps: steps over which the learning rate rises linearly to its full value.
+        sampling: probability of feeding a conditional decoder its own previous frame in training
+            (scheduled sampling, Bengio et al. 2015), 0 to 1.
+
+    Raises:
+        ValueError: an argument out of range, or a checkpoint of a model of another configuration.
+    """
+
+    def __init__(
+        self,
+        model: VideoLSTM,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        schedule: Schedule = "linear",
+        warmup_steps: int = 0,
+        sampling: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if schedule not in get_args(Schedule):
+            raise ValueError(f"schedule: expected one of {get_args(Schedule)}, got {schedule!r}")
+        if warmup_steps < 0:
+            raise ValueError(f"warmup_steps: expected at least 0, got {warmup_steps}")
+        if not 0 <= sampling <= 1:
+            raise ValueError(f"sampling: expected a probability in [0, 1], got {sampling}")
+        if model.batch_first:
+            raise ValueError("model.batch_first: expected False, batches are time first, got True")
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.sampling = sampling
+
+    def floats(self, pixels: Tensor) -> Tensor:
+        """Bytes scaled to [0, 1]; floats as they are. In the dtype of the parameters."""
+        dtype = next(self.model.parameters()).dtype
+        return pixels.to(dtype) / 255 if pixels.dtype == torch.uint8 else pixels.to(dtype)
+
+    def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
+        loss = self.model.loss(*map(self.floats, batch), sampling=self.sampling)
+        self._log("train", loss._asdict(), batch, prog_bar=True)
+        return loss.total
+
+    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        self._log("val", self._errors(batch), batch, prog_bar=True)
+
+    def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        self._log("test", self._errors(batch), batch)
+
+    def predict_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
+        """(T_out, B, I) future frames in closed loop, as many as the batch has."""
+        return self.model.predict(self.floats(batch.frames), len(batch.future))
+
+    def _errors(self, batch: VideoBatch) -> dict[str, Tensor | None]:
+        frames, future = map(self.floats, batch)
+        loss = self.model.loss(frames, future)
+        errors: dict[str, Tensor | None] = loss._asdict()
+        if loss.future is not None:
+            # float32 whatever the precision of training: bfloat16 rounds a probability of 0.999 to
+            # 1, and a grey pixel's cross-entropy with that is infinite
+            with torch.autocast(self.device.type, enabled=False):
+                closed = self.model.predict(frames, len(future))
+            errors["future_closed_loop"] = frame_error(closed, future, self.model.frames)
+        parts = (errors["reconstruction"], errors.get("future_closed_loop"))
+        errors["error"] = torch.stack([part for part in parts if part is not None]).sum()
+        return errors
+
+    def _log(
+        self,
+        stage: str,
+        values: dict[str, Tensor | None],
+        batch: VideoBatch,
+        prog_bar: bool = False,
+    ) -> None:
+        for name, value in values.items():
+            if value is not None:
+                self.log(
+                    f"{stage}/{name}",
+                    value,
+                    batch_size=batch.frames.shape[1],
+                    prog_bar=prog_bar and name in ("total", "error"),
+                )
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer(self.parameters())
+        steps = self.trainer.estimated_stepping_batches
+        if not math.isfinite(steps):
+            raise ValueError(
+                "trainer.max_steps: expected a number of steps, training videos have no end; got"
+                f" {self.trainer.max_steps}"
+            )
+        scheduler = LambdaLR(optimizer, self._factor(int(steps)))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _factor(self, steps: int) -> Any:
+        schedule, warmup = self.schedule, self.warmup_steps
+
+        def factor(step: int) -> float:
+            rise = min(1.0, (step + 1) / (warmup + 1))
+            done = min(1.0, max(0, step - warmup) / max(1, steps - warmup))
+            if schedule == "linear":
+                return rise * (1 - done)
+            if schedule == "cosine":
+                return rise * (1 + math.cos(math.pi * done)) / 2
+            if schedule == "staircase":
+                return rise * _FALL ** (step // _STAIR)
+            return rise
+
+        return factor
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["video_model"] = self._architecture()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Before the weights are loaded: one line that says what differs, not a list of shapes.
+        received = checkpoint.get("video_model", {})
+        for name, expected in self._architecture().items():
+            if received.get(name) != expected:
+                raise ValueError(
+                    f"ckpt_path: expected a checkpoint of {name}={expected!r} as configured,"
+                    f" got {name}={received.get(name)!r}"
+                )
+
+    def _architecture(self) -> dict[str, Any]:
+        """What a model's weights depend on: how it runs and where it started is left out."""
+        config = self.model.config.items()
+        fixed = {name: value for name, value in config if name not in ("backend", "readout_bias")}
+        return {"class": type(self.model).__name__, **fixed}

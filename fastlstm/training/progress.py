@@ -1,0 +1,59 @@
+"""How far and how fast training goes: a progress bar over all steps, sequences a second."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from fastlstm.training.datamodule import VideoBatch
+
+
+class StepProgressBar(TQDMProgressBar):
+    """Lightning's bar, with an end to it although the training videos have none."""
+
+    @property
+    def total_train_batches(self) -> int | float:
+        total = super().total_train_batches
+        if total == float("inf") and self.trainer.max_steps > 0:
+            return self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        return total
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics: dict[str, Any] = dict(super().get_metrics(trainer, pl_module))
+        metrics.pop("v_num", None)  # the loggers' version: the run's folder says more
+        return metrics
+
+
+class Throughput(Callback):
+    """Counts training videos a second, making them included, validation excluded.
+
+    Logs `train/sequences_per_second`; `sequences_per_second` holds the value so far (None before
+    the second step: the first one warms up).
+    """
+
+    def __init__(self) -> None:
+        self.sequences_per_second: float | None = None
+        self._sequences = 0
+        self._seconds = 0.0
+        self._since: float | None = None
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: VideoBatch,
+        batch_idx: int,
+    ) -> None:
+        now = time.perf_counter()
+        if self._since is not None:
+            self._seconds += now - self._since
+            self._sequences += batch.frames.shape[1] * trainer.world_size
+            self.sequences_per_second = self._sequences / self._seconds
+            pl_module.log("train/sequences_per_second", self.sequences_per_second)
+        self._since = now
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # a step that validation interrupts is not timed
+        self._since = None

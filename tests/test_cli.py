@@ -1,0 +1,197 @@
+"""The command trains, resumes, tests and predicts from YAML, and says what is wrong in one line."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from fastlstm.cli import info, main
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SIDE = 28
+
+
+@pytest.fixture(autouse=True)
+def _quiet_command_line(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["fastlstm"])  # Lightning warns of arguments on both sides
+    torch.set_num_threads(1)
+    yield
+    torch.set_flush_denormal(False)  # main() sets it
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Writes a configuration of four steps of a tiny model; returns its path."""
+    settings = {
+        "run": str(tmp_path / "run"),
+        "checkpoint_every": 1,
+        "model": {
+            "model": {
+                "class_path": "fastlstm.CompositeLSTM",
+                "init_args": {"input_size": SIDE**2, "hidden_size": 4},
+            },
+            "schedule": "constant",
+        },
+        "data": {
+            "class_path": "fastlstm.training.MovingMNISTData",
+            "init_args": {
+                "batch_size": 2,
+                "input_frames": 2,
+                "future_frames": 3,
+                "num_digits": 1,
+                "size": SIDE,
+                "val_size": 2,
+                "test_size": 2,
+            },
+        },
+        "baselines": {"sample": 8},
+        "figure": {"samples": 1},
+        "trainer": {
+            "accelerator": "cpu",
+            "max_steps": 4,
+            "val_check_interval": 2,
+            "log_every_n_steps": 1,
+            "num_sanity_val_steps": 0,
+            "gradient_clip_val": 10.0,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        },
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)
+
+
+def weights(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+def test_a_run_leaves_its_results_and_can_be_tested_and_predicted_from(config, tmp_path, capsys):
+    run = tmp_path / "run"
+    main(["fit", "--config", config])
+    said = capsys.readouterr().out
+    for line in (
+        "reconstruction",
+        "future, teacher-forced",
+        "future, closed loop",
+        "mean frame",
+        "copy last",
+        "training sequences/s",
+        str(run / "figures" / "step_000004.gif"),
+    ):
+        assert line in said
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {p.name for p in (run / "figures").iterdir()} == {
+        f"step_00000{step}.{kind}" for step in (2, 4) for kind in ("png", "gif")
+    }
+    assert list(run.glob("events.out.tfevents*"))
+    with (run / "metrics" / "version_0" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for stage, rows_of_it in (("train", 4), ("val", 2), ("test", 1)):
+        totals = [float(row[f"{stage}/total"]) for row in rows if row[f"{stage}/total"]]
+        assert len(totals) == rows_of_it
+        assert np.isfinite(totals).all()
+
+    saved = (run / "config.yaml").read_text()
+    main(["test", "--config", config])
+    assert f"{float(rows[-1]['test/total']):.3f}"[:6] in capsys.readouterr().out  # same weights
+    main(["predict", "--config", config, "--data.future_frames", "7"])
+    assert f"wrote {run / 'predictions' / 'batch_000.npz'}" in capsys.readouterr().out
+    assert np.load(run / "predictions" / "batch_000.npz")["prediction"].shape == (7, 2, SIDE**2)
+    with Image.open(run / "predictions" / "batch_000.gif") as gif:
+        assert gif.n_frames == 2 + 7
+    assert (run / "config.yaml").read_text() == saved
+
+    with pytest.raises(ValueError, match="run: expected a folder without a run in it"):
+        main(["fit", "--config", config])
+    with pytest.raises(ValueError, match="hidden_size=5 as configured, got hidden_size=4"):
+        main(["test", "--config", config, "--model.model.hidden_size", "5"])
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(config, tmp_path):
+    main(["fit", "--config", config])
+    main(["fit", "--config", config, "--run", str(tmp_path / "b"), "--trainer.max_steps", "2"])
+    part = tmp_path / "b" / "checkpoints" / "last.ckpt.part"
+    part.write_bytes(b"half a checkpoint")  # what a crash while saving would leave
+    main(["fit", "--config", config, "--run", str(tmp_path / "b"), "--ckpt_path", "last"])
+    a, b = weights(tmp_path / "run"), weights(tmp_path / "b")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not part.exists()  # saving again took its place
+
+
+def test_a_missing_checkpoint_is_named(config, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path: .*/best\.ckpt is absent"):
+        main(["test", "--config", config])
+
+
+SMALL = [
+    *("--model.model.hidden_size", "4"),
+    *("--data.batch_size", "2"),
+    *("--data.val_size", "2"),
+    *("--data.num_workers", "0"),
+    *("--baselines.sample", "8"),
+    *("--trainer.fast_dev_run", "1"),
+    *("--trainer.accelerator", "cpu"),
+    *("--trainer.enable_progress_bar", "false"),
+    *("--trainer.enable_model_summary", "false"),
+]
+
+
+@pytest.mark.parametrize(
+    ("files", "model", "conditional"),
+    [
+        (["demo"], "CompositeLSTM", {"conditional_future": False}),
+        (["paper/base", "paper/future"], "LSTMFuturePredictor", {"conditional": False}),
+        (["paper/base", "paper/conditional_future"], "LSTMFuturePredictor", {"conditional": True}),
+        (["paper/base", "paper/composite"], "CompositeLSTM", {"conditional_future": False}),
+        (
+            ["paper/base", "paper/composite_conditional_future"],
+            "CompositeLSTM",
+            {"conditional_future": True, "conditional_reconstruction": False},
+        ),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_the_configurations_in_the_repository_run(tmp_path, files, model, conditional):
+    from fastlstm.training.command import TrainingCommand
+
+    chosen = [word for name in files for word in ("--config", str(CONFIGS / f"{name}.yaml"))]
+    command = TrainingCommand(["fit", *chosen, *SMALL, "--run", str(tmp_path)])
+    trained = command.model.model
+    assert type(trained).__name__ == model
+    assert conditional.items() <= trained.config.items()
+    assert trained.config["peephole"] is True
+    assert command.trainer.global_step == 1
+
+
+def test_info_tells_versions_and_why_a_backend_is_not_taken(capsys):
+    main(["info"])
+    said = capsys.readouterr().out
+    assert said.strip() == info()
+    assert torch.__version__.split("+")[0] in said
+    assert "has no peephole" in said
+    with pytest.raises(SystemExit, match="expected no arguments, got --all"):
+        main(["info", "--all"])
+
+
+def test_without_the_extra_training_is_refused_in_one_sentence_and_info_works():
+    def run(word):
+        code = (
+            "import sys; sys.modules['lightning'] = None\n"
+            f"from fastlstm.cli import main; main([{word!r}])"
+        )
+        return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+    refused = run("fit")
+    assert refused.returncode == 1
+    assert refused.stderr.strip().splitlines() == [
+        "fastlstm: training needs the package 'lightning', which is not installed:"
+        " pip install 'fastlstm[train]'"
+    ]
+    assert run("info").returncode == 0
