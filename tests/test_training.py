@@ -179,6 +179,21 @@ def learning_rates(tmp_path, **options):
     return rates.seen
 
 
+def test_weights_that_read_frames_have_their_own_learning_rate(tmp_path):
+    model = tiny_model(conditional_future=True)
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    # Adam's first step moves every weight with a gradient by its learning rate
+    task = VideoTask(model, lambda p: torch.optim.Adam(p, lr=0.01), "constant", input_lr_scale=0.1)
+    fit = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    fit.fit(task, datamodule=tiny_data())
+    for name, parameter in model.named_parameters():
+        moved = (parameter - start[name]).abs().max()
+        expected = 0.001 if name.endswith("weight_ih_l0") else 0.01
+        assert float(moved) == pytest.approx(expected, rel=1e-2), name
+    with pytest.raises(ValueError, match=r"input_lr_scale: expected a number above 0, got 0"):
+        VideoTask(model, input_lr_scale=0)
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -253,11 +268,11 @@ def test_smoothing_is_a_gaussian_blur_that_wraps_and_keeps_the_spread():
         assert float(got[y, x] / got[0, 3]) == pytest.approx(math.exp(-distance / 2), rel=1e-9)
 
 
-def test_a_fresh_run_starts_with_the_weights_of_pixels_smoothed_a_resumed_one_as_it_was(tmp_path):
+def test_a_fresh_run_starts_with_smoothed_weights_of_pixels_a_resumed_one_as_it_was(tmp_path):
     def weights(ckpt_path=None, save=None):
         model = tiny_model(conditional_future=True)
         task = VideoTask(model, lambda p: torch.optim.SGD(p, lr=0.0))
-        t = trainer(tmp_path, SmoothImageWeights(1.5, 1.0), max_steps=1, limit_val_batches=0)
+        t = trainer(tmp_path, SmoothImageWeights(1.5, 1.0, 0.5), max_steps=1, limit_val_batches=0)
         t.fit(task, datamodule=tiny_data(), ckpt_path=ckpt_path)
         if save:
             t.save_checkpoint(save)
@@ -267,7 +282,7 @@ def test_a_fresh_run_starts_with_the_weights_of_pixels_smoothed_a_resumed_one_as
     fresh = weights(save=path)
     expected = tiny_model(conditional_future=True).state_dict()
     for name in ("encoder.weight_ih_l0", "future_decoder.weight_ih_l0"):
-        expected[name] = smooth_over_image(expected[name], 1.5)
+        expected[name] = 0.5 * smooth_over_image(expected[name], 1.5)
     for name in ("reconstruction_decoder.readout.weight", "future_decoder.readout.weight"):
         expected[name] = smooth_over_image(expected[name].T, 1.0).T
     torch.testing.assert_close(fresh, expected)

@@ -46,24 +46,35 @@ class SmoothImageWeights(Callback):
         input_sigma: standard deviation in pixels of the blur of all input weights that read
             frames (the encoder's, a conditional decoder's); 0 for none.
         output_sigma: the same for the decoders' read-outs.
+        input_gain: factor on all input weights that read frames. Blurred ones add up over a
+            stroke's pixels, and would drive the gates into saturation at their usual size.
 
     Raises:
-        ValueError: a negative sigma, or frames that are not square one-channel images.
+        ValueError: a negative sigma or gain, or frames that are not square one-channel images.
     """
 
-    def __init__(self, input_sigma: float = 3.0, output_sigma: float = 1.5) -> None:
-        for name, sigma in (("input_sigma", input_sigma), ("output_sigma", output_sigma)):
-            if sigma < 0:
-                raise ValueError(f"{name}: expected at least 0, got {sigma}")
+    def __init__(
+        self, input_sigma: float = 3.0, output_sigma: float = 1.5, input_gain: float = 1.0
+    ) -> None:
+        for name, value in (
+            ("input_sigma", input_sigma),
+            ("output_sigma", output_sigma),
+            ("input_gain", input_gain),
+        ):
+            if value < 0:
+                raise ValueError(f"{name}: expected at least 0, got {value}")
         self.input_sigma = input_sigma
         self.output_sigma = output_sigma
+        self.input_gain = input_gain
 
     @torch.no_grad()
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage != "fit":
             return
         for name, weight in pl_module.model.named_parameters():
-            if name.endswith("weight_ih_l0") and self.input_sigma:
-                weight.copy_(smooth_over_image(weight, self.input_sigma))
+            if name.endswith("weight_ih_l0"):
+                if self.input_sigma:
+                    weight.copy_(smooth_over_image(weight, self.input_sigma))
+                weight.mul_(self.input_gain)
             elif name.endswith("readout.weight") and self.output_sigma:
                 weight.copy_(smooth_over_image(weight.T, self.output_sigma).T)

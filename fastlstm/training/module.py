@@ -34,6 +34,9 @@ class VideoTask(LightningModule):
         schedule: of the learning rate after the warm-up. "linear" and "cosine" reach 0 at the
             run's last step, "staircase" is x0.9 every 10,000 steps, "constant" stays.
         warmup_steps: steps over which the learning rate rises linearly to its full value.
+        input_lr_scale: learning rate of the weights that read frames, relative to the others'. A
+            frame lights hundreds of pixels at once, and Adam moves the weights of all of them by
+            as much as it moves any other: below 1 keeps the gates out of saturation.
         sampling: probability of feeding a conditional decoder its own previous frame in training
             (scheduled sampling, Bengio et al. 2015), 0 to 1.
 
@@ -47,6 +50,7 @@ class VideoTask(LightningModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         schedule: Schedule = "linear",
         warmup_steps: int = 0,
+        input_lr_scale: float = 1.0,
         sampling: float = 0.0,
     ) -> None:
         super().__init__()
@@ -54,6 +58,8 @@ class VideoTask(LightningModule):
             raise ValueError(f"schedule: expected one of {get_args(Schedule)}, got {schedule!r}")
         if warmup_steps < 0:
             raise ValueError(f"warmup_steps: expected at least 0, got {warmup_steps}")
+        if not input_lr_scale > 0:
+            raise ValueError(f"input_lr_scale: expected a number above 0, got {input_lr_scale}")
         if not 0 <= sampling <= 1:
             raise ValueError(f"sampling: expected a probability in [0, 1], got {sampling}")
         if model.batch_first:
@@ -62,6 +68,7 @@ class VideoTask(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup_steps = warmup_steps
+        self.input_lr_scale = input_lr_scale
         self.sampling = sampling
 
     def floats(self, pixels: Tensor) -> Tensor:
@@ -115,7 +122,11 @@ class VideoTask(LightningModule):
                 )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.optimizer(self.parameters())
+        reads_frames: dict[bool, list[Tensor]] = {True: [], False: []}
+        for name, parameter in self.named_parameters():
+            reads_frames[name.endswith("weight_ih_l0")].append(parameter)
+        optimizer = self.optimizer([{"params": reads_frames[k]} for k in (False, True)])
+        optimizer.param_groups[1]["lr"] *= self.input_lr_scale
         steps = self.trainer.estimated_stepping_batches
         if not math.isfinite(steps):
             raise ValueError(
