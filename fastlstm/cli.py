@@ -69,9 +69,8 @@ def info() -> str:
             lines.append(f"{package:<13} {metadata.version(package)}")
         except metadata.PackageNotFoundError:
             lines.append(f"{package:<13} not installed")
-    lines.append(
-        f"cpu           {', '.join(fastlstm.backends.cpu.isas())}; {torch.get_num_threads()} threads"
-    )
+    isas = ", ".join(fastlstm.backends.cpu.isas())
+    lines.append(f"cpu           {isas}; {torch.get_num_threads()} threads")
     devices = ["cpu"]
     if torch.cuda.is_available():
         devices.append("cuda")

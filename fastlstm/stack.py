@@ -69,11 +69,7 @@ class Stack(nn.Module):
         nothing_read = self.weight_hh_l0.new_empty(4 * self.hidden_size, 0)
         return [
             LSTMWeights(
-                weight_ih=getattr(
-                    self,
-                    f"weight_ih_l{layer}",
-                    self.weight_hh_l0.new_empty(4 * self.hidden_size, 0),
-                ),
+                weight_ih=getattr(self, f"weight_ih_l{layer}", nothing_read),
                 weight_hh=getattr(self, f"weight_hh_l{layer}"),
                 bias_ih=getattr(self, f"bias_ih_l{layer}"),
                 weight_ch=getattr(self, f"weight_ch_l{layer}", None),
