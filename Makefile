@@ -1,16 +1,19 @@
 # Two commands, each of which does its own set-up in .venv on a bare machine:
 #   make demo   train CompositeLSTM on Moving MNIST, print its errors, draw its predictions
 #   make test   lint and tests
-# A second run of either sets nothing up again. PYTHON=python3.12 chooses another interpreter.
+# A second run of either sets nothing up again; a demo that was interrupted goes on where it stopped,
+# and one that was finished is only evaluated (`rm -r runs/demo` to train afresh).
+# PYTHON=python3.12 chooses another interpreter.
 
 PYTHON ?= python3
 BIN := .venv/bin
+LAST := runs/demo/checkpoints/last.ckpt
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
 
 .PHONY: demo test lint format slow wheel clean
 
 demo: .venv/.built
-	$(BIN)/fastlstm fit --config configs/demo.yaml
+	$(BIN)/fastlstm fit --config configs/demo.yaml $(if $(wildcard $(LAST)),--ckpt_path last)
 	$(BIN)/python -m benchmarks.composite --config configs/demo.yaml
 
 test: lint

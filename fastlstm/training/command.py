@@ -185,7 +185,8 @@ class TrainingCommand(LightningCLI):
         ):
             if f"test/{name}" in errors:
                 lines.append(f"  {label:<26}{errors[f'test/{name}']:>9.1f}")
-        figure = self._get(self.config_init, "figure").latest
+        drawn_before = max((self._folder / "figures").glob("step_*.png"), default=None)
+        figure = self._get(self.config_init, "figure").latest or drawn_before
         if figure:
             lines += [f"figure  {figure}", f"video   {figure.with_suffix('.gif')}"]
         lines.append(f"run     {self._folder}")

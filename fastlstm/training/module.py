@@ -74,7 +74,7 @@ class VideoTask(LightningModule):
     def floats(self, pixels: Tensor) -> Tensor:
         """Bytes scaled to [0, 1]; floats as they are. In the dtype of the parameters."""
         dtype = next(self.model.parameters()).dtype
-        return pixels.to(dtype) / 255 if pixels.dtype == torch.uint8 else pixels.to(dtype)
+        return pixels.to(dtype).div_(255) if pixels.dtype == torch.uint8 else pixels.to(dtype)
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         loss = self.model.loss(*map(self.floats, batch), sampling=self.sampling)
