@@ -12,7 +12,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
-COMPILERS = ["c++", "g++", "clang++"]  # as CMake tries them
+COMPILERS = ["c++", "g++"]  # as CMake tries them
 
 
 class CMakeBuild(build_ext):

@@ -6,14 +6,12 @@ Exception types are those of ``nn.LSTM``, and where it raises in Python so is th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-if TYPE_CHECKING:
-    from fastlstm.functional import LSTMWeights
+from fastlstm.types import LSTMWeights
 
 
 def check_size(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:

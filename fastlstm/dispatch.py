@@ -2,44 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import ModuleType
 
 import torch
 
 from fastlstm import backends
+from fastlstm.types import Problem
 
 # Fastest first. "auto" takes the first one that supports the problem.
 BACKENDS: tuple[ModuleType, ...] = (backends.cpu, backends.torch, backends.reference)
 
 # One step alone never repays packing the weights: at B=1, I=H=256 that costs more than the step.
 SINGLE_STEP_BACKENDS: tuple[ModuleType, ...] = (backends.torch, backends.cpu, backends.reference)
-
-
-@dataclass(frozen=True)
-class Problem:
-    """All that a backend may need to know to say yes or no.
-
-    Attributes:
-        device: where the tensors are, "cpu", "cuda", ...
-        dtype: of the recurrent weights.
-        T, B, G, H: time steps, batch, groups (2 for a bidirectional layer), hidden units.
-        peephole: with peephole connections.
-        proj_size: size of the projected hidden state, 0 for none.
-        lengths: rows have lengths of their own.
-        whole_layers: the input and all layers' weights are at hand, not only projected igates.
-    """
-
-    device: str
-    dtype: torch.dtype
-    T: int
-    B: int
-    G: int
-    H: int
-    peephole: bool = False
-    proj_size: int = 0
-    lengths: bool = False
-    whole_layers: bool = False
 
 
 def name(backend: ModuleType) -> str:

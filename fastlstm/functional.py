@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,35 +11,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from fastlstm import backends, dispatch, ops
 from fastlstm.checks import check_cell, check_layers, check_sequence
-from fastlstm.dispatch import Problem
-
-
-class LSTMWeights(NamedTuple):
-    """The parameters of one layer in one direction, under ``nn.LSTM``'s names.
-
-    H is hidden_size, I the layer's input size and P the size of its output: proj_size if there
-    is a projection, else H. Rows are in gate order i, f, g, o.
-    """
-
-    weight_ih: Tensor
-    """(4H, I)"""
-    weight_hh: Tensor
-    """(4H, P)"""
-    bias_ih: Tensor | None = None
-    """(4H)"""
-    bias_hh: Tensor | None = None
-    """(4H)"""
-    weight_ch: Tensor | None = None
-    """(3H) peepholes in order i, f, o"""
-    weight_hr: Tensor | None = None
-    """(P, H) projection of the output"""
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The sum of both biases, which is all that the equations see."""
-        if self.bias_ih is None or self.bias_hh is None:
-            return self.bias_hh if self.bias_ih is None else self.bias_ih
-        return self.bias_ih + self.bias_hh
+from fastlstm.types import LSTMWeights, Problem
 
 
 def lstm_sequence(

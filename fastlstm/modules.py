@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm.dispatch import Problem, get
-from fastlstm.functional import LSTMWeights, cell_problem, layers_problem, lstm, lstm_cell
+from fastlstm.dispatch import get
+from fastlstm.functional import cell_problem, layers_problem, lstm, lstm_cell
+from fastlstm.types import LSTMWeights, Problem
 
 _EXAMPLE_STEPS, _EXAMPLE_BATCH = 100, 32  # what explain() assumes without an input
 

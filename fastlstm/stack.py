@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastlstm.dispatch import Problem
-from fastlstm.functional import LSTMWeights, lstm, lstm_sequence
+from fastlstm.functional import lstm, lstm_sequence
+from fastlstm.types import LSTMWeights, Problem
 
 State = tuple[Tensor, Tensor]
 """(h, c) of every layer, each (L, B, H)."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fastlstm import dispatch, lstm_sequence
-from fastlstm.dispatch import Problem
+from fastlstm.types import Problem
 
 
 def skip_unless_supported(backend, problem):

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastlstm import _C
-
-if TYPE_CHECKING:
-    from fastlstm.dispatch import Problem
+from fastlstm.types import Problem
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64"}
 

@@ -17,13 +17,11 @@ Equations (Graves 2013, as used by Srivastava et al. 2015; without ``weight_ch``
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from fastlstm.dispatch import Problem
+from fastlstm.types import Problem
 
 
 def supports(problem: Problem) -> str | None:

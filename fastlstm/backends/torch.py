@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-if TYPE_CHECKING:
-    from fastlstm.dispatch import Problem
-    from fastlstm.functional import LSTMWeights
+from fastlstm.types import LSTMWeights, Problem
 
 
 def supports(problem: Problem) -> str | None:

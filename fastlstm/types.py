@@ -1,0 +1,63 @@
+"""What passes between the layers of the library: the weights of an LSTM and a problem to solve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class LSTMWeights(NamedTuple):
+    """The parameters of one layer in one direction, under ``nn.LSTM``'s names.
+
+    H is hidden_size, I the layer's input size and P the size of its output: proj_size if there
+    is a projection, else H. Rows are in gate order i, f, g, o.
+    """
+
+    weight_ih: Tensor
+    """(4H, I)"""
+    weight_hh: Tensor
+    """(4H, P)"""
+    bias_ih: Tensor | None = None
+    """(4H)"""
+    bias_hh: Tensor | None = None
+    """(4H)"""
+    weight_ch: Tensor | None = None
+    """(3H) peepholes in order i, f, o"""
+    weight_hr: Tensor | None = None
+    """(P, H) projection of the output"""
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The sum of both biases, which is all that the equations see."""
+        if self.bias_ih is None or self.bias_hh is None:
+            return self.bias_hh if self.bias_ih is None else self.bias_ih
+        return self.bias_ih + self.bias_hh
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that a backend may need to know to say yes or no.
+
+    Attributes:
+        device: where the tensors are, "cpu", "cuda", ...
+        dtype: of the recurrent weights.
+        T, B, G, H: time steps, batch, groups (2 for a bidirectional layer), hidden units.
+        peephole: with peephole connections.
+        proj_size: size of the projected hidden state, 0 for none.
+        lengths: rows have lengths of their own.
+        whole_layers: the input and all layers' weights are at hand, not only projected igates.
+    """
+
+    device: str
+    dtype: torch.dtype
+    T: int
+    B: int
+    G: int
+    H: int
+    peephole: bool = False
+    proj_size: int = 0
+    lengths: bool = False
+    whole_layers: bool = False
