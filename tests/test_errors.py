@@ -161,9 +161,6 @@ def test_backend_that_cannot_run_it():
         lstm_sequence(torch.zeros(1, 1, 1, 4), [torch.zeros(4, 1)], backend="torch")
 
 
-# --- the functional layer: T = 5, B = 2, G = 2, H = 4 ---------------------------------------------
-
-
 def _sequence(**changes):
     arguments = {
         "igates": torch.zeros(5, 2, 2, 16),

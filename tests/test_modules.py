@@ -66,9 +66,6 @@ def _leaves(input, hx):
     return {"input": input} | ({} if hx is None else {"hx": hx[0], "cx": hx[1]})
 
 
-# --- LSTM ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("given", [False, True], ids=["zeros", "hx"])
 @pytest.mark.parametrize("layout", ["padded", "unbatched", "packed"])
 @pytest.mark.parametrize("proj_size", [0, 2])
@@ -220,9 +217,6 @@ def test_dropout_keeps_the_mean():
     assert ((mean - expected).abs() < 5 * deviation + 1e-6).all()
 
 
-# --- peepholes -----------------------------------------------------------------------------------
-
-
 def test_peephole_parameters():
     module = fastlstm.LSTM(I, H, 2, bidirectional=True, peephole=True)
     suffixes = ["l0", "l0_reverse", "l1", "l1_reverse"]
@@ -300,9 +294,6 @@ def test_peepholes_learn():
     torch.testing.assert_close(student.weight_ch_l0, teacher.weight_ch_l0, rtol=0.05, atol=0.05)
 
 
-# --- LSTMCell ------------------------------------------------------------------------------------
-
-
 def _cell_results(cell, input, hx):
     hy, cy = cell(input, hx)
     leaves = _leaves(input, hx) | dict(cell.named_parameters())
@@ -345,9 +336,6 @@ def test_cell_parameters_and_seed():
     assert list(mine) == list(theirs)
     assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
     assert fastlstm.LSTMCell(I, H, peephole=True).weight_ch.shape == (3 * H,)
-
-
-# --- as a module among modules -------------------------------------------------------------------
 
 
 def _through_a_file(module):

@@ -98,9 +98,6 @@ def test_backward_without_a_reserve_is_refused():
         y.sum().backward()
 
 
-# --- torch.compile -------------------------------------------------------------------------------
-
-
 @pytest.fixture
 def compiled():
     """``torch.compile`` without graph breaks and without a code generator."""
@@ -160,9 +157,6 @@ def test_exported_lstm():
     calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
     assert calls.count(torch.ops.fastlstm.lstm_sequence.default) == 2
     torch.testing.assert_close(program.module()(x)[0], module(x)[0])
-
-
-# --- the choice of a backend ---------------------------------------------------------------------
 
 
 def test_explain_names_the_choice_and_every_reason():

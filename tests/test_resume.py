@@ -121,9 +121,6 @@ def test_the_interrupt_handler_is_taken_back(tmp_path):
     assert signal.getsignal(signal.SIGINT) is before
 
 
-# -------------------------------------------------------------------------------- checkpoints
-
-
 def test_a_crash_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
     io.save_checkpoint({"step": 1}, path)

@@ -13,8 +13,6 @@ from fastlstm import LSTMWeights, lstm, lstm_sequence
 
 DIRECTIONS = [(False,), (True,), (False, True), (True, True), (True, False, True)]
 
-# --- the reference -------------------------------------------------------------------------------
-
 
 @pytest.mark.parametrize("proj_size", [0, 2])
 @pytest.mark.parametrize("bidirectional", [False, True])
@@ -101,9 +99,6 @@ def test_reference_peepholes_are_the_equations():
         backend="reference",
     )
     assert [y.item(), hy.item(), cy.item()] == pytest.approx([h, h, c], rel=1e-12)
-
-
-# --- every fused backend -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("lengths", [False, True])

@@ -27,9 +27,6 @@ def _one_thread():
     torch.set_num_threads(1)  # these sizes gain nothing from more; the shared fixture restores it
 
 
-# --------------------------------------------------------------------------------------- data
-
-
 def test_batches_are_bytes_time_first_and_cut_where_asked():
     data = tiny_data()
     batch = next(iter(data.train_dataloader()))
@@ -68,9 +65,6 @@ def test_endless_batches_go_on_from_where_they_are_told_and_ranks_share_them():
 def test_data_arguments_are_checked(name):
     with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
         tiny_data(**{name: 0})
-
-
-# ------------------------------------------------------------------------------------- errors
 
 
 @pytest.mark.parametrize("kind", ["binary", "real"])
@@ -162,9 +156,6 @@ def test_validation_reports_each_error_and_the_baselines(tmp_path, model, names)
     assert got["val/total"] == pytest.approx(float(loss.total), rel=1e-5)
 
 
-# --------------------------------------------------------------------------------------- steps
-
-
 def learning_rates(tmp_path, **options):
     class Rates(Callback):
         seen: list
@@ -253,9 +244,6 @@ def test_throughput_counts_sequences_outside_validation(tmp_path, monkeypatch):
     with monkeypatch.context():
         t.fit(task, datamodule=data)
     assert throughput.sequences_per_second == pytest.approx(2 * 4 / (2.0 + 4.0))
-
-
-# --------------------------------------------------------------------------------------- start
 
 
 def test_smoothing_is_a_gaussian_blur_that_wraps_and_keeps_the_spread():

@@ -5,7 +5,7 @@ Torch allocates all memory and does the one GEMM that is left for the recurrent 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -34,11 +34,6 @@ def isas() -> list[str]:
     return list(_C.isas())
 
 
-def _sizes(y_like: Tensor) -> dict[str, Any]:
-    T, B, G, H = y_like.shape
-    return {"dtype": _DTYPES[y_like.dtype], "T": T, "B": B, "G": G, "H": H}
-
-
 def _grouped(weights: Sequence[Tensor]) -> tuple[Tensor, int]:
     """A tensor whose address is group 0's, and the elements from one group to the next.
 
@@ -51,10 +46,6 @@ def _grouped(weights: Sequence[Tensor]) -> tuple[Tensor, int]:
         stacked = torch.stack(tuple(weights))
         return stacked, stacked.stride(0)
     return weights[0], step // size
-
-
-def _workspace(size: int) -> Tensor:
-    return torch.empty(size, dtype=torch.uint8)
 
 
 def _inner_contiguous(tensor: Tensor) -> Tensor:
@@ -74,8 +65,33 @@ def _safe_lengths(lengths: Tensor | None, T: int) -> Tensor | None:
     return None if lengths is None else lengths.to(torch.int64).clamp(0, T).contiguous()
 
 
-def _addresses(**tensors: Tensor | None) -> dict[str, Any]:
-    return {key: 0 if t is None else t.data_ptr() for key, t in tensors.items()}
+def _run(
+    kernel: Callable[..., None],
+    workspace_size: Callable[..., int],
+    like_y: Tensor,
+    weight_hh: Sequence[Tensor],
+    weight_ch: Sequence[Tensor],
+    reverse: Sequence[bool],
+    isa: str,
+    strides: dict[str, tuple[int, int, int]],
+    **tensors: Tensor | None,
+) -> None:
+    """Call a kernel on the addresses of ``tensors``, which this frame keeps alive meanwhile."""
+    T, B, G, H = like_y.shape
+    sizes: dict[str, Any] = {"dtype": _DTYPES[like_y.dtype], "T": T, "B": B, "G": G, "H": H}
+    threads = {"num_threads": torch.get_num_threads(), "isa": isa}
+    tensors["workspace"] = torch.empty(workspace_size(**sizes, **threads), dtype=torch.uint8)
+    tensors["weight_hh"], weight_hh_stride = _grouped(weight_hh)
+    tensors["weight_ch"], weight_ch_stride = _grouped(weight_ch) if weight_ch else (None, 0)
+    kernel(
+        **sizes,
+        **threads,
+        **strides,
+        reverse=list(reverse),
+        weight_hh_stride=weight_hh_stride,
+        weight_ch_stride=weight_ch_stride,
+        **{name: 0 if t is None else t.data_ptr() for name, t in tensors.items()},
+    )
 
 
 def forward(
@@ -102,33 +118,23 @@ def forward(
         return y, hy, cy, reserve
 
     igates = _inner_contiguous(igates)
-    hx, cx = hx.contiguous(), cx.contiguous()
-    weight_hh_0, weight_hh_stride = _grouped(weight_hh)
-    weight_ch_0, weight_ch_stride = _grouped(weight_ch) if weight_ch else (None, 0)
-    lengths = _safe_lengths(lengths, T)
-    sizes, threads = _sizes(y), torch.get_num_threads()
-    workspace = _workspace(_C.lstm_forward_workspace(**sizes, num_threads=threads, isa=isa))
-    _C.lstm_forward(
-        **sizes,
-        reverse=list(reverse),
-        igates_stride=_outer_strides(igates),
-        weight_hh_stride=weight_hh_stride,
-        weight_ch_stride=weight_ch_stride,
-        **_addresses(
-            igates=igates,
-            weight_hh=weight_hh_0,
-            weight_ch=weight_ch_0,
-            hx=hx,
-            cx=cx,
-            lengths=lengths,
-            y=y,
-            hy=hy,
-            cy=cy,
-            reserve=reserve if train else None,
-            workspace=workspace,
-        ),
-        num_threads=threads,
-        isa=isa,
+    _run(
+        _C.lstm_forward,
+        _C.lstm_forward_workspace,
+        y,
+        weight_hh,
+        weight_ch,
+        reverse,
+        isa,
+        {"igates_stride": _outer_strides(igates)},
+        igates=igates,
+        hx=hx.contiguous(),
+        cx=cx.contiguous(),
+        lengths=_safe_lengths(lengths, T),
+        y=y,
+        hy=hy,
+        cy=cy,
+        reserve=reserve if train else None,
     )
     return y, hy, cy, reserve
 
@@ -160,38 +166,27 @@ def backward(
     if y.numel() == 0:
         return digates, dweight_hh.zero_(), dweight_ch.zero_(), dhx, dcx
 
-    hx, cx = hx.contiguous(), cx.contiguous()
     dy = None if dy is None else _inner_contiguous(dy)
-    dhy = None if dhy is None else dhy.contiguous()
-    dcy = None if dcy is None else dcy.contiguous()
-    weight_hh_0, weight_hh_stride = _grouped(weight_hh)
-    weight_ch_0, weight_ch_stride = _grouped(weight_ch) if weight_ch else (None, 0)
     lengths = _safe_lengths(lengths, T)
-    sizes, threads = _sizes(y), torch.get_num_threads()
-    workspace = _workspace(_C.lstm_backward_workspace(**sizes, num_threads=threads, isa=isa))
-    _C.lstm_backward(
-        **sizes,
-        reverse=list(reverse),
-        dy_stride=_outer_strides(dy),
-        weight_hh_stride=weight_hh_stride,
-        weight_ch_stride=weight_ch_stride,
-        **_addresses(
-            dy=dy,
-            dhy=dhy,
-            dcy=dcy,
-            reserve=reserve,
-            weight_hh=weight_hh_0,
-            weight_ch=weight_ch_0,
-            cx=cx,
-            lengths=lengths,
-            digates=digates,
-            dweight_ch=dweight_ch if weight_ch else None,
-            dhx=dhx,
-            dcx=dcx,
-            workspace=workspace,
-        ),
-        num_threads=threads,
-        isa=isa,
+    _run(
+        _C.lstm_backward,
+        _C.lstm_backward_workspace,
+        y,
+        weight_hh,
+        weight_ch,
+        reverse,
+        isa,
+        {"dy_stride": _outer_strides(dy)},
+        dy=dy,
+        dhy=None if dhy is None else dhy.contiguous(),
+        dcy=None if dcy is None else dcy.contiguous(),
+        reserve=reserve,
+        cx=cx.contiguous(),
+        lengths=lengths,
+        digates=digates,
+        dweight_ch=dweight_ch if weight_ch else None,
+        dhx=dhx,
+        dcx=dcx,
     )
     if needs_dweight_hh:
         for group in range(G):
