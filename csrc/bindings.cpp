@@ -8,6 +8,7 @@
 #include <array>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cpu/kernels.h"
@@ -21,11 +22,17 @@ namespace {
 
 using Address = uintptr_t;  // of a tensor's first element; 0 where the contract says null
 using Strides = std::array<int64_t, 3>;
+using Weight = std::pair<Address, int64_t>;  // group 0's address, elements to the next group's
+
+struct alignas(64) CacheLine {
+  char bytes[64];
+};
 
 DType parse_dtype(const std::string& name) {
   if (name == "float32") return DType::float32;
   if (name == "float64") return DType::float64;
-  throw std::invalid_argument("dtype: expected float32 or float64, got " + name);
+  if (name == "bfloat16") return DType::bfloat16;
+  throw std::invalid_argument("dtype: expected float32, float64 or bfloat16, got " + name);
 }
 
 void check_num_threads(int num_threads) {
@@ -49,58 +56,74 @@ std::vector<uint8_t> parse_reverse(const py::sequence& reverse, int64_t G) {
 const void* in(Address address) { return reinterpret_cast<const void*>(address); }
 void* out(Address address) { return reinterpret_cast<void*>(address); }
 
-void lstm_forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
-                  const py::sequence& reverse, Address lengths, Address igates,
-                  const Strides& igates_stride, Address weight_hh, int64_t weight_hh_stride,
-                  Address weight_ch, int64_t weight_ch_stride, Address hx, Address cx, Address y,
-                  Address hy, Address cy, Address reserve, Address workspace, int num_threads,
+LstmWeight weight(const Weight& from) { return {in(from.first), from.second}; }
+
+void lstm_forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
+                  const py::sequence& reverse, Address lengths, Address input,
+                  const Strides& input_stride, const Weight& weight_ih, const Weight& bias_ih,
+                  const Weight& bias_hh, const Weight& weight_hh, const Weight& weight_ch,
+                  Address hx, Address cx, Address y, Address hy, Address cy, Address reserve,
+                  Address packed, bool is_packed, Address workspace, int num_threads,
                   const std::string& isa) {
   check_num_threads(num_threads);
   const std::vector<uint8_t> flags = parse_reverse(reverse, G);
   LstmForward call{};
   call.shape = {
-      parse_dtype(dtype), T, B, G, H, flags.data(), static_cast<const int64_t*>(in(lengths))};
-  call.igates = in(igates);
-  for (int i = 0; i < 3; ++i) call.igates_stride[i] = igates_stride[i];
-  call.weight_hh = in(weight_hh);
-  call.weight_hh_stride = weight_hh_stride;
-  call.weight_ch = in(weight_ch);
-  call.weight_ch_stride = weight_ch_stride;
+      parse_dtype(dtype), T, B, G, H, I, flags.data(), static_cast<const int64_t*>(in(lengths))};
+  call.input = in(input);
+  for (int i = 0; i < 3; ++i) call.input_stride[i] = input_stride[i];
+  call.weight_ih = weight(weight_ih);
+  call.bias_ih = weight(bias_ih);
+  call.bias_hh = weight(bias_hh);
+  call.weight_hh = weight(weight_hh);
+  call.weight_ch = weight(weight_ch);
   call.hx = in(hx);
   call.cx = in(cx);
   call.y = out(y);
   call.hy = out(hy);
   call.cy = out(cy);
   call.reserve = out(reserve);
+  call.packed = out(packed);
+  call.is_packed = is_packed;
   call.workspace = out(workspace);
   const auto& kernels = cpu::kernels(isa);
   const py::gil_scoped_release release;
   kernels.forward(call, num_threads);
 }
 
-void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
+void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
                    const py::sequence& reverse, Address lengths, Address dy,
-                   const Strides& dy_stride, Address dhy, Address dcy, Address reserve,
-                   Address weight_hh, int64_t weight_hh_stride, Address weight_ch,
-                   int64_t weight_ch_stride, Address cx, Address digates, Address dweight_ch,
-                   Address dhx, Address dcx, Address workspace, int num_threads,
-                   const std::string& isa) {
+                   const Strides& dy_stride, Address dhy, Address dcy, Address reserve, Address y,
+                   Address input, const Strides& input_stride, const Weight& weight_ih,
+                   const Weight& weight_hh, const Weight& weight_ch, Address hx, Address cx,
+                   Address dinput, const Strides& dinput_stride, Address dweight_ih, Address dbias,
+                   Address dweight_hh, Address dweight_ch, Address dhx, Address dcx,
+                   Address workspace, int num_threads, const std::string& isa) {
   check_num_threads(num_threads);
   const std::vector<uint8_t> flags = parse_reverse(reverse, G);
   LstmBackward call{};
   call.shape = {
-      parse_dtype(dtype), T, B, G, H, flags.data(), static_cast<const int64_t*>(in(lengths))};
+      parse_dtype(dtype), T, B, G, H, I, flags.data(), static_cast<const int64_t*>(in(lengths))};
   call.dy = in(dy);
-  for (int i = 0; i < 3; ++i) call.dy_stride[i] = dy_stride[i];
   call.dhy = in(dhy);
   call.dcy = in(dcy);
   call.reserve = in(reserve);
-  call.weight_hh = in(weight_hh);
-  call.weight_hh_stride = weight_hh_stride;
-  call.weight_ch = in(weight_ch);
-  call.weight_ch_stride = weight_ch_stride;
+  call.y = in(y);
+  call.input = in(input);
+  for (int i = 0; i < 3; ++i) {
+    call.dy_stride[i] = dy_stride[i];
+    call.input_stride[i] = input_stride[i];
+    call.dinput_stride[i] = dinput_stride[i];
+  }
+  call.weight_ih = weight(weight_ih);
+  call.weight_hh = weight(weight_hh);
+  call.weight_ch = weight(weight_ch);
+  call.hx = in(hx);
   call.cx = in(cx);
-  call.digates = out(digates);
+  call.dinput = out(dinput);
+  call.dweight_ih = out(dweight_ih);
+  call.dbias = out(dbias);
+  call.dweight_hh = out(dweight_hh);
   call.dweight_ch = out(dweight_ch);
   call.dhx = out(dhx);
   call.dcx = out(dcx);
@@ -110,20 +133,47 @@ void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, in
   kernels.backward(call, num_threads);
 }
 
-LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H) {
-  return {parse_dtype(dtype), T, B, G, H, nullptr, nullptr};
+LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I) {
+  return {parse_dtype(dtype), T, B, G, H, I, nullptr, nullptr};
+}
+
+size_t lstm_forward_packed(const std::string& dtype, int64_t G, int64_t H, int64_t I,
+                           const std::string& isa) {
+  return cpu::kernels(isa).forward_packed(sizes(dtype, 0, 0, G, H, I));
 }
 
 size_t lstm_forward_workspace(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
-                              int num_threads, const std::string& isa) {
+                              int64_t I, int num_threads, const std::string& isa) {
   check_num_threads(num_threads);
-  return cpu::kernels(isa).forward_workspace(sizes(dtype, T, B, G, H), num_threads);
+  return cpu::kernels(isa).forward_workspace(sizes(dtype, T, B, G, H, I), num_threads);
 }
 
 size_t lstm_backward_workspace(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
-                               int num_threads, const std::string& isa) {
+                               int64_t I, int num_threads, const std::string& isa) {
   check_num_threads(num_threads);
-  return cpu::kernels(isa).backward_workspace(sizes(dtype, T, B, G, H), num_threads);
+  return cpu::kernels(isa).backward_workspace(sizes(dtype, T, B, G, H, I), num_threads);
+}
+
+void lstm_pack(const std::string& dtype, int64_t G, int64_t H, int64_t I, const Weight& weight_ih,
+               const Weight& weight_hh, Address packed, int num_threads, const std::string& isa) {
+  check_num_threads(num_threads);
+  LstmForward call{};  // of no steps: it does nothing but pack
+  call.shape = sizes(dtype, 0, 0, G, H, I);
+  call.weight_ih = weight(weight_ih);
+  call.weight_hh = weight(weight_hh);
+  call.packed = out(packed);
+  const auto& kernels = cpu::kernels(isa);
+  std::vector<CacheLine> workspace(kernels.forward_workspace(call.shape, num_threads) / 64 + 1);
+  call.workspace = workspace.data();
+  const py::gil_scoped_release release;
+  kernels.forward(call, num_threads);
+}
+
+double fma_flops(const std::string& isa, int num_threads) {
+  check_num_threads(num_threads);
+  const auto& kernels = cpu::kernels(isa);
+  const py::gil_scoped_release release;
+  return kernels.fma_flops(num_threads);
 }
 
 }  // namespace
@@ -133,18 +183,25 @@ PYBIND11_MODULE(_C, module) {
   using namespace fastlstm;
   module.doc() = "Compiled kernels of fastlstm; the contract is csrc/lstm.h.";
   module.def("lstm_forward", &lstm_forward, py::kw_only(), "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a,
-             "reverse"_a, "lengths"_a, "igates"_a, "igates_stride"_a, "weight_hh"_a,
-             "weight_hh_stride"_a, "weight_ch"_a, "weight_ch_stride"_a, "hx"_a, "cx"_a, "y"_a,
-             "hy"_a, "cy"_a, "reserve"_a, "workspace"_a, "num_threads"_a, "isa"_a = "auto");
+             "I"_a, "reverse"_a, "lengths"_a, "input"_a, "input_stride"_a, "weight_ih"_a,
+             "bias_ih"_a, "bias_hh"_a, "weight_hh"_a, "weight_ch"_a, "hx"_a, "cx"_a, "y"_a, "hy"_a,
+             "cy"_a, "reserve"_a, "packed"_a, "is_packed"_a, "workspace"_a, "num_threads"_a,
+             "isa"_a);
   module.def("lstm_backward", &lstm_backward, py::kw_only(), "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a,
-             "reverse"_a, "lengths"_a, "dy"_a, "dy_stride"_a, "dhy"_a, "dcy"_a, "reserve"_a,
-             "weight_hh"_a, "weight_hh_stride"_a, "weight_ch"_a, "weight_ch_stride"_a, "cx"_a,
-             "digates"_a, "dweight_ch"_a, "dhx"_a, "dcx"_a, "workspace"_a, "num_threads"_a,
-             "isa"_a = "auto");
+             "I"_a, "reverse"_a, "lengths"_a, "dy"_a, "dy_stride"_a, "dhy"_a, "dcy"_a, "reserve"_a,
+             "y"_a, "input"_a, "input_stride"_a, "weight_ih"_a, "weight_hh"_a, "weight_ch"_a,
+             "hx"_a, "cx"_a, "dinput"_a, "dinput_stride"_a, "dweight_ih"_a, "dbias"_a,
+             "dweight_hh"_a, "dweight_ch"_a, "dhx"_a, "dcx"_a, "workspace"_a, "num_threads"_a,
+             "isa"_a);
+  module.def("lstm_forward_packed", &lstm_forward_packed, "dtype"_a, "G"_a, "H"_a, "I"_a, "isa"_a,
+             "Bytes of the packed weights that lstm_forward can keep for its next call.");
   module.def("lstm_forward_workspace", &lstm_forward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
-             "H"_a, "num_threads"_a, "isa"_a = "auto", "Bytes of scratch that lstm_forward needs.");
+             "H"_a, "I"_a, "num_threads"_a, "isa"_a, "Bytes of scratch that lstm_forward needs.");
   module.def("lstm_backward_workspace", &lstm_backward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
-             "H"_a, "num_threads"_a, "isa"_a = "auto",
-             "Bytes of scratch that lstm_backward needs.");
+             "H"_a, "I"_a, "num_threads"_a, "isa"_a, "Bytes of scratch that lstm_backward needs.");
+  module.def("lstm_pack", &lstm_pack, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "weight_ih"_a,
+             "weight_hh"_a, "packed"_a, "num_threads"_a, "isa"_a);
+  module.def("fma_flops", &fma_flops, "isa"_a, "num_threads"_a,
+             "Floating-point operations a second of a loop of nothing but float32 multiply-adds.");
   module.def("isas", &cpu::isas, "The instruction sets available here, best first.");
 }

@@ -5,6 +5,10 @@ The contract, with every shape and lifetime, is csrc/lstm.h.
 
 from collections.abc import Sequence
 
+_Strides = tuple[int, int, int]
+_Weight = tuple[int, int]
+"""Group 0's address, and the elements from one group's to the next group's."""
+
 def lstm_forward(
     *,
     dtype: str,
@@ -12,23 +16,27 @@ def lstm_forward(
     B: int,
     G: int,
     H: int,
+    I: int,
     reverse: Sequence[bool] | bytes,
     lengths: int,
-    igates: int,
-    igates_stride: tuple[int, int, int],
-    weight_hh: int,
-    weight_hh_stride: int,
-    weight_ch: int,
-    weight_ch_stride: int,
+    input: int,
+    input_stride: _Strides,
+    weight_ih: _Weight,
+    bias_ih: _Weight,
+    bias_hh: _Weight,
+    weight_hh: _Weight,
+    weight_ch: _Weight,
     hx: int,
     cx: int,
     y: int,
     hy: int,
     cy: int,
     reserve: int,
+    packed: int,
+    is_packed: bool,
     workspace: int,
     num_threads: int,
-    isa: str = "auto",
+    isa: str,
 ) -> None: ...
 def lstm_backward(
     *,
@@ -37,30 +45,52 @@ def lstm_backward(
     B: int,
     G: int,
     H: int,
+    I: int,
     reverse: Sequence[bool] | bytes,
     lengths: int,
     dy: int,
-    dy_stride: tuple[int, int, int],
+    dy_stride: _Strides,
     dhy: int,
     dcy: int,
     reserve: int,
-    weight_hh: int,
-    weight_hh_stride: int,
-    weight_ch: int,
-    weight_ch_stride: int,
+    y: int,
+    input: int,
+    input_stride: _Strides,
+    weight_ih: _Weight,
+    weight_hh: _Weight,
+    weight_ch: _Weight,
+    hx: int,
     cx: int,
-    digates: int,
+    dinput: int,
+    dinput_stride: _Strides,
+    dweight_ih: int,
+    dbias: int,
+    dweight_hh: int,
     dweight_ch: int,
     dhx: int,
     dcx: int,
     workspace: int,
     num_threads: int,
-    isa: str = "auto",
+    isa: str,
 ) -> None: ...
+def lstm_pack(
+    *,
+    dtype: str,
+    G: int,
+    H: int,
+    I: int,
+    weight_ih: _Weight,
+    weight_hh: _Weight,
+    packed: int,
+    num_threads: int,
+    isa: str,
+) -> None: ...
+def lstm_forward_packed(dtype: str, G: int, H: int, I: int, isa: str) -> int: ...
 def lstm_forward_workspace(
-    dtype: str, T: int, B: int, G: int, H: int, num_threads: int, isa: str = "auto"
+    dtype: str, T: int, B: int, G: int, H: int, I: int, num_threads: int, isa: str
 ) -> int: ...
 def lstm_backward_workspace(
-    dtype: str, T: int, B: int, G: int, H: int, num_threads: int, isa: str = "auto"
+    dtype: str, T: int, B: int, G: int, H: int, I: int, num_threads: int, isa: str
 ) -> int: ...
+def fma_flops(isa: str, num_threads: int) -> float: ...
 def isas() -> list[str]: ...

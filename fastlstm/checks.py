@@ -45,46 +45,70 @@ def check_lengths(lengths: Tensor, T: int, B: int) -> None:
 
 
 def check_sequence(
-    igates: Tensor,
+    input: Tensor,
+    weight_ih: Sequence[Tensor],
+    bias_ih: Sequence[Tensor],
+    bias_hh: Sequence[Tensor],
     weight_hh: Sequence[Tensor],
-    hx: Tensor | None,
-    cx: Tensor | None,
     weight_ch: Sequence[Tensor],
     weight_hr: Sequence[Tensor],
+    hx: Tensor | None,
+    cx: Tensor | None,
     reverse: Sequence[bool],
     lengths: Tensor | None,
 ) -> None:
     """The arguments of :func:`fastlstm.functional.lstm_sequence`."""
-    if igates.dim() != 4:
-        raise RuntimeError(f"igates: expected 4 dimensions (T, B, G, 4H), got {igates.dim()}")
-    T, B, G, four_h = igates.shape
-    if T == 0:
-        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    G = len(weight_hh)
+    if G == 0 or weight_hh[0].dim() != 2:
+        raise RuntimeError("weight_hh: expected one matrix (4H, P) a group")
+    four_h, P = weight_hh[0].shape
     if four_h == 0 or four_h % 4:
-        raise RuntimeError(f"igates: expected a last size of 4 * hidden_size, got {four_h}")
-    if not igates.is_floating_point():
-        raise ValueError(f"igates: expected a floating-point dtype, got {igates.dtype}")
+        raise RuntimeError(f"weight_hh: expected 4 * hidden_size rows, got {four_h}")
+    if not input.is_floating_point():
+        raise ValueError(f"input: expected a floating-point dtype, got {input.dtype}")
     H = four_h // 4
-    P = weight_hr[0].shape[0] if weight_hr else H
+    if not weight_hr and P != H:
+        raise RuntimeError(f"weight_hh[0]: expected size {(four_h, H)}, got {(four_h, P)}")
+    I = _check_input(input, weight_ih, G, four_h)
+    if (bias_ih or bias_hh) and not weight_ih:
+        raise RuntimeError("bias_ih, bias_hh: expected None without weight_ih: igates have them in")
     groups: dict[str, tuple[Sequence[Tensor], tuple[int, ...]]] = {
+        "weight_ih": (weight_ih, (four_h, I)),
+        "bias_ih": (bias_ih, (four_h,)),
+        "bias_hh": (bias_hh, (four_h,)),
         "weight_hh": (weight_hh, (four_h, P)),
         "weight_ch": (weight_ch, (3 * H,)),
         "weight_hr": (weight_hr, (P, H)),
     }
     for name, (weights, size) in groups.items():
-        if len(weights) != G and (weights or name == "weight_hh"):
+        if weights and len(weights) != G:
             raise RuntimeError(f"{name}: expected {G} tensors, one a group, got {len(weights)}")
         for group, weight in enumerate(weights):
             check_size(f"{name}[{group}]", weight, size)
-            check_like(f"{name}[{group}]", weight, "igates", igates)
+            check_like(f"{name}[{group}]", weight, "input", input)
     if len(reverse) != G:
         raise RuntimeError(f"reverse: expected {G} flags, one a group, got {len(reverse)}")
+    T, B = input.shape[:2]
     for name, state, size in (("hx", hx, (G, B, P)), ("cx", cx, (G, B, H))):
         if state is not None:
             check_size(name, state, size)
-            check_like(name, state, "igates", igates)
+            check_like(name, state, "input", input)
     if lengths is not None:
         check_lengths(lengths, T, B)
+
+
+def _check_input(input: Tensor, weight_ih: Sequence[Tensor], G: int, four_h: int) -> int:
+    """The input size I that follows; 0 if the input is igates."""
+    if input.dim() not in ((3, 4) if weight_ih else (4,)):
+        expected = "x (T, B, I) or (T, B, G, I)" if weight_ih else "igates (T, B, G, 4H)"
+        raise RuntimeError(f"input: expected {expected}, got {input.dim()} dimensions")
+    if input.shape[0] == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if input.dim() == 4 and input.shape[2] != G:
+        raise RuntimeError(f"input: expected {G} groups, as weight_hh has, got {input.shape[2]}")
+    if not weight_ih and input.shape[3] != four_h:
+        raise RuntimeError(f"input: expected a last size of 4H = {four_h}, got {input.shape[3]}")
+    return input.shape[-1] if weight_ih else 0
 
 
 def check_layers(

@@ -12,19 +12,10 @@ from fastlstm.types import Problem
 # Fastest first. "auto" takes the first one that supports the problem.
 BACKENDS: tuple[ModuleType, ...] = (backends.cpu, backends.torch, backends.reference)
 
-# One step alone hardly repays packing the weights: cpu against torch, on 2 AVX-512 cores at
-# I=H=256, is 1.2 to 1.4 ms at B=1 and 1.4 to 1.1 ms at B=32.
-SINGLE_STEP_BACKENDS: tuple[ModuleType, ...] = (backends.torch, backends.cpu, backends.reference)
-
 
 def name(backend: ModuleType) -> str:
     """The word a user writes: "cpu" for ``fastlstm.backends.cpu``."""
     return backend.__name__.rpartition(".")[2]
-
-
-def candidates(problem: Problem) -> tuple[ModuleType, ...]:
-    """The backends in the order in which "auto" tries them."""
-    return SINGLE_STEP_BACKENDS if problem.T == 1 else BACKENDS
 
 
 def get(backend: str) -> ModuleType:
@@ -47,7 +38,7 @@ def select(problem: Problem, backend: str = "auto") -> ModuleType:
         ValueError: the name is unknown, or the named backend does not support the problem.
     """
     if backend == "auto":
-        return next(b for b in candidates(problem) if b.supports(problem) is None)
+        return next(b for b in BACKENDS if b.supports(problem) is None)
     module = get(backend)
     reason = module.supports(problem)
     if reason is not None:
@@ -63,7 +54,7 @@ def describe(problem: Problem, backend: str = "auto") -> str:
         f"T={problem.T} B={problem.B} G={problem.G} H={problem.H} {dtype} on {problem.device}"
         f"{', peepholes' if problem.peephole else ''}: runs on {name(chosen)!r}"
     ]
-    for module in candidates(problem):
+    for module in BACKENDS:
         reason = module.supports(problem)
         if module is chosen:
             reason = "chosen" if backend == "auto" else "chosen, as asked for"

@@ -15,35 +15,46 @@ from fastlstm.types import LSTMWeights, Problem
 
 
 def lstm_sequence(
-    igates: Tensor,
+    input: Tensor,
     weight_hh: Sequence[Tensor],
     hx: Tensor | None = None,
     cx: Tensor | None = None,
     *,
+    weight_ih: Sequence[Tensor] | None = None,
+    bias_ih: Sequence[Tensor] | None = None,
+    bias_hh: Sequence[Tensor] | None = None,
     weight_ch: Sequence[Tensor] | None = None,
     weight_hr: Sequence[Tensor] | None = None,
     reverse: Sequence[bool] | None = None,
     lengths: Tensor | None = None,
+    packed: Tensor | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The recurrence of G LSTMs of one shape, side by side, over a whole sequence.
+    """G LSTMs of one shape, side by side, over a whole sequence.
 
-    The groups share nothing but their sizes: each has its own weights, its own input and its own
-    direction of time. The two directions of a bidirectional layer are G = 2 with the second
-    reversed. ``y.flatten(2)`` is then ``nn.LSTM``'s output, and hx has the layout of its h_0.
+    The groups share nothing but their sizes, and maybe their input: each has its own weights and
+    its own direction of time. The two directions of a bidirectional layer are G = 2 with the
+    second reversed. ``y.flatten(2)`` is then ``nn.LSTM``'s output, and hx has the layout of its
+    h_0. Under ``torch.autocast`` everything is cast to its dtype; sums and the running cell state
+    are float32 then.
 
     Args:
-        igates: (T, B, G, 4H) ``x W_ih^T + b_ih + b_hh``, gates in order i, f, g, o. Any stride in
-            T, B and G, zero included: an expanded bias costs no memory.
+        input: with ``weight_ih``, x (T, B, I) that all groups share or (T, B, G, I). Without,
+            igates (T, B, G, 4H): ``x W_ih^T + b_ih + b_hh``, gates in order i, f, g, o. Any stride
+            in T, B and G, zero included: a transposed or expanded input costs no memory.
         weight_hh: G tensors (4H, P), where P = H unless ``weight_hr`` is given.
         hx: (G, B, P) first hidden state. Default: zeros.
         cx: (G, B, H) first cell state. Default: zeros.
+        weight_ih: G tensors (4H, I). Default: none, the input is igates.
+        bias_ih, bias_hh: G tensors (4H) each, with ``weight_ih`` only. Default: none.
         weight_ch: G tensors (3H), the diagonal peepholes i, f, o. Default: none.
         weight_hr: G tensors (P, H), output projections. Default: none.
         reverse: G flags, true for a group that reads from the last step to the first. Default:
             all false.
         lengths: (B,) integers in 1..T. A row ends after its length: y is zero from there on, its
             state stays, and a reversed group starts it at its own last step. Default: all T.
+        packed: weight_ih and weight_hh as :func:`pack_weights` returned them, which saves packing
+            them in every call. Only inference on the cpu backend reads it.
         backend: "auto" or the name of one; see :func:`fastlstm.explain`.
 
     Returns:
@@ -54,41 +65,90 @@ def lstm_sequence(
             outside 1..T, or tensors on different devices.
         ValueError: tensors of different dtypes, or a backend that is unknown or cannot run this.
     """
-    weight_hh = tuple(weight_hh)
-    weight_ch, weight_hr = tuple(weight_ch or ()), tuple(weight_hr or ())
-    if torch.is_autocast_enabled(igates.device.type) and weight_hh:
-        igates = igates.to(weight_hh[0].dtype)  # states and accumulation keep the weights' dtype
-    G = len(weight_hh)
+    lists = [list(w or ()) for w in (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)]
+    if torch.is_autocast_enabled(input.device.type):
+        dtype = compute_dtype(input)
+        input = input.to(dtype)
+        hx, cx = (None if state is None else state.to(dtype) for state in (hx, cx))
+        lists = [[weight.to(dtype) for weight in weights] for weights in lists]
+    w_ih, b_ih, b_hh, w_hh, w_ch, w_hr = lists
+    G = len(w_hh)
     reverse = [False] * G if reverse is None else [bool(flag) for flag in reverse]
-    check_sequence(igates, weight_hh, hx, cx, weight_ch, weight_hr, reverse, lengths)
+    check_sequence(input, w_ih, b_ih, b_hh, w_hh, w_ch, w_hr, hx, cx, reverse, lengths)
 
-    T, B, G, four_h = igates.shape
+    T, B = input.shape[:2]
+    H = w_hh[0].shape[0] // 4
     if hx is None:
-        hx = igates.new_zeros(G, B, weight_hh[0].shape[1])
+        hx = input.new_zeros(G, B, w_hh[0].shape[1])
     if cx is None:
-        cx = igates.new_zeros(G, B, four_h // 4)
+        cx = input.new_zeros(G, B, H)
     problem = Problem(
-        device=igates.device.type,
-        dtype=weight_hh[0].dtype,
+        device=input.device.type,
+        dtype=input.dtype,
         T=T,
         B=B,
         G=G,
-        H=four_h // 4,
-        peephole=bool(weight_ch),
-        proj_size=weight_hr[0].shape[0] if weight_hr else 0,
+        H=H,
+        I=w_ih[0].shape[1] if w_ih else 0,
+        peephole=bool(w_ch),
+        proj_size=w_hr[0].shape[0] if w_hr else 0,
         lengths=lengths is not None,
     )
     chosen = dispatch.select(problem, backend)
     if chosen is backends.reference:
         return backends.reference.lstm_sequence(
-            igates, weight_hh, weight_ch, weight_hr, hx, cx, reverse, lengths
+            input, w_ih, b_ih, b_hh, w_hh, w_ch, w_hr, hx, cx, reverse, lengths
         )
-    differentiable = (igates, hx, cx, *weight_hh, *weight_ch)
+    differentiable = (input, hx, cx, *w_ih, *b_ih, *b_hh, *w_hh, *w_ch)
     train = torch.is_grad_enabled() and any(t.requires_grad for t in differentiable)
+    if train or chosen is not backends.cpu:
+        packed = None
     y, hy, cy, _ = ops.lstm_sequence(
-        igates, weight_hh, weight_ch, hx, cx, reverse, lengths, train, dispatch.name(chosen)
+        input,
+        w_ih,
+        b_ih,
+        b_hh,
+        w_hh,
+        w_ch,
+        hx,
+        cx,
+        reverse,
+        lengths,
+        packed,
+        train,
+        dispatch.name(chosen),
     )
     return y, hy, cy
+
+
+def pack_weights(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor]) -> Tensor | None:
+    """The weights of a layer as the cpu backend reads them, for ``packed`` in later calls.
+
+    Args:
+        weight_ih: G tensors (4H, I).
+        weight_hh: G tensors (4H, H).
+
+    Returns:
+        Bytes, a copy: it does not follow what is written to the weights afterwards. None where
+        the cpu backend cannot run such weights.
+    """
+    like = weight_hh[0]
+    four_h, P = like.shape
+    proj_size = P if four_h != 4 * P else 0
+    problem = Problem(
+        like.device.type, like.dtype, 1, 1, len(weight_hh), four_h // 4, proj_size=proj_size
+    )
+    if backends.cpu.supports(problem) is not None:
+        return None
+    return backends.cpu.pack(weight_ih, weight_hh)
+
+
+def compute_dtype(tensor: Tensor) -> torch.dtype:
+    """The dtype that is computed in: the tensor's own, or autocast's where it is on."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device) and tensor.dtype != torch.float64:
+        return torch.get_autocast_dtype(device)
+    return tensor.dtype
 
 
 def lstm(
@@ -101,6 +161,7 @@ def lstm(
     dropout: float = 0.0,
     training: bool = False,
     lengths: Tensor | None = None,
+    packed: Sequence[Tensor | None] | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
     """A stack of LSTM layers: what ``nn.LSTM`` computes, with peepholes where there are any.
@@ -115,6 +176,7 @@ def lstm(
         dropout: probability of zeroing an output of any layer but the last, when ``training``.
         lengths: (B,) integers in 1..T, in any order, on a padded input: the output is zero past
             them and the last state is the one at each row's end. Not with a PackedSequence.
+        packed: the weights of each layer from :func:`pack_weights`, or None. Default: none.
         backend: "auto" or the name of one.
 
     Returns:
@@ -137,16 +199,18 @@ def lstm(
     dropout = dropout if training else 0.0
     if chosen is backends.torch:
         return backends.torch.lstm(input, hx, weights, D, batch_first, dropout, lengths)
+    if packed is None or problem.dtype != weights[0].weight_hh.dtype:
+        packed = [None] * (len(weights) // D)
     if isinstance(input, PackedSequence):
         padded, lengths = pad_packed_sequence(PackedSequence(input.data, input.batch_sizes))
         hx = _permute(hx, input.sorted_indices)
         y, state = _fused_layers(
-            padded, hx, weights, D, False, dropout, lengths, dispatch.name(chosen)
+            padded, hx, weights, D, False, dropout, lengths, packed, dispatch.name(chosen)
         )
         data = pack_padded_sequence(y, lengths).data
         return input._replace(data=data), _permute(state, input.unsorted_indices)
     y, state = _fused_layers(
-        input, hx, weights, D, batch_first, dropout, lengths, dispatch.name(chosen)
+        input, hx, weights, D, batch_first, dropout, lengths, packed, dispatch.name(chosen)
     )
     return (y.transpose(0, 1) if batch_first else y), state
 
@@ -179,11 +243,14 @@ def lstm_cell(
     if dispatch.select(cell_problem(input, weights), backend) is backends.torch:
         return backends.torch.lstm_cell(input, hx, weights)
     y, _, cy = lstm_sequence(
-        F.linear(input, weights.weight_ih, weights.bias)[None, :, None],
+        input[None],
         [weights.weight_hh],
         hx[0][None],
         hx[1][None],
-        weight_ch=None if weights.weight_ch is None else [weights.weight_ch],
+        weight_ih=[weights.weight_ih],
+        bias_ih=_all_or_none([weights.bias_ih]),
+        bias_hh=_all_or_none([weights.bias_hh]),
+        weight_ch=_all_or_none([weights.weight_ch]),
         backend=backend,
     )
     return y[0, :, 0], cy[0]
@@ -204,11 +271,13 @@ def layers_problem(
     first = weights[0]
     return Problem(
         device=input.data.device.type,
-        dtype=first.weight_hh.dtype,
+        dtype=compute_dtype(first.weight_hh),
         T=T,
         B=B,
         G=D,
         H=first.weight_hh.shape[0] // 4,
+        I=first.weight_ih.shape[1],
+        L=len(weights) // D,
         peephole=first.weight_ch is not None,
         proj_size=0 if first.weight_hr is None else first.weight_hr.shape[0],
         lengths=has_lengths,
@@ -229,43 +298,39 @@ def _fused_layers(
     batch_first: bool,
     dropout: float,
     lengths: Tensor | None,
+    packed: Sequence[Tensor | None],
     backend: str,
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Layer by layer through the sequence op, a layer's directions as its groups; time first."""
     reverse = [False, True][:D]
     hy, cy = [], []
+    if batch_first:
+        x = x.transpose(0, 1)  # a view: the kernels take any stride
     for start in range(0, len(weights), D):
         layer = weights[start : start + D]
         if start and dropout:
             x = F.dropout(x, dropout)
-        igates = _project(x, layer)
-        if start == 0 and batch_first:
-            igates = igates.transpose(0, 1)  # a view: the kernels take any stride
         y, h, c = lstm_sequence(
-            igates,
+            x,
             [entry.weight_hh for entry in layer],
             hx[0][start : start + D],
             hx[1][start : start + D],
+            weight_ih=[entry.weight_ih for entry in layer],
+            bias_ih=_all_or_none(entry.bias_ih for entry in layer),
+            bias_hh=_all_or_none(entry.bias_hh for entry in layer),
             weight_ch=_all_or_none(entry.weight_ch for entry in layer),
             weight_hr=_all_or_none(entry.weight_hr for entry in layer),
             reverse=reverse,
             lengths=lengths,
+            packed=packed[start // D],
             backend=backend,
         )
         x = y.flatten(2)
         hy.append(h)
         cy.append(c)
+    if len(hy) == 1:
+        return x, (hy[0], cy[0])
     return x, (torch.cat(hy), torch.cat(cy))
-
-
-def _project(x: Tensor, layer: Sequence[LSTMWeights]) -> Tensor:
-    """The igates (..., G, 4H) of a layer, all its directions by one GEMM."""
-    weight_ih, bias = layer[0].weight_ih, layer[0].bias
-    if len(layer) > 1:
-        weight_ih = torch.cat([entry.weight_ih for entry in layer])
-        biases = _all_or_none(entry.bias for entry in layer)
-        bias = None if biases is None else torch.cat(biases)
-    return F.linear(x, weight_ih, bias).unflatten(-1, (len(layer), -1))
 
 
 def _all_or_none(tensors: Iterable[Tensor | None]) -> list[Tensor] | None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm.dispatch import get
-from fastlstm.functional import cell_problem, layers_problem, lstm, lstm_cell
+from fastlstm.functional import cell_problem, layers_problem, lstm, lstm_cell, pack_weights
 from fastlstm.types import LSTMWeights, Problem
 
 _EXAMPLE_STEPS, _EXAMPLE_BATCH = 100, 32  # what explain() assumes without an input
@@ -48,6 +48,7 @@ class LSTM(nn.RNNBase):
     """
 
     weight_ih_l0: Tensor
+    _packed: list[Tensor | None] | None = None
 
     def __init__(
         self, *args: Any, peephole: bool = False, backend: str = "auto", **kwargs: Any
@@ -118,6 +119,7 @@ class LSTM(nn.RNNBase):
             dropout=self.dropout,
             training=self.training,
             lengths=lengths,
+            packed=self._packed,
             backend=self.backend,
         )
         if not batched:
@@ -125,6 +127,41 @@ class LSTM(nn.RNNBase):
             output = output.squeeze(0 if self.batch_first else 1)
             hy, cy = hy.squeeze(1), cy.squeeze(1)
         return output, (hy, cy)
+
+    def freeze(self) -> LSTM:
+        """Keep a packed copy of the weights for inference on the CPU, and return self.
+
+        Without it every call packs the weights anew, which is seen where T or T * B is small.
+        With it, whatever is written to the parameters afterwards goes unseen by inference until
+        the next ``freeze()`` or :meth:`unfreeze`: a write cannot be noticed reliably, which is
+        why this is never done unasked. Loading a state_dict, and moving or casting the module,
+        unfreeze it. Calls that need gradients read the parameters. Copies, pickles and state_dicts
+        of the module are not frozen. On other backends nothing changes.
+        """
+        D = 2 if self.bidirectional else 1
+        weights = self.weights()
+        with torch.no_grad():
+            self._packed = [
+                pack_weights([w.weight_ih for w in layer], [w.weight_hh for w in layer])
+                for layer in (weights[start : start + D] for start in range(0, len(weights), D))
+            ]
+        return self
+
+    def unfreeze(self) -> LSTM:
+        """Forget what :meth:`freeze` packed, and return self."""
+        self._packed = None
+        return self
+
+    def _apply(self, fn: Any, recurse: bool = True) -> LSTM:
+        self.unfreeze()
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self.unfreeze()
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_packed": None}
 
     def problem(self, input: Tensor | PackedSequence | None = None) -> Problem:
         """What the backends are asked for this input, for :func:`fastlstm.explain`."""

@@ -7,6 +7,7 @@ torch.export see through them. The fused backends implement both; which one is a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -19,16 +20,17 @@ _BACKWARD = "fastlstm::lstm_sequence_backward"
 
 torch.library.define(
     _FORWARD,
-    "(Tensor igates, Tensor[] weight_hh, Tensor[] weight_ch, Tensor hx, Tensor cx,"
-    " bool[] reverse, Tensor? lengths, bool train, str backend)"
-    " -> (Tensor y, Tensor hy, Tensor cy, Tensor reserve)",
+    "(Tensor input, Tensor[] weight_ih, Tensor[] bias_ih, Tensor[] bias_hh, Tensor[] weight_hh,"
+    " Tensor[] weight_ch, Tensor hx, Tensor cx, bool[] reverse, Tensor? lengths, Tensor? packed,"
+    " bool train, str backend) -> (Tensor y, Tensor hy, Tensor cy, Tensor reserve)",
 )
 torch.library.define(
     _BACKWARD,
-    "(Tensor? dy, Tensor? dhy, Tensor? dcy, Tensor y, Tensor reserve,"
-    " Tensor[] weight_hh, Tensor[] weight_ch, Tensor hx, Tensor cx,"
-    " bool[] reverse, Tensor? lengths, bool needs_dweight_hh, str backend)"
-    " -> (Tensor digates, Tensor dweight_hh, Tensor dweight_ch, Tensor dhx, Tensor dcx)",
+    "(Tensor? dy, Tensor? dhy, Tensor? dcy, Tensor y, Tensor reserve, Tensor? input,"
+    " Tensor[] weight_ih, Tensor[] weight_hh, Tensor[] weight_ch, Tensor hx, Tensor cx,"
+    " bool[] reverse, Tensor? lengths, bool[] needs, str backend)"
+    " -> (Tensor dinput, Tensor dweight_ih, Tensor dbias, Tensor dweight_hh, Tensor dweight_ch,"
+    " Tensor dhx, Tensor dcx)",
 )
 
 
@@ -45,58 +47,42 @@ def _backward(*args: Any) -> tuple[Tensor, ...]:
 
 
 @torch.library.register_fake(_FORWARD)
-def _forward_fake(
-    igates: Tensor,
-    weight_hh: Sequence[Tensor],
-    weight_ch: Sequence[Tensor],
-    hx: Tensor,
-    cx: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-    train: bool,
-    backend: str,
-) -> tuple[Tensor, ...]:
-    T, B, G, four_h = igates.shape
-    H = four_h // 4
+def _forward_fake(*args: Any) -> tuple[Tensor, ...]:
+    input, cx, train = args[0], args[7], args[11]
+    (T, B), (G, _, H) = input.shape[:2], cx.shape
     return (
-        igates.new_empty(T, B, G, H),
-        igates.new_empty(G, B, H),
-        igates.new_empty(G, B, H),
-        igates.new_empty(T, B, G, 5 * H) if train else igates.new_empty(0),
+        input.new_empty(T, B, G, H),
+        input.new_empty(G, B, H),
+        input.new_empty(G, B, H),
+        input.new_empty(T, B, G, 5 * H) if train else input.new_empty(0),
     )
 
 
 @torch.library.register_fake(_BACKWARD)
-def _backward_fake(
-    dy: Tensor | None,
-    dhy: Tensor | None,
-    dcy: Tensor | None,
-    y: Tensor,
-    reserve: Tensor,
-    weight_hh: Sequence[Tensor],
-    weight_ch: Sequence[Tensor],
-    hx: Tensor,
-    cx: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-    needs_dweight_hh: bool,
-    backend: str,
-) -> tuple[Tensor, ...]:
+def _backward_fake(*args: Any) -> tuple[Tensor, ...]:
+    y, input, weight_ih, needs = args[3], args[5], args[6], args[13]
     T, B, G, H = y.shape
-    return (
-        y.new_empty(T, B, G, 4 * H),
-        y.new_empty(G, 4 * H, H) if needs_dweight_hh else y.new_empty(0),
-        y.new_empty(G, 3 * H) if weight_ch else y.new_empty(0),
-        y.new_empty(G, B, H),
-        y.new_empty(G, B, H),
+    I = weight_ih[0].shape[1] if weight_ih else 0
+    sizes = (
+        (T, B, G, 4 * H) if input is None else input.shape,
+        (G, 4 * H, I),
+        (G, 4 * H),
+        (G, 4 * H, H),
+        (G, 3 * H),
     )
+    asked = [y.new_empty(size if need else 0) for size, need in zip(sizes, needs, strict=True)]
+    return *asked, y.new_empty(G, B, H), y.new_empty(G, B, H)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, weight_hh, weight_ch, hx, cx, ctx.reverse, lengths, ctx.train, ctx.backend = inputs
+    input, weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, hx, cx, reverse, lengths = inputs[:10]
+    _, ctx.train, ctx.backend = inputs[10:]
     y, _, _, reserve = output
-    ctx.num_groups, ctx.peephole = len(weight_hh), bool(weight_ch)
-    ctx.save_for_backward(y, reserve, hx, cx, lengths, *weight_hh, *weight_ch)
+    ctx.reverse, ctx.num_biases = reverse, (len(bias_ih), len(bias_hh))
+    ctx.sizes = (len(weight_ih), len(weight_hh), len(weight_ch))
+    # igates are not looked at again: only x is needed, for the gradient of weight_ih.
+    x = input if weight_ih else None
+    ctx.save_for_backward(y, reserve, x, hx, cx, lengths, *weight_ih, *weight_hh, *weight_ch)
     ctx.set_materialize_grads(False)
 
 
@@ -105,35 +91,52 @@ def _differentiate(
 ) -> tuple[Any, ...]:
     if not ctx.train:
         raise RuntimeError("lstm_sequence: expected train=True for a backward pass, got False")
-    y, reserve, hx, cx, lengths, *weights = ctx.saved_tensors
-    weight_hh, weight_ch = weights[: ctx.num_groups], weights[ctx.num_groups :]
-    needs_dweight_hh = any(ctx.needs_input_grad[1])
-    digates, dweight_hh, dweight_ch, dhx, dcx = torch.ops.fastlstm.lstm_sequence_backward(
-        dy,
-        dhy,
-        dcy,
-        y,
-        reserve,
-        weight_hh,
-        weight_ch,
-        hx,
-        cx,
-        ctx.reverse,
-        lengths,
-        needs_dweight_hh,
-        ctx.backend,
+    y, reserve, input, hx, cx, lengths, *weights = ctx.saved_tensors
+    weight_ih, weight_hh, weight_ch = _split(weights, ctx.sizes)
+    asked = [any(need) if isinstance(need, list) else need for need in ctx.needs_input_grad[:6]]
+    needs = [asked[0], asked[1], asked[2] or asked[3], asked[4], asked[5]]
+    dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dhx, dcx = (
+        torch.ops.fastlstm.lstm_sequence_backward(
+            dy,
+            dhy,
+            dcy,
+            y,
+            reserve,
+            input,
+            weight_ih,
+            weight_hh,
+            weight_ch,
+            hx,
+            cx,
+            ctx.reverse,
+            lengths,
+            needs,
+            ctx.backend,
+        )
     )
+    # Both biases have one gradient, but not one memory: what is done to one must not reach the
+    # other.
+    dbias_hh = dbias.clone() if asked[2] and asked[3] else dbias
     return (
-        digates,
-        list(dweight_hh.unbind()) if needs_dweight_hh else [None] * ctx.num_groups,
-        list(dweight_ch.unbind()) if ctx.peephole else [],
+        dinput if asked[0] else None,
+        _unbind(dweight_ih, asked[1], ctx.sizes[0]),
+        _unbind(dbias, asked[2], ctx.num_biases[0]),
+        _unbind(dbias_hh, asked[3], ctx.num_biases[1]),
+        _unbind(dweight_hh, asked[4], ctx.sizes[1]),
+        _unbind(dweight_ch, asked[5], ctx.sizes[2]),
         dhx,
         dcx,
-        None,
-        None,
-        None,
-        None,
+        *[None] * 5,
     )
+
+
+def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[list[Tensor]]:
+    items = iter(tensors)
+    return [list(islice(items, size)) for size in sizes]
+
+
+def _unbind(gradient: Tensor, asked: bool, count: int) -> list[Tensor | None]:
+    return list(gradient.unbind()) if asked else [None] * count
 
 
 def _refuse_second_derivative(ctx: Any, *_: Tensor | None) -> tuple[Any, ...]:

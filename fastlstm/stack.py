@@ -143,24 +143,38 @@ def decode(
     """
     G, B = len(decoders), state[0].shape[1]
     weights = [decoder.weights() for decoder in decoders]
-    tops: list[Tensor] = []
+    y: Tensor | None = None
+    every = all(x is not None for x in inputs)
     hy, cy = [], []
     for layer in range(decoders[0].num_layers):
         group_weights = [w[layer] for w in weights]
+        reads = every or y is not None
+        if y is not None:
+            input = y
+        else:
+            input = _frames(inputs) if every else _igates(group_weights, inputs, steps, B)
         y, h, c = lstm_sequence(
-            _igates(group_weights, tops or inputs, steps, B),
+            input,
             [w.weight_hh for w in group_weights],
             state[0][layer].expand(G, -1, -1),
             state[1][layer].expand(G, -1, -1),
+            weight_ih=[w.weight_ih for w in group_weights] if reads else None,
+            bias_ih=[w.bias_ih for w in group_weights if w.bias_ih is not None] if reads else None,
             weight_ch=[w.weight_ch for w in group_weights if w.weight_ch is not None],
             backend=decoders[0].backend,
         )
-        tops = [y[:, :, group] for group in range(G)]
         hy.append(h)
         cy.append(c)
-    readouts = [decoder.readout(top) for decoder, top in zip(decoders, tops, strict=True)]
+    assert y is not None
+    readouts = [decoder.readout(y[:, :, group]) for group, decoder in enumerate(decoders)]
     h, c = torch.stack(hy), torch.stack(cy)
     return readouts, [(h[:, group], c[:, group]) for group in range(G)]
+
+
+def _frames(inputs: Sequence[Tensor | None]) -> Tensor:
+    """What every decoder reads, (steps, B, G, I), or (steps, B, I) if there is one decoder."""
+    tensors = [x for x in inputs if x is not None]
+    return tensors[0] if len(tensors) == 1 else torch.stack(tensors, dim=2)
 
 
 def _igates(

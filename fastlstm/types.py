@@ -43,8 +43,9 @@ class Problem:
 
     Attributes:
         device: where the tensors are, "cpu", "cuda", ...
-        dtype: of the recurrent weights.
+        dtype: that is computed in.
         T, B, G, H: time steps, batch, groups (2 for a bidirectional layer), hidden units.
+        I, L: input size (0: the input is igates) and layers.
         peephole: with peephole connections.
         proj_size: size of the projected hidden state, 0 for none.
         lengths: rows have lengths of their own.
@@ -57,6 +58,8 @@ class Problem:
     B: int
     G: int
     H: int
+    I: int = 0
+    L: int = 1
     peephole: bool = False
     proj_size: int = 0
     lengths: bool = False

@@ -54,17 +54,20 @@ class Case:
     reverse: tuple[bool, ...] = (False,)
     peephole: bool = True
     lengths: bool = False
-    broadcast: tuple[int, ...] = ()  # dimensions of igates along which the stride is 0
+    I: int = 0  # columns of x; 0: the input is igates
+    shared: bool = True  # all groups read the same x
+    biases: tuple[str, ...] = ("bias_ih", "bias_hh")
+    broadcast: tuple[int, ...] = ()  # dimensions of the input along which the stride is 0
     uses: tuple[str, ...] = ("y", "hy", "cy")
 
     @property
     def tolerance(self):
         """In float64: 8 roundings for each term of the longest sum, a weight's gradient.
 
-        The sum over T * B products, each after a dot product of H terms, errs by at most as many
-        roundings relative to its largest term; 8 leaves room for the activations' own.
+        The sum over T * B products, each after dot products of H and I terms, errs by at most as
+        many roundings relative to its largest term; 8 leaves room for the activations' own.
         """
-        return 8 * torch.finfo(torch.float64).eps * (self.T * self.B + self.H)
+        return 8 * torch.finfo(torch.float64).eps * (self.T * self.B + self.H + self.I)
 
     def problem(self, dtype):
         """What a backend is asked about this case."""
@@ -76,6 +79,7 @@ class Case:
             self.B,
             G,
             self.H,
+            self.I,
             peephole=self.peephole,
             lengths=self.lengths,
         )
@@ -83,13 +87,26 @@ class Case:
     def inputs(self):
         """Random differentiable inputs by name: float64 numbers that float32 holds exactly."""
         T, B, G, H = self.T, self.B, len(self.reverse), self.H
-        size = [1 if dim in self.broadcast else n for dim, n in enumerate((T, B, G, 4 * H))]
-        inputs = {"igates": _randn(*size), "hx": _randn(G, B, H), "cx": _randn(G, B, H)}
+        size = (T, B, G, self.I or 4 * H)
+        size = [1 if dim in self.broadcast else n for dim, n in enumerate(size)]
+        if self.I and self.shared:
+            del size[2]
+        inputs = {"x" if self.I else "igates": _randn(*size)}
+        inputs |= {"hx": _randn(G, B, H), "cx": _randn(G, B, H)}
         for group in range(G):
+            if self.I:
+                inputs[f"weight_ih[{group}]"] = _initial(4 * H, self.I, H=H)
+                for bias in self.biases:
+                    inputs[f"{bias}[{group}]"] = _initial(4 * H, H=H)
             inputs[f"weight_hh[{group}]"] = _initial(4 * H, H, H=H)
             if self.peephole:
                 inputs[f"weight_ch[{group}]"] = _initial(3 * H, H=H)
         return {name: value.float().double() for name, value in inputs.items()}
+
+    def expand(self, input):
+        """The input at its full size, where it was drawn with broadcast dimensions."""
+        size = [self.T, self.B, len(self.reverse), -1]
+        return input.expand(*size if input.dim() == 4 else size[:2] + size[3:])
 
     def row_lengths(self):
         """(B,) lengths with a full row, a row of one step, and random ones; or None."""
@@ -116,6 +133,11 @@ def _initial(*size, H):
     return (2 * torch.rand(*size, dtype=torch.float64) - 1) * H**-0.5
 
 
+def weights_of(case, values, name):
+    """One of the lists that ``lstm_sequence`` takes: a tensor a group, or nothing."""
+    return [values[key] for g in range(len(case.reverse)) if (key := f"{name}[{g}]") in values]
+
+
 def run_case(case, inputs, lengths, cotangents, backend, dtype=torch.float64):
     """All outputs and all gradients of a case by name; a tensor's strides are kept.
 
@@ -132,13 +154,15 @@ def run_case(case, inputs, lengths, cotangents, backend, dtype=torch.float64):
 
 def _outputs_and_gradients(case, inputs, lengths, cotangents, backend, dtype):
     leaves = {name: _like(value, dtype).requires_grad_() for name, value in inputs.items()}
-    T, B, G = case.T, case.B, len(case.reverse)
     outputs = lstm_sequence(
-        leaves["igates"].expand(T, B, G, 4 * case.H),
-        [leaves[f"weight_hh[{group}]"] for group in range(G)],
+        case.expand(leaves["x" if case.I else "igates"]),
+        weights_of(case, leaves, "weight_hh"),
         leaves["hx"],
         leaves["cx"],
-        weight_ch=[leaves[f"weight_ch[{g}]"] for g in range(G)] if case.peephole else None,
+        weight_ih=weights_of(case, leaves, "weight_ih"),
+        bias_ih=weights_of(case, leaves, "bias_ih"),
+        bias_hh=weights_of(case, leaves, "bias_hh"),
+        weight_ch=weights_of(case, leaves, "weight_ch"),
         reverse=case.reverse,
         lengths=lengths,
         backend=backend,
@@ -175,6 +199,20 @@ def check_case(case, backend, change=None):
     assert_close(ours, truth, case.tolerance)
     ours, torchs = (
         run_case(case, inputs, lengths, cotangents, name, torch.float32)
+        for name in (backend, "reference")
+    )
+    assert_as_close_as_torch(ours, torchs, truth)
+
+
+def check_bfloat16(case, backend):
+    """A backend in bfloat16 errs at most twice as much as plain torch in bfloat16 does."""
+    skip_unless_supported(backend, case.problem(torch.bfloat16))
+    exact = {name: value.bfloat16().double() for name, value in case.inputs().items()}
+    lengths, cotangents = case.row_lengths(), case.cotangents()
+    cotangents = {name: value.bfloat16().double() for name, value in cotangents.items()}
+    truth = run_case(case, exact, lengths, cotangents, "reference")
+    ours, torchs = (
+        run_case(case, exact, lengths, cotangents, name, torch.bfloat16)
         for name in (backend, "reference")
     )
     assert_as_close_as_torch(ours, torchs, truth)

@@ -5,12 +5,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import Case, assert_close, error, run_case
+from helpers import Case, assert_as_close_as_torch, assert_close, error, run_case, weights_of
 
 from fastlstm import lstm_sequence
 from fastlstm.backends import cpu
 
-CASE = Case(T=5, B=7, H=33, reverse=(False, True), lengths=True)
+CASE = Case(T=50, B=7, H=33, I=20, reverse=(False, True), lengths=True)
 
 
 @pytest.fixture(params=cpu.isas())
@@ -22,37 +22,45 @@ def isa(request):
 def _run_isa(case, inputs, lengths, cotangents, isa, dtype=torch.float64):
     """``run_case`` with the forward and backward functions themselves."""
     values = {name: value.to(dtype) for name, value in inputs.items()}
-    groups = range(len(case.reverse))
-    weight_hh = [values[f"weight_hh[{group}]"] for group in groups]
-    weight_ch = [values[f"weight_ch[{group}]"] for group in groups] if case.peephole else []
-    hx, cx = values["hx"], values["cx"]
-    options = (case.reverse, lengths)
-    y, hy, cy, reserve = cpu.forward(
-        values["igates"], weight_hh, weight_ch, hx, cx, *options, True, isa=isa
+    input = values["x" if case.I else "igates"]
+    weight_ih, bias_ih, bias_hh, weight_hh, weight_ch = (
+        weights_of(case, values, name)
+        for name in ("weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch")
     )
-    untrained = cpu.forward(
-        values["igates"], weight_hh, weight_ch, hx, cx, *options, False, isa=isa
-    )
+    state = (values["hx"], values["cx"], case.reverse, lengths)
+    arguments = (input, weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, *state)
+    y, hy, cy, reserve = cpu.forward(*arguments, None, True, isa=isa)
+    untrained = cpu.forward(*arguments, None, False, isa=isa)
     assert untrained[3].numel() == 0
     for output, same in zip((y, hy, cy), untrained, strict=False):
         assert torch.equal(output, same)
+    if case.I:
+        packed = cpu.forward(*arguments, cpu.pack(weight_ih, weight_hh, isa=isa), False, isa=isa)
+        assert error(packed[0], y) <= 8 * torch.finfo(dtype).eps * (case.H + case.I)
     gradients = [cotangents[name].to(dtype) for name in ("y", "hy", "cy")]
-    digates, dweight_hh, dweight_ch, dhx, dcx = cpu.backward(
-        *gradients, y, reserve, weight_hh, weight_ch, hx, cx, *options, isa=isa
+    x = input if case.I else None
+    needs = [True, bool(case.I), bool(case.I), True, case.peephole]
+    dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dhx, dcx = cpu.backward(
+        *gradients, y, reserve, x, weight_ih, weight_hh, weight_ch, *state, needs, isa=isa
     )
-    results = {"y": y, "hy": hy, "cy": cy, "digates": digates, "dhx": dhx, "dcx": dcx}
-    for group in groups:
+    results = {"y": y, "hy": hy, "cy": cy, "dhx": dhx, "dcx": dcx}
+    results["dx" if case.I else "digates"] = dinput
+    for group in range(len(case.reverse)):
         results[f"dweight_hh[{group}]"] = dweight_hh[group]
         if case.peephole:
             results[f"dweight_ch[{group}]"] = dweight_ch[group]
+        if case.I:
+            results[f"dweight_ih[{group}]"] = dweight_ih[group]
+            for bias in case.biases:
+                results[f"d{bias}[{group}]"] = dbias[group]
     return results
 
 
 @pytest.mark.parametrize("peephole", [False, True])
 @pytest.mark.parametrize("H", [1, 5, 16, 33, 70])
-@pytest.mark.parametrize("B", [1, 4, 13])
-def test_every_isa_equals_the_reference(isa, B, H, peephole):
-    case = Case(T=4, B=B, H=H, reverse=(False, True), peephole=peephole, lengths=B > 1)
+@pytest.mark.parametrize("B, I", [(1, 0), (4, 1), (4, 40), (13, 0), (13, 9)])
+def test_every_isa_equals_the_reference(isa, B, I, H, peephole):
+    case = Case(T=4, B=B, H=H, I=I, reverse=(False, True), peephole=peephole, lengths=B > 1)
     inputs, lengths, cotangents = case.inputs(), case.row_lengths(), case.cotangents()
     truth = run_case(case, inputs, lengths, cotangents, "reference")
     assert_close(_run_isa(case, inputs, lengths, cotangents, isa), truth, case.tolerance)
@@ -60,19 +68,45 @@ def test_every_isa_equals_the_reference(isa, B, H, peephole):
     assert_close(single, truth, case.tolerance * 2**29)  # 2**29 = eps of float32 / float64
 
 
+@pytest.mark.parametrize("T, B, H, I", [(300, 3, 20, 33), (3, 300, 9, 30), (2, 70, 100, 300)])
+def test_every_isa_in_several_blocks(isa, T, B, H, I):
+    """More rows than are projected, or summed into a weight's gradient, at once."""
+    case = Case(T=T, B=B, H=H, I=I, reverse=(False, True), lengths=True)
+    inputs, lengths, cotangents = case.inputs(), case.row_lengths(), case.cotangents()
+    truth = run_case(case, inputs, lengths, cotangents, "reference")
+    assert_close(_run_isa(case, inputs, lengths, cotangents, isa), truth, case.tolerance)
+
+
+@pytest.mark.parametrize("B, H, I", [(1, 17, 0), (7, 33, 9), (13, 64, 40)])
+def test_every_isa_in_bfloat16(isa, B, H, I):
+    case = Case(T=4, B=B, H=H, I=I, reverse=(False, True), lengths=B > 1)
+    inputs = {name: value.bfloat16().double() for name, value in case.inputs().items()}
+    lengths = case.row_lengths()
+    cotangents = {name: v.bfloat16().double() for name, v in case.cotangents().items()}
+    truth = run_case(case, inputs, lengths, cotangents, "reference")
+    torchs = run_case(case, inputs, lengths, cotangents, "reference", torch.bfloat16)
+    ours = _run_isa(case, inputs, lengths, cotangents, isa, torch.bfloat16)
+    assert_as_close_as_torch(ours, torchs, truth)
+
+
 def test_portable_code_is_always_there():
     assert cpu.isas()[-1] == "portable"
+
+
+def _infer(igates, weight_hh, hx, cx, isa):
+    arguments = (igates, [], [], [], weight_hh, [], hx, cx, [False], None, None, False)
+    return cpu.forward(*arguments, isa=isa)
 
 
 def test_unknown_isa():
     igates, weight_hh, zeros = torch.zeros(1, 1, 1, 4), [torch.zeros(4, 1)], torch.zeros(1, 1, 1)
     with pytest.raises(ValueError, match=r"isa.*sse9"):
-        cpu.forward(igates, weight_hh, [], zeros, zeros, [False], None, False, isa="sse9")
+        _infer(igates, weight_hh, zeros, zeros, isa="sse9")
 
 
 @pytest.mark.parametrize("B, H", [(1, 130), (2, 200), (7, 33), (64, 5)])
 def test_any_number_of_threads(B, H):
-    case = Case(T=5, B=B, H=H, reverse=(False, True))
+    case = Case(T=5, B=B, H=H, I=50, reverse=(False, True))
     inputs, cotangents = case.inputs(), case.cotangents()
     torch.set_num_threads(1)
     alone = run_case(case, inputs, None, cotangents, "cpu")
@@ -83,10 +117,10 @@ def test_any_number_of_threads(B, H):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 def test_same_bits_every_time(dtype, threads):
     torch.set_num_threads(threads)
-    case = Case(T=9, B=6, H=40, reverse=(False, True))
+    case = Case(T=9, B=60, H=40, I=70, reverse=(False, True))
     inputs, cotangents = case.inputs(), case.cotangents()
     first, *others = (run_case(case, inputs, None, cotangents, "cpu", dtype) for _ in range(4))
     for other in others:
@@ -156,7 +190,7 @@ def test_activations_are_accurate_everywhere(isa, gate, dtype):
         return run(igates.to(dtype), weight_hh, hx, cx.to(dtype))
 
     def ours(igates, weight_hh, hx, cx):
-        return cpu.forward(igates, weight_hh, [], hx, cx, [False], None, False, isa=isa)[1:3]
+        return _infer(igates, weight_hh, hx, cx, isa)[1:3]
 
     def torchs(igates, weight_hh, hx, cx):
         return lstm_sequence(igates, weight_hh, hx, cx, backend="reference")[1:]

@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 import fastlstm
 from fastlstm import backends
 
-T, B, I, H = 5, 4, 3, 6  # noqa: E741
+T, B, I, H = 5, 4, 3, 6
 LENGTHS = torch.tensor([3, 5, 1, 4])
 TOLERANCE = 1e-10  # relative, in float64: far above rounding, far below any mistake
 CONFIGURATIONS = [
@@ -186,13 +186,13 @@ def test_dropout():
 
 def test_dropout_zeroes_that_share_of_what_layers_pass_on(monkeypatch):
     seen = []
-    original = fastlstm.functional._project
+    original = fastlstm.functional.lstm_sequence
 
-    def project(x, layer):
+    def lstm_sequence(x, *arguments, **options):
         seen.append(x)
-        return original(x, layer)
+        return original(x, *arguments, **options)
 
-    monkeypatch.setattr(fastlstm.functional, "_project", project)
+    monkeypatch.setattr(fastlstm.functional, "lstm_sequence", lstm_sequence)
     module = fastlstm.LSTM(I, 200, 3, dropout=0.4, backend="reference")
     with torch.no_grad():
         output, _ = module(torch.randn(T, B, I))

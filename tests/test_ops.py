@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import Case, assert_close
+from helpers import Case, assert_close, weights_of
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -10,35 +10,39 @@ import fastlstm
 from fastlstm import backends, dispatch, lstm_sequence, ops
 
 OPTIONS = [
-    {"peephole": peephole, "lengths": lengths}
+    {"peephole": peephole, "lengths": lengths, "I": I}
     for peephole in (False, True)
     for lengths in (False, True)
+    for I in (0, 3)
 ]
 
 
 def _forward_arguments(options, *, train=True, differentiable=True):
     case = Case(T=3, B=2, H=4, reverse=(False, True), **options)
     inputs = {name: value.requires_grad_(differentiable) for name, value in case.inputs().items()}
+    weights = ("weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch")
     return (
-        inputs["igates"],
-        [inputs["weight_hh[0]"], inputs["weight_hh[1]"]],
-        [inputs["weight_ch[0]"], inputs["weight_ch[1]"]] if case.peephole else [],
+        inputs["x" if case.I else "igates"],
+        *(weights_of(case, inputs, name) for name in weights),
         inputs["hx"],
         inputs["cx"],
         list(case.reverse),
         case.row_lengths(),
+        None,
         train,
         "cpu",
     )
 
 
-def _backward_arguments(options, *, needs_dweight_hh=True):
+def _backward_arguments(options, *, needs=True):
     forward = _forward_arguments(options, differentiable=False)
     y, hy, cy, reserve = ops.lstm_sequence(*forward)
-    _, weight_hh, weight_ch, hx, cx, reverse, lengths, _, backend = forward
+    input, weight_ih, _, _, weight_hh, weight_ch, hx, cx, reverse, lengths, _, _, backend = forward
     gradients = [torch.randn_like(output) for output in (y, hy, cy)]
-    weights = (weight_hh, weight_ch, hx, cx, reverse, lengths)
-    return (*gradients, y, reserve, *weights, needs_dweight_hh, backend)
+    input = input if weight_ih else None
+    asked = [needs, needs and bool(weight_ih), needs and bool(weight_ih), needs, bool(weight_ch)]
+    weights = (weight_ih, weight_hh, weight_ch)
+    return (*gradients, y, reserve, input, *weights, hx, cx, reverse, lengths, asked, backend)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -58,11 +62,11 @@ def test_opcheck_without_gradients(options):
     torch.library.opcheck(operator, arguments)
 
 
-@pytest.mark.parametrize("needs_dweight_hh", [False, True])
+@pytest.mark.parametrize("needs", [False, True])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_opcheck_backward(options, needs_dweight_hh):
+def test_opcheck_backward(options, needs):
     operator = torch.ops.fastlstm.lstm_sequence_backward.default
-    arguments = _backward_arguments(options, needs_dweight_hh=needs_dweight_hh)
+    arguments = _backward_arguments(options, needs=needs)
     torch.library.opcheck(operator, arguments)
     tests = ["test_schema", "test_faketensor"]
     torch.library.opcheck(operator, (None, *arguments[1:]), test_utils=tests)
@@ -72,12 +76,12 @@ def test_opcheck_backward(options, needs_dweight_hh):
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("flag", [False, True])
 def test_fake_outputs_have_the_real_sizes(options, flag):
-    """``flag`` is train of the forward op and needs_dweight_hh of the backward op."""
+    """``flag`` is train of the forward op and what is asked of the backward op."""
     for operator, arguments in (
         (ops.lstm_sequence, _forward_arguments(options, train=flag)),
         (
             torch.ops.fastlstm.lstm_sequence_backward,
-            _backward_arguments(options, needs_dweight_hh=flag),
+            _backward_arguments(options, needs=flag),
         ),
     ):
         with FakeTensorMode(allow_non_fake_inputs=False) as mode:
@@ -216,6 +220,6 @@ def test_what_explain_says_is_what_runs(monkeypatch, module, x):
 
 def test_auto_always_finds_a_backend():
     assert dispatch.BACKENDS[-1] is backends.reference
-    igates = torch.randn(2, 2, 1, 8, dtype=torch.bfloat16)
-    y, _, _ = lstm_sequence(igates, [torch.randn(8, 2, dtype=torch.bfloat16)])
-    assert y.dtype == torch.bfloat16
+    igates = torch.randn(2, 2, 1, 8, dtype=torch.float16)
+    y, _, _ = lstm_sequence(igates, [torch.randn(8, 2, dtype=torch.float16)])
+    assert y.dtype == torch.float16

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import Case, assert_close, check_case, error, run_case
+from helpers import Case, assert_close, check_bfloat16, check_case, error, run_case, weights_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -110,6 +110,28 @@ def test_options(fused_backend, reverse, peephole, lengths):
     )
 
 
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("reverse", DIRECTIONS)
+@pytest.mark.parametrize("biases", [("bias_ih", "bias_hh"), ("bias_ih",), ()])
+def test_input_projection(fused_backend, reverse, shared, biases):
+    case = Case(T=5, B=3, H=17, I=11, reverse=reverse, shared=shared, biases=biases, lengths=True)
+    check_case(case, fused_backend)
+
+
+@pytest.mark.parametrize("T, B, H, I", [(1, 1, 33, 50), (2, 5, 8, 1), (30, 20, 24, 40)])
+def test_input_projection_sizes(fused_backend, T, B, H, I):
+    check_case(Case(T=T, B=B, H=H, I=I, reverse=(False, True)), fused_backend)
+
+
+@pytest.mark.parametrize("I", [0, 9, 24])
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("peephole", [False, True])
+@pytest.mark.parametrize("T, B, H", [(1, 1, 16), (9, 3, 17), (20, 13, 40)])
+def test_bfloat16(fused_backend, T, B, H, I, peephole, lengths):
+    case = Case(T=T, B=B, H=H, I=I, reverse=(False, True), peephole=peephole, lengths=lengths)
+    check_bfloat16(case, fused_backend)
+
+
 @pytest.mark.parametrize("H", [1, 3, 16, 17, 100])
 @pytest.mark.parametrize("B", [1, 2, 7])
 @pytest.mark.parametrize("T", [1, 2, 9])
@@ -204,20 +226,26 @@ def test_weights_at_odd_addresses(fused_backend):
     torch.testing.assert_close(y, truth)
 
 
-@pytest.mark.parametrize("wanted", ["igates", "hx", "cx", "weight_hh[1]", "weight_ch[0]"])
+@pytest.mark.parametrize(
+    "wanted",
+    ["x", "hx", "cx", "weight_ih[0]", "bias_ih[1]", "bias_hh[0]", "weight_hh[1]", "weight_ch[0]"],
+)
 def test_gradient_of_one_input_alone(fused_backend, wanted):
-    case = Case(T=4, B=3, H=5, reverse=(False, True))
+    case = Case(T=4, B=3, H=5, I=6, reverse=(False, True))
     inputs = case.inputs()
 
     def gradient(name):
         values = {key: value.clone() for key, value in inputs.items()}
         values[wanted].requires_grad_()
         y, hy, cy = lstm_sequence(
-            values["igates"],
-            [values["weight_hh[0]"], values["weight_hh[1]"]],
+            values["x"],
+            weights_of(case, values, "weight_hh"),
             values["hx"],
             values["cx"],
-            weight_ch=[values["weight_ch[0]"], values["weight_ch[1]"]],
+            weight_ih=weights_of(case, values, "weight_ih"),
+            bias_ih=weights_of(case, values, "bias_ih"),
+            bias_hh=weights_of(case, values, "bias_hh"),
+            weight_ch=weights_of(case, values, "weight_ch"),
             reverse=case.reverse,
             backend=name,
         )
@@ -238,14 +266,15 @@ def test_lengths_of_any_integer_type_and_stride(fused_backend, dtype):
     assert_close(ours, truth, case.tolerance)
 
 
-def test_padding_does_not_matter(fused_backend):
+@pytest.mark.parametrize("I", [0, 3])
+def test_padding_does_not_matter(fused_backend, I):
     """Whatever stands past a row's length, NaN included, changes neither value nor gradient."""
-    case = Case(T=5, B=3, H=4, reverse=(False, True), lengths=True)
+    case = Case(T=5, B=3, H=4, I=I, reverse=(False, True), lengths=True)
     inputs, cotangents = case.inputs(), case.cotangents()
     lengths = torch.tensor([2, 5, 1])
     truth = run_case(case, inputs, lengths, cotangents, fused_backend)
     padding = torch.arange(5)[:, None] >= lengths
-    inputs["igates"][padding] = float("nan")
+    inputs["x" if I else "igates"][padding] = float("nan")
     cotangents["y"][padding] = float("nan")
     ours = run_case(case, inputs, lengths, cotangents, fused_backend)
     assert all(torch.equal(ours[name], truth[name]) for name in truth)
@@ -302,6 +331,8 @@ def test_second_derivative_is_refused_not_wrong(fused_backend):
         T=st.integers(1, 6),
         B=st.integers(1, 6),
         H=st.integers(1, 70),
+        I=st.integers(0, 40),
+        shared=st.booleans(),
         reverse=st.lists(st.booleans(), min_size=1, max_size=4).map(tuple),
         peephole=st.booleans(),
         lengths=st.booleans(),

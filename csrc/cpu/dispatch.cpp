@@ -6,8 +6,11 @@
 namespace fastlstm::cpu {
 namespace {
 
-#define FASTLSTM_KERNELS(isa) \
-  Kernels { #isa, isa::forward_workspace, isa::forward, isa::backward_workspace, isa::backward }
+#define FASTLSTM_KERNELS(isa)                                                                 \
+  Kernels {                                                                                   \
+    #isa, isa::forward_packed, isa::forward_workspace, isa::forward, isa::backward_workspace, \
+        isa::backward, isa::fma_flops                                                         \
+  }
 
 const std::vector<Kernels>& available() {
   static const std::vector<Kernels> best_first = [] {
@@ -16,6 +19,7 @@ const std::vector<Kernels>& available() {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+      if (__builtin_cpu_supports("avx512bf16")) list.push_back(FASTLSTM_KERNELS(avx512bf16));
       list.push_back(FASTLSTM_KERNELS(avx512));
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {

@@ -1,125 +1,312 @@
-// The forward recurrence, compiled once per instruction set.
+// The forward pass, compiled once per instruction set.
 //
-// A step of a tile is, for each panel of hidden units and each block of rows, the product h' W_hh^T
-// in registers and then the cell on it. No state is copied: h' is the row of y that the previous
-// step wrote, and c lives in cy.
+// Pre-activations live in cells: the four gates of one vector of hidden units in one row at one
+// step. Time runs in blocks. For each block a thread projects the input of its tiles into cells
+// (so igates never leave its cache), then goes through the steps: to the cells of a step it adds
+// h' W_hh^T, and on the sums it computes the LSTM cell. h' is the row of y that the step before
+// wrote; nothing is copied.
+//
+// A call of few products per weight packs nothing: it would read each weight twice to use it once.
+// It fills the cells by dot products with the weights as they lie.
 #include "kernels.h"
+#include "products.h"
 #include "schedule.h"
 
 namespace fastlstm::cpu::FASTLSTM_ISA {
 namespace {
 
-template <class T>
+// Cells of one block of time, per thread: half of a usual L2.
+constexpr int64_t kBlockBytes = 256 * 1024;
+// Rows of h' that are read as they lie: half of a usual L1.
+constexpr int64_t kRowBytes = 16 * 1024;
+// Rows that a block should have at least, so that W_ih is not read too often.
+constexpr int64_t kBlockRows = 192;
+
+template <class S>
 class Forward {
-  using S = Simd<T>;
-  using Value = typename S::Value;
-  static constexpr int kLanes = S::kLanes;
+  using V = Simd<Sum<S>>;
+  using Value = typename V::Value;
+  static constexpr int kUnits = kLanes<S>;
+  static constexpr int kCell = kPanelWidth<S>;
 
   // Where a row of the batch finds its data at one step; each pointer to hidden unit 0.
   struct Row {
-    const T* h;       // (H) h'
-    const T* igates;  // (4H)
-    T* c;             // (H) c' becomes c
-    T* y;             // (H)
-    T* reserve;       // (5H) or null
+    int64_t row;  // of its tile
+    const S* h;   // (H) h'
+    Sum<S>* c;    // (H) c' becomes c
+    S* y;         // (H)
+    S* reserve;   // (5H) or null
   };
 
  public:
   Forward(const LstmForward& call, int num_threads)
       : call_(call),
         shape_(call.shape),
-        panels_(ceil_div(shape_.H, kLanes)),
-        panel_size_(shape_.H * kPanelWidth<T>) {
+        panels_(ceil_div(shape_.H, kUnits)),
+        streaming_(!call.packed && shape_.T * ceil_div(shape_.B, kDotRows) <= 2),
+        threads_(worthwhile_threads(num_threads, flops(), shape_.T)) {
+    const Plan plan = plan_for(threads_);
+    const int64_t cells = plan.cells(shape_), rows = plan.by_rows ? cells / panels_ : shape_.B;
+    block_ = kBlockBytes / (cells * kCell * int64_t{sizeof(Sum<S>)} + 1);
+    if (block_ * rows < kBlockRows) block_ = ceil_div(kBlockRows, rows + 1);
+    // All at once where igates take less room than W_ih, which is then packed bit by bit in L1.
+    const bool at_once = shape_.T * shape_.B <= shape_.I && !plan.by_rows;
+    if (block_ > shape_.T || at_once) block_ = shape_.T;
+    packs_ih_ = shape_.I && !call.packed && !streaming_ && (block_ < shape_.T || plan.by_rows);
+
     Workspace workspace(call.workspace);
-    progress_ = workspace.take<Progress>(num_threads);
-    rows_ = workspace.take<Row>(num_threads * shape_.B);
-    packed_ = workspace.take<T>(shape_.G * panels_ * panel_size_);
+    progress_ = workspace.take<Progress>(threads_);
+    rows_ = workspace.take<Row>(threads_ * shape_.B);
+    inputs_ = workspace.take<const S*>(threads_ * shape_.B * block_);
+    c_ = workspace.take<Sum<S>>(shape_.G * shape_.B * shape_.H);
+    bias_ = workspace.take<Sum<S>>(shape_.G * panels_ * kCell);
+    cells_ = workspace.take<Sum<S>>(Plan::most_cells(shape_, threads_, panels_) * block_ * kCell);
+    chunks_ = workspace.take<Word<S>>(threads_ * panel_words<S>(kChunk));
+    row_blocks_ = workspace.take<Word<S>>(threads_ * row_block_words());
+    Workspace kept(call.packed);
+    Workspace& home = call.packed ? kept : workspace;
+    weight_hh_ = home.take<Word<S>>(streaming_ ? 0 : shape_.G * panels_ * panel_words<S>(shape_.H));
+    const bool has_ih = packs_ih_ || call.packed;
+    weight_ih_ = home.take<Word<S>>(has_ih ? shape_.G * panels_ * panel_words<S>(shape_.I) : 0);
     workspace_bytes_ = workspace.bytes();
   }
 
   size_t workspace_bytes() const { return workspace_bytes_; }
 
-  void run(int num_threads) const {
-    run_team(progress_, num_threads, [this](Team team) {
-      pack(team);
+  static size_t packed_bytes(const LstmShape& shape) {
+    Workspace kept(nullptr);
+    const int64_t panels = shape.G * ceil_div(shape.H, kUnits);
+    kept.take<Word<S>>(panels * panel_words<S>(shape.H));
+    kept.take<Word<S>>(panels * panel_words<S>(shape.I));
+    return kept.bytes();
+  }
+
+  void run() const {
+    run_team(progress_, threads_, [this](Team team) {
+      prepare(team);
       team.barrier();
-      const int64_t weight_bytes = panels_ * panel_size_ * sizeof(T);
-      Row* rows = rows_ + team.thread() * shape_.B;
-      run_tiles(
-          team, shape_, panels_, split_by_rows(shape_, team.size(), panels_, weight_bytes),
-          [&](const Tile& tile) { start(tile); },
-          [&](const Tile& tile, int64_t s) { step(tile, s, rows); },
-          [&](const Tile& tile) { end(tile); });
+      const Plan plan = plan_for(team.size());
+      const auto for_each_tile = [&](const auto& visit) {
+        plan.for_each_tile(shape_, team.thread(), visit);
+      };
+      const int64_t width = plan.cells(shape_) * block_ * kCell;
+      const Scratch scratch = {
+          rows_ + team.thread() * shape_.B,
+          inputs_ + team.thread() * shape_.B * block_,
+          cells_ + team.thread() * width,
+          chunks_ + team.thread() * panel_words<S>(kChunk),
+          row_blocks_ + team.thread() * row_block_words(),
+      };
+      for_each_tile([&](const Tile& tile) { start(tile); });
+      if (plan.by_rows) {
+        for_each_tile([&](const Tile& tile) {
+          for (int64_t s = 0; s < shape_.T; ++s) {
+            if (s % block_ == 0) project(tile, block_at(s), scratch);
+            step(tile, s, scratch);
+          }
+        });
+      } else {
+        for (int64_t s = 0; s < shape_.T; ++s) {
+          for_each_tile([&](const Tile& tile) {
+            if (s % block_ == 0) project(tile, block_at(s), scratch);
+            step(tile, s, scratch);
+          });
+          team.barrier();
+        }
+      }
+      for_each_tile([&](const Tile& tile) { end(tile); });
     });
   }
 
  private:
-  void pack(const Team& team) const {
-    const Range panels = share(shape_.G * panels_, team.thread(), team.size());
-    for (int64_t i = panels.begin; i < panels.end; ++i) {
-      const T* weight = in(call_.weight_hh) + i / panels_ * call_.weight_hh_stride;
-      pack_forward(weight, shape_.H, i % panels_, packed_ + i * panel_size_);
+  static constexpr int64_t kChunk = kDepth * Format<S>::kPerWord;
+
+  struct Scratch {
+    Row* rows;
+    const S** inputs;
+    Sum<S>* cells;
+    Word<S>* chunk;
+    Word<S>* blocks;  // packed rows, of x or of h'
+  };
+
+  double flops() const {
+    return 8.0 * shape_.T * shape_.B * shape_.G * shape_.H * (shape_.I + shape_.H);
+  }
+  // Room for a chunk of all inputs of a block, or for all of h'.
+  int64_t row_block_words() const {
+    const int64_t x = shape_.B * block_ * words_of<S>(lesser(kChunk, shape_.I));
+    const int64_t h = shape_.B * words_of<S>(shape_.H);
+    return x > h ? x : h;
+  }
+  Plan plan_for(int threads) const {
+    const int64_t weight_bytes = panels_ * panel_words<S>(shape_.H) * sizeof(Word<S>);
+    Plan plan(shape_, threads, panels_, weight_bytes);
+    if (streaming_ && shape_.G * panels_ >= threads) plan.by_rows = false;  // read weights once
+    return plan;
+  }
+  Range block_at(int64_t s) const { return {s, lesser(s + block_, shape_.T)}; }
+
+  // Packs the weights, and adds up the biases in the order of the cells.
+  void prepare(const Team& team) const {
+    const int64_t H = shape_.H, I = shape_.I;
+    const Range mine = share(shape_.G * panels_, team.thread(), team.size());
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      const int64_t group = i / panels_, unit = i % panels_ * kUnits;
+      if (!streaming_ && !call_.is_packed) {
+        const S* weight = of_group(call_.weight_hh, group);
+        pack_gates(weight, H, H, unit, 0, H, weight_hh_ + i * panel_words<S>(H));
+      }
+      if (packs_ih_ || (call_.packed && !call_.is_packed && I)) {
+        const S* weight = of_group(call_.weight_ih, group);
+        pack_gates(weight, H, I, unit, 0, I, weight_ih_ + i * panel_words<S>(I));
+      }
+      for (int64_t at = 0; at < kCell; ++at) {
+        const int64_t u = unit + at % kUnits, gate = at / kUnits;
+        Sum<S> sum = 0;
+        if (u < H && call_.bias_ih.data)
+          sum += number(of_group(call_.bias_ih, group)[gate * H + u]);
+        if (u < H && call_.bias_hh.data)
+          sum += number(of_group(call_.bias_hh, group)[gate * H + u]);
+        bias_[i * kCell + at] = sum;
+      }
     }
   }
 
   void start(const Tile& tile) const {
-    const Range units = units_of(tile);
-    for (int64_t b = tile.rows.begin; b < tile.rows.end; ++b) {
-      const int64_t at = state(tile.group, b);
-      for (int64_t u = units.begin; u < units.end; ++u)
-        out(call_.cy)[at + u] = in(call_.cx)[at + u];
-    }
+    for_each_vector(tile, [&](int64_t b, int64_t unit, auto lanes) {
+      const int64_t at = state(tile.group, b) + unit;
+      V::store(c_ + at, V::load(in(call_.cx) + at, lanes), lanes);
+    });
   }
 
   void end(const Tile& tile) const {
-    const Range units = units_of(tile);
-    for (int64_t b = tile.rows.begin; b < tile.rows.end; ++b) {
+    for_each_vector(tile, [&](int64_t b, int64_t unit, auto lanes) {
       const Course course(shape_, tile.group, b);
-      const int64_t at = state(tile.group, b);
-      const T* h = course.length > 0 ? y(course.last(), b, tile.group) : in(call_.hx) + at;
-      for (int64_t u = units.begin; u < units.end; ++u) out(call_.hy)[at + u] = h[u];
+      const int64_t at = state(tile.group, b) + unit;
+      const S* h = course.length > 0 ? y(course.last(), b, tile.group) + unit : in(call_.hx) + at;
+      V::store(out(call_.hy) + at, V::load(h, lanes), lanes);
+      V::store(out(call_.cy) + at, V::load(c_ + at, lanes), lanes);
+    });
+  }
+
+  // Fills the cells of a block of steps with x W_ih^T, or with igates as they came.
+  void project(const Tile& tile, Range block, const Scratch& scratch) const {
+    const int64_t rows = tile.num_rows(), count = (block.end - block.begin) * rows;
+    const int64_t* stride = call_.input_stride;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t t = time_of(tile.group, block.begin + i / rows), b = tile.rows.begin + i % rows;
+      scratch.inputs[i] = in(call_.input) + t * stride[0] + b * stride[1] + tile.group * stride[2];
+    }
+    if (shape_.I == 0) return gather(tile, block, scratch);
+    for (int64_t panel = tile.panels.begin; streaming_ && panel < tile.panels.end; ++panel) {
+      Sum<S>* cells = cell(tile, panel, 0, 0, scratch);
+      dot_gates(of_group(call_.weight_ih, tile.group), shape_.H, shape_.I, panel * kUnits, count,
+                false, [&](int64_t i) { return Operand<S>{scratch.inputs[i], cells + i * kCell}; });
+    }
+    for (int64_t k = 0; !streaming_ && k < shape_.I; k += kChunk) {
+      const int64_t depth = lesser(kChunk, shape_.I - k);
+      pack_row_blocks<S>(
+          count, depth, [&](int64_t i) { return scratch.inputs[i] + k; }, scratch.blocks);
+      for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
+        Strips<S> strips;
+        if (packs_ih_ || call_.packed) {
+          const auto at = [&](int64_t p, int64_t d) {
+            return packed(weight_ih_, shape_.I, tile.group, p, d);
+          };
+          strips = {at(panel, k), words_of<S>(shape_.I) * kStripWidth<S>, nullptr};
+          if (panel + 1 < tile.panels.end)
+            strips.next = at(panel + 1, k);
+          else if (k + depth < shape_.I)
+            strips.next = at(tile.panels.begin, k + depth);
+        } else {
+          pack_gates(of_group(call_.weight_ih, tile.group), shape_.H, shape_.I, panel * kUnits, k,
+                     depth, scratch.chunk);
+          strips = {scratch.chunk, words_of<S>(depth) * kStripWidth<S>, nullptr};
+        }
+        Sum<S>* cells = cell(tile, panel, 0, 0, scratch);
+        multiply_strips(strips, kStrips, count, depth, k > 0, scratch.blocks, [&](int64_t i) {
+          return Operand<S>{scratch.inputs[i] + k, cells + i * kCell};
+        });
+      }
     }
   }
 
-  void step(const Tile& tile, int64_t s, Row* rows) const {
-    const int64_t count = gather(tile, s, rows);
+  // Copies igates into cells.
+  void gather(const Tile& tile, Range block, const Scratch& scratch) const {
+    const int64_t count = (block.end - block.begin) * tile.num_rows();
     for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
-      const T* packed = packed_ + (tile.group * panels_ + panel) * panel_size_;
-      for_each_block(count, [&](int64_t first, int size) {
-        const Row* block = rows + first;
-        const T* h[kMaxRows];
-        const int64_t unit = panel * kLanes;
-        for (int r = 0; r < size; ++r) h[r] = block[r].h;
-        alignas(kVectorBytes) T hgates[kMaxRows * kPanelWidth<T>];
-        multiply(size, h, packed, shape_.H, hgates);
-        with_lanes<kLanes>(unit, shape_.H, [&](auto lanes) {
-          if (call_.weight_ch) {
-            update<true>(block, size, hgates, tile.group, unit, lanes);
-          } else {
-            update<false>(block, size, hgates, tile.group, unit, lanes);
+      with_lanes<kUnits>(panel * kUnits, shape_.H, [&](auto lanes) {
+        Sum<S>* to = cell(tile, panel, 0, 0, scratch);
+        for (int64_t i = 0; i < count; ++i, to += kCell) {
+          for (int gate = 0; gate < 4; ++gate) {
+            const S* from = scratch.inputs[i] + gate * shape_.H + panel * kUnits;
+            V::store(to + gate * kUnits, V::load(from, lanes), AllLanes{});
           }
-        });
+        }
+      });
+    }
+  }
+
+  void step(const Tile& tile, int64_t s, const Scratch& scratch) const {
+    const Row* rows = scratch.rows;
+    const int64_t count = visit_rows(tile, s, scratch.rows), H = shape_.H, at = s % block_;
+    // Many rows are packed once for all panels. Few are in L1 anyway.
+    const bool packs_rows = !streaming_ && count * H * int64_t{sizeof(S)} > kRowBytes;
+    for (int64_t k = 0; packs_rows && k < H; k += kChunk) {
+      pack_row_blocks<S>(
+          count, lesser(kChunk, H - k), [&](int64_t i) { return rows[i].h + k; },
+          scratch.blocks + words_of<S>(k) * count);
+    }
+    for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
+      Sum<S>* cells = cell(tile, panel, at, 0, scratch);
+      for (int64_t k = 0; !streaming_ && k < H; k += kChunk) {
+        const auto weight_at = [&](int64_t p, int64_t depth) {
+          return packed(weight_hh_, H, tile.group, p, depth);
+        };
+        Strips<S> strips = {weight_at(panel, k), words_of<S>(H) * kStripWidth<S>, nullptr};
+        if (k + kChunk < H) {
+          strips.next = weight_at(panel, k + kChunk);
+        } else {
+          strips.next = weight_at(panel + 1 < tile.panels.end ? panel + 1 : tile.panels.begin, 0);
+        }
+        multiply_strips(
+            strips, kStrips, count, lesser(kChunk, H - k), true,
+            packs_rows ? scratch.blocks + words_of<S>(k) * count : nullptr,
+            [&](int64_t i) { return Operand<S>{rows[i].h + k, cells + rows[i].row * kCell}; });
+      }
+      const int64_t unit = panel * kUnits;
+      const Sum<S>* bias = bias_ + (tile.group * panels_ + panel) * kCell;
+      if (streaming_) {
+        dot_gates(of_group(call_.weight_hh, tile.group), H, H, unit, count, true,
+                  [&](int64_t i) { return Operand<S>{rows[i].h, cells + rows[i].row * kCell}; });
+      }
+      with_lanes<kUnits>(unit, H, [&](auto lanes) {
+        if (call_.weight_ch.data) {
+          update<true>(rows, count, cells, bias, tile.group, unit, lanes);
+        } else {
+          update<false>(rows, count, cells, bias, tile.group, unit, lanes);
+        }
       });
     }
   }
 
   // Lists the rows that step s visits. Those that it does not visit get zeros in y.
-  int64_t gather(const Tile& tile, int64_t s, Row* rows) const {
-    const int64_t g = tile.group, t = shape_.reverse[g] ? shape_.T - 1 - s : s;
-    const Range units = units_of(tile);
+  int64_t visit_rows(const Tile& tile, int64_t s, Row* rows) const {
+    const int64_t g = tile.group, t = time_of(g, s);
+    const int64_t unit = tile.panels.begin * kUnits;
+    const int64_t units = lesser(tile.panels.end * kUnits, shape_.H) - unit;
     int64_t count = 0;
     for (int64_t b = tile.rows.begin; b < tile.rows.end; ++b) {
       const Course course(shape_, g, b);
       if (!course.visits(t)) {
-        for (int64_t u = units.begin; u < units.end; ++u) y(t, b, g)[u] = 0;
+        std::memset(y(t, b, g) + unit, 0, units * sizeof(S));
         continue;
       }
-      const int64_t* stride = call_.igates_stride;
       const int64_t reserve = 5 * shape_.H * ((t * shape_.B + b) * shape_.G + g);
       rows[count++] = {
+          b - tile.rows.begin,
           t == course.first() ? in(call_.hx) + state(g, b) : y(course.before(t), b, g),
-          in(call_.igates) + t * stride[0] + b * stride[1] + g * stride[2],
-          out(call_.cy) + state(g, b),
+          c_ + state(g, b),
           y(t, b, g),
           call_.reserve ? out(call_.reserve) + reserve : nullptr,
       };
@@ -127,76 +314,113 @@ class Forward {
     return count;
   }
 
-  // The cell, for the units of one vector in each row of a block.
+  // The LSTM cell, for the units of one vector in each of the rows.
   template <bool kPeepholes, class Lanes>
-  void update(const Row* rows, int count, const T* hgates, int64_t group, int64_t unit,
-              Lanes lanes) const {
+  void update(const Row* rows, int64_t count, const Sum<S>* cells, const Sum<S>* bias,
+              int64_t group, int64_t unit, Lanes lanes) const {
     const int64_t H = shape_.H;
     Peepholes<Value> weight;
     if constexpr (kPeepholes) {
-      const T* w = in(call_.weight_ch) + group * call_.weight_ch_stride + unit;
-      weight = {S::load(w, lanes), S::load(w + H, lanes), S::load(w + 2 * H, lanes)};
+      const S* w = of_group(call_.weight_ch, group) + unit;
+      weight = {V::load(w, lanes), V::load(w + H, lanes), V::load(w + 2 * H, lanes)};
     }
-    for (int r = 0; r < count; ++r, hgates += kPanelWidth<T>) {
-      const T* igates = rows[r].igates + unit;
-      Gates<Value> gates = {
-          S::load(igates, lanes) + S::load(hgates, AllLanes{}),
-          S::load(igates + H, lanes) + S::load(hgates + kLanes, AllLanes{}),
-          S::load(igates + 2 * H, lanes) + S::load(hgates + 2 * kLanes, AllLanes{}),
-          S::load(igates + 3 * H, lanes) + S::load(hgates + 3 * kLanes, AllLanes{}),
-      };
-      Value c = S::load(rows[r].c + unit, lanes);
-      const Value h = cell_forward<S, kPeepholes>(gates, weight, c);
-      S::store(rows[r].c + unit, c, lanes);
-      S::store(rows[r].y + unit, h, lanes);
+    const auto biased = [&](const Sum<S>* from, int gate) {
+      return V::load(from + gate * kUnits, AllLanes{}) + V::load(bias + gate * kUnits, AllLanes{});
+    };
+    for (int64_t r = 0; r < count; ++r) {
+      const Sum<S>* from = cells + rows[r].row * kCell;
+      Gates<Value> gates = {biased(from, 0), biased(from, 1), biased(from, 2), biased(from, 3)};
+      Value c = V::load(rows[r].c + unit, lanes);
+      const Value h = cell_forward<V, kPeepholes>(gates, weight, c);
+      V::store(rows[r].c + unit, c, lanes);
+      V::store(rows[r].y + unit, h, lanes);
       if (rows[r].reserve) {
-        T* reserve = rows[r].reserve + unit;
-        S::store(reserve, gates.i, lanes);
-        S::store(reserve + H, gates.f, lanes);
-        S::store(reserve + 2 * H, gates.g, lanes);
-        S::store(reserve + 3 * H, gates.o, lanes);
-        S::store(reserve + 4 * H, c, lanes);
+        S* reserve = rows[r].reserve + unit;
+        V::store(reserve, gates.i, lanes);
+        V::store(reserve + H, gates.f, lanes);
+        V::store(reserve + 2 * H, gates.g, lanes);
+        V::store(reserve + 3 * H, gates.o, lanes);
+        V::store(reserve + 4 * H, c, lanes);
       }
     }
   }
 
-  static const T* in(const void* pointer) { return static_cast<const T*>(pointer); }
-  static T* out(void* pointer) { return static_cast<T*>(pointer); }
+  // Calls visit(row of the batch, hidden unit, lanes) for every vector of a tile's state.
+  template <class Visit>
+  void for_each_vector(const Tile& tile, const Visit& visit) const {
+    for (int64_t b = tile.rows.begin; b < tile.rows.end; ++b) {
+      for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
+        const int64_t unit = panel * kUnits;
+        with_lanes<kUnits>(unit, shape_.H, [&](auto lanes) { visit(b, unit, lanes); });
+      }
+    }
+  }
 
-  T* y(int64_t t, int64_t b, int64_t g) const {
+  static const S* in(const void* pointer) { return static_cast<const S*>(pointer); }
+  static S* out(void* pointer) { return static_cast<S*>(pointer); }
+  static const S* of_group(const LstmWeight& weight, int64_t group) {
+    return in(weight.data) + group * weight.stride;
+  }
+
+  int64_t time_of(int64_t group, int64_t s) const {
+    return shape_.reverse[group] ? shape_.T - 1 - s : s;
+  }
+  S* y(int64_t t, int64_t b, int64_t g) const {
     return out(call_.y) + ((t * shape_.B + b) * shape_.G + g) * shape_.H;
   }
   int64_t state(int64_t g, int64_t b) const { return (g * shape_.B + b) * shape_.H; }
 
-  Range units_of(const Tile& tile) const {
-    const int64_t end = tile.panels.end * kLanes;
-    return {tile.panels.begin * kLanes, end < shape_.H ? end : shape_.H};
+  // The cell of a row at step `at` of the block; those of a panel lie together, step by step.
+  Sum<S>* cell(const Tile& tile, int64_t panel, int64_t at, int64_t row,
+               const Scratch& scratch) const {
+    const int64_t before = tile.cells + (panel - tile.panels.begin) * tile.num_rows();
+    return scratch.cells + (before * block_ + at * tile.num_rows() + row) * kCell;
+  }
+  // A panel of packed weights (G, panels, strips, depth), from depth k on.
+  const Word<S>* packed(const Word<S>* weight, int64_t depth, int64_t group, int64_t panel,
+                        int64_t k) const {
+    return weight + (group * panels_ + panel) * panel_words<S>(depth) +
+           words_of<S>(k) * kStripWidth<S>;
   }
 
   const LstmForward& call_;
   const LstmShape& shape_;
-  const int64_t panels_, panel_size_;
+  const int64_t panels_;
+  const bool streaming_;
+  const int threads_;
+  int64_t block_;  // steps
+  bool packs_ih_;  // whole, before the first step
   Progress* progress_;
   Row* rows_;
-  T* packed_;
+  const S** inputs_;
+  Sum<S>* c_;
+  Sum<S>* bias_;
+  Sum<S>* cells_;
+  Word<S>* chunks_;
+  Word<S>* row_blocks_;
+  Word<S>* weight_hh_;
+  Word<S>* weight_ih_;
   size_t workspace_bytes_;
 };
 
 }  // namespace
 
+size_t forward_packed(const LstmShape& shape) {
+  return with_stored(shape.dtype,
+                     [&](auto stored) { return Forward<decltype(stored)>::packed_bytes(shape); });
+}
+
 size_t forward_workspace(const LstmShape& shape, int num_threads) {
   LstmForward call{};
   call.shape = shape;
-  return shape.dtype == DType::float32 ? Forward<float>(call, num_threads).workspace_bytes()
-                                       : Forward<double>(call, num_threads).workspace_bytes();
+  return with_stored(shape.dtype, [&](auto stored) {
+    return Forward<decltype(stored)>(call, num_threads).workspace_bytes();
+  });
 }
 
 void forward(const LstmForward& call, int num_threads) {
-  if (call.shape.dtype == DType::float32) {
-    Forward<float>(call, num_threads).run(num_threads);
-  } else {
-    Forward<double>(call, num_threads).run(num_threads);
-  }
+  with_stored(call.shape.dtype,
+              [&](auto stored) { Forward<decltype(stored)>(call, num_threads).run(); });
 }
 
 }  // namespace fastlstm::cpu::FASTLSTM_ISA

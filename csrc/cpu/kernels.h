@@ -1,7 +1,7 @@
 // What each instruction set provides, and the choice among them.
 //
 // forward.cpp and backward.cpp are compiled once per instruction set, each time into a namespace of
-// its own: fastlstm::cpu::avx512, ::avx2, ::portable.
+// its own: fastlstm::cpu::avx512bf16, ::avx512, ::avx2, ::portable.
 #pragma once
 
 #include <string>
@@ -14,11 +14,14 @@ namespace fastlstm::cpu {
 
 #define FASTLSTM_DECLARE_KERNELS(isa)                           \
   namespace isa {                                               \
+  size_t forward_packed(const LstmShape&);                      \
   size_t forward_workspace(const LstmShape&, int num_threads);  \
   void forward(const LstmForward&, int num_threads);            \
   size_t backward_workspace(const LstmShape&, int num_threads); \
   void backward(const LstmBackward&, int num_threads);          \
+  double fma_flops(int num_threads);                            \
   }
+FASTLSTM_DECLARE_KERNELS(avx512bf16)
 FASTLSTM_DECLARE_KERNELS(avx512)
 FASTLSTM_DECLARE_KERNELS(avx2)
 FASTLSTM_DECLARE_KERNELS(portable)
@@ -26,10 +29,12 @@ FASTLSTM_DECLARE_KERNELS(portable)
 
 struct Kernels {
   const char* isa;
+  size_t (*forward_packed)(const LstmShape&);
   size_t (*forward_workspace)(const LstmShape&, int num_threads);
   void (*forward)(const LstmForward&, int num_threads);
   size_t (*backward_workspace)(const LstmShape&, int num_threads);
   void (*backward)(const LstmBackward&, int num_threads);
+  double (*fma_flops)(int num_threads);  // operations a second, of multiply-adds on registers
 };
 
 // The kernels of `isa`, or the best that this machine runs if it is "auto". Throws

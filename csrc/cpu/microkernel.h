@@ -1,95 +1,181 @@
-// The one inner loop: a few rows times one packed panel, with the whole product in registers.
+// The one inner loop: a few rows times one packed strip, with the whole product in registers.
 //
-// A panel is [k][4 vectors]. Forward, the four vectors are the four gates of the same hidden units,
-// so that the cell follows at once; backward, they are 4V neighbouring columns. With 32 registers
-// 6 x 4 accumulators leave room for the panel's row and a broadcast: 24 multiply-adds for 10 loads.
+// A strip is [depth][kColumns vectors]. With 32 vector registers it is 6 rows by 4 vectors: 24
+// multiply-adds for 10 loads. With 16 registers it is 6 by 2: 12 for 8 loads, and a strip of 256
+// words then fills half of a 32 KiB L1 (3 by 4 is 12 for 7, but its strip fills all of it).
+// A word of bfloat16 holds two numbers, neighbours in depth: one instruction where the machine has
+// it, otherwise two multiply-adds in float.
 #pragma once
 
+#include <type_traits>
+
 #include "simd.h"
+
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 namespace fastlstm::cpu {
 namespace {
 
-#if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kMaxRows = 6;  // 32 vector registers
+constexpr int kMaxRows = 6;
+#if defined(__AVX512F__) || defined(__aarch64__) || defined(FASTLSTM_MANY_REGISTERS)
+constexpr int kColumns = 4;
 #else
-constexpr int kMaxRows = 3;  // 16 vector registers
+constexpr int kColumns = 2;
 #endif
-constexpr int kPanelVectors = 4;
 
-// Products added up in one register before the sum goes to memory. The error of a sum grows with
-// its length: in float32, one chain over the 4H = 1024 of a backward step was 1.4e-6 off.
-constexpr int64_t kChain = 256;
+// Words of one strip that are multiplied before the sums go to memory. The strip then stays in L1
+// or close to it while rows pass by, and no sum in one register grows long: in float32, one chain
+// over the 4H = 1024 products of a backward step was 1.4e-6 off.
+constexpr int64_t kDepth = 256;
 
-template <class T>
-constexpr int kPanelWidth = kPanelVectors * Simd<T>::kLanes;
+template <class S>
+using Word = typename Format<S>::Word;
+template <class S>
+using Sum = typename Format<S>::Value;
 
-template <class T, int kRows, class Value = typename Simd<T>::Value>
-FASTLSTM_INLINE void multiply_add(const T* const* row, const Value* panel, int64_t k,
-                                  Value (&sum)[kRows][kPanelVectors]) {
-  Value b[kPanelVectors];
-#pragma GCC unroll 4
-  for (int v = 0; v < kPanelVectors; ++v) b[v] = panel[k * kPanelVectors + v];
-#pragma GCC unroll 6
-  for (int r = 0; r < kRows; ++r) {
-#pragma GCC unroll 4
-    for (int v = 0; v < kPanelVectors; ++v) sum[r][v] += row[r][k] * b[v];
-  }
+// A word in every lane. The compiler would rather shift or mask the word before it is spread, by
+// way of the integer registers, which halves the speed: keep it from looking through.
+FASTLSTM_INLINE Simd<float>::Bits spread(uint32_t word) {
+  Simd<float>::Bits bits = static_cast<int32_t>(word) - Simd<float>::Bits{};
+#if defined(__x86_64__) && !defined(FASTLSTM_VECTOR_BYTES)
+  asm("" : "+x"(bits));
+#endif
+  return bits;
 }
 
-// product (kRows, panel width) = rows (kRows, depth) x panel (depth, panel width), all of it
-// aligned but the rows. A single row would wait for its own sums (4 of them, while two units of
-// latency 4 want 8), so it keeps two sets: one for the even k, one for the odd.
-template <class T, int kRows>
-__attribute__((noinline)) void multiply_rows(const T* const* rows, const T* panel, int64_t depth,
-                                             T* product) {
-  using Value = typename Simd<T>::Value;
-  constexpr int kSets = kRows == 1 ? 2 : 1;
-  const T* row[kRows];
-  for (int r = 0; r < kRows; ++r) row[r] = rows[r];
-
-  const Value* vector = reinterpret_cast<const Value*>(panel);
-  Value* out = reinterpret_cast<Value*>(product);
-  int64_t k = 0;
-  do {
-    const bool first = k == 0;
-    const int64_t end = depth - k < kChain ? depth : k + kChain;
-    Value sum[kSets][kRows][kPanelVectors] = {};
-    for (; k + kSets <= end; k += kSets) {
-#pragma GCC unroll 2
-      for (int set = 0; set < kSets; ++set) multiply_add(row, vector, k + set, sum[set]);
-    }
-    if (kSets == 2 && k < end) multiply_add(row, vector, k++, sum[0]);
+// sum += row[r][at] * b. The strip's vectors are loaded once and each row's word is broadcast.
+template <class S, int kRows, class Vector, class Row>
+FASTLSTM_INLINE void multiply_add(const Row* const* row, int64_t at, const Vector* b,
+                                  Vector (&sum)[kRows][kColumns]) {
+  if constexpr (!std::is_same_v<S, BFloat16>) {
+    Vector strip[kColumns];
+#pragma GCC unroll 4
+    for (int v = 0; v < kColumns; ++v) strip[v] = b[v];
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kPanelVectors; ++v) {
-        if constexpr (kSets == 2) sum[0][r][v] += sum[1][r][v];
-        Value& total = out[r * kPanelVectors + v];
-        total = first ? sum[0][r][v] : total + sum[0][r][v];
+      for (int v = 0; v < kColumns; ++v) sum[r][v] += row[r][at] * strip[v];
+    }
+  } else {
+    using Bits = typename Simd<float>::Bits;
+    const Bits* strip = reinterpret_cast<const Bits*>(b);
+#if defined(__AVX512BF16__)
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const auto a = (__m512bh)_mm512_set1_epi32(static_cast<int32_t>(row[r][at]));
+#pragma GCC unroll 4
+      for (int v = 0; v < kColumns; ++v) {
+        sum[r][v] = (Vector)_mm512_dpbf16_ps((__m512)sum[r][v], a, (__m512bh)strip[v]);
       }
     }
-  } while (k < depth);
+#else
+    // As float, the number in a word's upper half needs the lower half cleared, that in the lower
+    // half a shift. One half at a time, because 16 registers hold no more.
+    Vector half[kColumns];
+#pragma GCC unroll 4
+    for (int v = 0; v < kColumns; ++v) half[v] = (Vector)(strip[v] << 16);
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const Vector a = (Vector)(spread(row[r][at]) << 16);
+#pragma GCC unroll 4
+      for (int v = 0; v < kColumns; ++v) sum[r][v] += a * half[v];
+    }
+    asm volatile("" : : : "memory");
+#pragma GCC unroll 4
+    for (int v = 0; v < kColumns; ++v) half[v] = (Vector)(strip[v] & int32_t(0xffff0000));
+#pragma GCC unroll 6
+    for (int r = 0; r < kRows; ++r) {
+      const Vector a = (Vector)(spread(row[r][at]) & int32_t(0xffff0000));
+#pragma GCC unroll 4
+      for (int v = 0; v < kColumns; ++v) sum[r][v] += a * half[v];
+    }
+#endif
+  }
 }
 
-template <class T>
-FASTLSTM_INLINE void multiply(int count, const T* const* rows, const T* panel, int64_t depth,
-                              T* product) {
+// c[r] (kColumns vectors, anywhere in memory) = or += rows[r] (depth) x strip (depth, kColumns
+// vectors). `row_step` is the distance of a row's words: 1 for a row in memory, more in a sliver.
+// A few rows would wait for their own sums: two units of latency 4 want 8 chains, so such rows keep
+// several sets of sums, and every set takes its turn along the depth.
+// Meanwhile `ahead`, as many words as the strip has, comes closer: what is multiplied next.
+template <class S, int kRows>
+__attribute__((noinline)) void multiply_rows(const S* const* rows, int64_t row_step,
+                                             const Word<S>* strip, const Word<S>* ahead,
+                                             int64_t depth, Sum<S>* const* c, bool add) {
+  using V = Simd<Sum<S>>;
+  using Vector = typename V::Value;
+  typedef Word<S> Row __attribute__((aligned(alignof(S)), may_alias));
+  constexpr int kPerWord = Format<S>::kPerWord;
+  constexpr int kSets = kRows * kColumns >= 8 ? 1 : (7 + kRows * kColumns) / (kRows * kColumns);
+
+  const Row* row[kRows];
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+    row[r] = reinterpret_cast<const Row*>(rows[r]);
+    for (int v = 0; v < kColumns * kVectorBytes; v += 64) {
+      __builtin_prefetch(reinterpret_cast<const char*>(c[r]) + v, 1);
+    }
+  }
+  const Vector* b = reinterpret_cast<const Vector*>(strip);
+  Vector sum[kSets][kRows][kColumns] = {};
+  const int64_t words = depth / kPerWord;
+  int64_t k = 0, at = 0;
+  const char* next = reinterpret_cast<const char*>(ahead);
+  for (; k + kSets <= words; k += kSets, b += kSets * kColumns) {
+#pragma GCC unroll 4
+    for (int set = 0; set < kSets; ++set, at += row_step) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kColumns * kVectorBytes; v += 64) __builtin_prefetch(next + v, 0, 2);
+      next += kColumns * kVectorBytes;
+      multiply_add<S, kRows>(row, at, b + set * kColumns, sum[set]);
+    }
+  }
+  for (; k < words; ++k, at += row_step, b += kColumns) {
+    multiply_add<S, kRows>(row, at, b, sum[0]);
+  }
+  if constexpr (kPerWord == 2) {
+    if (depth % 2) {  // the last word of an odd row: nothing beyond the row may be read
+      Row last[kRows];
+      const Row* last_row[kRows];
+      for (int r = 0; r < kRows; ++r) {
+        last[r] = reinterpret_cast<const S*>(row[r] + at)->bits;
+        last_row[r] = &last[r];
+      }
+      multiply_add<S, kRows>(last_row, 0, b, sum[0]);
+    }
+  }
+#pragma GCC unroll 6
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kColumns; ++v) {
+#pragma GCC unroll 4
+      for (int set = 1; set < kSets; ++set) sum[0][r][v] += sum[set][r][v];
+      Sum<S>* to = c[r] + v * V::kLanes;
+      if (add) sum[0][r][v] += V::load(to, AllLanes{});
+      V::store(to, sum[0][r][v], AllLanes{});
+    }
+  }
+}
+
+template <class S>
+FASTLSTM_INLINE void multiply(int count, const S* const* rows, int64_t row_step,
+                              const Word<S>* strip, const Word<S>* ahead, int64_t depth,
+                              Sum<S>* const* c, bool add) {
   switch (count) {
     case 1:
-      return multiply_rows<T, 1>(rows, panel, depth, product);
+      return multiply_rows<S, 1>(rows, row_step, strip, ahead, depth, c, add);
     case 2:
-      return multiply_rows<T, 2>(rows, panel, depth, product);
+      return multiply_rows<S, 2>(rows, row_step, strip, ahead, depth, c, add);
     case 3:
-      return multiply_rows<T, 3>(rows, panel, depth, product);
-#if defined(__AVX512F__) || defined(__aarch64__)
+      return multiply_rows<S, 3>(rows, row_step, strip, ahead, depth, c, add);
     case 4:
-      return multiply_rows<T, 4>(rows, panel, depth, product);
+      return multiply_rows<S, 4>(rows, row_step, strip, ahead, depth, c, add);
     case 5:
-      return multiply_rows<T, 5>(rows, panel, depth, product);
+      return multiply_rows<S, 5>(rows, row_step, strip, ahead, depth, c, add);
     case 6:
-      return multiply_rows<T, 6>(rows, panel, depth, product);
-#endif
+      return multiply_rows<S, 6>(rows, row_step, strip, ahead, depth, c, add);
   }
 }
 

@@ -1,24 +1,49 @@
-// Copies of W_hh in the order in which the microkernel reads them. Made once per call: O(H^2) work
-// next to the O(T B H^2) of the recurrence, but seen in full at T = 1, so both are vectorised.
+// Copies of matrices in the order in which the microkernel reads them.
+//
+// A panel is 4 vectors wide, in strips of kColumns vectors: [strip][word of depth][kColumns]. In
+// the forward pass its vectors are the four gates of the same hidden units, so that the cell
+// follows at once; elsewhere they are neighbouring columns. A sliver is up to kMaxRows rows:
+// [word of depth][kMaxRows]. Whatever lies beyond an edge is zero.
 #pragma once
 
 #include <cstddef>
+#include <cstring>
 
 #include "microkernel.h"
 
 namespace fastlstm::cpu {
 namespace {
 
+constexpr int kPanelVectors = 4;
+constexpr int kStrips = kPanelVectors / kColumns;
+
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+
+template <class S>
+constexpr int kLanes = Simd<Sum<S>>::kLanes;
+template <class S>
+constexpr int kStripWidth = kColumns * kLanes<S>;
+template <class S>
+constexpr int kPanelWidth = kPanelVectors * kLanes<S>;
+
+// The depth of a product in words, and the words of a panel.
+template <class S>
+constexpr int64_t words_of(int64_t depth) {
+  return ceil_div(depth, Format<S>::kPerWord);
+}
+template <class S>
+constexpr int64_t panel_words(int64_t depth) {
+  return words_of<S>(depth) * kPanelWidth<S>;
+}
 
 // Transposes a square of vectors by swapping its off-diagonal quarters, then theirs, and so on:
 // log2(lanes) rounds of one shuffle per vector.
 template <class T, int kDistance>
 FASTLSTM_INLINE void transpose_round(typename Simd<T>::Value* square) {
-  using S = Simd<T>;
-  using Bits = typename S::Bits;
-  constexpr int kLanes = S::kLanes;
-  Bits upper, lower;
+  using V = Simd<T>;
+  constexpr int kLanes = V::kLanes;
+  typename V::Bits upper, lower;
 #pragma GCC unroll 16
   for (int lane = 0; lane < kLanes; ++lane) {
     const bool stays = (lane & kDistance) == 0;
@@ -43,52 +68,98 @@ FASTLSTM_INLINE void transpose(typename Simd<T>::Value* square) {
   transpose_round<T, 1>(square);
 }
 
-// weight (4H, H) -> panel (H, 4, lanes): the four gates of hidden units `panel_index` * lanes and
-// on, zero past H.
-template <class T>
-void pack_forward(const T* weight, int64_t H, int64_t panel_index, T* panel) {
-  using S = Simd<T>;
-  constexpr int kLanes = S::kLanes;
-  const int64_t unit = panel_index * kLanes;
-  const int64_t units = H - unit < kLanes ? H - unit : kLanes;
+// weight (4H, D) -> panel (depth, 4 gates): the gates of the hidden units `unit` and on, along
+// columns k0 to k0 + depth. Two neighbours of bfloat16 move as one word.
+template <class S>
+void pack_gates(const S* weight, int64_t H, int64_t D, int64_t unit, int64_t k0, int64_t depth,
+                Word<S>* panel) {
+  using V = Simd<Sum<S>>;
+  constexpr int kUnits = kLanes<S>, kPerWord = Format<S>::kPerWord;
+  const int64_t words = words_of<S>(depth), units = lesser(kUnits, H - unit);
   for (int gate = 0; gate < 4; ++gate) {
-    for (int64_t k = 0; k < H; k += kLanes) {
-      const int64_t depth = H - k < kLanes ? H - k : kLanes;
-      const T* from = weight + (gate * H + unit) * H + k;
-      typename S::Value square[kLanes];
-      if (units == kLanes && depth == kLanes) {
+    Word<S>* strip = panel + gate / kColumns * words * kStripWidth<S> + gate % kColumns * kUnits;
+    for (int64_t word = 0; word < words; word += kUnits) {
+      const S* from = weight + (gate * H + unit) * D + k0 + word * kPerWord;
+      const int64_t left = depth - word * kPerWord;
+      typename V::Value square[kUnits];
+      if (units == kUnits && left >= kUnits * kPerWord) {
 #pragma GCC unroll 16
-        for (int row = 0; row < kLanes; ++row) square[row] = S::load(from + row * H, AllLanes{});
+        for (int row = 0; row < kUnits; ++row) {
+          square[row] = V::load(reinterpret_cast<const Sum<S>*>(from + row * D), AllLanes{});
+        }
       } else {
-        for (int row = 0; row < kLanes; ++row) {
-          square[row] =
-              S::load(from + row * H, SomeLanes{static_cast<int32_t>(row < units ? depth : 0)});
+        std::memset(square, 0, sizeof(square));
+        for (int row = 0; row < units; ++row) {
+          std::memcpy(&square[row], from + row * D, lesser(left, kUnits * kPerWord) * sizeof(S));
         }
       }
-      transpose<T>(square);
-      T* to = panel + (k * 4 + gate) * kLanes;
-      for (int64_t row = 0; row < depth; ++row) {
-        S::store(to + row * 4 * kLanes, square[row], AllLanes{});
+      transpose<Sum<S>>(square);
+      for (int64_t row = 0; row < lesser(kUnits, words - word); ++row) {
+        std::memcpy(strip + (word + row) * kStripWidth<S>, &square[row], sizeof(square[row]));
       }
     }
   }
 }
 
-// weight (4H, H) -> panel (4H, 4 lanes): columns `panel_index` * 4 lanes and on, zero past H.
-template <class T>
-void pack_backward(const T* weight, int64_t H, int64_t panel_index, T* panel) {
-  using S = Simd<T>;
-  for (int64_t k = 0; k < 4 * H; ++k) {
-    for (int v = 0; v < kPanelVectors; ++v) {
-      const int64_t column = panel_index * kPanelWidth<T> + v * S::kLanes;
-      const int64_t left = H - column;
-      const T* from = weight + k * H + column;
-      T* to = panel + k * kPanelWidth<T> + v * S::kLanes;
-      if (left >= S::kLanes) {
-        S::store(to, S::load(from, AllLanes{}), AllLanes{});
+// Rows row(0) to row(depth - 1) -> strips (depth, kStripWidth): their columns `first` and on, as
+// far as `columns`.
+template <class S, class RowAt>
+FASTLSTM_INLINE void pack_rows(const RowAt& row, int64_t depth, int64_t first, int64_t columns,
+                               int strips, Word<S>* panel) {
+  using V = Simd<Sum<S>>;
+  const int64_t words = words_of<S>(depth);
+  for (int64_t word = 0; word < words; ++word) {
+    for (int v = 0; v < strips * kColumns; ++v) {
+      const int64_t column = first + v * V::kLanes;
+      Word<S>* to =
+          panel + (v / kColumns * words + word) * kStripWidth<S> + v % kColumns * V::kLanes;
+      const auto copy = [&](auto lanes) {
+        if constexpr (std::is_same_v<S, BFloat16>) {
+          typename V::Bits pair = V::widen(row(2 * word) + column, lanes);
+          if (2 * word + 1 < depth) pair |= V::widen(row(2 * word + 1) + column, lanes) << 16;
+          std::memcpy(to, &pair, sizeof(pair));
+        } else {
+          V::store(to, V::load(row(word) + column, lanes), AllLanes{});
+        }
+      };
+      if (column + V::kLanes <= columns) {
+        copy(AllLanes{});
       } else {
-        S::store(to, S::load(from, SomeLanes{static_cast<int32_t>(left > 0 ? left : 0)}),
-                 AllLanes{});
+        const int64_t left = columns - column;
+        if (left > 0) {
+          copy(SomeLanes{static_cast<int32_t>(left)});
+        } else {
+          std::memset(to, 0, V::kLanes * sizeof(*to));
+        }
+      }
+    }
+  }
+}
+
+// Columns first to last of rows[0] to rows[depth - 1] -> slivers, each kMaxRows of those columns.
+template <class S>
+void pack_slivers(const S* const* rows, int64_t depth, int64_t first, int64_t last,
+                  Word<S>* slivers) {
+  constexpr int kPerWord = Format<S>::kPerWord;
+  const int64_t words = words_of<S>(depth);
+  for (int64_t word = 0; word < words; ++word) {
+    const S* row = rows[word * kPerWord];
+    const S* next = word * 2 + 1 < depth ? rows[word * kPerWord + kPerWord - 1] : nullptr;
+    Word<S>* to = slivers + word * kMaxRows;
+    for (int64_t column = first; column < last; column += kMaxRows, to += words * kMaxRows) {
+      const auto copy = [&](int64_t count) {
+        for (int64_t i = 0; i < count; ++i) {
+          if constexpr (kPerWord == 2) {
+            to[i] = row[column + i].bits | (next ? uint32_t{next[column + i].bits} << 16 : 0);
+          } else {
+            to[i] = row[column + i];
+          }
+        }
+      };
+      if (last - column >= kMaxRows) {
+        copy(kMaxRows);  // a constant: no loop is left of it
+      } else {
+        copy(last - column);
       }
     }
   }

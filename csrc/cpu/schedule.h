@@ -18,12 +18,6 @@ constexpr Range share(int64_t count, int64_t part, int64_t parts) {
   return {count * part / parts, count * (part + 1) / parts};
 }
 
-// What one thread computes of one group at a step: some rows of the batch, some panels of units.
-struct Tile {
-  int64_t group;
-  Range rows, panels;
-};
-
 // Calls visit(group, range) for each group's part of `items`, which counts through all groups.
 template <class Visit>
 FASTLSTM_INLINE void for_each_group(Range items, int64_t per_group, const Visit& visit) {
@@ -35,39 +29,65 @@ FASTLSTM_INLINE void for_each_group(Range items, int64_t per_group, const Visit&
   }
 }
 
-// Rows never need each other, so a thread with rows of its own runs all T steps without waiting.
-// But each then reads all of W_hh: that pays while W_hh fits into the thread's L2 and there are
-// rows enough to reuse it. Otherwise threads share out the hidden units, and wait at every step.
-bool split_by_rows(const LstmShape& shape, int threads, int64_t panels, int64_t weight_bytes) {
-  if (shape.G % threads == 0 || shape.G * panels < threads) return true;
-  return weight_bytes <= 512 * 1024 && shape.G * shape.B >= 2 * threads;
-}
+// What one thread computes of one group: some rows of the batch, some panels of units.
+struct Tile {
+  int64_t group;
+  Range rows, panels;
+  int64_t cells;  // rows times panels in this thread's tiles before this one
 
-// Runs step(tile, s) for s = 0..T-1 over this thread's tiles, after start(tile), before end(tile).
-template <class Start, class Step, class End>
-FASTLSTM_INLINE void run_tiles(Team& team, const LstmShape& shape, int64_t panels, bool by_rows,
-                               const Start& start, const Step& step, const End& end) {
-  const int64_t per_group = by_rows ? shape.B : panels;
-  const Range mine = share(shape.G * per_group, team.thread(), team.size());
-  const auto for_each_tile = [&](const auto& visit) {
-    for_each_group(mine, per_group, [&](int64_t group, Range range) {
-      visit(by_rows ? Tile{group, range, {0, panels}} : Tile{group, {0, shape.B}, range});
-    });
-  };
-  if (by_rows) {
-    for_each_tile([&](const Tile& tile) {
-      start(tile);
-      for (int64_t s = 0; s < shape.T; ++s) step(tile, s);
-      end(tile);
-    });
-  } else {
-    for_each_tile(start);
-    for (int64_t s = 0; s < shape.T; ++s) {
-      for_each_tile([&](const Tile& tile) { step(tile, s); });
-      team.barrier();
-    }
-    for_each_tile(end);
+  int64_t num_rows() const { return rows.end - rows.begin; }
+  int64_t num_panels() const { return panels.end - panels.begin; }
+};
+
+// The cut of a call among threads and into blocks of time.
+//
+// Rows of the batch never need each other, so a thread with rows of its own runs all steps without
+// waiting. But each thread then reads all of W_hh: that pays while it fits into the thread's L2 and
+// there are rows enough to reuse it. Otherwise threads share out the hidden units, and wait for
+// each other at every step.
+struct Plan {
+  int threads;
+  int64_t panels;  // of a group
+  bool by_rows;
+
+  Plan(const LstmShape& shape, int num_threads, int64_t num_panels, int64_t weight_bytes)
+      : threads(num_threads), panels(num_panels) {
+    by_rows = shape.G % threads == 0 || shape.G * panels < threads ||
+              (weight_bytes <= 512 * 1024 && shape.G * shape.B >= 4 * threads);
   }
+
+  // Calls visit(tile) for each of the thread's tiles.
+  template <class Visit>
+  FASTLSTM_INLINE void for_each_tile(const LstmShape& shape, int thread, const Visit& visit) const {
+    const int64_t per_group = by_rows ? shape.B : panels;
+    int64_t cells = 0;
+    for_each_group(share(shape.G * per_group, thread, threads), per_group,
+                   [&](int64_t group, Range range) {
+                     const Tile tile = by_rows ? Tile{group, range, {0, panels}, cells}
+                                               : Tile{group, {0, shape.B}, range, cells};
+                     visit(tile);
+                     cells += tile.num_rows() * tile.num_panels();
+                   });
+  }
+
+  // The most cells, pairs of a row and a panel, that one thread has at a step.
+  int64_t cells(const LstmShape& shape) const {
+    return by_rows ? ceil_div(shape.G * shape.B, threads) * panels
+                   : ceil_div(shape.G * panels, threads) * shape.B;
+  }
+
+  // Cells of all threads, whatever the number of threads that OpenMP grants in the end.
+  static int64_t most_cells(const LstmShape& shape, int num_threads, int64_t panels) {
+    const int64_t by_rows = (shape.G * shape.B + num_threads) * panels;
+    const int64_t by_panels = (shape.G * panels + num_threads) * shape.B;
+    return by_rows > by_panels ? by_rows : by_panels;
+  }
+};
+
+// Threads worth waking for a call of that many floating-point operations, done in `steps` between
+// which they wait: waking one costs microseconds, and waiting 0.1.
+inline int worthwhile_threads(int num_threads, double flops, int64_t steps) {
+  return flops < 2e5 || flops < 8e3 * static_cast<double>(steps) ? 1 : num_threads;
 }
 
 // A row's way through time, in the order of the forward pass.
@@ -103,14 +123,12 @@ class Workspace {
   size_t bytes_ = 0;
 };
 
-// Calls visit(first, count) for blocks of at most kMaxRows rows, as even as integers allow.
+// Calls visit(Stored{}) with the type that the call's numbers have.
 template <class Visit>
-FASTLSTM_INLINE void for_each_block(int64_t rows, const Visit& visit) {
-  const int64_t blocks = ceil_div(rows, kMaxRows);
-  for (int64_t block = 0; block < blocks; ++block) {
-    const Range range = share(rows, block, blocks);
-    visit(range.begin, static_cast<int>(range.end - range.begin));
-  }
+auto with_stored(DType dtype, const Visit& visit) {
+  if (dtype == DType::float64) return visit(double{});
+  if (dtype == DType::bfloat16) return visit(BFloat16{});
+  return visit(float{});
 }
 
 // Calls visit(lanes) with the type that says whether all lanes of the vector at `unit` lie below H.

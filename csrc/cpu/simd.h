@@ -12,13 +12,46 @@
 namespace fastlstm::cpu {
 namespace {
 
-#if defined(__AVX512F__)
+// A test may ask for wider vectors than the machine has: the compiler then makes them of narrow
+// ones.
+#if defined(FASTLSTM_VECTOR_BYTES)
+constexpr int kVectorBytes = FASTLSTM_VECTOR_BYTES;
+#elif defined(__AVX512F__)
 constexpr int kVectorBytes = 64;
 #elif defined(__AVX2__)
 constexpr int kVectorBytes = 32;
 #else
 constexpr int kVectorBytes = 16;
 #endif
+
+// The upper half of a float. Storage only: every sum and every activation is computed in float.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// What the numbers in memory, `Stored`, become in registers; and the words in which the microkernel
+// reads them: one number, or two neighbours along the depth of a product.
+template <class Stored>
+struct Format {
+  using Value = Stored;
+  using Word = Stored;
+  static constexpr int kPerWord = 1;
+};
+template <>
+struct Format<BFloat16> {
+  using Value = float;
+  using Word = uint32_t;
+  static constexpr int kPerWord = 2;
+};
+
+FASTLSTM_INLINE float number(float stored) { return stored; }
+FASTLSTM_INLINE double number(double stored) { return stored; }
+FASTLSTM_INLINE float number(BFloat16 stored) {
+  const uint32_t bits = uint32_t{stored.bits} << 16;
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof(value));
+  return value;
+}
 
 // How many of a vector's lanes hold hidden units: all, or only the first `count` where H ends.
 struct AllLanes {};
@@ -85,6 +118,36 @@ struct Simd {
     *reinterpret_cast<Unaligned*>(lane) = value;
     for (Integer i = 0; i < kLanes; ++i) {
       if (i < lanes.count) to[i] = lane[i];
+    }
+  }
+
+  // The same for bfloat16 in memory: exact when loaded, rounded to nearest even when stored.
+  typedef uint16_t Halves __attribute__((vector_size(kLanes * 2), aligned(2), may_alias));
+  static FASTLSTM_INLINE Bits widen(const BFloat16* from, AllLanes) {
+    return __builtin_convertvector(*reinterpret_cast<const Halves*>(from), Bits);
+  }
+  static FASTLSTM_INLINE Bits widen(const BFloat16* from, SomeLanes lanes) {
+    alignas(kVectorBytes) Integer lane[kLanes];
+    for (Integer i = 0; i < kLanes; ++i) lane[i] = i < lanes.count ? from[i].bits : 0;
+    return *reinterpret_cast<const Bits*>(lane);
+  }
+  template <class Lanes>
+  static FASTLSTM_INLINE Value load(const BFloat16* from, Lanes lanes) {
+    return (Value)(widen(from, lanes) << 16);
+  }
+  static FASTLSTM_INLINE Bits round(Value value) {
+    const Bits bits = (Bits)value, upper = (bits >> 16) & 0xffff;
+    const Bits rounded = ((bits + 0x7fff + (upper & 1)) >> 16) & 0xffff;
+    return value == value ? rounded : upper | 0x40;  // a NaN must not round to infinity
+  }
+  static FASTLSTM_INLINE void store(BFloat16* to, Value value, AllLanes) {
+    *reinterpret_cast<Halves*>(to) = __builtin_convertvector(round(value), Halves);
+  }
+  static FASTLSTM_INLINE void store(BFloat16* to, Value value, SomeLanes lanes) {
+    alignas(kVectorBytes) Integer lane[kLanes];
+    *reinterpret_cast<Bits*>(lane) = round(value);
+    for (Integer i = 0; i < kLanes; ++i) {
+      if (i < lanes.count) to[i].bits = static_cast<uint16_t>(lane[i]);
     }
   }
 

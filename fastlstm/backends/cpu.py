@@ -1,11 +1,11 @@
 """Fused C++ kernels for the CPU (``csrc/cpu``): the whole recurrence in one call each way.
 
-Torch allocates all memory and does the one GEMM that is left for the recurrent weight gradient.
+The input projection and all gradients are computed in there too; torch allocates the memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch import Tensor
 from fastlstm import _C
 from fastlstm.types import Problem
 
-_DTYPES = {torch.float32: "float32", torch.float64: "float64"}
+_DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 
 
 def supports(problem: Problem) -> str | None:
@@ -23,7 +23,7 @@ def supports(problem: Problem) -> str | None:
     if problem.device != "cpu":
         return f"runs on the cpu, not on {problem.device}"
     if problem.dtype not in _DTYPES:
-        return f"has float32 and float64, not {str(problem.dtype).removeprefix('torch.')}"
+        return f"has float32, float64 and bfloat16, not {str(problem.dtype).removeprefix('torch.')}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
     return None
@@ -34,30 +34,60 @@ def isas() -> list[str]:
     return list(_C.isas())
 
 
-def _grouped(weights: Sequence[Tensor]) -> tuple[Tensor, int]:
-    """A tensor whose address is group 0's, and the elements from one group to the next.
+class _Arguments:
+    """Collects what a kernel is called with: addresses, and the tensors that must outlive it."""
 
-    Two contiguous matrices nearly always lie on such a grid. Others are stacked, at the price of a
-    copy: when they are strided, or their addresses unevenly spaced or no whole elements apart.
-    """
-    step, *others = {b.data_ptr() - a.data_ptr() for a, b in pairwise(weights)} or {0}
-    size = weights[0].element_size()
-    if others or step % size or not all(w.is_contiguous() for w in weights):
-        stacked = torch.stack(tuple(weights))
-        return stacked, stacked.stride(0)
-    return weights[0], step // size
+    def __init__(self, y: Tensor, I: int, isa: str) -> None:
+        T, B, G, H = y.shape
+        self.sizes: dict[str, Any] = {
+            "dtype": _DTYPES[y.dtype],
+            "T": T,
+            "B": B,
+            "G": G,
+            "H": H,
+            "I": I,
+        }
+        self.options: dict[str, Any] = {"num_threads": torch.get_num_threads(), "isa": isa}
+        self.values: dict[str, Any] = {}
+        self._alive: list[Tensor] = []
 
+    def tensor(self, name: str, tensor: Tensor | None) -> None:
+        """A contiguous tensor, or null."""
+        self.values[name] = 0 if tensor is None else tensor.data_ptr()
+        if tensor is not None:
+            self._alive.append(tensor)
 
-def _inner_contiguous(tensor: Tensor) -> Tensor:
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+    def strided(self, name: str, tensor: Tensor | None) -> None:
+        """A tensor (T, B, G, n), or (T, B, n) that all groups share, with any outer strides."""
+        strides = (0, 0, 0)
+        if tensor is not None:
+            tensor = tensor if tensor.stride(-1) == 1 else tensor.contiguous()
+            outer = tensor.stride()
+            strides = (outer[0], outer[1], outer[2] if tensor.dim() == 4 else 0)
+        self.tensor(name, tensor)
+        self.values[f"{name}_stride"] = strides
 
+    def weights(self, name: str, weights: Sequence[Tensor]) -> None:
+        """One parameter of all groups: group 0's address, and the elements to the next group's.
 
-def _outer_strides(tensor: Tensor | None) -> tuple[int, int, int]:
-    """The strides of T, B and G, in elements."""
-    if tensor is None:
-        return 0, 0, 0
-    T, B, G, _ = tensor.stride()
-    return T, B, G
+        Two contiguous matrices nearly always lie on such a grid. Others are stacked, at the price
+        of a copy: if they are strided, or their addresses unevenly spaced or no whole elements
+        apart.
+        """
+        if not weights:
+            self.values[name] = (0, 0)
+            return
+        step, *others = {b.data_ptr() - a.data_ptr() for a, b in pairwise(weights)} or {0}
+        first, size = weights[0], weights[0].element_size()
+        if others or step % size or not all(w.is_contiguous() for w in weights):
+            first = torch.stack(tuple(weights))
+            step = first.stride(0) * size
+        self._alive.append(first)
+        self.values[name] = (first.data_ptr(), step // size)
+
+    def workspace(self, size: int) -> None:
+        """Scratch memory of that many bytes."""
+        self.tensor("workspace", torch.empty(size, dtype=torch.uint8))
 
 
 def _safe_lengths(lengths: Tensor | None, T: int) -> Tensor | None:
@@ -65,43 +95,34 @@ def _safe_lengths(lengths: Tensor | None, T: int) -> Tensor | None:
     return None if lengths is None else lengths.to(torch.int64).clamp(0, T).contiguous()
 
 
-def _run(
-    kernel: Callable[..., None],
-    workspace_size: Callable[..., int],
-    like_y: Tensor,
-    weight_hh: Sequence[Tensor],
-    weight_ch: Sequence[Tensor],
-    reverse: Sequence[bool],
-    isa: str,
-    strides: dict[str, tuple[int, int, int]],
-    **tensors: Tensor | None,
-) -> None:
-    """Call a kernel on the addresses of ``tensors``, which this frame keeps alive meanwhile."""
-    T, B, G, H = like_y.shape
-    sizes: dict[str, Any] = {"dtype": _DTYPES[like_y.dtype], "T": T, "B": B, "G": G, "H": H}
-    threads = {"num_threads": torch.get_num_threads(), "isa": isa}
-    tensors["workspace"] = torch.empty(workspace_size(**sizes, **threads), dtype=torch.uint8)
-    tensors["weight_hh"], weight_hh_stride = _grouped(weight_hh)
-    tensors["weight_ch"], weight_ch_stride = _grouped(weight_ch) if weight_ch else (None, 0)
-    kernel(
-        **sizes,
-        **threads,
-        **strides,
-        reverse=list(reverse),
-        weight_hh_stride=weight_hh_stride,
-        weight_ch_stride=weight_ch_stride,
-        **{name: 0 if t is None else t.data_ptr() for name, t in tensors.items()},
-    )
+def pack(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor], isa: str = "auto") -> Tensor:
+    """The weights of a layer in the order in which ``forward`` reads them, as bytes.
+
+    It is a copy: what is written to the weights afterwards is not in it.
+    """
+    G, H, I = len(weight_hh), weight_hh[0].shape[1], weight_ih[0].shape[1]
+    dtype = _DTYPES[weight_hh[0].dtype]
+    packed = torch.empty(_C.lstm_forward_packed(dtype, G, H, I, isa), dtype=torch.uint8)
+    call = _Arguments(weight_hh[0].new_empty(0, 0, G, H), I, isa)
+    call.weights("weight_ih", weight_ih)
+    call.weights("weight_hh", weight_hh)
+    call.tensor("packed", packed)
+    _C.lstm_pack(dtype=dtype, G=G, H=H, I=I, **call.values, **call.options)
+    return packed
 
 
 def forward(
-    igates: Tensor,
+    input: Tensor,
+    weight_ih: Sequence[Tensor],
+    bias_ih: Sequence[Tensor],
+    bias_hh: Sequence[Tensor],
     weight_hh: Sequence[Tensor],
     weight_ch: Sequence[Tensor],
     hx: Tensor,
     cx: Tensor,
     reverse: Sequence[bool],
     lengths: Tensor | None,
+    packed: Tensor | None,
     train: bool,
     isa: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -109,32 +130,35 @@ def forward(
 
     ``isa`` forces an instruction set, one of :func:`isas`.
     """
-    T, B, G, four_h = igates.shape
-    H = four_h // 4
-    y = igates.new_empty(T, B, G, H)
-    hy, cy = igates.new_empty(G, B, H), igates.new_empty(G, B, H)
-    reserve = igates.new_empty(T, B, G, 5 * H) if train else igates.new_empty(0)
+    (T, B), (G, _, H) = input.shape[:2], cx.shape
+    y = input.new_empty(T, B, G, H)
+    hy, cy = input.new_empty(G, B, H), input.new_empty(G, B, H)
+    reserve = input.new_empty(T, B, G, 5 * H) if train else input.new_empty(0)
     if y.numel() == 0:
         return y, hy, cy, reserve
 
-    igates = _inner_contiguous(igates)
-    _run(
-        _C.lstm_forward,
-        _C.lstm_forward_workspace,
-        y,
-        weight_hh,
-        weight_ch,
-        reverse,
-        isa,
-        {"igates_stride": _outer_strides(igates)},
-        igates=igates,
-        hx=hx.contiguous(),
-        cx=cx.contiguous(),
-        lengths=_safe_lengths(lengths, T),
-        y=y,
-        hy=hy,
-        cy=cy,
-        reserve=reserve if train else None,
+    call = _Arguments(y, weight_ih[0].shape[1] if weight_ih else 0, isa)
+    call.strided("input", input)
+    call.weights("weight_ih", weight_ih)
+    call.weights("bias_ih", bias_ih)
+    call.weights("bias_hh", bias_hh)
+    call.weights("weight_hh", weight_hh)
+    call.weights("weight_ch", weight_ch)
+    call.tensor("hx", hx.contiguous())
+    call.tensor("cx", cx.contiguous())
+    call.tensor("lengths", _safe_lengths(lengths, T))
+    call.tensor("y", y)
+    call.tensor("hy", hy)
+    call.tensor("cy", cy)
+    call.tensor("reserve", reserve if train else None)
+    call.tensor("packed", packed)
+    call.workspace(_C.lstm_forward_workspace(**call.sizes, **call.options))
+    _C.lstm_forward(
+        **call.sizes,
+        **call.options,
+        **call.values,
+        reverse=list(reverse),
+        is_packed=packed is not None,
     )
     return y, hy, cy, reserve
 
@@ -145,88 +169,59 @@ def backward(
     dcy: Tensor | None,
     y: Tensor,
     reserve: Tensor,
+    input: Tensor | None,
+    weight_ih: Sequence[Tensor],
     weight_hh: Sequence[Tensor],
     weight_ch: Sequence[Tensor],
     hx: Tensor,
     cx: Tensor,
     reverse: Sequence[bool],
     lengths: Tensor | None,
-    needs_dweight_hh: bool = True,
+    needs: Sequence[bool],
     isa: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(digates, dweight_hh, dweight_ch, dhx, dcx), the weights' stacked over the groups.
+) -> tuple[Tensor, ...]:
+    """(dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dhx, dcx), the weights' over the groups.
 
-    dweight_hh is empty if it is not asked for, dweight_ch if there are no peepholes.
+    ``input`` is None if forward read igates. ``needs`` says which of the first five are asked for;
+    the others are empty.
     """
     T, B, G, H = y.shape
-    digates = y.new_empty(T, B, G, 4 * H)
-    dhx, dcx = y.new_empty(G, B, H), y.new_empty(G, B, H)
-    dweight_ch = y.new_empty(G, 3 * H) if weight_ch else y.new_empty(0)
-    dweight_hh = y.new_empty(G, 4 * H, H) if needs_dweight_hh else y.new_empty(0)
-    if y.numel() == 0:
-        return digates, dweight_hh.zero_(), dweight_ch.zero_(), dhx, dcx
-
-    dy = None if dy is None else _inner_contiguous(dy)
-    lengths = _safe_lengths(lengths, T)
-    _run(
-        _C.lstm_backward,
-        _C.lstm_backward_workspace,
-        y,
-        weight_hh,
-        weight_ch,
-        reverse,
-        isa,
-        {"dy_stride": _outer_strides(dy)},
-        dy=dy,
-        dhy=None if dhy is None else dhy.contiguous(),
-        dcy=None if dcy is None else dcy.contiguous(),
-        reserve=reserve,
-        cx=cx.contiguous(),
-        lengths=lengths,
-        digates=digates,
-        dweight_ch=dweight_ch if weight_ch else None,
-        dhx=dhx,
-        dcx=dcx,
+    I = weight_ih[0].shape[1] if weight_ih else 0
+    # The kernels sum a weight's gradient up in float32 if the weights are narrower.
+    sums = torch.float32 if y.dtype == torch.bfloat16 else y.dtype
+    dinput, *dweights = (
+        y.new_empty(size if needed else 0, dtype=dtype)
+        for size, needed, dtype in (
+            ((T, B, G, 4 * H) if input is None else input.shape, needs[0], y.dtype),
+            ((G, 4 * H, I), needs[1], sums),
+            ((G, 4 * H), needs[2], sums),
+            ((G, 4 * H, H), needs[3], sums),
+            ((G, 3 * H), needs[4], sums),
+        )
     )
-    if needs_dweight_hh:
-        for group in range(G):
-            _recurrent_weight_gradient(
-                dweight_hh[group],
-                digates[:, :, group],
-                y[:, :, group],
-                hx[group],
-                reverse[group],
-                lengths,
-            )
-    return digates, dweight_hh, dweight_ch, dhx, dcx
+    dhx, dcx = y.new_empty(G, B, H), y.new_empty(G, B, H)
+    if y.numel() == 0:
+        return dinput, *(dweight.zero_().to(y.dtype) for dweight in dweights), dhx, dcx
 
-
-def _recurrent_weight_gradient(
-    dweight_hh: Tensor,
-    digates: Tensor,
-    y: Tensor,
-    hx: Tensor,
-    reverse: bool,
-    lengths: Tensor | None,
-) -> None:
-    """dW_hh = sum over t, b of digates_t h_{t-1}^T for one group, written into ``dweight_hh``.
-
-    h_{t-1} is y one step earlier (later in a reversed group), and hx at a row's first step. Past a
-    row's length digates are zero, and so is y, which keeps the one GEMM free of masks.
-    """
-    T, B, H = y.shape
-    if reverse:
-        first = digates[-1] if lengths is None else _rows_at(digates, lengths - 1)
-        digates, previous = digates[:-1], y[1:]
-    else:
-        first, digates, previous = digates[0], digates[1:], y[:-1]
-    torch.mm(first.t(), hx, out=dweight_hh)
-    if T > 1:
-        rows = (T - 1) * B
-        dweight_hh.addmm_(digates.reshape(rows, 4 * H).t(), previous.reshape(rows, H))
-
-
-def _rows_at(digates: Tensor, t: Tensor) -> Tensor:
-    """digates[t[b], b] for every row b; zero where t is negative (an empty row)."""
-    rows = digates[t.clamp(min=0), torch.arange(t.numel())]
-    return torch.where((t >= 0).unsqueeze(1), rows, 0.0)
+    call = _Arguments(y, I, isa)
+    call.strided("dy", dy)
+    call.tensor("dhy", None if dhy is None else dhy.contiguous())
+    call.tensor("dcy", None if dcy is None else dcy.contiguous())
+    call.tensor("reserve", reserve)
+    call.tensor("y", y)
+    call.strided("input", input)
+    call.weights("weight_ih", weight_ih)
+    call.weights("weight_hh", weight_hh)
+    call.weights("weight_ch", weight_ch)
+    call.tensor("hx", hx.contiguous())
+    call.tensor("cx", cx.contiguous())
+    call.tensor("lengths", _safe_lengths(lengths, T))
+    call.strided("dinput", dinput if needs[0] else None)
+    names = ("dweight_ih", "dbias", "dweight_hh", "dweight_ch")
+    for name, dweight, needed in zip(names, dweights, needs[1:], strict=True):
+        call.tensor(name, dweight if needed else None)
+    call.tensor("dhx", dhx)
+    call.tensor("dcx", dcx)
+    call.workspace(_C.lstm_backward_workspace(**call.sizes, **call.options))
+    _C.lstm_backward(**call.sizes, **call.options, **call.values, reverse=list(reverse))
+    return dinput, *(dweight.to(y.dtype) for dweight in dweights), dhx, dcx

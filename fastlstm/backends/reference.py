@@ -49,8 +49,28 @@ def lstm_step(
     return (hy if weight_hr is None else hy @ weight_hr.t()), cy
 
 
+def project(
+    input: Tensor,
+    weight_ih: Sequence[Tensor],
+    bias_ih: Sequence[Tensor],
+    bias_hh: Sequence[Tensor],
+) -> Tensor:
+    """igates (T, B, G, 4H) of x (T, B, I), which all groups share, or (T, B, G, I)."""
+    groups = []
+    for group, weight in enumerate(weight_ih):
+        x = input if input.dim() == 3 else input[:, :, group]
+        igates = x @ weight.t()
+        for bias in (bias_ih, bias_hh):
+            igates = igates + bias[group] if bias else igates
+        groups.append(igates)
+    return torch.stack(groups, dim=2)
+
+
 def lstm_sequence(
-    igates: Tensor,
+    input: Tensor,
+    weight_ih: Sequence[Tensor],
+    bias_ih: Sequence[Tensor],
+    bias_hh: Sequence[Tensor],
     weight_hh: Sequence[Tensor],
     weight_ch: Sequence[Tensor],
     weight_hr: Sequence[Tensor],
@@ -61,8 +81,10 @@ def lstm_sequence(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Every group over every time step; shapes as in :func:`fastlstm.functional.lstm_sequence`.
 
-    ``weight_ch`` and ``weight_hr`` hold one tensor a group, or nothing.
+    Every list of weights but ``weight_hh`` holds one tensor a group, or nothing. Without
+    ``weight_ih`` the input is igates.
     """
+    igates = project(input, weight_ih, bias_ih, bias_hh) if weight_ih else input
     T, _, G, _ = igates.shape
     y_groups, hy, cy = [], [], []
     for group in range(G):

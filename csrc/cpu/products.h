@@ -1,0 +1,160 @@
+// Products of a few or many rows with packed strips, and with weights as they lie.
+#pragma once
+
+#include "packing.h"
+
+namespace fastlstm::cpu {
+namespace {
+
+// One row of a product: what is multiplied, and where the sums go.
+template <class S>
+struct Operand {
+  const S* row;
+  Sum<S>* c;
+};
+
+// Strips that lie `stride` words apart, and what will be read after them, or null.
+template <class S>
+struct Strips {
+  const Word<S>* data;
+  int64_t stride;
+  const Word<S>* next;
+};
+
+// Calls visit(first, count) for blocks of at most kMaxRows rows, as even as integers allow.
+template <class Visit>
+FASTLSTM_INLINE void for_each_block(int64_t rows, const Visit& visit) {
+  const int64_t blocks = ceil_div(rows, kMaxRows);
+  for (int64_t block = 0; block < blocks; ++block) {
+    const int64_t first = rows * block / blocks, end = rows * (block + 1) / blocks;
+    visit(first, static_cast<int>(end - first));
+  }
+}
+
+// Rows (depth) -> blocks of [word of depth][rows of the block], in the order of for_each_block.
+// Rows far apart would each be a stream of its own for the prefetcher, and often fall upon the same
+// sets of L1: read as they lie they cost a tenth of the speed.
+template <class S, class RowAt>
+void pack_row_blocks(int64_t count, int64_t depth, const RowAt& row, Word<S>* blocks) {
+  typedef Word<S> Unaligned __attribute__((aligned(alignof(S)), may_alias));
+  const int64_t whole = depth / Format<S>::kPerWord, words = words_of<S>(depth);
+  for_each_block(count, [&](int64_t first, int size) {
+    Word<S>* to = blocks + first * words;
+    const Unaligned* from[kMaxRows];
+    for (int r = 0; r < size; ++r) from[r] = reinterpret_cast<const Unaligned*>(row(first + r));
+    const auto copy = [&](auto rows) {
+      for (int64_t word = 0; word < whole; ++word) {
+        for (int r = 0; r < rows; ++r) to[word * rows + r] = from[r][word];
+      }
+    };
+    if (size == kMaxRows) {
+      copy(std::integral_constant<int, kMaxRows>{});
+    } else if (size == kMaxRows - 1) {
+      copy(std::integral_constant<int, kMaxRows - 1>{});
+    } else {
+      copy(size);
+    }
+    if constexpr (std::is_same_v<S, BFloat16>) {
+      for (int r = 0; whole < words && r < size; ++r) {
+        to[whole * size + r] = row(first + r)[depth - 1].bits;
+      }
+    }
+  });
+}
+
+// For each of `count` rows, c (`num_strips` strips wide) = or += row (depth) x strips. A strip is
+// in L1 while all rows pass by it. The rows are read from `blocks` if pack_row_blocks filled it,
+// or, if it is null, as they lie.
+template <class S, class OperandAt>
+FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, int64_t count,
+                                     int64_t depth, bool add, const Word<S>* blocks,
+                                     const OperandAt& operand) {
+  const int64_t words = words_of<S>(depth);
+  for (int strip = 0; strip < num_strips; ++strip) {
+    const Word<S>* data = strips.data + strip * strips.stride;
+    const bool last = strip + 1 == num_strips;
+    const Word<S>* next = last ? strips.next : data + strips.stride;
+    for_each_block(count, [&](int64_t first, int size) {
+      const S* rows[kMaxRows];
+      Sum<S>* c[kMaxRows];
+      for (int r = 0; r < size; ++r) {
+        const Operand<S> at = operand(first + r);
+        rows[r] = blocks ? reinterpret_cast<const S*>(blocks + first * words + r) : at.row;
+        c[r] = at.c + strip * kStripWidth<S>;
+      }
+      const Word<S>* ahead = first == 0 && next ? next : data;
+      if (blocks) {
+        multiply<S>(size, rows, size, data, ahead, words * Format<S>::kPerWord, c, add);
+      } else {
+        multiply<S>(size, rows, 1, data, ahead, depth, c, add);
+      }
+    });
+  }
+}
+
+// Rows of one dot product: with the 4 gates for each, 12 sums in registers.
+constexpr int kDotRows = 3;
+
+template <class T>
+FASTLSTM_INLINE T sum_of_lanes(typename Simd<T>::Value value) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  T lane[kLanes];
+  Simd<T>::store(lane, value, AllLanes{});
+  for (int distance = kLanes / 2; distance; distance /= 2) {
+    for (int i = 0; i < distance; ++i) lane[i] += lane[i + distance];
+  }
+  return lane[0];
+}
+
+template <class S, int kRows>
+void dot_rows(const S* weight, int64_t gate_stride, int64_t depth, const S* const* rows,
+              Sum<S>* const* cells, bool add) {
+  using V = Simd<Sum<S>>;
+  typename V::Value sum[4][kRows] = {};
+  const auto multiply_add = [&](int64_t k, auto lanes) {
+    typename V::Value x[kRows];
+#pragma GCC unroll 3
+    for (int r = 0; r < kRows; ++r) x[r] = V::load(rows[r] + k, lanes);
+#pragma GCC unroll 4
+    for (int gate = 0; gate < 4; ++gate) {
+      const typename V::Value w = V::load(weight + gate * gate_stride + k, lanes);
+#pragma GCC unroll 3
+      for (int r = 0; r < kRows; ++r) sum[gate][r] += x[r] * w;
+    }
+  };
+  int64_t k = 0;
+  for (; k + V::kLanes <= depth; k += V::kLanes) multiply_add(k, AllLanes{});
+  if (k < depth) multiply_add(k, SomeLanes{static_cast<int32_t>(depth - k)});
+  for (int gate = 0; gate < 4; ++gate) {
+    for (int r = 0; r < kRows; ++r) {
+      Sum<S>& cell = cells[r][gate * V::kLanes];
+      cell = (add ? cell : 0) + sum_of_lanes<Sum<S>>(sum[gate][r]);
+    }
+  }
+}
+
+// The cells of one vector of hidden units, from `unit` on, = or += rows (depth) x weight (4H,
+// depth) transposed, unpacked: each weight is read once for kDotRows rows.
+template <class S, class OperandAt>
+void dot_gates(const S* weight, int64_t H, int64_t depth, int64_t unit, int64_t count, bool add,
+               const OperandAt& operand) {
+  for (int lane = 0; lane < lesser(kLanes<S>, H - unit); ++lane) {
+    const S* gates = weight + (unit + lane) * depth;
+    for (int64_t first = 0; first < count; first += kDotRows) {
+      const int size = static_cast<int>(lesser(kDotRows, count - first));
+      const S* rows[kDotRows];
+      Sum<S>* cells[kDotRows];
+      for (int r = 0; r < size; ++r) {
+        const Operand<S> at = operand(first + r);
+        rows[r] = at.row;
+        cells[r] = at.c + lane;
+      }
+      if (size == 3) dot_rows<S, 3>(gates, H * depth, depth, rows, cells, add);
+      if (size == 2) dot_rows<S, 2>(gates, H * depth, depth, rows, cells, add);
+      if (size == 1) dot_rows<S, 1>(gates, H * depth, depth, rows, cells, add);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace fastlstm::cpu
