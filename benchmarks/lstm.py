@@ -1,11 +1,13 @@
-"""fastlstm.LSTM beside nn.LSTM, and a peephole LSTM beside a loop of torch operations.
+"""fastlstm.LSTM beside nn.LSTM, and beside ONNX Runtime where it is installed.
 
-    python -m benchmarks.lstm [--shape T,B,I,H ...] [--rounds N] [--threads N] [--json FILE]
+    python -m benchmarks.lstm [--shape T,B,I,H,L[,bi] ...] [--mode inference training]
+        [--dtype float32 bfloat16 autocast] [--rounds 7] [--threads N] [--json FILE]
 
-Every shape is run for inference and for training (forward and backward). Results are compared
-before they are timed; the contenders take turns in one process; ratios are medians over rounds.
-Above 1 means that fastlstm is faster. nn.LSTM has no peepholes, so the loop is what PyTorch offers
-for them.
+nn.LSTM runs on one thread and on all, and the better one counts; with autocast both run under
+torch.autocast(bfloat16) on float32 weights. Results are compared before they are timed. The
+contenders take turns in one process; a ratio is the median over the rounds, and above 1 means that
+fastlstm is faster. Training is forward and backward, counted as three times the forward's
+operations. The peak is that of multiply-adds on registers, measured beside every row.
 """
 
 from __future__ import annotations
@@ -13,128 +15,188 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import statistics
 from collections.abc import Callable
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastlstm
+from benchmarks import onnx_runtime
 from benchmarks.timing import median_ms, paired, ratio
+from fastlstm import _C
 
-SHAPES = ["128,1,256,256", "100,32,256,256", "1000,8,128,128", "100,32,512,512", "10,64,4096,512"]
-LOOP_SHAPES = ["100,32,256,256", "1000,8,128,128"]
+SHAPES = [
+    "128,1,256,256,1",
+    "1,1,512,512,1",
+    "100,32,128,128,1",
+    "100,32,256,256,1",
+    "100,32,512,512,1",
+    "50,64,1024,1024,1",
+    "20,64,4096,2048,1",
+    "20,80,4096,2048,2",
+    "1000,8,128,128,1",
+    "5000,4,64,64,1",
+    "1000,1,512,512,2",
+    "200,32,256,256,1,bi",
+]
+Results = list[Tensor]  # y, and in training the gradients of x and of every parameter
 
 
-def peephole_loop(lstm: fastlstm.LSTM, x: Tensor, project_first: bool = False) -> Tensor:
-    """A peephole layer in PyTorch: its cell, a step at a time.
+class Shape(NamedTuple):
+    """The sizes of one row, as nn.LSTM names them."""
 
-    With ``project_first`` the input is projected for all steps at once before the loop, which
-    spares it half of its small matrix products.
+    T: int
+    B: int
+    I: int
+    H: int
+    L: int
+    bidirectional: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Shape:
+        """From "T,B,I,H,L" or "T,B,I,H,L,bi"."""
+        T, B, I, H, L, *direction = text.split(",")
+        return cls(int(T), int(B), int(I), int(H), int(L), direction == ["bi"])
+
+    def module(self, kind: type[nn.RNNBase]) -> nn.RNNBase:
+        """An LSTM of these sizes."""
+        return kind(self.I, self.H, self.L, bidirectional=self.bidirectional)
+
+    def gflop(self, train: bool) -> float:
+        """Multiply-adds of all matrix products, two operations each, in 1e9."""
+        D = 2 if self.bidirectional else 1
+        columns = sum((self.I if layer == 0 else D * self.H) + self.H for layer in range(self.L))
+        return (3 if train else 1) * 8e-9 * self.T * self.B * D * self.H * columns
+
+
+def run(module: nn.RNNBase, x: Tensor, dy: Tensor, train: bool, autocast: bool) -> Results:
+    """One call, and the gradients of everything if ``train``."""
+    context = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
+    with torch.set_grad_enabled(train), context:
+        y = module(x)[0]
+        if not train:
+            return [y]
+        inputs = [x, *module.parameters()]
+        return [y, *torch.autograd.grad(y, inputs, dy.to(y.dtype))]
+
+
+def check(ours: Results, theirs: Results, exact: Results) -> None:
+    """Refuse to time what does not compute the same thing.
+
+    Of every result, the error against nn.LSTM in float64 may be three times nn.LSTM's own in the
+    dtype at hand, or some roundings of the largest number where nn.LSTM happens to be exact.
     """
-    w_ci, w_cf, w_co = lstm.weight_ch_l0.chunk(3)
-    h = c = x.new_zeros(x.shape[1], lstm.hidden_size)
-    y = []
-    if project_first:
-        x = F.linear(x, lstm.weight_ih_l0, lstm.bias_ih_l0)
-    for step in x.unbind():
-        if not project_first:
-            step = F.linear(step, lstm.weight_ih_l0, lstm.bias_ih_l0)
-        gates = step + F.linear(h, lstm.weight_hh_l0, lstm.bias_hh_l0)
-        i, f, g, o = gates.chunk(4, dim=1)
-        c = (f + w_cf * c).sigmoid() * c + (i + w_ci * c).sigmoid() * g.tanh()
-        h = (o + w_co * c).sigmoid() * c.tanh()
-        y.append(h)
-    return torch.stack(y)
+    for index, (a, b, c) in enumerate(zip(ours, theirs, exact, strict=True)):
+        few = 16 * torch.finfo(b.dtype).eps
+        size = c.norm().clamp_min(torch.finfo(torch.float64).tiny)  # dW_hh of a first step is 0
+        mine, their = ((t.double() - c).norm() / size for t in (a, b))
+        if not mine <= 3 * their + few:
+            raise AssertionError(f"result {index}: error {mine:.1e}, nn.LSTM's {their:.1e}")
 
 
-def check(name: str, ours: Tensor, theirs: Tensor) -> None:
-    """Refuse to time what does not compute the same thing (float32, up to 1,000 steps)."""
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4, msg=lambda m: f"{name}: {m}")
-
-
-def contenders(
-    T: int, B: int, input_size: int, H: int, loop: bool
-) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Callables from x (T, B, I) to y (T, B, H), checked against each other."""
-    theirs = nn.LSTM(input_size, H)
-    ours = fastlstm.LSTM.from_torch(theirs)
-    peephole = fastlstm.LSTM(input_size, H, peephole=True)
-    calls: dict[str, Callable[[Tensor], Tensor]] = {
-        "nn.LSTM": lambda x: theirs(x)[0],
-        "fastlstm": lambda x: ours(x)[0],
-        "fastlstm peephole": lambda x: peephole(x)[0],
-    }
-    if loop:
-        calls["loop"] = lambda x: peephole_loop(peephole, x)
-        calls["loop, projected first"] = lambda x: peephole_loop(peephole, x, project_first=True)
-    x = torch.randn(T, B, input_size)
-    with torch.no_grad():
-        check("fastlstm", calls["fastlstm"](x), calls["nn.LSTM"](x))
-        if loop:
-            for name in ("loop", "loop, projected first"):
-                check(name, calls[name](x), calls["fastlstm peephole"](x))
-    return calls
-
-
-def measure(shape: str, train: bool, rounds: int) -> dict[str, object]:
+def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) -> dict[str, object]:
     """One row of the table."""
-    T, B, input_size, H = map(int, shape.split(","))
-    calls = contenders(T, B, input_size, H, loop=shape in LOOP_SHAPES)
-    x = torch.randn(T, B, input_size, requires_grad=train)
-    dy = torch.randn(T, B, H)
+    theirs = shape.module(nn.LSTM)
+    ours = shape.module(fastlstm.LSTM)
+    ours.load_state_dict(theirs.state_dict())
+    autocast, stored = dtype == "autocast", getattr(torch, dtype, torch.float32)
+    x = torch.randn(shape.T, shape.B, shape.I, requires_grad=train)
+    dy = torch.randn(shape.T, shape.B, (2 if shape.bidirectional else 1) * shape.H)
+    exact = run(theirs.double(), x.detach().double().requires_grad_(train), dy, train, False)
+    theirs, ours = theirs.to(stored), ours.to(stored)
+    x = x.detach().to(stored).requires_grad_(train)
+    result = run(ours, x, dy, train, autocast)
+    check(result, run(theirs, x, dy, train, autocast), exact)
 
-    def run(call: Callable[[Tensor], Tensor]) -> None:
-        with torch.set_grad_enabled(train):
-            y = call(x)
-            if train:
-                y.backward(dy)
+    calls: dict[str, Callable[[], object]] = {
+        "fastlstm": lambda: run(ours, x, dy, train, autocast),
+        "nn.LSTM": lambda: run(theirs, x, dy, train, autocast),
+        "nn.LSTM, 1 thread": lambda: run(theirs, x, dy, train, autocast),
+    }
+    if threads == 1:
+        del calls["nn.LSTM, 1 thread"]
+    onnx = None
+    if not train and dtype == "float32" and onnx_runtime.is_installed():
+        onnx = onnx_runtime.Session(theirs, threads)
+        onnx.open()
+        check([torch.from_numpy(onnx(x.numpy()))], result, exact)
+        calls["ONNX Runtime"] = lambda: onnx(x.numpy())
 
-    seconds = paired({name: lambda c=c: run(c) for name, c in calls.items()}, rounds)
-    row: dict[str, object] = {"shape": shape, "mode": "training" if train else "inference"}
-    row["ms"] = {name: median_ms(s) for name, s in seconds.items()}
-    row["nn.LSTM / fastlstm"] = ratio(seconds, "nn.LSTM", "fastlstm")
-    row["fastlstm peephole / fastlstm"] = ratio(seconds, "fastlstm peephole", "fastlstm")
-    for name in ("loop", "loop, projected first"):
-        if name in seconds:
-            row[f"{name} / fastlstm peephole"] = ratio(seconds, name, "fastlstm peephole")
-    return row
+    def before(name: str) -> None:
+        torch.set_num_threads(1 if "1 thread" in name else threads)
+        if onnx:
+            onnx.open() if name == "ONNX Runtime" else onnx.close()
+
+    seconds = paired(calls, rounds, before)
+    before("")
+    peak = _C.fma_flops("auto", threads) / 1e9
+    peers = [name for name in calls if name.startswith("nn.LSTM")]
+    peer = min(peers, key=lambda name: statistics.median(seconds[name]))
+    gflops = shape.gflop(train) / statistics.median(seconds["fastlstm"])
+    return {
+        "shape": shape._asdict(),
+        "mode": "training" if train else "inference",
+        "dtype": dtype,
+        "ms": {name: median_ms(s) for name, s in seconds.items()},
+        "nn.LSTM ms": median_ms(seconds[peer]),
+        "nn.LSTM / fastlstm": ratio(seconds, peer, "fastlstm"),
+        "gflops": gflops,
+        "fma_peak_gflops": peak,
+        "of_peak": gflops / peak,
+        "ONNX Runtime / fastlstm": (
+            ratio(seconds, "ONNX Runtime", "fastlstm") if "ONNX Runtime" in seconds else None
+        ),
+    }
+
+
+def line(shape: str, row: dict[str, object]) -> str:
+    """A row as it is printed."""
+    text = f"{shape:<20}{row['mode']:<10}{row['dtype']:<9}{row['ms']['fastlstm']:>10.3f}"
+    text += f"{row['nn.LSTM ms']:>11.3f}{row['nn.LSTM / fastlstm']:>7.2f}"
+    text += f"{row['gflops']:>8.0f}{row['of_peak']:>6.0%}"
+    if row["ONNX Runtime / fastlstm"] is not None:
+        text += f"{row['ms']['ONNX Runtime']:>10.3f}{row['ONNX Runtime / fastlstm']:>7.2f}"
+    return text
 
 
 def main() -> None:
     """Parse arguments, measure, print a table, and write JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shape", nargs="+", default=SHAPES, help="T,B,I,H")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--shape", nargs="+", default=SHAPES, help="T,B,I,H,L or T,B,I,H,L,bi")
+    parser.add_argument("--mode", nargs="+", default=["inference", "training"])
+    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", help="file to write the rows to")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    isa = fastlstm.backends.cpu.isas()[0]
+    machine = {
+        "machine": platform.machine(),
+        "isa": fastlstm.backends.cpu.isas()[0],
+        "threads": arguments.threads,
+        "torch": torch.__version__,
+        "onnxruntime": onnx_runtime.version(),
+    }
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
     print(
-        f"{platform.machine()} {isa}, {arguments.threads} threads, float32, torch",
-        torch.__version__,
+        f"{'T,B,I,H,L':<20}{'':<10}{'':<9}{'fastlstm ms':>11}{'nn.LSTM ms':>11}{'ratio':>6}", end=""
     )
-    print(f"{'T,B,I,H':<16}{'':<11}{'nn.LSTM ms':>12}{'fastlstm ms':>12}{'ratio':>8}", end="")
-    print(f"{'peephole ms':>13}{'over plain':>11}{'loop ms':>10}{'ratio':>8}", end="")
-    print(f"{'proj. ms':>10}{'ratio':>8}")
+    print(f"{'GFLOP/s':>8}{'peak':>6}{'ONNX ms':>10}{'ratio':>7}")
     rows = []
     for shape in arguments.shape:
-        for train in (False, True):
-            row = measure(shape, train, arguments.rounds)
-            rows.append(row)
-            ms = row["ms"]
-            line = f"{shape:<16}{row['mode']:<11}{ms['nn.LSTM']:>12.2f}{ms['fastlstm']:>12.2f}"
-            line += f"{row['nn.LSTM / fastlstm']:>8.2f}{ms['fastlstm peephole']:>13.2f}"
-            line += f"{row['fastlstm peephole / fastlstm']:>11.2f}"
-            for name in ("loop", "loop, projected first"):
-                if name in ms:
-                    line += f"{ms[name]:>10.1f}{row[f'{name} / fastlstm peephole']:>8.1f}"
-            print(line, flush=True)
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"torch": torch.__version__, "isa": isa, "rows": rows}, file, indent=1)
+        for mode in arguments.mode:
+            for dtype in arguments.dtype:
+                sizes, train = Shape.parse(shape), mode == "training"
+                row = measure(sizes, train, dtype, arguments.rounds, arguments.threads)
+                rows.append(row)
+                print(line(shape, row), flush=True)
+                if arguments.json:
+                    with open(arguments.json, "w") as file:
+                        json.dump(machine | {"rows": rows}, file, indent=1)
 
 
 if __name__ == "__main__":

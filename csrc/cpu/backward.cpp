@@ -26,6 +26,7 @@ class Backward {
   using Value = typename V::Value;
   static constexpr int kWidth = kStripWidth<S>;
   static constexpr int64_t kChunk = kDepth * Format<S>::kPerWord;
+  static constexpr int64_t kLine = 64 / sizeof(S);
 
   // Where a row of the batch finds its data at one step; each pointer to hidden unit 0.
   struct Row {
@@ -53,6 +54,7 @@ class Backward {
       : call_(call),
         shape_(call.shape),
         gates_(4 * call.shape.H),
+        digates_stride_((ceil_div(gates_, kLine) | 1) * kLine),
         strips_(ceil_div(shape_.H, kWidth)),
         input_strips_(ceil_div(shape_.I, kWidth)),
         packs_ih_(shape_.T * shape_.B >= kPackRows),
@@ -69,9 +71,9 @@ class Backward {
     dh_ = workspace.take<Sum<S>>(threads_ * shape_.B * kWidth);
     dweight_ch_ = workspace.take<Sum<S>>(threads_ * dweight_ch_size());
     weight_hh_ = workspace.take<Word<S>>(shape_.G * strips_ * strip_words(gates_));
-    digates_ = workspace.take<S>(shape_.G * (block_ + 1) * shape_.B * gates_);
+    digates_ = workspace.take<S>(shape_.G * (block_ + 1) * shape_.B * digates_stride_);
     slivers_ = workspace.take<Word<S>>((gates_ + threads_ * kMaxRows) * kDepth);
-    digates_blocks_ = workspace.take<Word<S>>(shape_.I ? words_of<S>(gates_) * kChunk : 0);
+    digates_blocks_ = workspace.take<Word<S>>(shape_.I ? block_words<S>(gates_) * kChunk : 0);
     operands_ = workspace.take<Word<S>>((strips_ + input_strips_) * strip_words(kChunk));
     weight_ih_ = workspace.take<Word<S>>(packs_ih_ ? shape_.G * input_strips_ * strip_words(gates_)
                                                    : threads_ * kInputStrips * strip_words(kChunk));
@@ -363,7 +365,7 @@ class Backward {
     }
     const Range slivers = slivers_of(team);
     pack_slivers(chunk.digates, chunk.count, slivers.begin * kMaxRows,
-                 lesser(slivers.end * kMaxRows, gates_),
+                 lesser(slivers.end * kMaxRows, gates_), gates_,
                  slivers_ + slivers.begin * kMaxRows * kDepth);
   }
 
@@ -404,7 +406,7 @@ class Backward {
       c[r] = width == kWidth ? dweight + r * stride : edge[r];
     }
     const bool direct = width == kWidth;
-    multiply<S>(static_cast<int>(size), rows, kMaxRows, strip,
+    multiply<S>(static_cast<int>(size), rows, {kMaxRows, 0}, strip,
                 look_ahead ? strip + strip_words(depth) : strip, depth, c, direct && !begins);
     for (int64_t r = 0; r < size && !direct; ++r) {
       for (int64_t column = 0; column < width; ++column) {
@@ -510,7 +512,7 @@ class Backward {
     if (call_.dinput && !shape_.I) {
       return out(call_.dinput) + row_of(time_of(g, s), b, g) * gates_;
     }
-    return digates_ + ((g * (block_ + 1) + s % (block_ + 1)) * shape_.B + b) * gates_;
+    return digates_ + ((g * (block_ + 1) + s % (block_ + 1)) * shape_.B + b) * digates_stride_;
   }
   S* dinput(int64_t t, int64_t b, int64_t g) const {
     const int64_t* stride = call_.dinput_stride;
@@ -525,9 +527,11 @@ class Backward {
 
   const LstmBackward& call_;
   const LstmShape& shape_;
-  const int64_t gates_;         // 4H
-  const int64_t strips_;        // of hidden units
-  const int64_t input_strips_;  // of columns of x
+  const int64_t gates_;           // 4H
+  const int64_t digates_stride_;  // of the ring: an odd number of cache lines, for rows a power of
+                                  // two apart would share few sets of the cache
+  const int64_t strips_;          // of hidden units
+  const int64_t input_strips_;    // of columns of x
   const bool packs_ih_;
   const int threads_;
   int64_t block_;  // steps

@@ -134,8 +134,8 @@ class Forward {
   }
   // Room for a chunk of all inputs of a block, or for all of h'.
   int64_t row_block_words() const {
-    const int64_t x = shape_.B * block_ * words_of<S>(lesser(kChunk, shape_.I));
-    const int64_t h = shape_.B * words_of<S>(shape_.H);
+    const int64_t x = shape_.B * block_ * block_words<S>(lesser(kChunk, shape_.I));
+    const int64_t h = shape_.B * block_words<S>(shape_.H);
     return x > h ? x : h;
   }
   Plan plan_for(int threads) const {

@@ -95,20 +95,27 @@ FASTLSTM_INLINE void multiply_add(const Row* const* row, int64_t at, const Vecto
   }
 }
 
+// How a row's words follow each other: `step` apart in runs of kRun, and `gap` more between runs.
+// A row as it lies is {1, 0}.
+struct Spacing {
+  int64_t step, gap;
+};
+constexpr int64_t kRun = 16;
+
 // c[r] (kColumns vectors, anywhere in memory) = or += rows[r] (depth) x strip (depth, kColumns
-// vectors). `row_step` is the distance of a row's words: 1 for a row in memory, more in a sliver.
+// vectors).
 // A few rows would wait for their own sums: two units of latency 4 want 8 chains, so such rows keep
 // several sets of sums, and every set takes its turn along the depth.
 // Meanwhile `ahead`, as many words as the strip has, comes closer: what is multiplied next.
 template <class S, int kRows>
-__attribute__((noinline)) void multiply_rows(const S* const* rows, int64_t row_step,
+__attribute__((noinline)) void multiply_rows(const S* const* rows, Spacing spacing,
                                              const Word<S>* strip, const Word<S>* ahead,
                                              int64_t depth, Sum<S>* const* c, bool add) {
   using V = Simd<Sum<S>>;
   using Vector = typename V::Value;
   typedef Word<S> Row __attribute__((aligned(alignof(S)), may_alias));
   constexpr int kPerWord = Format<S>::kPerWord;
-  constexpr int kSets = kRows * kColumns >= 8 ? 1 : (7 + kRows * kColumns) / (kRows * kColumns);
+  constexpr int kChains = kRows * kColumns, kSets = kChains >= 8 ? 1 : kChains >= 4 ? 2 : 4;
 
   const Row* row[kRows];
 #pragma GCC unroll 6
@@ -121,18 +128,20 @@ __attribute__((noinline)) void multiply_rows(const S* const* rows, int64_t row_s
   const Vector* b = reinterpret_cast<const Vector*>(strip);
   Vector sum[kSets][kRows][kColumns] = {};
   const int64_t words = depth / kPerWord;
-  int64_t k = 0, at = 0;
+  int64_t at = 0;
   const char* next = reinterpret_cast<const char*>(ahead);
-  for (; k + kSets <= words; k += kSets, b += kSets * kColumns) {
+  for (int64_t run = kRun; run <= words; run += kRun, at += spacing.gap) {
+    for (int64_t k = 0; k < kRun; k += kSets, b += kSets * kColumns) {
 #pragma GCC unroll 4
-    for (int set = 0; set < kSets; ++set, at += row_step) {
+      for (int set = 0; set < kSets; ++set, at += spacing.step) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kColumns * kVectorBytes; v += 64) __builtin_prefetch(next + v, 0, 2);
-      next += kColumns * kVectorBytes;
-      multiply_add<S, kRows>(row, at, b + set * kColumns, sum[set]);
+        for (int v = 0; v < kColumns * kVectorBytes; v += 64) __builtin_prefetch(next + v, 0, 2);
+        next += kColumns * kVectorBytes;
+        multiply_add<S, kRows>(row, at, b + set * kColumns, sum[set]);
+      }
     }
   }
-  for (; k < words; ++k, at += row_step, b += kColumns) {
+  for (int64_t k = words / kRun * kRun; k < words; ++k, at += spacing.step, b += kColumns) {
     multiply_add<S, kRows>(row, at, b, sum[0]);
   }
   if constexpr (kPerWord == 2) {
@@ -160,22 +169,22 @@ __attribute__((noinline)) void multiply_rows(const S* const* rows, int64_t row_s
 }
 
 template <class S>
-FASTLSTM_INLINE void multiply(int count, const S* const* rows, int64_t row_step,
+FASTLSTM_INLINE void multiply(int count, const S* const* rows, Spacing spacing,
                               const Word<S>* strip, const Word<S>* ahead, int64_t depth,
                               Sum<S>* const* c, bool add) {
   switch (count) {
     case 1:
-      return multiply_rows<S, 1>(rows, row_step, strip, ahead, depth, c, add);
+      return multiply_rows<S, 1>(rows, spacing, strip, ahead, depth, c, add);
     case 2:
-      return multiply_rows<S, 2>(rows, row_step, strip, ahead, depth, c, add);
+      return multiply_rows<S, 2>(rows, spacing, strip, ahead, depth, c, add);
     case 3:
-      return multiply_rows<S, 3>(rows, row_step, strip, ahead, depth, c, add);
+      return multiply_rows<S, 3>(rows, spacing, strip, ahead, depth, c, add);
     case 4:
-      return multiply_rows<S, 4>(rows, row_step, strip, ahead, depth, c, add);
+      return multiply_rows<S, 4>(rows, spacing, strip, ahead, depth, c, add);
     case 5:
-      return multiply_rows<S, 5>(rows, row_step, strip, ahead, depth, c, add);
+      return multiply_rows<S, 5>(rows, spacing, strip, ahead, depth, c, add);
     case 6:
-      return multiply_rows<S, 6>(rows, row_step, strip, ahead, depth, c, add);
+      return multiply_rows<S, 6>(rows, spacing, strip, ahead, depth, c, add);
   }
 }
 

@@ -3,7 +3,7 @@
 // A panel is 4 vectors wide, in strips of kColumns vectors: [strip][word of depth][kColumns]. In
 // the forward pass its vectors are the four gates of the same hidden units, so that the cell
 // follows at once; elsewhere they are neighbouring columns. A sliver is up to kMaxRows rows:
-// [word of depth][kMaxRows]. Whatever lies beyond an edge is zero.
+// [word of depth][kMaxRows]. Whatever lies beyond an edge of a panel is zero.
 #pragma once
 
 #include <cstddef>
@@ -136,31 +136,56 @@ FASTLSTM_INLINE void pack_rows(const RowAt& row, int64_t depth, int64_t first, i
   }
 }
 
-// Columns first to last of rows[0] to rows[depth - 1] -> slivers, each kMaxRows of those columns.
+// Eight neighbouring words.
+constexpr int kEight = 8;
+template <class Item>
+struct Eight {
+  typedef Item Items __attribute__((vector_size(kEight * sizeof(Item))));
+};
+
+// Columns first to last of rows[0] to rows[depth - 1], `columns` wide -> slivers, each kMaxRows of
+// those columns. Eight words of depth at a time, since slivers lie where they share sets of L1; and
+// eight columns at a time where that is harmless: the two too many are overwritten by the next
+// word. Word by word it took 3 to 13% of the product that follows.
 template <class S>
-void pack_slivers(const S* const* rows, int64_t depth, int64_t first, int64_t last,
+void pack_slivers(const S* const* rows, int64_t depth, int64_t first, int64_t last, int64_t columns,
                   Word<S>* slivers) {
   constexpr int kPerWord = Format<S>::kPerWord;
   const int64_t words = words_of<S>(depth);
-  for (int64_t word = 0; word < words; ++word) {
-    const S* row = rows[word * kPerWord];
-    const S* next = word * 2 + 1 < depth ? rows[word * kPerWord + kPerWord - 1] : nullptr;
-    Word<S>* to = slivers + word * kMaxRows;
-    for (int64_t column = first; column < last; column += kMaxRows, to += words * kMaxRows) {
-      const auto copy = [&](int64_t count) {
-        for (int64_t i = 0; i < count; ++i) {
-          if constexpr (kPerWord == 2) {
-            to[i] = row[column + i].bits | (next ? uint32_t{next[column + i].bits} << 16 : 0);
-          } else {
-            to[i] = row[column + i];
-          }
-        }
-      };
-      if (last - column >= kMaxRows) {
-        copy(kMaxRows);  // a constant: no loop is left of it
+  const auto pack = [&](int64_t word, int64_t column, int64_t count, Word<S>* to) {
+    for (int64_t i = column; i < column + count; ++i, ++to) {
+      if constexpr (kPerWord == 2) {
+        const int64_t k = word * 2;
+        *to = rows[k][i].bits | (k + 1 < depth ? uint32_t{rows[k + 1][i].bits} << 16 : 0);
       } else {
-        copy(last - column);
+        *to = rows[word][i];
       }
+    }
+  };
+  const auto pack_eight = [&](int64_t word, int64_t column, Word<S>* to) {
+    using Words = typename Eight<Word<S>>::Items;
+    Words eight;
+    if constexpr (kPerWord == 2) {
+      typename Eight<uint16_t>::Items low, high;
+      std::memcpy(&low, rows[word * 2] + column, sizeof(low));
+      std::memcpy(&high, rows[word * 2 + 1] + column, sizeof(high));
+      eight = __builtin_convertvector(low, Words) | __builtin_convertvector(high, Words) << 16;
+    } else {
+      std::memcpy(&eight, rows[word] + column, sizeof(eight));
+    }
+    std::memcpy(to, &eight, sizeof(eight));
+  };
+  for (int64_t begin = 0; begin < words; begin += kEight) {
+    const int64_t end = lesser(begin + kEight, words);
+    for (int64_t column = first; column < last; column += kMaxRows) {
+      Word<S>* to = slivers + (column - first) * words + begin * kMaxRows;
+      const int64_t count = lesser(kMaxRows, last - column);
+      const bool by_eights = count == kMaxRows && column + kEight <= columns;
+      int64_t word = begin;
+      for (; by_eights && word < lesser(end, words - 1); ++word, to += kMaxRows) {
+        pack_eight(word, column, to);
+      }
+      for (; word < end; ++word, to += kMaxRows) pack(word, column, count, to);
     }
   }
 }
