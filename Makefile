@@ -4,13 +4,29 @@
 # A second run of either sets nothing up again; a demo that was interrupted goes on where it stopped,
 # and one that was finished is only evaluated (`rm -r runs/demo` to train afresh).
 # PYTHON=python3.12 chooses another interpreter.
+#
+# Three more test the kernels in C++ alone; they need cmake and g++, but neither Python nor .venv:
+#   make native     build the tests of tests/native and run them
+#   make sanitize   the same with AddressSanitizer and UBSan, then with ThreadSanitizer
+#   make aarch64    the same for 64-bit ARM, cross-compiled and run by qemu
 
+MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
+CMAKE ?= cmake
 BIN := .venv/bin
 LAST := runs/demo/checkpoints/last.ckpt
-CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h')
+KERNELS := $(shell find csrc -type f)
+CXX_SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h')
+MEMORY := -DSANITIZE=address,undefined
+ARM_TOOLS := aarch64-linux-gnu-g++ qemu-aarch64
 
-.PHONY: demo test lint format slow wheel clean
+# Builds the C++ tests in the folder $(1), with the options $(2), and runs them.
+define run_native
+	$(CMAKE) -S tests/native -B build/$(1) $(2)
+	$(CMAKE) --build build/$(1) --parallel $(shell nproc) --target check
+endef
+
+.PHONY: demo test lint format slow wheel native sanitize aarch64 clean
 
 demo: .venv/.built
 	$(BIN)/fastlstm fit --config configs/demo.yaml $(if $(wildcard $(LAST)),--ckpt_path last)
@@ -36,7 +52,19 @@ format: .venv/.built
 wheel: .venv/.built
 	$(BIN)/python -m build
 
-.venv/.built: pyproject.toml constraints.txt setup.py CMakeLists.txt $(CXX_SOURCES)
+native:
+	$(call run_native,native)
+
+sanitize:
+	$(call run_native,asan,$(MEMORY))
+	$(call run_native,tsan,-DSANITIZE=thread)
+
+aarch64:
+	@for tool in $(ARM_TOOLS); do command -v $$tool > /dev/null || { \
+	  echo "$$tool is missing: apt install g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }; done
+	$(call run_native,aarch64,-DCMAKE_TOOLCHAIN_FILE=aarch64.cmake)
+
+.venv/.built: pyproject.toml constraints.txt setup.py CMakeLists.txt $(KERNELS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@

@@ -35,6 +35,13 @@ using Word = typename Format<S>::Word;
 template <class S>
 using Sum = typename Format<S>::Value;
 
+// The words of a row, wherever in memory it begins. As a template's argument a type would lose its
+// attributes: functions must name this one.
+template <class S>
+struct RowOf {
+  typedef Word<S> Row __attribute__((aligned(alignof(S)), may_alias));
+};
+
 // A word in every lane. The compiler would rather shift or mask the word before it is spread, by
 // way of the integer registers, which halves the speed: keep it from looking through.
 FASTLSTM_INLINE Simd<float>::Bits spread(uint32_t word) {
@@ -46,9 +53,9 @@ FASTLSTM_INLINE Simd<float>::Bits spread(uint32_t word) {
 }
 
 // sum += row[r][at] * b. The strip's vectors are loaded once and each row's word is broadcast.
-template <class S, int kRows, class Vector, class Row>
-FASTLSTM_INLINE void multiply_add(const Row* const* row, int64_t at, const Vector* b,
-                                  Vector (&sum)[kRows][kColumns]) {
+template <class S, int kRows, class Vector>
+FASTLSTM_INLINE void multiply_add(const typename RowOf<S>::Row* const* row, int64_t at,
+                                  const Vector* b, Vector (&sum)[kRows][kColumns]) {
   if constexpr (!std::is_same_v<S, BFloat16>) {
     Vector strip[kColumns];
 #pragma GCC unroll 4
@@ -113,7 +120,7 @@ __attribute__((noinline)) void multiply_rows(const S* const* rows, Spacing spaci
                                              int64_t depth, Sum<S>* const* c, bool add) {
   using V = Simd<Sum<S>>;
   using Vector = typename V::Value;
-  typedef Word<S> Row __attribute__((aligned(alignof(S)), may_alias));
+  using Row = typename RowOf<S>::Row;
   constexpr int kPerWord = Format<S>::kPerWord;
   constexpr int kChains = kRows * kColumns, kSets = kChains >= 8 ? 1 : kChains >= 4 ? 2 : 4;
 

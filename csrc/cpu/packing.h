@@ -85,7 +85,7 @@ void pack_gates(const S* weight, int64_t H, int64_t D, int64_t unit, int64_t k0,
       if (units == kUnits && left >= kUnits * kPerWord) {
 #pragma GCC unroll 16
         for (int row = 0; row < kUnits; ++row) {
-          square[row] = V::load(reinterpret_cast<const Sum<S>*>(from + row * D), AllLanes{});
+          std::memcpy(&square[row], from + row * D, sizeof(square[row]));  // any even address
         }
       } else {
         std::memset(square, 0, sizeof(square));

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../cell.h"
 
@@ -96,6 +97,8 @@ struct Simd {
   using Integer = typename Exponential<T>::Integer;
   typedef T Value __attribute__((vector_size(kVectorBytes)));
   typedef Integer Bits __attribute__((vector_size(kVectorBytes)));
+  // Bits to calculate with: what comes of a NaN overflows, which signed numbers must not.
+  typedef std::make_unsigned_t<Integer> Wrapping __attribute__((vector_size(kVectorBytes)));
   // The same vector, wherever in memory it begins.
   typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
 
@@ -136,9 +139,9 @@ struct Simd {
     return (Value)(widen(from, lanes) << 16);
   }
   static FASTLSTM_INLINE Bits round(Value value) {
-    const Bits bits = (Bits)value, upper = (bits >> 16) & 0xffff;
-    const Bits rounded = ((bits + 0x7fff + (upper & 1)) >> 16) & 0xffff;
-    return value == value ? rounded : upper | 0x40;  // a NaN must not round to infinity
+    const Wrapping bits = (Wrapping)value, upper = bits >> 16;
+    const Wrapping rounded = (bits + 0x7fff + (upper & 1)) >> 16;
+    return (Bits)(value == value ? rounded : upper | 0x40);  // a NaN must not round to infinity
   }
   static FASTLSTM_INLINE void store(BFloat16* to, Value value, AllLanes) {
     *reinterpret_cast<Halves*>(to) = __builtin_convertvector(round(value), Halves);
@@ -168,7 +171,7 @@ struct Simd {
     for (int k = kDegree - 1; k >= 0; --k) p = p * r + E::kP[k];
     p = p * (r * r) + r;
     // The low mantissa bits of `shifted` are the integer n: make them the exponent of 2^(n-1).
-    const Value scale = (Value)(((Bits)shifted + (E::kBias - 1)) << E::kMantissaBits);
+    const Value scale = (Value)(((Wrapping)shifted + (E::kBias - 1)) << E::kMantissaBits);
     return p * scale + (scale - T(0.5));
   }
 

@@ -1,0 +1,50 @@
+# How the kernels are compiled; included by the Python module and by the tests of tests/native.
+
+if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  message(FATAL_ERROR "fastlstm is built by g++, whose vector extensions it uses; "
+                      "found ${CMAKE_CXX_COMPILER_ID}. Set CXX=g++.")
+endif()
+
+set(CMAKE_CXX_STANDARD 17)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_CXX_VISIBILITY_PRESET hidden)
+set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+set(CMAKE_CXX_FLAGS_RELEASE "-O3")
+
+find_package(OpenMP COMPONENTS CXX)  # without it every call starts threads of its own
+if(OpenMP_CXX_FOUND)
+  set(FASTLSTM_THREADS OpenMP::OpenMP_CXX)
+else()
+  find_package(Threads REQUIRED)
+  set(FASTLSTM_THREADS Threads::Threads)
+endif()
+
+# The recurrence, compiled for one instruction set; dispatch.cpp chooses at run time.
+# Contraction makes a * b + c one fused instruction: it is off by default in strict C++.
+function(add_recurrence target isa)
+  set(here ${CMAKE_CURRENT_FUNCTION_LIST_DIR})
+  add_library(recurrence_${isa} OBJECT ${here}/forward.cpp ${here}/backward.cpp ${here}/peak.cpp)
+  target_compile_definitions(recurrence_${isa} PRIVATE FASTLSTM_ISA=${isa})
+  target_compile_options(recurrence_${isa} PRIVATE -ffp-contract=fast -fno-math-errno ${ARGN})
+  target_link_libraries(recurrence_${isa} PRIVATE ${FASTLSTM_THREADS})
+  target_link_libraries(${target} PRIVATE recurrence_${isa})
+endfunction()
+
+# Adds the kernels of every instruction set, and the choice among them, to `target`.
+function(add_kernels target)
+  target_sources(${target} PRIVATE ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/dispatch.cpp)
+  add_recurrence(${target} portable)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+    target_compile_definitions(${target} PRIVATE FASTLSTM_X86)
+    add_recurrence(${target} avx2 -mavx2 -mfma)
+    set(avx512 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512)
+    add_recurrence(${target} avx512 ${avx512})
+    add_recurrence(${target} avx512bf16 ${avx512} -mavx512bf16)
+  endif()
+  target_link_libraries(${target} PRIVATE ${FASTLSTM_THREADS})
+endfunction()

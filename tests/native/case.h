@@ -1,0 +1,190 @@
+// One call of the kernels: its sizes and options, its numbers, and the comparison of its results.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+#include <string>
+
+#include "../../csrc/cpu/kernels.h"
+#include "buffer.h"
+#include "reference.h"
+
+namespace fastlstm {
+
+// How the rows of a (T, B, G, n) array lie in memory.
+enum class Layout { contiguous, batch_first, gaps, over_time, over_batch, shared, one_row };
+constexpr const char* kLayouts[] = {"contiguous", "batch_first", "gaps",   "over_time",
+                                    "over_batch", "shared",      "one_row"};
+
+// Where W_ih and W_hh are packed: by each call for itself, by the call into memory of the caller's,
+// by a call before it, or by a call of no steps.
+enum class Packing { none, kept, reused, alone };
+constexpr const char* kPackings[] = {"none", "kept", "reused", "alone"};
+
+struct Case {
+  DType dtype = DType::float32;
+  int64_t T = 3, B = 4, G = 2, H = 17, I = 9;
+  int reverse = 2;  // bit g: group g
+  int threads = 1;
+  bool lengths = false, peepholes = true, bias_ih = true, bias_hh = true;
+  bool backwards_weights = false;  // group 0 lies last in memory, with gaps between the groups
+  Packing packing = Packing::none;
+  Layout input = Layout::contiguous, dy = Layout::contiguous;
+  std::string null = "";  // names of pointers that are null, each in spaces
+  int64_t shift = 0;      // of every buffer that need not be aligned
+
+  bool has(const std::string& name) const {
+    return null.find(" " + name + " ") == std::string::npos;
+  }
+
+  std::string describe() const {
+    const char* const dtypes[] = {"float32", "float64", "bfloat16"};
+    std::string text = dtypes[static_cast<int>(dtype)];
+    const auto add = [&](const char* name, int64_t value) {
+      text += std::string(" ") + name + "=" + std::to_string(value);
+    };
+    add("T", T), add("B", B), add("G", G), add("H", H), add("I", I);
+    add("reverse", reverse), add("threads", threads), add("lengths", lengths);
+    add("peepholes", peepholes), add("bias_ih", bias_ih), add("bias_hh", bias_hh);
+    add("backwards_weights", backwards_weights), add("shift", shift);
+    text += std::string(" packing=") + kPackings[static_cast<int>(packing)];
+    text += std::string(" input=") + kLayouts[static_cast<int>(input)];
+    text += std::string(" dy=") + kLayouts[static_cast<int>(dy)];
+    return null.empty() ? text : text + " null=" + null;
+  }
+};
+
+// A (T, B, G, n) array in a buffer that ends with its last row.
+struct Rows {
+  Buffer buffer;
+  int64_t stride[3], T, B, G, n;
+
+  Rows(const Case& c, int64_t n, Layout layout) : T(c.T), B(c.B), G(c.G), n(n) {
+    const int64_t width = layout == Layout::gaps ? n + 3 : n;
+    const int64_t strides[][3] = {
+        {B * G * n, G * n, n},              // contiguous
+        {G * n, T * G * n, n},              // batch_first
+        {B * G * width, G * width, width},  // gaps
+        {0, G * n, n},                      // over_time
+        {G * n, 0, n},                      // over_batch
+        {B * n, n, 0},                      // shared
+        {0, 0, 0},                          // one_row
+    };
+    std::copy_n(strides[static_cast<int>(layout)], 3, stride);
+    buffer = Buffer(c.dtype, at(T - 1, B - 1, G - 1) + n, c.shift);
+  }
+
+  int64_t at(int64_t t, int64_t b, int64_t g) const {
+    return t * stride[0] + b * stride[1] + g * stride[2];
+  }
+
+  // Calls visit(offset in the buffer, index in a contiguous array, t, b) for each number.
+  template <class Visit>
+  void for_each(const Visit& visit) const {
+    int64_t index = 0;
+    for (int64_t t = 0; t < T; ++t) {
+      for (int64_t b = 0; b < B; ++b) {
+        for (int64_t g = 0; g < G; ++g) {
+          for (int64_t i = 0; i < n; ++i) visit(at(t, b, g) + i, index++, t, b);
+        }
+      }
+    }
+  }
+};
+
+// A parameter of all groups.
+struct Parameter {
+  Buffer buffer;
+  int64_t first, stride, G, size;
+
+  Parameter(const Case& c, int64_t size) : G(c.G), size(size) {
+    const int64_t step = c.backwards_weights ? size + 5 : size;
+    buffer = Buffer(c.dtype, (G - 1) * step + size, c.shift);
+    first = c.backwards_weights ? (G - 1) * step : 0;
+    stride = c.backwards_weights ? -step : step;
+  }
+
+  LstmWeight weight(DType dtype) const {
+    return {static_cast<const char*>(buffer.data()) + first * size_of(dtype), stride};
+  }
+};
+
+// All that goes into a call, in the kernels' memory and, the same numbers, in the reference's.
+class Inputs {
+ public:
+  explicit Inputs(const Case& c)
+      : input(c, c.I ? c.I : 4 * c.H, c.input),
+        dy(c, c.H, c.dy),
+        weight_ih(c, 4 * c.H * c.I),
+        bias_ih(c, 4 * c.H),
+        bias_hh(c, 4 * c.H),
+        weight_hh(c, 4 * c.H * c.H),
+        weight_ch(c, 3 * c.H),
+        hx(c.dtype, c.G * c.B * c.H, c.shift),
+        cx(c.dtype, c.G * c.B * c.H, c.shift),
+        dhy(c.dtype, c.G * c.B * c.H, c.shift),
+        dcy(c.dtype, c.G * c.B * c.H, c.shift),
+        random_(static_cast<uint32_t>(c.T + 41 * c.B + 577 * c.H + 7919 * c.I)) {
+    problem = {c.T, c.B, c.G, c.H, c.I};
+    for (int64_t g = 0; g < c.G; ++g) problem.reverse.push_back(c.reverse >> g & 1);
+    // From none to all steps, in no order.
+    for (int64_t b = 0; b < c.B; ++b) {
+      problem.lengths.push_back(c.lengths ? (b * 5 + 2) % (c.T + 1) : c.T);
+    }
+    fill(input, 1, problem.input);
+    fill(dy, c.has("dy"), problem.dy);
+    // As in nn.LSTM: the sums have a size of about 1, whatever their length.
+    const double bound = 1 / std::sqrt(static_cast<double>(c.H));
+    if (c.I) fill(weight_ih, 1 / std::sqrt(static_cast<double>(c.I)), problem.weight_ih);
+    if (c.I && c.bias_ih) fill(bias_ih, bound, problem.bias_ih);
+    if (c.I && c.bias_hh) fill(bias_hh, bound, problem.bias_hh);
+    fill(weight_hh, bound, problem.weight_hh);
+    if (c.peepholes) fill(weight_ch, 0.5, problem.weight_ch);
+    fill(hx, 1, problem.hx);
+    fill(cx, 1, problem.cx);
+    fill(dhy, c.has("dhy"), problem.dhy);
+    fill(dcy, c.has("dcy"), problem.dcy);
+  }
+
+  reference::Problem problem;
+  Rows input, dy;
+  Parameter weight_ih, bias_ih, bias_hh, weight_hh, weight_ch;
+  Buffer hx, cx, dhy, dcy;
+
+ private:
+  double number(double bound) { return bound * (random_() * 0x1p-31 - 1); }
+
+  // Rows past a length stay NaN, unless the same numbers are used elsewhere: no kernel may use
+  // them.
+  void fill(Rows& rows, double bound, reference::Array& array) {
+    const auto in_use = [&](int64_t t, int64_t b) {
+      return rows.stride[0] == 0 || rows.stride[1] == 0 || t < problem.lengths[b];
+    };
+    rows.for_each([&](int64_t at, int64_t, int64_t t, int64_t b) {
+      if (in_use(t, b)) rows.buffer.set(at, number(bound));
+    });
+    rows.for_each([&](int64_t at, int64_t, int64_t t, int64_t b) {
+      array.push_back(in_use(t, b) ? rows.buffer.get(at) : 0);
+    });
+  }
+  void fill(Parameter& parameter, double bound, reference::Array& array) {
+    for (int64_t g = 0; g < parameter.G; ++g) {
+      for (int64_t i = 0; i < parameter.size; ++i) {
+        const int64_t at = parameter.first + g * parameter.stride + i;
+        parameter.buffer.set(at, number(bound));
+        array.push_back(parameter.buffer.get(at));
+      }
+    }
+  }
+  void fill(Buffer& buffer, double bound, reference::Array& array) {
+    for (int64_t i = 0; i < buffer.count(); ++i) {
+      buffer.set(i, number(bound));
+      array.push_back(buffer.get(i));
+    }
+  }
+
+  std::mt19937 random_;  // the same numbers everywhere, by the standard
+};
+
+}  // namespace fastlstm

@@ -1,0 +1,364 @@
+// The kernels of csrc/cpu against loops over doubles, with no Python in between: every instruction
+// set of this machine, every pointer of the contract that may be null, every layout.
+//
+// Prints a line for each result that is wrong, and at last how many cases there were. It is meant
+// to be run by the sanitizers too (`make sanitize`): each array is a heap block of its own.
+#include <cstdio>
+#include <mutex>
+#include <thread>
+
+#include "case.h"
+
+namespace fastlstm {
+namespace {
+
+class Report {
+ public:
+  void add_case() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ++cases_;
+  }
+  void fail(const std::string& where, const std::string& what) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::printf("%s: %s\n", where.c_str(), what.c_str());
+    ++failures_;
+  }
+  // `part` of its tolerance was used up by a result.
+  void add_error(double part) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    worst_ = std::max(worst_, part);
+  }
+  // The exit status.
+  int summary() const {
+    if (failures_) {
+      std::printf("%d cases, %d results wrong\n", cases_, failures_);
+      return 1;
+    }
+    std::printf("%d cases, all right; the largest error is %.2f of its limit\n", cases_, worst_);
+    return 0;
+  }
+
+ private:
+  std::mutex mutex_;
+  int cases_ = 0, failures_ = 0;
+  double worst_ = 0;
+};
+
+// One case on one instruction set.
+class Run {
+ public:
+  Run(const Case& c, const Inputs& in, const reference::Results& expected,
+      const cpu::Kernels& kernels, Report& report)
+      : c_(c),
+        in_(in),
+        expected_(expected),
+        kernels_(kernels),
+        report_(report),
+        sums_(c.dtype == DType::bfloat16 ? DType::float32 : c.dtype),
+        shape_{c.dtype, c.T, c.B, c.G, c.H, c.I, in.problem.reverse.data(), nullptr} {
+    if (c.lengths) shape_.lengths = in.problem.lengths.data();
+  }
+
+  void run() {
+    report_.add_case();
+    if (c_.packing == Packing::alone) pack();
+    if (c_.packing == Packing::kept || c_.packing == Packing::reused) packed_ = packed();
+    forward(c_.packing == Packing::alone);
+    if (c_.packing == Packing::reused) forward(true);
+    if (c_.has("reserve")) backward();
+  }
+
+ private:
+  int64_t rows() const { return c_.T * c_.B * c_.G; }
+  int64_t states() const { return c_.G * c_.B * c_.H; }
+  Buffer numbers(int64_t count) const { return Buffer(c_.dtype, count, c_.shift); }
+  static Buffer bytes(size_t count) { return Buffer(DType::bfloat16, count / 2); }
+  Buffer packed() const { return bytes(kernels_.forward_packed(shape_)); }
+
+  LstmWeight weight(const Parameter& parameter, bool is_there) const {
+    return is_there ? parameter.weight(c_.dtype) : LstmWeight{nullptr, 0};
+  }
+
+  void pack() {
+    packed_ = packed();
+    LstmForward call{};
+    call.shape = {c_.dtype, 0, 0, c_.G, c_.H, c_.I, nullptr, nullptr};
+    call.weight_ih = weight(in_.weight_ih, c_.I);
+    call.weight_hh = weight(in_.weight_hh, true);
+    call.packed = packed_.data();
+    const Buffer workspace = bytes(kernels_.forward_workspace(call.shape, c_.threads));
+    call.workspace = workspace.data();
+    kernels_.forward(call, c_.threads);
+  }
+
+  void forward(bool is_packed) {
+    y_ = numbers(rows() * c_.H);
+    if (c_.has("reserve")) reserve_ = numbers(rows() * 5 * c_.H);
+    const Buffer hy = numbers(states()), cy = numbers(states());
+    const Buffer workspace = bytes(kernels_.forward_workspace(shape_, c_.threads));
+    LstmForward call{};
+    call.shape = shape_;
+    call.input = in_.input.buffer.data();
+    std::copy_n(in_.input.stride, 3, call.input_stride);
+    call.weight_ih = weight(in_.weight_ih, c_.I);
+    call.bias_ih = weight(in_.bias_ih, c_.I && c_.bias_ih);
+    call.bias_hh = weight(in_.bias_hh, c_.I && c_.bias_hh);
+    call.weight_hh = weight(in_.weight_hh, true);
+    call.weight_ch = weight(in_.weight_ch, c_.peepholes);
+    call.hx = in_.hx.data();
+    call.cx = in_.cx.data();
+    call.y = y_.data();
+    call.hy = hy.data();
+    call.cy = cy.data();
+    call.reserve = reserve_.data();
+    call.packed = packed_.data();
+    call.is_packed = is_packed;
+    call.workspace = workspace.data();
+    kernels_.forward(call, c_.threads);
+    const int64_t terms = c_.H + c_.I;
+    compare("y", y_, expected_.y, terms);
+    compare("hy", hy, expected_.hy, terms);
+    compare("cy", cy, expected_.cy, terms);
+    if (c_.has("reserve")) compare_reserve(terms);
+  }
+
+  // Rows past a length must have been left alone.
+  void compare_reserve(int64_t terms) {
+    const auto is_past = [&](int64_t i) {
+      const int64_t row = i / (5 * c_.H) / c_.G;
+      return row / c_.B >= in_.problem.lengths[row % c_.B];
+    };
+    for (int64_t i = 0; i < reserve_.count(); ++i) {
+      if (!is_past(i)) continue;
+      if (!reserve_.is_untouched(i)) return fail("reserve", i, "is written past a length");
+      reserve_.set(i, 0);
+    }
+    compare("reserve", reserve_, expected_.reserve, terms);
+    for (int64_t i = 0; i < reserve_.count(); ++i) {
+      if (is_past(i)) reserve_.poison(i);  // backward must not read it either
+    }
+  }
+
+  void backward() {
+    const bool same = c_.I && c_.input <= Layout::gaps, shared = c_.I && c_.input == Layout::shared;
+    Rows dinput(c_, c_.I ? c_.I : 4 * c_.H, same || shared ? c_.input : Layout::contiguous);
+    const int64_t gates = c_.G * 4 * c_.H;
+    const Buffer dweight_ih(sums_, gates * c_.I, c_.shift), dbias(sums_, gates, c_.shift),
+        dweight_hh(sums_, gates * c_.H, c_.shift), dweight_ch(sums_, c_.G * 3 * c_.H, c_.shift);
+    const Buffer dhx = numbers(states()), dcx = numbers(states());
+    const Buffer workspace = bytes(kernels_.backward_workspace(shape_, c_.threads));
+    const auto wanted = [&](const Buffer& buffer, const char* name, bool exists) {
+      return exists && c_.has(name) ? buffer.data() : nullptr;
+    };
+    LstmBackward call{};
+    call.shape = shape_;
+    call.dy = wanted(in_.dy.buffer, "dy", true);
+    std::copy_n(in_.dy.stride, 3, call.dy_stride);
+    call.dhy = wanted(in_.dhy, "dhy", true);
+    call.dcy = wanted(in_.dcy, "dcy", true);
+    call.reserve = reserve_.data();
+    call.y = y_.data();
+    call.input = c_.I ? in_.input.buffer.data() : nullptr;
+    std::copy_n(in_.input.stride, 3, call.input_stride);
+    call.weight_ih = weight(in_.weight_ih, c_.I);
+    call.weight_hh = weight(in_.weight_hh, true);
+    call.weight_ch = weight(in_.weight_ch, c_.peepholes);
+    call.hx = in_.hx.data();
+    call.cx = in_.cx.data();
+    call.dinput = wanted(dinput.buffer, "dinput", true);
+    std::copy_n(dinput.stride, 3, call.dinput_stride);
+    call.dweight_ih = wanted(dweight_ih, "dweight_ih", c_.I);
+    call.dbias = wanted(dbias, "dbias", c_.I);
+    call.dweight_hh = wanted(dweight_hh, "dweight_hh", true);
+    call.dweight_ch = wanted(dweight_ch, "dweight_ch", c_.peepholes);
+    call.dhx = dhx.data();
+    call.dcx = dcx.data();
+    call.workspace = workspace.data();
+    kernels_.backward(call, c_.threads);
+    const int64_t terms = c_.T * c_.B + 4 * c_.H + c_.I;
+    compare("dhx", dhx, expected_.dhx, terms);
+    compare("dcx", dcx, expected_.dcx, terms);
+    if (call.dinput) compare_dinput(dinput, terms);
+    if (call.dweight_ih) compare("dweight_ih", dweight_ih, expected_.dweight_ih, terms);
+    if (call.dbias) compare("dbias", dbias, expected_.dbias, terms);
+    if (call.dweight_hh) compare("dweight_hh", dweight_hh, expected_.dweight_hh, terms);
+    if (call.dweight_ch) compare("dweight_ch", dweight_ch, expected_.dweight_ch, terms);
+  }
+
+  // Groups that share x share dx, their sum; gaps between the rows must have been left alone.
+  void compare_dinput(Rows& dinput, int64_t terms) {
+    reference::Array expected(dinput.buffer.count());
+    std::vector<bool> is_gap(dinput.buffer.count(), true);
+    dinput.for_each([&](int64_t at, int64_t index, int64_t, int64_t) {
+      expected[at] += expected_.dinput[index];
+      is_gap[at] = false;
+    });
+    for (int64_t i = 0; i < dinput.buffer.count(); ++i) {
+      if (!is_gap[i]) continue;
+      if (!dinput.buffer.is_untouched(i)) return fail("dinput", i, "is a gap, but written");
+      dinput.buffer.set(i, 0);
+    }
+    compare("dinput", dinput.buffer, expected, terms);
+  }
+
+  // Errors are relative to the array's largest number, in eps of the type that sums are made in. A
+  // sum of N terms is rounded N times, as often up as down: such errors add up like the root of N.
+  // Forward the longest sum is a projection, backward a weight's gradient, whose terms are sums
+  // themselves. 4 for what the activations and the steps before add; then 4 times all that, because
+  // the worst of thousands of numbers counts (found: a third of it).
+  // bfloat16 is summed in float32, but h, the gates and their gradients are rounded when they are
+  // stored, at every step: these errors fade as the state does, over a few steps (found: 1.4 eps).
+  double tolerance(int64_t terms) const {
+    const double sums = 4 * eps_of(sums_) * (4 + std::sqrt(static_cast<double>(terms)));
+    return c_.dtype == DType::bfloat16 ? sums + 4 * eps_of(c_.dtype) : sums;
+  }
+
+  void compare(const char* name, const Buffer& found, const reference::Array& expected,
+               int64_t terms) {
+    double scale = 0;
+    for (const double value : expected) scale = std::max(scale, std::abs(value));
+    const double limit = tolerance(terms) * scale;
+    double worst = 0;
+    for (int64_t i = 0; i < found.count(); ++i) {
+      const double error = std::abs(found.get(i) - expected[i]);
+      if (!(error <= limit)) {  // nor is a NaN
+        char text[200];
+        std::snprintf(text, sizeof(text), "is %.9g, expected %.9g within %.2g", found.get(i),
+                      expected[i], limit);
+        return fail(name, i, text);
+      }
+      worst = std::max(worst, error);
+    }
+    if (limit > 0) report_.add_error(worst / limit);
+  }
+
+  void fail(const char* name, int64_t i, const std::string& what) {
+    report_.fail(std::string(kernels_.isa) + " " + c_.describe(),
+                 std::string(name) + "[" + std::to_string(i) + "] " + what);
+  }
+
+  const Case& c_;
+  const Inputs& in_;
+  const reference::Results& expected_;
+  const cpu::Kernels& kernels_;
+  Report& report_;
+  const DType sums_;
+  LstmShape shape_;
+  Buffer packed_, y_, reserve_;
+};
+
+void run_everywhere(const Case& c, Report& report) {
+  const Inputs inputs(c);
+  const reference::Results expected = reference::run(inputs.problem);
+  for (const std::string& isa : cpu::isas()) {
+    Run(c, inputs, expected, cpu::kernels(isa), report).run();
+  }
+}
+
+constexpr DType kTypes[] = {DType::float32, DType::float64, DType::bfloat16};
+
+// Every H with every I, type and kind of cell; of the rest one choice each, by chance.
+std::vector<Case> mixed_cases() {
+  std::vector<Case> cases;
+  std::mt19937 random(1);
+  const auto one_of = [&](auto... choices) {
+    const int64_t list[] = {static_cast<int64_t>(choices)...};
+    return list[random() % (sizeof(list) / sizeof(*list))];
+  };
+  for (const int64_t H : {1, 5, 17, 33, 64, 70}) {
+    for (const int64_t I : {0, 1, 9, 40}) {
+      for (int kind = 0; kind < 12; ++kind) {
+        Case c;
+        c.dtype = kTypes[kind % 3];
+        c.peepholes = kind / 3 % 2;
+        c.H = H, c.I = I;
+        c.T = one_of(1, 2, 7, 40);
+        c.B = 1 + random() % 13;
+        c.G = one_of(1, 2);
+        c.reverse = one_of(0, 1, 2, 3);
+        c.threads = one_of(1, 2, 3);
+        c.lengths = one_of(0, 1);
+        c.bias_ih = one_of(0, 1);
+        c.bias_hh = one_of(0, 1);
+        c.backwards_weights = one_of(0, 1);
+        c.packing = static_cast<Packing>(random() % 4);
+        c.input = static_cast<Layout>(random() % 7);
+        c.dy = static_cast<Layout>(random() % 7);
+        c.shift = one_of(0, 1, 3);
+        if (c.T * c.B * c.G * H * (H + I) > 1'000'000) c.T = 7;  // keeps the whole run to seconds
+        cases.push_back(c);
+      }
+    }
+  }
+  return cases;
+}
+
+// Every pointer that may be null, alone and with its like.
+std::vector<Case> null_cases() {
+  std::vector<Case> cases;
+  for (const DType dtype : kTypes) {
+    for (const int64_t I : {0, 9}) {
+      for (const char* null :
+           {" reserve ", " dinput ", " dweight_ih ", " dbias ", " dweight_hh ", " dweight_ch ",
+            " dy ", " dhy ", " dcy ", " dy dhy dcy ", " dweight_ih dbias dweight_hh dweight_ch ",
+            " dinput dweight_ih dbias dweight_hh dweight_ch "}) {
+        Case c;
+        c.dtype = dtype;
+        c.T = 5, c.B = 7, c.I = I;
+        c.lengths = true;
+        c.input = I ? Layout::shared : Layout::contiguous;
+        c.null = null;
+        c.threads = 1 + static_cast<int>(cases.size() % 3);
+        cases.push_back(c);
+      }
+    }
+  }
+  return cases;
+}
+
+// More steps, rows, columns or units than are worked on at once.
+std::vector<Case> large_cases() {
+  const int64_t sizes[][4] = {
+      {300, 3, 20, 33}, {3, 300, 9, 30}, {2, 70, 70, 300}, {1, 2, 130, 600},  {160, 7, 9, 5},
+      {1, 6, 150, 0},   {2, 3, 100, 20}, {1, 1, 300, 0},   {4, 1, 140, 1100}, {9, 60, 33, 0}};
+  std::vector<Case> cases;
+  for (const auto& [T, B, H, I] : sizes) {
+    for (const DType dtype : kTypes) {
+      Case c;
+      c.dtype = dtype;
+      c.T = T, c.B = B, c.H = H, c.I = I;
+      c.G = 1 + cases.size() / 3 % 2;
+      c.threads = 1 + static_cast<int>(cases.size() % 3);
+      c.lengths = cases.size() % 2;
+      cases.push_back(c);
+    }
+  }
+  return cases;
+}
+
+// Calls from several threads at once, each call with a team of its own.
+void run_at_once(const std::vector<Case>& cases, Report& report) {
+  constexpr size_t kCallers = 4;
+  std::vector<std::thread> callers;
+  for (size_t caller = 0; caller < kCallers; ++caller) {
+    callers.emplace_back([&, caller] {
+      for (size_t i = caller; i < cases.size(); i += kCallers) run_everywhere(cases[i], report);
+    });
+  }
+  for (std::thread& caller : callers) caller.join();
+}
+
+int run() {
+  Report report;
+  const std::vector<Case> nulls = null_cases();
+  for (const auto& cases : {mixed_cases(), nulls, large_cases()}) {
+    for (const Case& c : cases) run_everywhere(c, report);
+  }
+  run_at_once(nulls, report);
+  return report.summary();
+}
+
+}  // namespace
+}  // namespace fastlstm
+
+int main() { return fastlstm::run(); }
