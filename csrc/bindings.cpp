@@ -182,17 +182,17 @@ double fma_flops(const std::string& isa, int num_threads) {
 PYBIND11_MODULE(_C, module) {
   using namespace fastlstm;
   module.doc() = "Compiled kernels of fastlstm; the contract is csrc/lstm.h.";
-  module.def("lstm_forward", &lstm_forward, py::kw_only(), "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a,
-             "I"_a, "reverse"_a, "lengths"_a, "input"_a, "input_stride"_a, "weight_ih"_a,
+  module.def("lstm_forward", &lstm_forward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a,
+             py::kw_only(), "reverse"_a, "lengths"_a, "input"_a, "input_stride"_a, "weight_ih"_a,
              "bias_ih"_a, "bias_hh"_a, "weight_hh"_a, "weight_ch"_a, "hx"_a, "cx"_a, "y"_a, "hy"_a,
              "cy"_a, "reserve"_a, "packed"_a, "is_packed"_a, "workspace"_a, "num_threads"_a,
              "isa"_a);
-  module.def("lstm_backward", &lstm_backward, py::kw_only(), "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a,
-             "I"_a, "reverse"_a, "lengths"_a, "dy"_a, "dy_stride"_a, "dhy"_a, "dcy"_a, "reserve"_a,
-             "y"_a, "input"_a, "input_stride"_a, "weight_ih"_a, "weight_hh"_a, "weight_ch"_a,
-             "hx"_a, "cx"_a, "dinput"_a, "dinput_stride"_a, "dweight_ih"_a, "dbias"_a,
-             "dweight_hh"_a, "dweight_ch"_a, "dhx"_a, "dcx"_a, "workspace"_a, "num_threads"_a,
-             "isa"_a);
+  module.def("lstm_backward", &lstm_backward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a,
+             py::kw_only(), "reverse"_a, "lengths"_a, "dy"_a, "dy_stride"_a, "dhy"_a, "dcy"_a,
+             "reserve"_a, "y"_a, "input"_a, "input_stride"_a, "weight_ih"_a, "weight_hh"_a,
+             "weight_ch"_a, "hx"_a, "cx"_a, "dinput"_a, "dinput_stride"_a, "dweight_ih"_a,
+             "dbias"_a, "dweight_hh"_a, "dweight_ch"_a, "dhx"_a, "dcx"_a, "workspace"_a,
+             "num_threads"_a, "isa"_a);
   module.def("lstm_forward_packed", &lstm_forward_packed, "dtype"_a, "G"_a, "H"_a, "I"_a, "isa"_a,
              "Bytes of the packed weights that lstm_forward can keep for its next call.");
   module.def("lstm_forward_workspace", &lstm_forward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,

@@ -10,13 +10,13 @@ _Weight = tuple[int, int]
 """Group 0's address, and the elements from one group's to the next group's."""
 
 def lstm_forward(
-    *,
     dtype: str,
     T: int,
     B: int,
     G: int,
     H: int,
     I: int,
+    *,
     reverse: Sequence[bool] | bytes,
     lengths: int,
     input: int,
@@ -39,13 +39,13 @@ def lstm_forward(
     isa: str,
 ) -> None: ...
 def lstm_backward(
-    *,
     dtype: str,
     T: int,
     B: int,
     G: int,
     H: int,
     I: int,
+    *,
     reverse: Sequence[bool] | bytes,
     lengths: int,
     dy: int,

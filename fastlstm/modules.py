@@ -69,8 +69,12 @@ class LSTM(nn.RNNBase):
 
     def weights(self) -> list[LSTMWeights]:
         """The parameters, one entry a layer and direction, in the order of h_0."""
+        there = (True, True, self.bias, self.bias, self.peephole, self.proj_size > 0)
+        kinds = tuple(zip(LSTMWeights._fields, there, strict=True))
         return [
-            LSTMWeights._make(getattr(self, f"{n}_{suffix}", None) for n in LSTMWeights._fields)
+            LSTMWeights._make(
+                getattr(self, f"{name}_{suffix}") if has else None for name, has in kinds
+            )
             for suffix in self._suffixes()
         ]
 

@@ -95,24 +95,22 @@ def _differentiate(
     weight_ih, weight_hh, weight_ch = _split(weights, ctx.sizes)
     asked = [any(need) if isinstance(need, list) else need for need in ctx.needs_input_grad[:6]]
     needs = [asked[0], asked[1], asked[2] or asked[3], asked[4], asked[5]]
-    dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dhx, dcx = (
-        torch.ops.fastlstm.lstm_sequence_backward(
-            dy,
-            dhy,
-            dcy,
-            y,
-            reserve,
-            input,
-            weight_ih,
-            weight_hh,
-            weight_ch,
-            hx,
-            cx,
-            ctx.reverse,
-            lengths,
-            needs,
-            ctx.backend,
-        )
+    dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dhx, dcx = _lstm_sequence_backward(
+        dy,
+        dhy,
+        dcy,
+        y,
+        reserve,
+        input,
+        weight_ih,
+        weight_hh,
+        weight_ch,
+        hx,
+        cx,
+        ctx.reverse,
+        lengths,
+        needs,
+        ctx.backend,
     )
     # Both biases have one gradient, but not one memory: what is done to one must not reach the
     # other.
@@ -149,4 +147,16 @@ def _refuse_second_derivative(ctx: Any, *_: Tensor | None) -> tuple[Any, ...]:
 torch.library.register_autograd(_FORWARD, _differentiate, setup_context=_save_for_backward)
 torch.library.register_autograd(_BACKWARD, _refuse_second_derivative)
 
-lstm_sequence = torch.ops.fastlstm.lstm_sequence
+lstm_sequence = torch.ops.fastlstm.lstm_sequence.default
+_lstm_sequence_backward = torch.ops.fastlstm.lstm_sequence_backward.default
+
+
+def is_watched(tensors: Sequence[Tensor]) -> bool:
+    """Whether something shall see the op itself: a compiler, tracer, mode or tensor subclass."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or not all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -37,8 +36,7 @@ class LSTMWeights(NamedTuple):
         return self.bias_ih + self.bias_hh
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """All that a backend may need to know to say yes or no.
 
     Attributes:

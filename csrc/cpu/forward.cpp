@@ -160,15 +160,15 @@ class Forward {
         const S* weight = of_group(call_.weight_ih, group);
         pack_gates(weight, H, I, unit, 0, I, weight_ih_ + i * panel_words<S>(I));
       }
-      for (int64_t at = 0; at < kCell; ++at) {
-        const int64_t u = unit + at % kUnits, gate = at / kUnits;
-        Sum<S> sum = 0;
-        if (u < H && call_.bias_ih.data)
-          sum += number(of_group(call_.bias_ih, group)[gate * H + u]);
-        if (u < H && call_.bias_hh.data)
-          sum += number(of_group(call_.bias_hh, group)[gate * H + u]);
-        bias_[i * kCell + at] = sum;
-      }
+      with_lanes<kUnits>(unit, H, [&](auto lanes) {
+        for (int gate = 0; gate < 4; ++gate) {
+          Value sum = {};
+          for (const LstmWeight* bias : {&call_.bias_ih, &call_.bias_hh}) {
+            if (bias->data) sum += V::load(of_group(*bias, group) + gate * H + unit, lanes);
+          }
+          V::store(bias_ + i * kCell + gate * kUnits, sum, AllLanes{});
+        }
+      });
     }
   }
 

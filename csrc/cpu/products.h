@@ -95,20 +95,12 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
 // Rows of one dot product: with the 4 gates for each, 12 sums in registers.
 constexpr int kDotRows = 3;
 
-template <class T>
-FASTLSTM_INLINE T sum_of_lanes(typename Simd<T>::Value value) {
-  constexpr int kLanes = Simd<T>::kLanes;
-  T lane[kLanes];
-  Simd<T>::store(lane, value, AllLanes{});
-  for (int distance = kLanes / 2; distance; distance /= 2) {
-    for (int i = 0; i < distance; ++i) lane[i] += lane[i + distance];
-  }
-  return lane[0];
-}
-
+// For each row and gate, the products of one hidden unit, not yet summed over the lanes; those of
+// the next unit go to the next place.
 template <class S, int kRows>
-void dot_rows(const S* weight, int64_t gate_stride, int64_t depth, const S* const* rows,
-              Sum<S>* const* cells, bool add) {
+FASTLSTM_INLINE void dot_rows(const S* weight, int64_t gate_stride, int64_t depth,
+                              const S* const* rows,
+                              typename Simd<Sum<S>>::Value (*sums)[4][kLanes<S>]) {
   using V = Simd<Sum<S>>;
   typename V::Value sum[4][kRows] = {};
   const auto multiply_add = [&](int64_t k, auto lanes) {
@@ -125,33 +117,42 @@ void dot_rows(const S* weight, int64_t gate_stride, int64_t depth, const S* cons
   int64_t k = 0;
   for (; k + V::kLanes <= depth; k += V::kLanes) multiply_add(k, AllLanes{});
   if (k < depth) multiply_add(k, SomeLanes{static_cast<int32_t>(depth - k)});
+#pragma GCC unroll 4
   for (int gate = 0; gate < 4; ++gate) {
-    for (int r = 0; r < kRows; ++r) {
-      Sum<S>& cell = cells[r][gate * V::kLanes];
-      cell = (add ? cell : 0) + sum_of_lanes<Sum<S>>(sum[gate][r]);
-    }
+#pragma GCC unroll 3
+    for (int r = 0; r < kRows; ++r) sums[r][gate][0] = sum[gate][r];
   }
 }
 
 // The cells of one vector of hidden units, from `unit` on, = or += rows (depth) x weight (4H,
-// depth) transposed, unpacked: each weight is read once for kDotRows rows.
+// depth) transposed, unpacked: each weight is read once for kDotRows rows. The lanes of a vector's
+// units are summed all at once, after a transposition.
 template <class S, class OperandAt>
 void dot_gates(const S* weight, int64_t H, int64_t depth, int64_t unit, int64_t count, bool add,
                const OperandAt& operand) {
-  for (int lane = 0; lane < lesser(kLanes<S>, H - unit); ++lane) {
-    const S* gates = weight + (unit + lane) * depth;
-    for (int64_t first = 0; first < count; first += kDotRows) {
-      const int size = static_cast<int>(lesser(kDotRows, count - first));
-      const S* rows[kDotRows];
-      Sum<S>* cells[kDotRows];
-      for (int r = 0; r < size; ++r) {
-        const Operand<S> at = operand(first + r);
-        rows[r] = at.row;
-        cells[r] = at.c + lane;
+  using V = Simd<Sum<S>>;
+  const int64_t units = lesser(kLanes<S>, H - unit);
+  for (int64_t first = 0; first < count; first += kDotRows) {
+    const int size = static_cast<int>(lesser(kDotRows, count - first));
+    typename V::Value sums[kDotRows][4][kLanes<S>];
+    const S* rows[kDotRows];
+    for (int r = 0; r < size; ++r) rows[r] = operand(first + r).row;
+    for (int64_t u = 0; u < units; ++u) {
+      const S* gates = weight + (unit + u) * depth;
+      const auto at = reinterpret_cast<typename V::Value(*)[4][kLanes<S>]>(&sums[0][0][u]);
+      if (size == 3) dot_rows<S, 3>(gates, H * depth, depth, rows, at);
+      if (size == 2) dot_rows<S, 2>(gates, H * depth, depth, rows, at);
+      if (size == 1) dot_rows<S, 1>(gates, H * depth, depth, rows, at);
+    }
+    for (int r = 0; r < size; ++r) {
+      Sum<S>* cells = operand(first + r).c;
+      for (int gate = 0; gate < 4; ++gate, cells += V::kLanes) {
+        for (int64_t u = units; u < kLanes<S>; ++u) sums[r][gate][u] = typename V::Value{};
+        transpose<Sum<S>>(sums[r][gate]);
+        typename V::Value total = sums[r][gate][0];
+        for (int lane = 1; lane < V::kLanes; ++lane) total += sums[r][gate][lane];
+        V::store(cells, add ? total + V::load(cells, AllLanes{}) : total, AllLanes{});
       }
-      if (size == 3) dot_rows<S, 3>(gates, H * depth, depth, rows, cells, add);
-      if (size == 2) dot_rows<S, 2>(gates, H * depth, depth, rows, cells, add);
-      if (size == 1) dot_rows<S, 1>(gates, H * depth, depth, rows, cells, add);
     }
   }
 }

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,60 +33,41 @@ def isas() -> list[str]:
     return list(_C.isas())
 
 
-class _Arguments:
-    """Collects what a kernel is called with: addresses, and the tensors that must outlive it."""
+def _grid(weights: Sequence[Tensor]) -> tuple[tuple[int, int], Tensor | None]:
+    """One parameter of all groups: ((group 0's address, elements to the next group's), owner).
 
-    def __init__(self, y: Tensor, I: int, isa: str) -> None:
-        T, B, G, H = y.shape
-        self.sizes: dict[str, Any] = {
-            "dtype": _DTYPES[y.dtype],
-            "T": T,
-            "B": B,
-            "G": G,
-            "H": H,
-            "I": I,
-        }
-        self.options: dict[str, Any] = {"num_threads": torch.get_num_threads(), "isa": isa}
-        self.values: dict[str, Any] = {}
-        self._alive: list[Tensor] = []
+    Two contiguous matrices nearly always lie on such a grid. Others are stacked, at the price of
+    a copy: if they are strided, or their addresses unevenly spaced or no whole elements apart. The
+    owner of the memory must outlive the kernel.
+    """
+    if not weights:
+        return (0, 0), None
+    first = weights[0]
+    step = weights[1].data_ptr() - first.data_ptr() if len(weights) > 1 else 0
+    size = first.element_size()
+    even = all(b.data_ptr() - a.data_ptr() == step for a, b in pairwise(weights))
+    if step % size or not even or not all(w.is_contiguous() for w in weights):
+        first = torch.stack(tuple(weights))
+        step = first.stride(0) * size
+    return (first.data_ptr(), step // size), first
 
-    def tensor(self, name: str, tensor: Tensor | None) -> None:
-        """A contiguous tensor, or null."""
-        self.values[name] = 0 if tensor is None else tensor.data_ptr()
-        if tensor is not None:
-            self._alive.append(tensor)
 
-    def strided(self, name: str, tensor: Tensor | None) -> None:
-        """A tensor (T, B, G, n), or (T, B, n) that all groups share, with any outer strides."""
-        strides = (0, 0, 0)
-        if tensor is not None:
-            tensor = tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-            outer = tensor.stride()
-            strides = (outer[0], outer[1], outer[2] if tensor.dim() == 4 else 0)
-        self.tensor(name, tensor)
-        self.values[f"{name}_stride"] = strides
+def _address(tensor: Tensor | None) -> int:
+    """Of the first element, or null. Who calls keeps the tensor alive."""
+    return 0 if tensor is None else tensor.data_ptr()
 
-    def weights(self, name: str, weights: Sequence[Tensor]) -> None:
-        """One parameter of all groups: group 0's address, and the elements to the next group's.
 
-        Two contiguous matrices nearly always lie on such a grid. Others are stacked, at the price
-        of a copy: if they are strided, or their addresses unevenly spaced or no whole elements
-        apart.
-        """
-        if not weights:
-            self.values[name] = (0, 0)
-            return
-        step, *others = {b.data_ptr() - a.data_ptr() for a, b in pairwise(weights)} or {0}
-        first, size = weights[0], weights[0].element_size()
-        if others or step % size or not all(w.is_contiguous() for w in weights):
-            first = torch.stack(tuple(weights))
-            step = first.stride(0) * size
-        self._alive.append(first)
-        self.values[name] = (first.data_ptr(), step // size)
+def _unit_stride(tensor: Tensor) -> Tensor:
+    """With neighbours side by side in the last dimension; the others may have any stride."""
+    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
-    def workspace(self, size: int) -> None:
-        """Scratch memory of that many bytes."""
-        self.tensor("workspace", torch.empty(size, dtype=torch.uint8))
+
+def _outer_strides(tensor: Tensor | None) -> tuple[int, int, int]:
+    """Of T, B and G in a tensor (T, B, G, n), or (T, B, n) that all groups share."""
+    if tensor is None:
+        return 0, 0, 0
+    strides = tensor.stride()
+    return strides[0], strides[1], strides[2] if len(strides) == 4 else 0
 
 
 def _safe_lengths(lengths: Tensor | None, T: int) -> Tensor | None:
@@ -103,11 +83,18 @@ def pack(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor], isa: str = "a
     G, H, I = len(weight_hh), weight_hh[0].shape[1], weight_ih[0].shape[1]
     dtype = _DTYPES[weight_hh[0].dtype]
     packed = torch.empty(_C.lstm_forward_packed(dtype, G, H, I, isa), dtype=torch.uint8)
-    call = _Arguments(weight_hh[0].new_empty(0, 0, G, H), I, isa)
-    call.weights("weight_ih", weight_ih)
-    call.weights("weight_hh", weight_hh)
-    call.tensor("packed", packed)
-    _C.lstm_pack(dtype=dtype, G=G, H=H, I=I, **call.values, **call.options)
+    (w_ih, _ih), (w_hh, _hh) = _grid(weight_ih), _grid(weight_hh)
+    _C.lstm_pack(
+        dtype=dtype,
+        G=G,
+        H=H,
+        I=I,
+        weight_ih=w_ih,
+        weight_hh=w_hh,
+        packed=packed.data_ptr(),
+        num_threads=torch.get_num_threads(),
+        isa=isa,
+    )
     return packed
 
 
@@ -137,28 +124,35 @@ def forward(
     if y.numel() == 0:
         return y, hy, cy, reserve
 
-    call = _Arguments(y, weight_ih[0].shape[1] if weight_ih else 0, isa)
-    call.strided("input", input)
-    call.weights("weight_ih", weight_ih)
-    call.weights("bias_ih", bias_ih)
-    call.weights("bias_hh", bias_hh)
-    call.weights("weight_hh", weight_hh)
-    call.weights("weight_ch", weight_ch)
-    call.tensor("hx", hx.contiguous())
-    call.tensor("cx", cx.contiguous())
-    call.tensor("lengths", _safe_lengths(lengths, T))
-    call.tensor("y", y)
-    call.tensor("hy", hy)
-    call.tensor("cy", cy)
-    call.tensor("reserve", reserve if train else None)
-    call.tensor("packed", packed)
-    call.workspace(_C.lstm_forward_workspace(**call.sizes, **call.options))
+    sizes = (_DTYPES[y.dtype], T, B, G, H, weight_ih[0].shape[1] if weight_ih else 0)
+    threads = torch.get_num_threads()
+    input, hx, cx = _unit_stride(input), hx.contiguous(), cx.contiguous()
+    lengths = _safe_lengths(lengths, T)
+    parameters = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch)
+    (w_ih, b_ih, b_hh, w_hh, w_ch), _owners = zip(*map(_grid, parameters), strict=True)
+    workspace = torch.empty(_C.lstm_forward_workspace(*sizes, threads, isa), dtype=torch.uint8)
     _C.lstm_forward(
-        **call.sizes,
-        **call.options,
-        **call.values,
-        reverse=list(reverse),
+        *sizes,
+        reverse=reverse,
+        lengths=_address(lengths),
+        input=input.data_ptr(),
+        input_stride=_outer_strides(input),
+        weight_ih=w_ih,
+        bias_ih=b_ih,
+        bias_hh=b_hh,
+        weight_hh=w_hh,
+        weight_ch=w_ch,
+        hx=hx.data_ptr(),
+        cx=cx.data_ptr(),
+        y=y.data_ptr(),
+        hy=hy.data_ptr(),
+        cy=cy.data_ptr(),
+        reserve=reserve.data_ptr() if train else 0,
+        packed=_address(packed),
         is_packed=packed is not None,
+        workspace=workspace.data_ptr(),
+        num_threads=threads,
+        isa=isa,
     )
     return y, hy, cy, reserve
 
@@ -203,25 +197,46 @@ def backward(
     if y.numel() == 0:
         return dinput, *(dweight.zero_().to(y.dtype) for dweight in dweights), dhx, dcx
 
-    call = _Arguments(y, I, isa)
-    call.strided("dy", dy)
-    call.tensor("dhy", None if dhy is None else dhy.contiguous())
-    call.tensor("dcy", None if dcy is None else dcy.contiguous())
-    call.tensor("reserve", reserve)
-    call.tensor("y", y)
-    call.strided("input", input)
-    call.weights("weight_ih", weight_ih)
-    call.weights("weight_hh", weight_hh)
-    call.weights("weight_ch", weight_ch)
-    call.tensor("hx", hx.contiguous())
-    call.tensor("cx", cx.contiguous())
-    call.tensor("lengths", _safe_lengths(lengths, T))
-    call.strided("dinput", dinput if needs[0] else None)
-    names = ("dweight_ih", "dbias", "dweight_hh", "dweight_ch")
-    for name, dweight, needed in zip(names, dweights, needs[1:], strict=True):
-        call.tensor(name, dweight if needed else None)
-    call.tensor("dhx", dhx)
-    call.tensor("dcx", dcx)
-    call.workspace(_C.lstm_backward_workspace(**call.sizes, **call.options))
-    _C.lstm_backward(**call.sizes, **call.options, **call.values, reverse=list(reverse))
+    sizes = (_DTYPES[y.dtype], T, B, G, H, I)
+    threads = torch.get_num_threads()
+    dy = None if dy is None else _unit_stride(dy)
+    dhy, dcy = (None if state is None else state.contiguous() for state in (dhy, dcy))
+    input = None if input is None else _unit_stride(input)
+    hx, cx, lengths = hx.contiguous(), cx.contiguous(), _safe_lengths(lengths, T)
+    parameters = (weight_ih, weight_hh, weight_ch)
+    (w_ih, w_hh, w_ch), _owners = zip(*map(_grid, parameters), strict=True)
+    workspace = torch.empty(_C.lstm_backward_workspace(*sizes, threads, isa), dtype=torch.uint8)
+    asked = [
+        _address(gradient if need else None)
+        for gradient, need in zip((dinput, *dweights), needs, strict=True)
+    ]
+    _C.lstm_backward(
+        *sizes,
+        reverse=reverse,
+        lengths=_address(lengths),
+        dy=_address(dy),
+        dy_stride=_outer_strides(dy),
+        dhy=_address(dhy),
+        dcy=_address(dcy),
+        reserve=reserve.data_ptr(),
+        y=y.data_ptr(),
+        input=_address(input),
+        input_stride=_outer_strides(input),
+        weight_ih=w_ih,
+        weight_hh=w_hh,
+        weight_ch=w_ch,
+        hx=hx.data_ptr(),
+        cx=cx.data_ptr(),
+        dinput=asked[0],
+        dinput_stride=_outer_strides(dinput if needs[0] else None),
+        dweight_ih=asked[1],
+        dbias=asked[2],
+        dweight_hh=asked[3],
+        dweight_ch=asked[4],
+        dhx=dhx.data_ptr(),
+        dcx=dcx.data_ptr(),
+        workspace=workspace.data_ptr(),
+        num_threads=threads,
+        isa=isa,
+    )
     return dinput, *(dweight.to(y.dtype) for dweight in dweights), dhx, dcx
