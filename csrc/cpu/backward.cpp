@@ -58,7 +58,8 @@ class Backward {
         strips_(ceil_div(shape_.H, kWidth)),
         input_strips_(ceil_div(shape_.I, kWidth)),
         packs_ih_(shape_.T * shape_.B >= kPackRows),
-        threads_(worthwhile_threads(num_threads, flops(), shape_.T)) {
+        threads_(worthwhile_threads(num_threads, flops(), shape_.T)),
+        stays_near_(plan_for(threads_).stays_near) {
     block_ = ceil_div(kChunk, shape_.B + 1);
     if (block_ > shape_.T) block_ = shape_.T;
     const int64_t widest = shape_.I > gates_ ? shape_.I : gates_;
@@ -87,8 +88,7 @@ class Backward {
     const int64_t widest = shape_.I > gates_ ? shape_.I : gates_;
     std::memset(static_cast<void*>(zeros_), 0, widest * sizeof(S));
     run_team(progress_, threads_, [this](Team team) {
-      const int64_t weight_bytes = strips_ * strip_words(gates_) * sizeof(Word<S>);
-      const Plan plan(shape_, team.size(), strips_, weight_bytes);
+      const Plan plan = plan_for(team.size());
       const Scratch scratch = {
           rows_ + team.thread() * shape_.B,
           dh_ + team.thread() * shape_.B * kWidth,
@@ -133,6 +133,10 @@ class Backward {
 
   double flops() const {
     return 16.0 * shape_.T * shape_.B * shape_.G * shape_.H * (shape_.I + shape_.H);
+  }
+  Plan plan_for(int threads) const {
+    const int64_t weight_bytes = strips_ * strip_words(gates_) * sizeof(Word<S>);
+    return Plan(shape_, threads, strips_, weight_bytes);
   }
   static constexpr int64_t strip_words(int64_t depth) { return words_of<S>(depth) * kWidth; }
 
@@ -191,9 +195,10 @@ class Backward {
         const int64_t depth = lesser(kChunk, gates_ - k);
         const Word<S>* at = weight + strip_words(k);
         const bool is_last = k + depth == gates_ && panel + 1 == tile.panels.end;
-        const Word<S>* next =
-            is_last ? weight_hh_ + (tile.group * strips_ + tile.panels.begin) * strip_words(gates_)
-                    : at + strip_words(depth);
+        const Word<S>* next = stays_near_ ? nullptr
+                              : is_last ? weight_hh_ + (tile.group * strips_ + tile.panels.begin) *
+                                                           strip_words(gates_)
+                                        : at + strip_words(depth);
         multiply_strips(Strips<S>{at, 0, next}, 1, count, depth, k > 0, nullptr, [&](int64_t i) {
           return Operand<S>{rows[i].digates_after + k, dh + i * kWidth};
         });
@@ -407,7 +412,7 @@ class Backward {
     }
     const bool direct = width == kWidth;
     multiply<S>(static_cast<int>(size), rows, {kMaxRows, 0}, strip,
-                look_ahead ? strip + strip_words(depth) : strip, depth, c, direct && !begins);
+                look_ahead ? strip + strip_words(depth) : nullptr, depth, c, direct && !begins);
     for (int64_t r = 0; r < size && !direct; ++r) {
       for (int64_t column = 0; column < width; ++column) {
         Sum<S>& sum = dweight[r * stride + column];
@@ -534,6 +539,7 @@ class Backward {
   const int64_t input_strips_;    // of columns of x
   const bool packs_ih_;
   const int threads_;
+  const bool stays_near_;
   int64_t block_;  // steps
   Progress* progress_;
   Row* rows_;

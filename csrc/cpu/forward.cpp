@@ -46,6 +46,7 @@ class Forward {
         streaming_(!call.packed && shape_.T * ceil_div(shape_.B, kDotRows) <= 2),
         threads_(worthwhile_threads(num_threads, flops(), shape_.T)) {
     const Plan plan = plan_for(threads_);
+    stays_near_ = plan.stays_near;
     const int64_t cells = plan.cells(shape_), rows = plan.by_rows ? cells / panels_ : shape_.B;
     block_ = kBlockBytes / (cells * kCell * int64_t{sizeof(Sum<S>)} + 1);
     if (block_ * rows < kBlockRows) block_ = ceil_div(kBlockRows, rows + 1);
@@ -264,7 +265,9 @@ class Forward {
           return packed(weight_hh_, H, tile.group, p, depth);
         };
         Strips<S> strips = {weight_at(panel, k), words_of<S>(H) * kStripWidth<S>, nullptr};
-        if (k + kChunk < H) {
+        if (stays_near_) {
+          strips.next = nullptr;
+        } else if (k + kChunk < H) {
           strips.next = weight_at(panel, k + kChunk);
         } else {
           strips.next = weight_at(panel + 1 < tile.panels.end ? panel + 1 : tile.panels.begin, 0);
@@ -388,6 +391,7 @@ class Forward {
   const int64_t panels_;
   const bool streaming_;
   const int threads_;
+  bool stays_near_;
   int64_t block_;  // steps
   bool packs_ih_;  // whole, before the first step
   Progress* progress_;

@@ -13,7 +13,7 @@ struct Operand {
   Sum<S>* c;
 };
 
-// Strips that lie `stride` words apart, and what will be read after them, or null.
+// Strips that lie `stride` words apart, and what will be read after them: null if it is near.
 template <class S>
 struct Strips {
   const Word<S>* data;
@@ -81,7 +81,7 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
         rows[r] = blocks ? reinterpret_cast<const S*>(block + r * kRun) : at.row;
         c[r] = at.c + strip * kStripWidth<S>;
       }
-      const Word<S>* ahead = first == 0 && next ? next : data;
+      const Word<S>* ahead = first == 0 ? next : nullptr;
       if (blocks) {
         const int64_t even = words_of<S>(depth) * Format<S>::kPerWord;  // padded with a zero
         multiply<S>(size, rows, {1, (size - 1) * kRun}, data, ahead, even, c, add);
