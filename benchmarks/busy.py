@@ -55,7 +55,7 @@ def company(processes: int) -> Iterator[Any]:
                 other.join()
 
 
-def measure(shape: Shape, train: bool, rounds: int, threads: int, busy: Any) -> dict[str, object]:
+def measure(shape: Shape, train: bool, rounds: int, threads: int, busy: Any) -> dict[str, Any]:
     """One row of the table."""
     pair = Pair(shape, train)
     quiet = common.also_on_one_thread(
@@ -92,7 +92,7 @@ def measure(shape: Shape, train: bool, rounds: int, threads: int, busy: Any) -> 
     }
 
 
-def line(shape: str, row: dict[str, object]) -> str:
+def line(shape: str, row: dict[str, Any]) -> str:
     """A row as it is printed."""
     text = f"{shape:<20}{row['mode']:<10}"
     theirs = list(row["nn.LSTM ms"].values())

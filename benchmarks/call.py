@@ -11,6 +11,7 @@ torch / fastlstm, and above 1 means that fastlstm is faster.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,7 +28,7 @@ KINDS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
 }
 
 
-def measure(kind: str, H: int, mode: str, rounds: int, threads: int) -> dict[str, object]:
+def measure(kind: str, H: int, mode: str, rounds: int, threads: int) -> dict[str, Any]:
     """One row of the table."""
     modules = [cls(H, H) for cls in KINDS[kind]]
     modules[0].load_state_dict(modules[1].state_dict())
@@ -57,14 +58,14 @@ def measure(kind: str, H: int, mode: str, rounds: int, threads: int) -> dict[str
         seconds = paired(common.also_on_one_thread(calls, threads), rounds, setter)
     torch.set_num_threads(threads)
     peer = common.better_peer(seconds)
-    row: dict[str, object] = {"kind": kind, "H": H, "mode": mode, "torch at its better": peer}
+    row: dict[str, Any] = {"kind": kind, "H": H, "mode": mode, "torch at its better": peer}
     row["us"] = {name: 1e3 * median_ms(s) for name, s in seconds.items()}
     row["torch us"] = 1e3 * median_ms(seconds[peer])
     row["ratio"] = {n: ratio(seconds, peer, n) for n in seconds if n.startswith("fastlstm")}
     return row
 
 
-def line(row: dict[str, object]) -> str:
+def line(row: dict[str, Any]) -> str:
     """A row as it is printed."""
     text = f"{row['kind']:<10}{row['H']:>5}  {row['mode']:<22}{row['torch us']:>10.1f}"
     for name in row["ratio"]:

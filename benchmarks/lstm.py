@@ -15,7 +15,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,7 @@ class Pair:
 
     def __init__(self, shape: Shape, train: bool, dtype: str = "float32") -> None:
         self.train, self.autocast = train, dtype == "autocast"
-        stored = getattr(torch, dtype, torch.float32)
+        stored = torch.float32 if self.autocast else getattr(torch, dtype)
         self.theirs = shape.module(nn.LSTM)
         x = torch.randn(shape.T, shape.B, shape.I)
         self.dy = torch.randn(shape.T, shape.B, (2 if shape.bidirectional else 1) * shape.H)
@@ -123,7 +123,7 @@ class Pair:
         return run(module, self.x, self.dy, self.train, self.autocast)
 
 
-def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) -> dict[str, object]:
+def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) -> dict[str, Any]:
     """One row of the table."""
     pair = Pair(shape, train, dtype)
     calls: dict[str, Callable[[], object]] = {
@@ -166,7 +166,7 @@ def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) ->
     }
 
 
-def line(shape: str, row: dict[str, object]) -> str:
+def line(shape: str, row: dict[str, Any]) -> str:
     """A row as it is printed."""
     text = f"{shape:<20}{row['mode']:<10}{row['dtype']:<9}{row['ms']['fastlstm']:>10.3f}"
     text += f"{row['nn.LSTM ms']:>11.3f}{row['nn.LSTM / fastlstm']:>7.2f}"

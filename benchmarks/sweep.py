@@ -15,6 +15,7 @@ import math
 import random
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import fastlstm
 from benchmarks import common
@@ -38,7 +39,7 @@ def draw(generator: random.Random) -> Shape:
     return Shape(T, B, I, H, L, bidirectional)
 
 
-def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) -> dict[str, object]:
+def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) -> dict[str, Any]:
     """One row, with both ratios; where auto is cpu they are one measurement."""
     pair = Pair(shape, train, dtype)
     cpu = pair.copy(shape, "cpu")
@@ -64,7 +65,7 @@ def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) ->
     }
 
 
-def line(shape: Shape, row: dict[str, object]) -> str:
+def line(shape: Shape, row: dict[str, Any]) -> str:
     """A row as it is printed."""
     sizes = ",".join(map(str, shape[:5])) + (",bi" if shape.bidirectional else "")
     text = f"{sizes:<24}{row['mode']:<10}{row['dtype']:<9}{row['nn.LSTM ms']:>11.3f}"
@@ -80,7 +81,7 @@ def percentile(values: Sequence[float], percent: int) -> float:
     return ordered[int(low)] * (1 - part) + ordered[high] * part
 
 
-def summary(rows: Sequence[dict[str, object]], below: float) -> dict[str, float]:
+def summary(rows: Sequence[dict[str, Any]], below: float) -> dict[str, float]:
     """Of one mode and dtype, for each of the two ratios."""
     result: dict[str, float] = {}
     for name in ("cpu", "auto"):
@@ -108,7 +109,7 @@ def main() -> None:
     print(f"{'T,B,I,H,L':<24}{'':<19}{'nn.LSTM ms':>11}{'cpu ms':>10}", end="")
     print(f"{'ratio':>7}{'auto':>7}  is")
     generator = random.Random(arguments.seed)
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for _ in range(arguments.count):
         shape = draw(generator)
         for mode in arguments.mode:
