@@ -12,19 +12,16 @@ operations. The peak is that of multiply-adds on registers, measured beside ever
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import statistics
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import fastlstm
-from benchmarks import onnx_runtime
+from benchmarks import common, onnx_runtime
 from benchmarks.timing import median_ms, paired, ratio
 from fastlstm import _C
 
@@ -72,7 +69,7 @@ class Shape(NamedTuple):
         return (3 if train else 1) * 8e-9 * self.T * self.B * D * self.H * columns
 
 
-def run(module: nn.RNNBase, x: Tensor, dy: Tensor, train: bool, autocast: bool) -> Results:
+def run(module: nn.Module, x: Tensor, dy: Tensor, train: bool, autocast: bool) -> Results:
     """One call, and the gradients of everything if ``train``."""
     context = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
     with torch.set_grad_enabled(train), context:
@@ -97,44 +94,61 @@ def check(ours: Results, theirs: Results, exact: Results) -> None:
             raise AssertionError(f"result {index}: error {mine:.1e}, nn.LSTM's {their:.1e}")
 
 
-def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) -> dict[str, object]:
-    """One row of the table."""
-    theirs = shape.module(nn.LSTM)
-    ours = shape.module(fastlstm.LSTM)
-    ours.load_state_dict(theirs.state_dict())
-    autocast, stored = dtype == "autocast", getattr(torch, dtype, torch.float32)
-    x = torch.randn(shape.T, shape.B, shape.I, requires_grad=train)
-    dy = torch.randn(shape.T, shape.B, (2 if shape.bidirectional else 1) * shape.H)
-    exact = run(theirs.double(), x.detach().double().requires_grad_(train), dy, train, False)
-    theirs, ours = theirs.to(stored), ours.to(stored)
-    x = x.detach().to(stored).requires_grad_(train)
-    result = run(ours, x, dy, train, autocast)
-    check(result, run(theirs, x, dy, train, autocast), exact)
+class Pair:
+    """An nn.LSTM and a fastlstm.LSTM with its weights, their input, and the right results."""
 
+    def __init__(self, shape: Shape, train: bool, dtype: str = "float32") -> None:
+        self.train, self.autocast = train, dtype == "autocast"
+        stored = torch.float32 if self.autocast else getattr(torch, dtype)
+        self.theirs = shape.module(nn.LSTM)
+        x = torch.randn(shape.T, shape.B, shape.I)
+        self.dy = torch.randn(shape.T, shape.B, (2 if shape.bidirectional else 1) * shape.H)
+        double = x.double().requires_grad_(train)
+        self.exact = run(self.theirs.double(), double, self.dy, train, False)
+        self.theirs = self.theirs.to(stored)
+        self.x = x.to(stored).requires_grad_(train)
+        self.result = self.call(self.theirs)
+        self.ours = self.copy(shape)
+
+    def copy(self, shape: Shape, backend: str = "auto") -> nn.RNNBase:
+        """A fastlstm.LSTM with the same weights, which computes the same."""
+        ours = shape.module(fastlstm.LSTM)
+        ours.backend = backend
+        ours.to(self.x.dtype).load_state_dict(self.theirs.state_dict())
+        check(self.call(ours), self.result, self.exact)
+        return ours
+
+    def call(self, module: nn.Module) -> Results:
+        """:func:`run` on the input."""
+        return run(module, self.x, self.dy, self.train, self.autocast)
+
+
+def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) -> dict[str, Any]:
+    """One row of the table."""
+    pair = Pair(shape, train, dtype)
     calls: dict[str, Callable[[], object]] = {
-        "fastlstm": lambda: run(ours, x, dy, train, autocast),
-        "nn.LSTM": lambda: run(theirs, x, dy, train, autocast),
-        "nn.LSTM, 1 thread": lambda: run(theirs, x, dy, train, autocast),
+        "fastlstm": lambda: pair.call(pair.ours),
+        "nn.LSTM": lambda: pair.call(pair.theirs),
     }
-    if threads == 1:
-        del calls["nn.LSTM, 1 thread"]
+    calls = common.also_on_one_thread(calls, threads)
     onnx = None
     if not train and dtype == "float32" and onnx_runtime.is_installed():
-        onnx = onnx_runtime.Session(theirs, threads)
+        onnx, x = onnx_runtime.Session(pair.theirs, threads), pair.x.numpy()
         onnx.open()
-        check([torch.from_numpy(onnx(x.numpy()))], result, exact)
-        calls["ONNX Runtime"] = lambda: onnx(x.numpy())
+        check([torch.from_numpy(onnx(x))], pair.result, pair.exact)
+        calls["ONNX Runtime"] = lambda: onnx(x)
+
+    set_threads = common.thread_setter(threads)
 
     def before(name: str) -> None:
-        torch.set_num_threads(1 if "1 thread" in name else threads)
+        set_threads(name)
         if onnx:
             onnx.open() if name == "ONNX Runtime" else onnx.close()
 
     seconds = paired(calls, rounds, before)
     before("")
     peak = _C.fma_flops("auto", threads) / 1e9
-    peers = [name for name in calls if name.startswith("nn.LSTM")]
-    peer = min(peers, key=lambda name: statistics.median(seconds[name]))
+    peer = common.better_peer(seconds)
     gflops = shape.gflop(train) / statistics.median(seconds["fastlstm"])
     return {
         "shape": shape._asdict(),
@@ -152,7 +166,7 @@ def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) ->
     }
 
 
-def line(shape: str, row: dict[str, object]) -> str:
+def line(shape: str, row: dict[str, Any]) -> str:
     """A row as it is printed."""
     text = f"{shape:<20}{row['mode']:<10}{row['dtype']:<9}{row['ms']['fastlstm']:>10.3f}"
     text += f"{row['nn.LSTM ms']:>11.3f}{row['nn.LSTM / fastlstm']:>7.2f}"
@@ -164,24 +178,12 @@ def line(shape: str, row: dict[str, object]) -> str:
 
 def main() -> None:
     """Parse arguments, measure, print a table, and write JSON if asked to."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.parser(__doc__)
     parser.add_argument("--shape", nargs="+", default=SHAPES, help="T,B,I,H,L or T,B,I,H,L,bi")
     parser.add_argument("--mode", nargs="+", default=["inference", "training"])
     parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--json", help="file to write the rows to")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
-    machine = {
-        "machine": platform.machine(),
-        "isa": fastlstm.backends.cpu.isas()[0],
-        "threads": arguments.threads,
-        "torch": torch.__version__,
-        "onnxruntime": onnx_runtime.version(),
-    }
-    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    machine = common.begin(arguments, onnxruntime=onnx_runtime.version())
     print(
         f"{'T,B,I,H,L':<20}{'':<10}{'':<9}{'fastlstm ms':>11}{'nn.LSTM ms':>11}{'ratio':>6}", end=""
     )
@@ -194,9 +196,7 @@ def main() -> None:
                 row = measure(sizes, train, dtype, arguments.rounds, arguments.threads)
                 rows.append(row)
                 print(line(shape, row), flush=True)
-                if arguments.json:
-                    with open(arguments.json, "w") as file:
-                        json.dump(machine | {"rows": rows}, file, indent=1)
+                common.write(arguments.json, machine, rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm.dispatch import get
+from fastlstm.backends import cpu
+from fastlstm.dispatch import get, select
 from fastlstm.functional import cell_problem, layers_problem, lstm, lstm_cell, pack_weights
 from fastlstm.types import LSTMWeights, Problem
 
@@ -48,7 +49,7 @@ class LSTM(nn.RNNBase):
     """
 
     weight_ih_l0: Tensor
-    _packed: list[Tensor | None] | None = None
+    _frozen: tuple[list[LSTMWeights], list[Tensor | None]] | None = None
 
     def __init__(
         self, *args: Any, peephole: bool = False, backend: str = "auto", **kwargs: Any
@@ -114,16 +115,17 @@ class LSTM(nn.RNNBase):
                     raise ValueError("lengths: expected None for unbatched 2-D input")
                 input = input.unsqueeze(0 if self.batch_first else 1)
                 hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
+        weights, packed = self._weights_for(input, hx, lengths)
         output, (hy, cy) = lstm(
             input,
             hx,
-            self.weights(),
+            weights,
             bidirectional=self.bidirectional,
             batch_first=self.batch_first,
             dropout=self.dropout,
             training=self.training,
             lengths=lengths,
-            packed=self._packed,
+            packed=packed,
             backend=self.backend,
         )
         if not batched:
@@ -139,22 +141,53 @@ class LSTM(nn.RNNBase):
         With it, whatever is written to the parameters afterwards goes unseen by inference until
         the next ``freeze()`` or :meth:`unfreeze`: a write cannot be noticed reliably, which is
         why this is never done unasked. Loading a state_dict, and moving or casting the module,
-        unfreeze it. Calls that need gradients read the parameters. Copies, pickles and state_dicts
-        of the module are not frozen. On other backends nothing changes.
+        unfreeze it. Calls that need gradients read the parameters, and so do calls under autocast
+        in another dtype than theirs. Copies, pickles and state_dicts of the module are not frozen.
+        On other backends nothing changes.
         """
         D = 2 if self.bidirectional else 1
         weights = self.weights()
         with torch.no_grad():
-            self._packed = [
+            packed = [
                 pack_weights([w.weight_ih for w in layer], [w.weight_hh for w in layer])
                 for layer in (weights[start : start + D] for start in range(0, len(weights), D))
             ]
+            kept = [
+                LSTMWeights(
+                    w.weight_ih.detach(),  # packed above: only their sizes are looked at
+                    w.weight_hh.detach(),
+                    *(None if tensor is None else tensor.clone() for tensor in w[2:]),
+                )
+                for w in weights
+            ]
+        self._frozen = kept, packed
         return self
 
     def unfreeze(self) -> LSTM:
         """Forget what :meth:`freeze` packed, and return self."""
-        self._packed = None
+        self._frozen = None
         return self
+
+    def _weights_for(
+        self,
+        input: Tensor | PackedSequence,
+        hx: tuple[Tensor, Tensor] | None,
+        lengths: Tensor | None,
+    ) -> tuple[list[LSTMWeights], list[Tensor | None] | None]:
+        """The frozen weights where the cpu backend infers in their dtype, else the parameters."""
+        if self._frozen is None:
+            return self.weights(), None
+        data = input.data if isinstance(input, PackedSequence) else input
+        if torch.is_grad_enabled() and any(
+            tensor.requires_grad for tensor in (data, *(hx or ()), *self.parameters())
+        ):
+            return self.weights(), None
+        weights, _ = self._frozen
+        D = 2 if self.bidirectional else 1
+        problem = layers_problem(input, weights, D, self.batch_first, lengths is not None)
+        if problem.dtype != weights[0].weight_hh.dtype or select(problem, self.backend) is not cpu:
+            return self.weights(), None
+        return self._frozen
 
     def _apply(self, fn: Any, recurse: bool = True) -> LSTM:
         self.unfreeze()
@@ -165,7 +198,7 @@ class LSTM(nn.RNNBase):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_packed": None}
+        return {**super().__getstate__(), "_frozen": None}
 
     def problem(self, input: Tensor | PackedSequence | None = None) -> Problem:
         """What the backends are asked for this input, for :func:`fastlstm.explain`."""

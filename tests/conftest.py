@@ -36,3 +36,12 @@ def backend(request):
 def fused_backend(request):
     """The name of every backend that implements the sequence op, in turn."""
     return request.param
+
+
+@pytest.fixture
+def compiled():
+    """``torch.compile`` without graph breaks and without a code generator."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    yield lambda function: torch.compile(function, fullgraph=True, backend="aot_eager")
+    torch._dynamo.reset()

@@ -1,5 +1,8 @@
 """What several test files compare with: inputs, gradients, and errors bounded by torch's own."""
 
+import copy
+import io
+import pickle
 from dataclasses import dataclass
 
 import pytest
@@ -7,6 +10,21 @@ import torch
 
 from fastlstm import dispatch, lstm_sequence
 from fastlstm.types import Problem
+
+
+def _through_a_file(module):
+    file = io.BytesIO()
+    torch.save(module, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+# Ways to copy a module.
+DUPLICATES = [
+    pytest.param(copy.deepcopy, id="deepcopy"),
+    pytest.param(lambda module: pickle.loads(pickle.dumps(module)), id="pickle"),
+    pytest.param(_through_a_file, id="file"),
+]
 
 
 def skip_unless_supported(backend, problem):

@@ -1,12 +1,10 @@
 """``fastlstm.LSTM`` and ``LSTMCell`` are ``nn.LSTM`` and ``nn.LSTMCell``, with peepholes."""
 
 import copy
-import io
-import pickle
 
 import pytest
 import torch
-from helpers import assert_close, skip_unless_supported
+from helpers import DUPLICATES, assert_close, skip_unless_supported
 from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
@@ -338,18 +336,9 @@ def test_cell_parameters_and_seed():
     assert fastlstm.LSTMCell(I, H, peephole=True).weight_ch.shape == (3 * H,)
 
 
-def _through_a_file(module):
-    file = io.BytesIO()
-    torch.save(module, file)
-    file.seek(0)
-    return torch.load(file, weights_only=False)
-
-
 @pytest.mark.parametrize("peephole", [False, True])
 @pytest.mark.parametrize("cls", [fastlstm.LSTM, fastlstm.LSTMCell])
-@pytest.mark.parametrize(
-    "duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m)), _through_a_file]
-)
+@pytest.mark.parametrize("duplicate", DUPLICATES)
 def test_copies_are_equal_and_independent(duplicate, cls, peephole):
     module = cls(I, H, peephole=peephole, backend="cpu")
     again = duplicate(module)

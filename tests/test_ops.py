@@ -102,15 +102,6 @@ def test_backward_without_a_reserve_is_refused():
         y.sum().backward()
 
 
-@pytest.fixture
-def compiled():
-    """``torch.compile`` without graph breaks and without a code generator."""
-    torch._dynamo.reset()
-    torch._dynamo.utils.counters.clear()
-    yield lambda function: torch.compile(function, fullgraph=True, backend="aot_eager")
-    torch._dynamo.reset()
-
-
 def _results(module, run, *args, **kwargs):
     """Outputs and all gradients, by name, of ``run``: the module or its compiled form."""
     x = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
