@@ -6,8 +6,8 @@ torch.export see through them. The fused backends implement both; which one is a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -89,13 +89,20 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 def _differentiate(
     ctx: Any, dy: Tensor | None, dhy: Tensor | None, dcy: Tensor | None, _: Tensor | None
 ) -> tuple[Any, ...]:
+    asked = [any(need) if isinstance(need, list) else need for need in ctx.needs_input_grad[:6]]
+    return *_gradients(ctx, asked, dy, dhy, dcy), *[None] * 5
+
+
+def _gradients(
+    ctx: Any, asked: Sequence[bool], dy: Tensor | None, dhy: Tensor | None, dcy: Tensor | None
+) -> tuple[Any, ...]:
+    """Of the first eight inputs of the op; ``asked`` is about the first six."""
     if not ctx.train:
         raise RuntimeError("lstm_sequence: expected train=True for a backward pass, got False")
     y, reserve, input, hx, cx, lengths, *weights = ctx.saved_tensors
     weight_ih, weight_hh, weight_ch = _split(weights, ctx.sizes)
-    asked = [any(need) if isinstance(need, list) else need for need in ctx.needs_input_grad[:6]]
     needs = [asked[0], asked[1], asked[2] or asked[3], asked[4], asked[5]]
-    dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dhx, dcx = _lstm_sequence_backward(
+    arguments = (
         dy,
         dhy,
         dcy,
@@ -110,8 +117,13 @@ def _differentiate(
         ctx.reverse,
         lengths,
         needs,
-        ctx.backend,
     )
+    tensors = [t for t in (dy, dhy, dcy, *ctx.saved_tensors) if t is not None]
+    if torch.is_grad_enabled() or is_watched(tensors):
+        gradients = _lstm_sequence_backward(*arguments, ctx.backend)
+    else:
+        gradients = dispatch.get(ctx.backend).backward(*arguments)
+    dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dhx, dcx = gradients
     # Both biases have one gradient, but not one memory: what is done to one must not reach the
     # other.
     dbias_hh = dbias.clone() if asked[2] and asked[3] else dbias
@@ -124,12 +136,51 @@ def _differentiate(
         _unbind(dweight_ch, asked[5], ctx.sizes[2]),
         dhx,
         dcx,
-        *[None] * 5,
     )
 
 
-def _split(tensors: Sequence[Tensor], sizes: Sequence[int]) -> list[list[Tensor]]:
-    items = iter(tensors)
+class _LSTMSequence(torch.autograd.Function):
+    """The op with its gradients, where only autograd sees it: 60 us a call less than by the op."""
+
+    @staticmethod
+    def forward(ctx: Any, call: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+        counts, reverse, lengths, backend = call
+        input, hx, cx, *weights = tensors
+        groups = _split(weights, counts)
+        inputs = (input, *groups, hx, cx, reverse, lengths, None, True)
+        output = dispatch.get(backend).forward(*inputs)
+        ctx.counts = counts
+        _save_for_backward(ctx, (*inputs, backend), output)
+        return output[:3]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        needs = ctx.needs_input_grad
+        groups = _split(needs[4:], ctx.counts)
+        asked = [needs[1], *map(any, groups)]
+        dinput, *dgroups, dhx, dcx = _gradients(ctx, asked, *grads)
+        return None, dinput, dhx, dcx, *chain.from_iterable(dgroups)
+
+
+def differentiable_lstm_sequence(
+    input: Tensor,
+    groups: Sequence[Sequence[Tensor]],
+    hx: Tensor,
+    cx: Tensor,
+    reverse: Sequence[bool],
+    lengths: Tensor | None,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, hy, cy) of ``lstm_sequence`` in training, for calls that nothing but autograd watches.
+
+    ``groups`` are the lists of weights from weight_ih to weight_ch.
+    """
+    call = ([len(group) for group in groups], reverse, lengths, backend)
+    return _LSTMSequence.apply(call, input, hx, cx, *chain.from_iterable(groups))
+
+
+def _split(items: Iterable[Any], sizes: Sequence[int]) -> list[list[Any]]:
+    items = iter(items)
     return [list(islice(items, size)) for size in sizes]
 
 
