@@ -9,7 +9,8 @@ import torch
 from fastlstm import backends
 from fastlstm.types import Problem
 
-# Fastest first. "auto" takes the first one that supports the problem.
+# Fastest first. "auto" takes the first one that supports the problem, but torch before cpu where
+# cpu is known to be slower.
 BACKENDS: tuple[ModuleType, ...] = (backends.cpu, backends.torch, backends.reference)
 
 
@@ -38,7 +39,12 @@ def select(problem: Problem, backend: str = "auto") -> ModuleType:
         ValueError: the name is unknown, or the named backend does not support the problem.
     """
     if backend == "auto":
-        return next(b for b in BACKENDS if b.supports(problem) is None)
+        able = (b for b in BACKENDS if b.supports(problem) is None)
+        first = next(able)
+        if first is backends.cpu and backends.cpu.slower(problem) is not None:
+            second = next(able)
+            return second if second is backends.torch else first
+        return first
     module = get(backend)
     reason = module.supports(problem)
     if reason is not None:
@@ -58,8 +64,11 @@ def describe(problem: Problem, backend: str = "auto") -> str:
         reason = module.supports(problem)
         if module is chosen:
             reason = "chosen" if backend == "auto" else "chosen, as asked for"
+        elif reason is None and backend != "auto":
+            reason = "could run it, not asked for"
         elif reason is None:
-            reason = "could run it" if backend == "auto" else "could run it, not asked for"
+            slower = backends.cpu.slower(problem) if module is backends.cpu else None
+            reason = f"could run it, {slower}" if slower else "could run it"
         else:
             reason = f"no: {reason}"
         lines.append(f"  {name(module):<10} {reason}")

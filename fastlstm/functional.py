@@ -249,7 +249,7 @@ def lstm_cell(
     if hx is None:
         zeros = input.new_zeros(input.shape[0], weights.weight_hh.shape[1])
         hx = (zeros, zeros)
-    chosen = dispatch.select(cell_problem(input, weights), backend)
+    chosen = dispatch.select(cell_problem(input, weights, hx), backend)
     if chosen is backends.torch:
         return backends.torch.lstm_cell(input, hx, weights)
     states = (hx[0][None], hx[1][None])
@@ -288,9 +288,14 @@ def layers_problem(
     )
 
 
-def cell_problem(input: Tensor, weights: LSTMWeights) -> Problem:
+def cell_problem(
+    input: Tensor, weights: LSTMWeights, hx: tuple[Tensor, Tensor] | None = None
+) -> Problem:
     """What :func:`lstm_cell` asks the backends about these arguments."""
-    return layers_problem(input[None], [weights], 1, False, False)
+    tensors = (input, *weights, *(hx or ()))
+    train = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+    problem = layers_problem(input[None], [weights], 1, False, False)
+    return problem._replace(cell=True, train=train)
 
 
 def _fused_layers(

@@ -48,6 +48,8 @@ class Problem(NamedTuple):
         proj_size: size of the projected hidden state, 0 for none.
         lengths: rows have lengths of their own.
         whole_layers: the input and all layers' weights are at hand, not only projected igates.
+        cell: a single call of LSTMCell, for which PyTorch has a function of its own.
+        train: gradients are recorded; known of a cell only.
     """
 
     device: str
@@ -62,3 +64,5 @@ class Problem(NamedTuple):
     proj_size: int = 0
     lengths: bool = False
     whole_layers: bool = False
+    cell: bool = False
+    train: bool = False
