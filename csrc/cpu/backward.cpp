@@ -193,13 +193,13 @@ class Backward {
       const Word<S>* weight = weight_hh_ + (tile.group * strips_ + panel) * strip_words(gates_);
       for (int64_t k = 0; s > 0 && k < gates_; k += kChunk) {
         const int64_t depth = lesser(kChunk, gates_ - k);
-        const Word<S>* at = weight + strip_words(k);
         const bool is_last = k + depth == gates_ && panel + 1 == tile.panels.end;
         const Word<S>* next = stays_near_ ? nullptr
                               : is_last ? weight_hh_ + (tile.group * strips_ + tile.panels.begin) *
                                                            strip_words(gates_)
-                                        : at + strip_words(depth);
-        multiply_strips(Strips<S>{at, 0, next}, 1, count, depth, k > 0, nullptr, [&](int64_t i) {
+                                        : weight + strip_words(k + depth);
+        const Strips<S> strip = {weight, 0, next, shape_.H - panel * kWidth, words_of<S>(k)};
+        multiply_strips(strip, 1, count, depth, k > 0, nullptr, [&](int64_t i) {
           return Operand<S>{rows[i].digates_after + k, dh + i * kWidth};
         });
       }
@@ -406,12 +406,13 @@ class Backward {
     const S* rows[kMaxRows];
     Sum<S>* c[kMaxRows];
     alignas(kVectorBytes) Sum<S> edge[kMaxRows][kWidth];
+    const int vectors = vectors_of<S>(width);
+    const bool direct = width == vectors * V::kLanes;
     for (int64_t r = 0; r < size; ++r) {
       rows[r] = reinterpret_cast<const S*>(sliver + r);
-      c[r] = width == kWidth ? dweight + r * stride : edge[r];
+      c[r] = direct ? dweight + r * stride : edge[r];
     }
-    const bool direct = width == kWidth;
-    multiply<S>(static_cast<int>(size), rows, {kMaxRows, 0}, strip,
+    multiply<S>(static_cast<int>(size), vectors, rows, {kMaxRows, 0}, strip,
                 look_ahead ? strip + strip_words(depth) : nullptr, depth, c, direct && !begins);
     for (int64_t r = 0; r < size && !direct; ++r) {
       for (int64_t column = 0; column < width; ++column) {
@@ -446,13 +447,14 @@ class Backward {
       const Word<S>* whole = weight_ih_ + (group * input_strips_ + strip) * strip_words(gates_);
       for (int64_t k = 0; k < gates_; k += kChunk) {
         const int64_t depth = lesser(kChunk, gates_ - k);
-        Strips<S> part = {whole + strip_words(k), strip_words(gates_), nullptr};
+        Strips<S> part = {whole, strip_words(gates_), nullptr, shape_.I - strip * kWidth,
+                          words_of<S>(k)};
         if (packs_ih_) {
-          part.next = k + depth < gates_ ? part.data + strip_words(depth) : nullptr;
+          part.next = k + depth < gates_ ? whole + strip_words(k + depth) : nullptr;
         } else {
           pack_rows<S>([&](int64_t i) { return weight + (k + i) * shape_.I; }, depth,
                        strip * kWidth, shape_.I, size, packed);
-          part = {packed, strip_words(depth), nullptr};
+          part = {packed, strip_words(depth), nullptr, part.columns};
         }
         multiply_strips(part, size, chunk.count, depth, k > 0,
                         digates_blocks_ + words_of<S>(k) * chunk.count,

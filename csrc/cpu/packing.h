@@ -102,32 +102,32 @@ void pack_gates(const S* weight, int64_t H, int64_t D, int64_t unit, int64_t k0,
 }
 
 // Rows row(0) to row(depth - 1) -> strips (depth, kStripWidth): their columns `first` and on, as
-// far as `columns`.
+// far as `columns`. A strip that reaches beyond is narrow where it can be.
 template <class S, class RowAt>
 FASTLSTM_INLINE void pack_rows(const RowAt& row, int64_t depth, int64_t first, int64_t columns,
                                int strips, Word<S>* panel) {
   using V = Simd<Sum<S>>;
   const int64_t words = words_of<S>(depth);
   for (int64_t word = 0; word < words; ++word) {
-    for (int v = 0; v < strips * kColumns; ++v) {
-      const int64_t column = first + v * V::kLanes;
-      Word<S>* to =
-          panel + (v / kColumns * words + word) * kStripWidth<S> + v % kColumns * V::kLanes;
-      const auto copy = [&](auto lanes) {
-        if constexpr (std::is_same_v<S, BFloat16>) {
-          typename V::Bits pair = V::widen(row(2 * word) + column, lanes);
-          if (2 * word + 1 < depth) pair |= V::widen(row(2 * word + 1) + column, lanes) << 16;
-          std::memcpy(to, &pair, sizeof(pair));
-        } else {
-          V::store(to, V::load(row(word) + column, lanes), AllLanes{});
-        }
-      };
-      if (column + V::kLanes <= columns) {
-        copy(AllLanes{});
-      } else {
-        const int64_t left = columns - column;
-        if (left > 0) {
-          copy(SomeLanes{static_cast<int32_t>(left)});
+    for (int strip = 0; strip < strips; ++strip) {
+      const int64_t begin = first + strip * kStripWidth<S>;
+      const int vectors = vectors_of<S>(columns - begin);
+      Word<S>* to = panel + strip * words * kStripWidth<S> + word * vectors * V::kLanes;
+      for (int v = 0; v < vectors; ++v, to += V::kLanes) {
+        const int64_t column = begin + v * V::kLanes;
+        const auto copy = [&](auto lanes) {
+          if constexpr (std::is_same_v<S, BFloat16>) {
+            typename V::Bits pair = V::widen(row(2 * word) + column, lanes);
+            if (2 * word + 1 < depth) pair |= V::widen(row(2 * word + 1) + column, lanes) << 16;
+            std::memcpy(to, &pair, sizeof(pair));
+          } else {
+            V::store(to, V::load(row(word) + column, lanes), AllLanes{});
+          }
+        };
+        if (column + V::kLanes <= columns) {
+          copy(AllLanes{});
+        } else if (column < columns) {
+          copy(SomeLanes{static_cast<int32_t>(columns - column)});
         } else {
           std::memset(to, 0, V::kLanes * sizeof(*to));
         }

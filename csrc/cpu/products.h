@@ -19,6 +19,8 @@ struct Strips {
   const Word<S>* data;
   int64_t stride;
   const Word<S>* next;
+  int64_t columns;    // of all strips together: the last may be narrow
+  int64_t first = 0;  // word of their depth
 };
 
 // Calls visit(first, count) for blocks of at most kMaxRows rows, as even as integers allow.
@@ -69,9 +71,12 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
                                      int64_t depth, bool add, const Word<S>* blocks,
                                      const OperandAt& operand) {
   for (int strip = 0; strip < num_strips; ++strip) {
-    const Word<S>* data = strips.data + strip * strips.stride;
+    const int64_t columns = strips.columns - strip * kStripWidth<S>;
+    const int vectors = vectors_of<S>(columns);
+    const Word<S>* begin = strips.data + strip * strips.stride;
+    const Word<S>* data = begin + strips.first * vectors * kLanes<S>;
     const bool last = strip + 1 == num_strips;
-    const Word<S>* next = last ? strips.next : data + strips.stride;
+    const Word<S>* next = last ? strips.next : begin + strips.stride;
     for_each_block(count, [&](int64_t first, int size) {
       const Word<S>* block = blocks + first * block_words<S>(depth);
       const S* rows[kMaxRows];
@@ -84,9 +89,9 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
       const Word<S>* ahead = first == 0 ? next : nullptr;
       if (blocks) {
         const int64_t even = words_of<S>(depth) * Format<S>::kPerWord;  // padded with a zero
-        multiply<S>(size, rows, {1, (size - 1) * kRun}, data, ahead, even, c, add);
+        multiply<S>(size, vectors, rows, {1, (size - 1) * kRun}, data, ahead, even, c, add);
       } else {
-        multiply<S>(size, rows, {1, 0}, data, ahead, depth, c, add);
+        multiply<S>(size, vectors, rows, {1, 0}, data, ahead, depth, c, add);
       }
     });
   }
