@@ -28,6 +28,9 @@ class Forward {
   using Value = typename V::Value;
   static constexpr int kUnits = kLanes<S>;
   static constexpr int kCell = kPanelWidth<S>;
+  // Rows of T times B up to which weights are read as they lie. The break-even lies there at H =
+  // 128 and 256, and above for larger H. Dot products of bfloat16 take two steps in float.
+  static constexpr int64_t kStreamingRows = Format<S>::kPerWord == 1 ? 16 : 6;
 
   // Where a row of the batch finds its data at one step; each pointer to hidden unit 0.
   struct Row {
@@ -43,7 +46,7 @@ class Forward {
       : call_(call),
         shape_(call.shape),
         panels_(ceil_div(shape_.H, kUnits)),
-        streaming_(!call.packed && shape_.T * ceil_div(shape_.B, kDotRows) <= 2),
+        streaming_(!call.packed && shape_.T * shape_.B <= kStreamingRows),
         threads_(worthwhile_threads(num_threads, flops(), shape_.T)) {
     const Plan plan = plan_for(threads_);
     stays_near_ = plan.stays_near;
