@@ -249,7 +249,7 @@ def lstm_cell(
     if hx is None:
         zeros = input.new_zeros(input.shape[0], weights.weight_hh.shape[1])
         hx = (zeros, zeros)
-    chosen = dispatch.select(cell_problem(input, weights, hx), backend)
+    chosen = dispatch.select(cell_problem(input, weights), backend)
     if chosen is backends.torch:
         return backends.torch.lstm_cell(input, hx, weights)
     states = (hx[0][None], hx[1][None])
@@ -272,6 +272,7 @@ def layers_problem(
     else:
         T, B = input.shape[:2] if not batch_first else (input.shape[1], input.shape[0])
     first = weights[0]
+    differentiable = input.data.requires_grad or first.weight_hh.requires_grad
     return Problem(
         device=input.data.device.type,
         dtype=compute_dtype(first.weight_hh),
@@ -285,17 +286,13 @@ def layers_problem(
         proj_size=0 if first.weight_hr is None else first.weight_hr.shape[0],
         lengths=has_lengths,
         whole_layers=True,
+        train=differentiable and torch.is_grad_enabled(),
     )
 
 
-def cell_problem(
-    input: Tensor, weights: LSTMWeights, hx: tuple[Tensor, Tensor] | None = None
-) -> Problem:
+def cell_problem(input: Tensor, weights: LSTMWeights) -> Problem:
     """What :func:`lstm_cell` asks the backends about these arguments."""
-    tensors = (input, *weights, *(hx or ()))
-    train = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
-    problem = layers_problem(input[None], [weights], 1, False, False)
-    return problem._replace(cell=True, train=train)
+    return layers_problem(input[None], [weights], 1, False, False)._replace(cell=True)
 
 
 def _fused_layers(

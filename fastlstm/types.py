@@ -49,7 +49,7 @@ class Problem(NamedTuple):
         lengths: rows have lengths of their own.
         whole_layers: the input and all layers' weights are at hand, not only projected igates.
         cell: a single call of LSTMCell, for which PyTorch has a function of its own.
-        train: gradients are recorded; known of a cell only.
+        train: gradients of the input or the weights are recorded.
     """
 
     device: str

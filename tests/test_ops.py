@@ -1,10 +1,14 @@
 """The ops to ``torch.library`` and ``torch.compile``, and what ``explain`` says of the choice."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from helpers import Case, assert_close, weights_of
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlstm
 from fastlstm import backends, dispatch, lstm_sequence, ops
@@ -152,6 +156,47 @@ def test_exported_lstm():
     calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
     assert calls.count(torch.ops.fastlstm.lstm_sequence.default) == 2
     torch.testing.assert_close(program.module()(x)[0], module(x)[0])
+
+
+def test_what_records_operators_sees_the_op():
+    """Eager calls skip the op, but not while something listens."""
+    module = fastlstm.LSTM(3, 4, backend="cpu").requires_grad_(False)
+    x = torch.randn(6, 2, 3)
+    op = torch.ops.fastlstm.lstm_sequence.default
+    traced = make_fx(lambda x: module(x)[0])(x)
+    assert op in [node.target for node in traced.graph.nodes]
+    torch.testing.assert_close(traced(x + 1), module(x + 1)[0])
+
+    class Listener(TorchDispatchMode):
+        heard: ClassVar[list[object]] = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.heard.append(function)
+            return function(*args, **kwargs or {})
+
+    with Listener():
+        module(x)
+    assert op in Listener.heard
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("H, B", [(8, 1), (256, 1), (256, 64)])
+def test_single_steps_of_small_cells_go_to_torch(H, B, train):
+    cell = fastlstm.LSTMCell(H, H).requires_grad_(train)
+    chosen = "torch" if train or H == 8 else "cpu"
+    text = fastlstm.explain(cell, torch.randn(B, H))
+    assert f"runs on {chosen!r}" in text
+    assert ("slower than torch's for a single step" in text) == (chosen == "torch")
+    peephole = fastlstm.LSTMCell(H, H, peephole=True).requires_grad_(train)
+    assert "runs on 'cpu'" in fastlstm.explain(peephole, torch.randn(B, H))
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("T, I, H", [(3, 910, 3), (30, 910, 3), (3, 910, 30), (3, 91, 3)])
+def test_few_units_and_steps_of_a_wide_input_train_on_torch(T, I, H, train):
+    lstm = fastlstm.LSTM(I, H).requires_grad_(train)
+    chosen = "torch" if train and (T, I, H) == (3, 910, 3) else "cpu"
+    assert f"runs on {chosen!r}" in fastlstm.explain(lstm, torch.randn(T, 240, I))
 
 
 def test_explain_names_the_choice_and_every_reason():
