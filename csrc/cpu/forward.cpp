@@ -8,9 +8,9 @@
 //
 // A call of few products per weight packs nothing: it would read each weight twice to use it once.
 // It fills the cells by dot products with the weights as they lie.
+#include "arrays.h"
 #include "kernels.h"
 #include "products.h"
-#include "schedule.h"
 
 namespace fastlstm::cpu::FASTLSTM_ISA {
 namespace {
@@ -23,7 +23,9 @@ constexpr int64_t kRowBytes = 16 * 1024;
 constexpr int64_t kBlockRows = 192;
 
 template <class S>
-class Forward {
+class Forward : Arrays<S> {
+  using Arrays<S>::in, Arrays<S>::out, Arrays<S>::of_group, Arrays<S>::time_of, Arrays<S>::offset,
+      Arrays<S>::row_of, Arrays<S>::state, Arrays<S>::for_each_vector, Arrays<S>::shape_;
   using V = Simd<Sum<S>>;
   using Value = typename V::Value;
   static constexpr int kUnits = kLanes<S>;
@@ -43,11 +45,11 @@ class Forward {
 
  public:
   Forward(const LstmForward& call, int num_threads)
-      : call_(call),
-        shape_(call.shape),
+      : Arrays<S>(call.shape),
+        call_(call),
         panels_(ceil_div(shape_.H, kUnits)),
         streaming_(!call.packed && shape_.T * shape_.B <= kStreamingRows),
-        threads_(worthwhile_threads(num_threads, flops(), shape_.T)) {
+        threads_(worthwhile_threads(shape_, num_threads, 1)) {
     const Plan plan = plan_for(threads_);
     stays_near_ = plan.stays_near;
     const int64_t cells = plan.cells(shape_), rows = plan.by_rows ? cells / panels_ : shape_.B;
@@ -65,7 +67,7 @@ class Forward {
     c_ = workspace.take<Sum<S>>(shape_.G * shape_.B * shape_.H);
     bias_ = workspace.take<Sum<S>>(shape_.G * panels_ * kCell);
     cells_ = workspace.take<Sum<S>>(Plan::most_cells(shape_, threads_, panels_) * block_ * kCell);
-    chunks_ = workspace.take<Word<S>>(threads_ * panel_words<S>(kChunk));
+    chunks_ = workspace.take<Word<S>>(threads_ * panel_words<S>(kChunk<S>));
     row_blocks_ = workspace.take<Word<S>>(threads_ * row_block_words());
     Workspace kept(call.packed);
     Workspace& home = call.packed ? kept : workspace;
@@ -98,33 +100,19 @@ class Forward {
           rows_ + team.thread() * shape_.B,
           inputs_ + team.thread() * shape_.B * block_,
           cells_ + team.thread() * width,
-          chunks_ + team.thread() * panel_words<S>(kChunk),
+          chunks_ + team.thread() * panel_words<S>(kChunk<S>),
           row_blocks_ + team.thread() * row_block_words(),
       };
       for_each_tile([&](const Tile& tile) { start(tile); });
-      if (plan.by_rows) {
-        for_each_tile([&](const Tile& tile) {
-          for (int64_t s = 0; s < shape_.T; ++s) {
-            if (s % block_ == 0) project(tile, block_at(s), scratch);
-            step(tile, s, scratch);
-          }
-        });
-      } else {
-        for (int64_t s = 0; s < shape_.T; ++s) {
-          for_each_tile([&](const Tile& tile) {
-            if (s % block_ == 0) project(tile, block_at(s), scratch);
-            step(tile, s, scratch);
-          });
-          team.barrier();
-        }
-      }
+      plan.for_each_step(shape_, team, {0, shape_.T}, [&](const Tile& tile, int64_t s) {
+        if (s % block_ == 0) project(tile, block_at(s), scratch);
+        step(tile, s, scratch);
+      });
       for_each_tile([&](const Tile& tile) { end(tile); });
     });
   }
 
  private:
-  static constexpr int64_t kChunk = kDepth * Format<S>::kPerWord;
-
   struct Scratch {
     Row* rows;
     const S** inputs;
@@ -133,12 +121,9 @@ class Forward {
     Word<S>* blocks;  // packed rows, of x or of h'
   };
 
-  double flops() const {
-    return 8.0 * shape_.T * shape_.B * shape_.G * shape_.H * (shape_.I + shape_.H);
-  }
   // Room for a chunk of all inputs of a block, or for all of h'.
   int64_t row_block_words() const {
-    const int64_t x = shape_.B * block_ * block_words<S>(lesser(kChunk, shape_.I));
+    const int64_t x = shape_.B * block_ * block_words<S>(lesser(kChunk<S>, shape_.I));
     const int64_t h = shape_.B * block_words<S>(shape_.H);
     return x > h ? x : h;
   }
@@ -177,14 +162,14 @@ class Forward {
   }
 
   void start(const Tile& tile) const {
-    for_each_vector(tile, [&](int64_t b, int64_t unit, auto lanes) {
+    for_each_vector(tile, kUnits, [&](int64_t b, int64_t unit, auto lanes) {
       const int64_t at = state(tile.group, b) + unit;
       V::store(c_ + at, V::load(in(call_.cx) + at, lanes), lanes);
     });
   }
 
   void end(const Tile& tile) const {
-    for_each_vector(tile, [&](int64_t b, int64_t unit, auto lanes) {
+    for_each_vector(tile, kUnits, [&](int64_t b, int64_t unit, auto lanes) {
       const Course course(shape_, tile.group, b);
       const int64_t at = state(tile.group, b) + unit;
       const S* h = course.length > 0 ? y(course.last(), b, tile.group) + unit : in(call_.hx) + at;
@@ -196,10 +181,9 @@ class Forward {
   // Fills the cells of a block of steps with x W_ih^T, or with igates as they came.
   void project(const Tile& tile, Range block, const Scratch& scratch) const {
     const int64_t rows = tile.num_rows(), count = (block.end - block.begin) * rows;
-    const int64_t* stride = call_.input_stride;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t t = time_of(tile.group, block.begin + i / rows), b = tile.rows.begin + i % rows;
-      scratch.inputs[i] = in(call_.input) + t * stride[0] + b * stride[1] + tile.group * stride[2];
+      scratch.inputs[i] = in(call_.input) + offset(call_.input_stride, t, b, tile.group);
     }
     if (shape_.I == 0) return gather(tile, block, scratch);
     for (int64_t panel = tile.panels.begin; streaming_ && panel < tile.panels.end; ++panel) {
@@ -207,8 +191,8 @@ class Forward {
       dot_gates(of_group(call_.weight_ih, tile.group), shape_.H, shape_.I, panel * kUnits, count,
                 false, [&](int64_t i) { return Operand<S>{scratch.inputs[i], cells + i * kCell}; });
     }
-    for (int64_t k = 0; !streaming_ && k < shape_.I; k += kChunk) {
-      const int64_t depth = lesser(kChunk, shape_.I - k);
+    for (int64_t k = 0; !streaming_ && k < shape_.I; k += kChunk<S>) {
+      const int64_t depth = lesser(kChunk<S>, shape_.I - k);
       pack_row_blocks<S>(
           count, depth, [&](int64_t i) { return scratch.inputs[i] + k; }, scratch.blocks);
       for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
@@ -217,7 +201,7 @@ class Forward {
           const auto at = [&](int64_t p, int64_t d) {
             return packed(weight_ih_, shape_.I, tile.group, p, d);
           };
-          strips = {at(panel, k), words_of<S>(shape_.I) * kStripWidth<S>, nullptr, kCell};
+          strips = {at(panel, k), strip_words<S>(shape_.I), nullptr, kCell};
           if (panel + 1 < tile.panels.end)
             strips.next = at(panel + 1, k);
           else if (k + depth < shape_.I)
@@ -225,7 +209,7 @@ class Forward {
         } else {
           pack_gates(of_group(call_.weight_ih, tile.group), shape_.H, shape_.I, panel * kUnits, k,
                      depth, scratch.chunk);
-          strips = {scratch.chunk, words_of<S>(depth) * kStripWidth<S>, nullptr, kCell};
+          strips = {scratch.chunk, strip_words<S>(depth), nullptr, kCell};
         }
         Sum<S>* cells = cell(tile, panel, 0, 0, scratch);
         multiply_strips(strips, kStrips, count, depth, k > 0, scratch.blocks, [&](int64_t i) {
@@ -256,29 +240,29 @@ class Forward {
     const int64_t count = visit_rows(tile, s, scratch.rows), H = shape_.H, at = s % block_;
     // Many rows are packed once for all panels. Few are in L1 anyway.
     const bool packs_rows = !streaming_ && count * H * int64_t{sizeof(S)} > kRowBytes;
-    for (int64_t k = 0; packs_rows && k < H; k += kChunk) {
+    for (int64_t k = 0; packs_rows && k < H; k += kChunk<S>) {
       pack_row_blocks<S>(
-          count, lesser(kChunk, H - k), [&](int64_t i) { return rows[i].h + k; },
+          count, lesser(kChunk<S>, H - k), [&](int64_t i) { return rows[i].h + k; },
           scratch.blocks + words_of<S>(k) * count);
     }
     for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
       Sum<S>* cells = cell(tile, panel, at, 0, scratch);
-      for (int64_t k = 0; !streaming_ && k < H; k += kChunk) {
+      for (int64_t k = 0; !streaming_ && k < H; k += kChunk<S>) {
         const auto weight_at = [&](int64_t p, int64_t depth) {
           return packed(weight_hh_, H, tile.group, p, depth);
         };
-        Strips<S> strips = {weight_at(panel, k), words_of<S>(H) * kStripWidth<S>, nullptr, kCell};
+        Strips<S> strips = {weight_at(panel, k), strip_words<S>(H), nullptr, kCell};
         // One or two rows read the weights as fast as L3 gives them, and faster without requests
         // of our own on top: 72 ms against 84 for 1000 steps of two layers of 512.
         if (stays_near_ || count <= 2) {
           strips.next = nullptr;
-        } else if (k + kChunk < H) {
-          strips.next = weight_at(panel, k + kChunk);
+        } else if (k + kChunk<S> < H) {
+          strips.next = weight_at(panel, k + kChunk<S>);
         } else {
           strips.next = weight_at(panel + 1 < tile.panels.end ? panel + 1 : tile.panels.begin, 0);
         }
         multiply_strips(
-            strips, kStrips, count, lesser(kChunk, H - k), true,
+            strips, kStrips, count, lesser(kChunk<S>, H - k), true,
             packs_rows ? scratch.blocks + words_of<S>(k) * count : nullptr,
             [&](int64_t i) { return Operand<S>{rows[i].h + k, cells + rows[i].row * kCell}; });
       }
@@ -310,13 +294,12 @@ class Forward {
         std::memset(y(t, b, g) + unit, 0, units * sizeof(S));
         continue;
       }
-      const int64_t reserve = 5 * shape_.H * ((t * shape_.B + b) * shape_.G + g);
       rows[count++] = {
           b - tile.rows.begin,
           t == course.first() ? in(call_.hx) + state(g, b) : y(course.before(t), b, g),
           c_ + state(g, b),
           y(t, b, g),
-          call_.reserve ? out(call_.reserve) + reserve : nullptr,
+          call_.reserve ? out(call_.reserve) + row_of(t, b, g) * 5 * shape_.H : nullptr,
       };
     }
     return count;
@@ -329,8 +312,7 @@ class Forward {
     const int64_t H = shape_.H;
     Peepholes<Value> weight;
     if constexpr (kPeepholes) {
-      const S* w = of_group(call_.weight_ch, group) + unit;
-      weight = {V::load(w, lanes), V::load(w + H, lanes), V::load(w + 2 * H, lanes)};
+      weight = load_peepholes<V>(of_group(call_.weight_ch, group) + unit, H, lanes);
     }
     const auto biased = [&](const Sum<S>* from, int gate) {
       return V::load(from + gate * kUnits, AllLanes{}) + V::load(bias + gate * kUnits, AllLanes{});
@@ -344,39 +326,13 @@ class Forward {
       V::store(rows[r].y + unit, h, lanes);
       if (rows[r].reserve) {
         S* reserve = rows[r].reserve + unit;
-        V::store(reserve, gates.i, lanes);
-        V::store(reserve + H, gates.f, lanes);
-        V::store(reserve + 2 * H, gates.g, lanes);
-        V::store(reserve + 3 * H, gates.o, lanes);
+        store_gates<V>(reserve, H, gates, lanes);
         V::store(reserve + 4 * H, c, lanes);
       }
     }
   }
 
-  // Calls visit(row of the batch, hidden unit, lanes) for every vector of a tile's state.
-  template <class Visit>
-  void for_each_vector(const Tile& tile, const Visit& visit) const {
-    for (int64_t b = tile.rows.begin; b < tile.rows.end; ++b) {
-      for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
-        const int64_t unit = panel * kUnits;
-        with_lanes<kUnits>(unit, shape_.H, [&](auto lanes) { visit(b, unit, lanes); });
-      }
-    }
-  }
-
-  static const S* in(const void* pointer) { return static_cast<const S*>(pointer); }
-  static S* out(void* pointer) { return static_cast<S*>(pointer); }
-  static const S* of_group(const LstmWeight& weight, int64_t group) {
-    return in(weight.data) + group * weight.stride;
-  }
-
-  int64_t time_of(int64_t group, int64_t s) const {
-    return shape_.reverse[group] ? shape_.T - 1 - s : s;
-  }
-  S* y(int64_t t, int64_t b, int64_t g) const {
-    return out(call_.y) + ((t * shape_.B + b) * shape_.G + g) * shape_.H;
-  }
-  int64_t state(int64_t g, int64_t b) const { return (g * shape_.B + b) * shape_.H; }
+  S* y(int64_t t, int64_t b, int64_t g) const { return out(call_.y) + row_of(t, b, g) * shape_.H; }
 
   // The cell of a row at step `at` of the block; those of a panel lie together, step by step.
   Sum<S>* cell(const Tile& tile, int64_t panel, int64_t at, int64_t row,
@@ -387,12 +343,10 @@ class Forward {
   // A panel of packed weights (G, panels, strips, depth), from depth k on.
   const Word<S>* packed(const Word<S>* weight, int64_t depth, int64_t group, int64_t panel,
                         int64_t k) const {
-    return weight + (group * panels_ + panel) * panel_words<S>(depth) +
-           words_of<S>(k) * kStripWidth<S>;
+    return weight + (group * panels_ + panel) * panel_words<S>(depth) + strip_words<S>(k);
   }
 
   const LstmForward& call_;
-  const LstmShape& shape_;
   const int64_t panels_;
   const bool streaming_;
   const int threads_;
@@ -420,11 +374,7 @@ size_t forward_packed(const LstmShape& shape) {
 }
 
 size_t forward_workspace(const LstmShape& shape, int num_threads) {
-  LstmForward call{};
-  call.shape = shape;
-  return with_stored(shape.dtype, [&](auto stored) {
-    return Forward<decltype(stored)>(call, num_threads).workspace_bytes();
-  });
+  return workspace_for<Forward, LstmForward>(shape, num_threads);
 }
 
 void forward(const LstmForward& call, int num_threads) {

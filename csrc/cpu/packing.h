@@ -27,10 +27,18 @@ constexpr int kStripWidth = kColumns * kLanes<S>;
 template <class S>
 constexpr int kPanelWidth = kPanelVectors * kLanes<S>;
 
-// The depth of a product in words, and the words of a panel.
+// The depth that is multiplied, and packed, at a time.
+template <class S>
+constexpr int64_t kChunk = kDepth * Format<S>::kPerWord;
+
+// The depth of a product in words, and the words of a strip and of a panel.
 template <class S>
 constexpr int64_t words_of(int64_t depth) {
   return ceil_div(depth, Format<S>::kPerWord);
+}
+template <class S>
+constexpr int64_t strip_words(int64_t depth) {
+  return words_of<S>(depth) * kStripWidth<S>;
 }
 template <class S>
 constexpr int64_t panel_words(int64_t depth) {

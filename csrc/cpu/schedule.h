@@ -74,6 +74,23 @@ struct Plan {
                    });
   }
 
+  // Calls step(tile, s) for each of the thread's tiles and each of `steps`: all steps of a tile at
+  // once where rows are its own, else all tiles at each step, after which threads wait.
+  template <class Step>
+  FASTLSTM_INLINE void for_each_step(const LstmShape& shape, Team& team, Range steps,
+                                     const Step& step) const {
+    if (by_rows) {
+      for_each_tile(shape, team.thread(), [&](const Tile& tile) {
+        for (int64_t s = steps.begin; s < steps.end; ++s) step(tile, s);
+      });
+    } else {
+      for (int64_t s = steps.begin; s < steps.end; ++s) {
+        for_each_tile(shape, team.thread(), [&](const Tile& tile) { step(tile, s); });
+        team.barrier();
+      }
+    }
+  }
+
   // The most cells, pairs of a row and a panel, that one thread has at a step.
   int64_t cells(const LstmShape& shape) const {
     return by_rows ? ceil_div(shape.G * shape.B, threads) * panels
@@ -88,10 +105,11 @@ struct Plan {
   }
 };
 
-// Threads worth waking for a call of that many floating-point operations, done in `steps` between
-// which they wait: waking one costs microseconds, and waiting 0.1.
-inline int worthwhile_threads(int num_threads, double flops, int64_t steps) {
-  return flops < 2e5 || flops < 8e3 * static_cast<double>(steps) ? 1 : num_threads;
+// Threads worth waking for a call that multiplies all weights with all rows `times` times, in T
+// steps between which they wait: waking one costs microseconds, and waiting 0.1.
+inline int worthwhile_threads(const LstmShape& shape, int num_threads, int times) {
+  const double flops = 8.0 * times * shape.T * shape.B * shape.G * shape.H * (shape.I + shape.H);
+  return flops < 2e5 || flops < 8e3 * static_cast<double>(shape.T) ? 1 : num_threads;
 }
 
 // A row's way through time, in the order of the forward pass.
@@ -133,6 +151,16 @@ auto with_stored(DType dtype, const Visit& visit) {
   if (dtype == DType::float64) return visit(double{});
   if (dtype == DType::bfloat16) return visit(BFloat16{});
   return visit(float{});
+}
+
+// Bytes of workspace for a call in the direction Pass, which is Forward or Backward.
+template <template <class> class Pass, class Call>
+size_t workspace_for(const LstmShape& shape, int num_threads) {
+  Call call{};
+  call.shape = shape;
+  return with_stored(shape.dtype, [&](auto stored) {
+    return Pass<decltype(stored)>(call, num_threads).workspace_bytes();
+  });
 }
 
 // Calls visit(lanes) with the type that says whether all lanes of the vector at `unit` lie below H.
