@@ -10,7 +10,6 @@
 
 #include "../cell.h"
 
-// A test may ask for other vectors than the machine has: the compiler then makes them of those.
 #if defined(__AVX512F__) && !defined(FASTLSTM_VECTOR_BYTES)
 #define FASTLSTM_AVX512
 #include <immintrin.h>

@@ -35,8 +35,8 @@ class Team {
   int thread() const { return thread_; }
   int size() const { return size_; }
 
-  // One exchange and one load per other thread: 80 ns between two cores, where an OpenMP barrier
-  // takes a microsecond. A step may be as short as 5 us.
+  // One exchange and one load per other thread, where an OpenMP barrier takes a microsecond: a step
+  // may be as short as that.
   void barrier() {
     const int32_t mine = ++steps_;
     if (size_ == 1) return;
