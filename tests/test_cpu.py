@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import Case, assert_as_close_as_torch, assert_close, error, run_case, weights_of
 
+import fastlstm
 from fastlstm import lstm_sequence
 from fastlstm.backends import cpu
 
@@ -226,3 +227,18 @@ def test_steps_of_different_batches_do_not_mix():
     together = run(slice(None))
     for row in range(case.B):
         assert error(run(slice(row, row + 1)), together[:, row : row + 1]) <= case.tolerance
+
+
+def test_another_default_device_does_not_matter(monkeypatch):
+    """Scratch memory is the CPU's: a kernel would write to whatever address it is given."""
+    module, x = fastlstm.LSTM(5, 9, backend="cpu"), torch.randn(4, 3, 5)
+    monkeypatch.setattr(cpu, "_scratch", cpu._Scratch())
+    state = (torch.zeros(1, 3, 9), torch.zeros(1, 3, 9))
+    expected = module(x, state)[0]
+    monkeypatch.setattr(cpu, "_scratch", cpu._Scratch())
+    with torch.device("meta"):
+        y = module(x, state)[0]
+        gradients = torch.autograd.grad(y, list(module.parameters()), y.detach())
+        frozen = module.freeze()(x, state)[0]
+    assert all(g.device.type == "cpu" for g in gradients)
+    torch.testing.assert_close((y, frozen), (expected, expected))

@@ -95,10 +95,15 @@ def _outer_strides(tensor: Tensor | None) -> tuple[int, int, int]:
     return strides[0], strides[1], strides[2] if len(strides) == 4 else 0
 
 
+def _bytes(size: int) -> Tensor:
+    """Memory of the CPU, whatever the user's default device is."""
+    return torch.empty(size, dtype=torch.uint8, device="cpu")
+
+
 class _Scratch(threading.local):
     """The workspace that a thread keeps for its next call."""
 
-    memory = torch.empty(0, dtype=torch.uint8)
+    memory = _bytes(0)
 
 
 _scratch = _Scratch()
@@ -107,9 +112,9 @@ _scratch = _Scratch()
 def _workspace(size: int) -> Tensor:
     """At least ``size`` bytes, with anything in them."""
     if size > _KEPT_BYTES:
-        return torch.empty(size, dtype=torch.uint8)
+        return _bytes(size)
     if _scratch.memory.numel() < size:
-        _scratch.memory = torch.empty(size, dtype=torch.uint8)
+        _scratch.memory = _bytes(size)
     return _scratch.memory
 
 
@@ -125,7 +130,7 @@ def pack(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor], isa: str = "a
     """
     G, H, I = len(weight_hh), weight_hh[0].shape[1], weight_ih[0].shape[1]
     dtype = _DTYPES[weight_hh[0].dtype]
-    packed = torch.empty(_C.lstm_forward_packed(dtype, G, H, I, isa), dtype=torch.uint8)
+    packed = _bytes(_C.lstm_forward_packed(dtype, G, H, I, isa))
     (w_ih, _ih), (w_hh, _hh) = _grid(weight_ih), _grid(weight_hh)
     _C.lstm_pack(
         dtype=dtype,
