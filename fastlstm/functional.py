@@ -120,7 +120,9 @@ def _run(
             input, w_ih, b_ih, b_hh, w_hh, w_ch, w_hr, hx, cx, reverse, lengths
         )
     tensors = [input, hx, cx, *w_ih, *b_ih, *b_hh, *w_hh, *w_ch]
-    train = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    # A trace keeps the flag, and may train whatever the mode was in which it was recorded.
+    records = torch.is_grad_enabled() or torch.jit.is_tracing()
+    train = records and any(t.requires_grad for t in tensors)
     if train or chosen is not backends.cpu:
         packed = None
     name = dispatch.name(chosen)

@@ -21,14 +21,14 @@ _BACKWARD = "fastlstm::lstm_sequence_backward"
 torch.library.define(
     _FORWARD,
     "(Tensor input, Tensor[] weight_ih, Tensor[] bias_ih, Tensor[] bias_hh, Tensor[] weight_hh,"
-    " Tensor[] weight_ch, Tensor hx, Tensor cx, bool[] reverse, Tensor? lengths, Tensor? packed,"
+    " Tensor[] weight_ch, Tensor hx, Tensor cx, int[] reverse, Tensor? lengths, Tensor? packed,"
     " bool train, str backend) -> (Tensor y, Tensor hy, Tensor cy, Tensor reserve)",
 )
 torch.library.define(
     _BACKWARD,
     "(Tensor? dy, Tensor? dhy, Tensor? dcy, Tensor y, Tensor reserve, Tensor? input,"
     " Tensor[] weight_ih, Tensor[] weight_hh, Tensor[] weight_ch, Tensor hx, Tensor cx,"
-    " bool[] reverse, Tensor? lengths, bool[] needs, str backend)"
+    " int[] reverse, Tensor? lengths, bool[] needs, str backend)"
     " -> (Tensor dinput, Tensor dweight_ih, Tensor dbias, Tensor dweight_hh, Tensor dweight_ch,"
     " Tensor dhx, Tensor dcx)",
 )
