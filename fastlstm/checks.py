@@ -6,12 +6,13 @@ Exception types are those of ``nn.LSTM``, and where it raises in Python so is th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm.types import LSTMWeights
+from fastlstm.types import Course, LSTMWeights
 
 
 def check_size(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
@@ -44,20 +45,43 @@ def check_lengths(lengths: Tensor, T: int, B: int) -> None:
             raise RuntimeError(f"lengths: expected integers in 1..{T}, got {low}..{high}")
 
 
+def check_batch_sizes(batch_sizes: Tensor, rows: int) -> None:
+    """RuntimeError unless ``batch_sizes`` are those of a PackedSequence with so many rows."""
+    if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64:
+        raise RuntimeError(
+            f"batch_sizes: expected one dimension of torch.int64, got {batch_sizes.dim()} of "
+            f"{batch_sizes.dtype}"
+        )
+    if batch_sizes.device.type != "cpu":
+        raise RuntimeError(f"batch_sizes: expected device cpu, got {batch_sizes.device}")
+    if torch.compiler.is_compiling():
+        return
+    sizes = batch_sizes.tolist()
+    if not sizes or sizes[-1] < 1 or any(b > a for a, b in pairwise(sizes)):
+        raise RuntimeError(f"batch_sizes: expected positive and never increasing, got {sizes}")
+    if sum(sizes) != rows:
+        raise RuntimeError(f"batch_sizes: expected a sum of {rows}, the rows of input, got {sizes}")
+
+
+def check_reset(reset: Tensor, T: int, B: int) -> None:
+    """RuntimeError unless ``reset`` is (T, B) booleans."""
+    if reset.dtype != torch.bool:
+        raise RuntimeError(f"reset: expected torch.bool, got {reset.dtype}")
+    check_size("reset", reset, (T, B))
+
+
 def check_sequence(
     input: Tensor,
-    weight_ih: Sequence[Tensor],
-    bias_ih: Sequence[Tensor],
-    bias_hh: Sequence[Tensor],
-    weight_hh: Sequence[Tensor],
-    weight_ch: Sequence[Tensor],
-    weight_hr: Sequence[Tensor],
+    groups: Sequence[Sequence[Tensor]],
     hx: Tensor | None,
     cx: Tensor | None,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-) -> None:
-    """The arguments of :func:`fastlstm.functional.lstm_sequence`."""
+    course: Course,
+) -> tuple[int, int]:
+    """The arguments of :func:`fastlstm.functional.lstm_sequence`; T and B that follow from them.
+
+    ``groups`` are the lists of weights from weight_ih to weight_hr.
+    """
+    weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr = groups
     G = len(weight_hh)
     if G == 0 or weight_hh[0].dim() != 2:
         raise RuntimeError("weight_hh: expected one matrix (4H, P) a group")
@@ -69,10 +93,10 @@ def check_sequence(
     H = four_h // 4
     if not weight_hr and P != H:
         raise RuntimeError(f"weight_hh[0]: expected size {(four_h, H)}, got {(four_h, P)}")
-    I = _check_input(input, weight_ih, G, four_h)
+    I = _check_input(input, weight_ih, G, four_h, course.batch_sizes is not None)
     if (bias_ih or bias_hh) and not weight_ih:
         raise RuntimeError("bias_ih, bias_hh: expected None without weight_ih: igates have them in")
-    groups: dict[str, tuple[Sequence[Tensor], tuple[int, ...]]] = {
+    expected: dict[str, tuple[Sequence[Tensor], tuple[int, ...]]] = {
         "weight_ih": (weight_ih, (four_h, I)),
         "bias_ih": (bias_ih, (four_h,)),
         "bias_hh": (bias_hh, (four_h,)),
@@ -80,34 +104,53 @@ def check_sequence(
         "weight_ch": (weight_ch, (3 * H,)),
         "weight_hr": (weight_hr, (P, H)),
     }
-    for name, (weights, size) in groups.items():
+    for name, (weights, size) in expected.items():
         if weights and len(weights) != G:
             raise RuntimeError(f"{name}: expected {G} tensors, one a group, got {len(weights)}")
         for group, weight in enumerate(weights):
             check_size(f"{name}[{group}]", weight, size)
             check_like(f"{name}[{group}]", weight, "input", input)
-    if len(reverse) != G:
-        raise RuntimeError(f"reverse: expected {G} flags, one a group, got {len(reverse)}")
-    T, B = input.shape[:2]
+    if len(course.reverse) != G:
+        raise RuntimeError(f"reverse: expected {G} flags, one a group, got {len(course.reverse)}")
+    T, B = _check_course(input, course)
     for name, state, size in (("hx", hx, (G, B, P)), ("cx", cx, (G, B, H))):
         if state is not None:
             check_size(name, state, size)
             check_like(name, state, "input", input)
+    return T, B
+
+
+def _check_course(input: Tensor, course: Course) -> tuple[int, int]:
+    """T and B."""
+    _, lengths, batch_sizes, reset = course
+    if batch_sizes is not None:
+        if lengths is not None or reset is not None:
+            raise ValueError("lengths, reset: expected None beside batch_sizes")
+        check_batch_sizes(batch_sizes, input.shape[0])
+        return len(batch_sizes), int(batch_sizes[0])
+    T, B = input.shape[:2]
     if lengths is not None:
         check_lengths(lengths, T, B)
+    if reset is not None:
+        check_reset(reset, T, B)
+    return T, B
 
 
-def _check_input(input: Tensor, weight_ih: Sequence[Tensor], G: int, four_h: int) -> int:
+def _check_input(
+    input: Tensor, weight_ih: Sequence[Tensor], G: int, four_h: int, is_packed: bool
+) -> int:
     """The input size I that follows; 0 if the input is igates."""
-    if input.dim() not in ((3, 4) if weight_ih else (4,)):
-        expected = "x (T, B, I) or (T, B, G, I)" if weight_ih else "igates (T, B, G, 4H)"
+    rows, dim = ("N", 2) if is_packed else ("T, B", 3)
+    if input.dim() not in ((dim, dim + 1) if weight_ih else (dim + 1,)):
+        x, igates = f"x ({rows}, I) or ({rows}, G, I)", f"igates ({rows}, G, 4H)"
+        expected = x if weight_ih else igates
         raise RuntimeError(f"input: expected {expected}, got {input.dim()} dimensions")
     if input.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    if input.dim() == 4 and input.shape[2] != G:
-        raise RuntimeError(f"input: expected {G} groups, as weight_hh has, got {input.shape[2]}")
-    if not weight_ih and input.shape[3] != four_h:
-        raise RuntimeError(f"input: expected a last size of 4H = {four_h}, got {input.shape[3]}")
+    if input.dim() == dim + 1 and input.shape[-2] != G:
+        raise RuntimeError(f"input: expected {G} groups, as weight_hh has, got {input.shape[-2]}")
+    if not weight_ih and input.shape[-1] != four_h:
+        raise RuntimeError(f"input: expected a last size of 4H = {four_h}, got {input.shape[-1]}")
     return input.shape[-1] if weight_ih else 0
 
 
@@ -118,6 +161,7 @@ def check_layers(
     D: int,
     batch_first: bool,
     lengths: Tensor | None,
+    reset: Tensor | None = None,
 ) -> None:
     """The arguments of :func:`fastlstm.functional.lstm`."""
     if not weights or len(weights) % D:
@@ -143,13 +187,18 @@ def check_layers(
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if packed and lengths is not None:
         raise ValueError("lengths: expected None beside a PackedSequence, which has its own")
+    if packed and reset is not None:
+        raise ValueError("reset: expected None beside a PackedSequence")
     _check_weights(weights, D)
     if isinstance(input, PackedSequence):
+        check_batch_sizes(input.batch_sizes, data.shape[0])
         T, B = input.batch_sizes.shape[0], int(input.batch_sizes[0])
     else:
         T, B = data.shape[1::-1] if batch_first else data.shape[:2]
     if lengths is not None:
         check_lengths(lengths, T, B)
+    if reset is not None:
+        check_reset(reset.t() if batch_first and reset.dim() == 2 else reset, T, B)
     if hx is not None:
         _check_two_states(hx)
         H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm import backends, dispatch, ops
 from fastlstm.checks import check_cell, check_layers, check_sequence
-from fastlstm.types import LSTMWeights, Problem
+from fastlstm.types import Course, LSTMWeights, Problem
 
 
 def lstm_sequence(
@@ -28,9 +29,12 @@ def lstm_sequence(
     weight_hr: Sequence[Tensor] | None = None,
     reverse: Sequence[bool] | None = None,
     lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    reset: Tensor | None = None,
+    return_all_cells: bool = False,
     packed: Tensor | None = None,
     backend: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """G LSTMs of one shape, side by side, over a whole sequence.
 
     The groups share nothing but their sizes, and maybe their input: each has its own weights and
@@ -54,17 +58,26 @@ def lstm_sequence(
             all false.
         lengths: (B,) integers in 1..T. A row ends after its length: y is zero from there on, its
             state stays, and a reversed group starts it at its own last step. Default: all T.
+        batch_sizes: (T,) integers on the CPU, of a PackedSequence whose data (N, I), (N, G, I) or
+            (N, G, 4H) the input is: step t has the first ``batch_sizes[t]`` rows of the batch. y
+            and cells are then (N, G, P) and (N, G, H). Not with lengths or reset. Default: none.
+        reset: (T, B) booleans, true where a new sequence begins: no state crosses from step t - 1
+            to t, nor from t to t - 1 in a reversed group. At t = 0 it drops hx and cx of a group
+            that reads forward. Default: none.
+        return_all_cells: return the cell state of every step too. Default: False.
         packed: weight_ih and weight_hh as :func:`pack_weights` returned them, which saves packing
             them in every call. Only inference on the cpu backend reads it.
         backend: "auto" or the name of one; see :func:`fastlstm.explain`.
 
     Returns:
-        y (T, B, G, P), hy (G, B, P) and cy (G, B, H).
+        y (T, B, G, P), hy (G, B, P) and cy (G, B, H); with ``return_all_cells`` then cells
+        (T, B, G, H), zero past a row's length as y is.
 
     Raises:
         RuntimeError: a wrong number of dimensions or a wrong size, an empty sequence, a length
-            outside 1..T, or tensors on different devices.
-        ValueError: tensors of different dtypes, or a backend that is unknown or cannot run this.
+            outside 1..T, batch sizes that no PackedSequence has, or tensors on different devices.
+        ValueError: tensors of different dtypes, arguments that exclude each other, or a backend
+            that is unknown or cannot run this.
     """
     groups = [list(w or ()) for w in (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)]
     G = len(weight_hh)
@@ -73,11 +86,11 @@ def lstm_sequence(
         input = input.to(dtype)
         hx, cx = (None if state is None else state.to(dtype) for state in (hx, cx))
         groups = [[weight.to(dtype) for weight in group] for group in groups]
-    w_ih, b_ih, b_hh, w_hh, w_ch, w_hr = groups
-    reverse = [False] * G if reverse is None else [bool(flag) for flag in reverse]
-    check_sequence(input, w_ih, b_ih, b_hh, w_hh, w_ch, w_hr, hx, cx, reverse, lengths)
+    flags = [False] * G if reverse is None else [bool(flag) for flag in reverse]
+    course = Course(flags, lengths, batch_sizes, reset)
+    T, B = check_sequence(input, groups, hx, cx, course)
 
-    T, B = input.shape[:2]
+    w_ih, _, _, w_hh, w_ch, w_hr = groups
     H = w_hh[0].shape[0] // 4
     if hx is None:
         hx = input.new_zeros(G, B, w_hh[0].shape[1])
@@ -93,47 +106,39 @@ def lstm_sequence(
         I=w_ih[0].shape[1] if w_ih else 0,
         peephole=bool(w_ch),
         proj_size=w_hr[0].shape[0] if w_hr else 0,
-        lengths=lengths is not None,
+        lengths=lengths is not None or batch_sizes is not None,
+        reset=reset is not None,
+        return_all_cells=return_all_cells,
     )
     chosen = dispatch.select(problem, backend)
-    return _run(chosen, input, groups, hx, cx, reverse, lengths, packed)
+    outputs = _run(
+        chosen, ops.Call._make((input, *groups, hx, cx, *course)), packed, return_all_cells
+    )
+    return outputs if return_all_cells else outputs[:3]
 
 
 def _run(
-    chosen: ModuleType,
-    input: Tensor,
-    groups: list[list[Tensor]],
-    hx: Tensor,
-    cx: Tensor,
-    reverse: list[bool],
-    lengths: Tensor | None,
-    packed: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What :func:`lstm_sequence` does once all is checked; ``groups`` from weight_ih to weight_hr.
+    chosen: ModuleType, call: ops.Call, packed: Tensor | None, return_all_cells: bool
+) -> tuple[Tensor, ...]:
+    """What :func:`lstm_sequence` does once all is checked: (y, hy, cy, cells).
 
     Where nothing wants to see the op, no compiler, tracer or mode, its kernels are called without
     it: that saves a quarter of the time of a short call (15 of 60 us), and in training more.
     """
-    w_ih, b_ih, b_hh, w_hh, w_ch, w_hr = groups
     if chosen is backends.reference:
-        return backends.reference.lstm_sequence(
-            input, w_ih, b_ih, b_hh, w_hh, w_ch, w_hr, hx, cx, reverse, lengths
-        )
-    tensors = [input, hx, cx, *w_ih, *b_ih, *b_hh, *w_hh, *w_ch]
+        return backends.reference.lstm_sequence(*call)
+    tensors = call.tensors
     # A trace keeps the flag, and may train whatever the mode was in which it was recorded.
     records = torch.is_grad_enabled() or torch.jit.is_tracing()
     train = records and any(t.requires_grad for t in tensors)
     if train or chosen is not backends.cpu:
         packed = None
     name = dispatch.name(chosen)
-    arguments = (input, w_ih, b_ih, b_hh, w_hh, w_ch, hx, cx, reverse, lengths, packed, train)
     if ops.is_watched(tensors):
-        y, hy, cy, _ = ops.lstm_sequence(*arguments, name)
-    elif train:
-        return ops.differentiable_lstm_sequence(input, groups[:5], hx, cx, reverse, lengths, name)
-    else:
-        y, hy, cy, _ = chosen.forward(*arguments)
-    return y, hy, cy
+        return ops.lstm_sequence(*call, packed, train, return_all_cells, name)[:4]
+    if train:
+        return ops.differentiable_lstm_sequence(call, return_all_cells, name)
+    return chosen.forward(*call, packed, train, return_all_cells)[:4]
 
 
 def pack_weights(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor]) -> Tensor | None:
@@ -176,9 +181,11 @@ def lstm(
     dropout: float = 0.0,
     training: bool = False,
     lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    return_all_cells: bool = False,
     packed: Sequence[Tensor | None] | None = None,
     backend: str = "auto",
-) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
+) -> tuple[Any, ...]:
     """A stack of LSTM layers: what ``nn.LSTM`` computes, with peepholes where there are any.
 
     Args:
@@ -187,23 +194,30 @@ def lstm(
             else 1. Default (None): zeros.
         weights: L * D entries in the order of h_0: layer 0 forward, layer 0 reverse, layer 1 ...
         bidirectional: D = 2.
-        batch_first: the layout of input and output; the states keep theirs.
+        batch_first: the layout of input, reset and output; the states keep theirs.
         dropout: probability of zeroing an output of any layer but the last, when ``training``.
         lengths: (B,) integers in 1..T, in any order, on a padded input: the output is zero past
             them and the last state is the one at each row's end. Not with a PackedSequence.
+        reset: (T, B) booleans, (B, T) if ``batch_first``: true where a row begins anew, as an
+            episode does. No state of any layer crosses from the step before, in either direction,
+            and at the first step hx is dropped. Not with a PackedSequence.
+        return_all_cells: return the last layer's cell state of every step too. Default: False.
         packed: the weights of each layer from :func:`pack_weights`, or None. Default: none.
         backend: "auto" or the name of one.
 
     Returns:
-        output (T, B, D * P) in the layout of the input, and (h_n, c_n) shaped as hx.
+        output (T, B, D * P) in the layout of the input, and (h_n, c_n) shaped as hx; with
+        ``return_all_cells`` then cells (T, B, D * H) in the layout of the output.
 
     Raises:
         RuntimeError, ValueError: as ``nn.LSTM`` and :func:`lstm_sequence` do.
     """
     weights = tuple(weights)
     D = 2 if bidirectional else 1
-    check_layers(input, hx, weights, D, batch_first, lengths)
+    check_layers(input, hx, weights, D, batch_first, lengths, reset)
     problem = layers_problem(input, weights, D, batch_first, lengths is not None)
+    if reset is not None or return_all_cells:
+        problem = problem._replace(reset=reset is not None, return_all_cells=return_all_cells)
     chosen = dispatch.select(problem, backend)
     if hx is None:
         like = weights[0].weight_hh
@@ -216,14 +230,22 @@ def lstm(
         return backends.torch.lstm(input, hx, weights, D, batch_first, dropout, lengths)
     if packed is None or problem.dtype != weights[0].weight_hh.dtype:
         packed = [None] * (len(weights) // D)
+    course = Course([False, True][:D], lengths, None, reset)
+    options = (dropout, packed, return_all_cells)
     if isinstance(input, PackedSequence):
-        padded, lengths = pad_packed_sequence(PackedSequence(input.data, input.batch_sizes))
+        course = course._replace(batch_sizes=input.batch_sizes)
         hx = _permute(hx, input.sorted_indices)
-        y, state = _fused_layers(chosen, padded, hx, weights, D, False, dropout, lengths, packed)
-        data = pack_padded_sequence(y, lengths).data
-        return input._replace(data=data), _permute(state, input.unsorted_indices)
-    y, state = _fused_layers(chosen, input, hx, weights, D, batch_first, dropout, lengths, packed)
-    return (y.transpose(0, 1) if batch_first else y), state
+        y, state, *cells = _fused_layers(chosen, input.data, hx, weights, course, *options)
+        output, *cells = (input._replace(data=data) for data in (y, *cells))
+        return output, _permute(state, input.unsorted_indices), *cells
+    if batch_first:  # views: the kernels take any stride
+        course = course._replace(reset=None if reset is None else reset.t())
+        y, state, *cells = _fused_layers(
+            chosen, input.transpose(0, 1), hx, weights, course, *options
+        )
+        output, *cells = (s.transpose(0, 1) for s in (y, *cells))
+        return output, state, *cells
+    return _fused_layers(chosen, input, hx, weights, course, *options)
 
 
 def lstm_cell(
@@ -256,7 +278,7 @@ def lstm_cell(
         return backends.torch.lstm_cell(input, hx, weights)
     states = (hx[0][None], hx[1][None])
     y, (_, cy) = _fused_layers(
-        chosen, input[None], states, (weights,), 1, False, 0.0, None, (None,)
+        chosen, input[None], states, (weights,), Course([False]), 0.0, (None,), False
     )
     return y[0], cy[0]
 
@@ -302,22 +324,19 @@ def _fused_layers(
     x: Tensor,
     hx: tuple[Tensor, Tensor],
     weights: tuple[LSTMWeights, ...],
-    D: int,
-    batch_first: bool,
+    course: Course,
     dropout: float,
-    lengths: Tensor | None,
     packed: Sequence[Tensor | None],
-) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    return_all_cells: bool,
+) -> tuple[Any, ...]:
     """Layer by layer through the sequence op, a layer's directions as its groups; time first."""
-    reverse = [False, True][:D]
+    D = len(course.reverse)
     autocast = torch.is_autocast_enabled(x.device.type)
     hy, cy = [], []
-    if batch_first:
-        x = x.transpose(0, 1)  # a view: the kernels take any stride
     for start in range(0, len(weights), D):
         if start and dropout:
             x = F.dropout(x, dropout)
-        groups = [
+        groups: list[list[Tensor]] = [
             [weight for weight in parameter if weight is not None]
             for parameter in _by_kind(weights[start : start + D])
         ]
@@ -326,13 +345,14 @@ def _fused_layers(
             dtype = compute_dtype(x)
             x, h0, c0 = x.to(dtype), h0.to(dtype), c0.to(dtype)
             groups = [[weight.to(dtype) for weight in group] for group in groups]
-        y, h, c = _run(chosen, x, groups, h0, c0, reverse, lengths, packed[start // D])
-        x = y.flatten(2)
+        call = ops.Call._make((x, *groups, h0, c0, *course))
+        is_last = start + D == len(weights)
+        y, h, c, cells = _run(chosen, call, packed[start // D], return_all_cells and is_last)
+        x = y.flatten(-2)
         hy.append(h)
         cy.append(c)
-    if len(hy) == 1:
-        return x, (hy[0], cy[0])
-    return x, (torch.cat(hy), torch.cat(cy))
+    state = (hy[0], cy[0]) if len(hy) == 1 else (torch.cat(hy), torch.cat(cy))
+    return (x, state, cells.flatten(-2)) if return_all_cells else (x, state)
 
 
 def _by_kind(layer: Sequence[LSTMWeights]) -> Iterable[tuple[Tensor | None, ...]]:

@@ -85,7 +85,9 @@ class LSTM(nn.RNNBase):
         hx: tuple[Tensor, Tensor] | None = None,
         *,
         lengths: Tensor | None = None,
-    ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
+        reset: Tensor | None = None,
+        return_all_cells: bool = False,
+    ) -> tuple[Any, ...]:
         """As ``nn.LSTM``: (output, (h_n, c_n)).
 
         Args:
@@ -95,6 +97,11 @@ class LSTM(nn.RNNBase):
                 Default: zeros.
             lengths: (B,) integers in 1..T on a padded batch: another way than a PackedSequence to
                 say where each row ends, in any order and without copies.
+            reset: (T, B) booleans, (B, T) if batch_first, (T,) for a single sequence: true where
+                a row begins anew, as an episode does. No state crosses from the step before, in
+                either direction, and at the first step hx is dropped. Default: none.
+            return_all_cells: return a third item, the cell state of the last layer at every step,
+                (T, B, D * H) in the layout of the output. Default: False.
 
         Raises:
             RuntimeError, ValueError: as ``nn.LSTM`` does.
@@ -114,9 +121,10 @@ class LSTM(nn.RNNBase):
                 if lengths is not None:
                     raise ValueError("lengths: expected None for unbatched 2-D input")
                 input = input.unsqueeze(0 if self.batch_first else 1)
+                reset = None if reset is None else reset.unsqueeze(0 if self.batch_first else 1)
                 hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         weights, packed = self._weights_for(input, hx, lengths)
-        output, (hy, cy) = lstm(
+        output, (hy, cy), *cells = lstm(
             input,
             hx,
             weights,
@@ -125,14 +133,15 @@ class LSTM(nn.RNNBase):
             dropout=self.dropout,
             training=self.training,
             lengths=lengths,
+            reset=reset,
+            return_all_cells=return_all_cells,
             packed=packed,
             backend=self.backend,
         )
         if not batched:
-            assert isinstance(output, Tensor)
-            output = output.squeeze(0 if self.batch_first else 1)
+            output, *cells = (s.squeeze(0 if self.batch_first else 1) for s in (output, *cells))
             hy, cy = hy.squeeze(1), cy.squeeze(1)
-        return output, (hy, cy)
+        return output, (hy, cy), *cells
 
     def freeze(self) -> LSTM:
         """Keep a packed copy of the weights for inference on the CPU, and return self.

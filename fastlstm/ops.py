@@ -8,30 +8,72 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from fastlstm import dispatch
+from fastlstm.types import Course
 
 _FORWARD = "fastlstm::lstm_sequence"
 _BACKWARD = "fastlstm::lstm_sequence_backward"
 
+_WEIGHTS = (
+    "Tensor[] weight_ih, Tensor[] bias_ih, Tensor[] bias_hh, Tensor[] weight_hh,"
+    " Tensor[] weight_ch, Tensor[] weight_hr"
+)
+_COURSE = "int[] reverse, Tensor? lengths, Tensor? batch_sizes, Tensor? reset"
+
 torch.library.define(
     _FORWARD,
-    "(Tensor input, Tensor[] weight_ih, Tensor[] bias_ih, Tensor[] bias_hh, Tensor[] weight_hh,"
-    " Tensor[] weight_ch, Tensor hx, Tensor cx, int[] reverse, Tensor? lengths, Tensor? packed,"
-    " bool train, str backend) -> (Tensor y, Tensor hy, Tensor cy, Tensor reserve)",
+    f"(Tensor input, {_WEIGHTS}, Tensor hx, Tensor cx, {_COURSE}, Tensor? packed, bool train,"
+    " bool return_all_cells, str backend)"
+    " -> (Tensor y, Tensor hy, Tensor cy, Tensor cells, Tensor reserve)",
 )
 torch.library.define(
     _BACKWARD,
-    "(Tensor? dy, Tensor? dhy, Tensor? dcy, Tensor y, Tensor reserve, Tensor? input,"
-    " Tensor[] weight_ih, Tensor[] weight_hh, Tensor[] weight_ch, Tensor hx, Tensor cx,"
-    " int[] reverse, Tensor? lengths, bool[] needs, str backend)"
+    "(Tensor? dy, Tensor? dhy, Tensor? dcy, Tensor? dcells, Tensor y, Tensor reserve,"
+    f" Tensor input, {_WEIGHTS}, Tensor hx, Tensor cx, {_COURSE}, bool[] needs, str backend)"
     " -> (Tensor dinput, Tensor dweight_ih, Tensor dbias, Tensor dweight_hh, Tensor dweight_ch,"
-    " Tensor dhx, Tensor dcx)",
+    " Tensor dweight_hr, Tensor dhx, Tensor dcx)",
 )
+
+
+class Call(NamedTuple):
+    """The arguments that both ops have in common: all that the outputs are a function of."""
+
+    input: Tensor
+    weight_ih: list[Tensor]
+    bias_ih: list[Tensor]
+    bias_hh: list[Tensor]
+    weight_hh: list[Tensor]
+    weight_ch: list[Tensor]
+    weight_hr: list[Tensor]
+    hx: Tensor
+    cx: Tensor
+    reverse: Sequence[bool]
+    lengths: Tensor | None
+    batch_sizes: Tensor | None
+    reset: Tensor | None
+
+    @property
+    def course(self) -> Course:
+        """The way through time."""
+        return Course(*self[-4:])
+
+    @property
+    def groups(self) -> tuple[list[Tensor], ...]:
+        """The lists of weights, from weight_ih to weight_hr."""
+        return self[1:7]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that have gradients: input, hx, cx and all weights."""
+        return [self.input, self.hx, self.cx, *chain.from_iterable(self.groups)]
+
+
+_INPUTS = len(Call._fields)
 
 
 @torch.library.impl(_FORWARD, "default")
@@ -48,138 +90,102 @@ def _backward(*args: Any) -> tuple[Tensor, ...]:
 
 @torch.library.register_fake(_FORWARD)
 def _forward_fake(*args: Any) -> tuple[Tensor, ...]:
-    input, cx, train = args[0], args[7], args[11]
-    (T, B), (G, _, H) = input.shape[:2], cx.shape
+    call, (_, train, return_all_cells, _) = Call._make(args[:_INPUTS]), args[_INPUTS:]
+    input, hx, cx = call.input, call.hx, call.cx
+    (G, B, P), H = hx.shape, cx.shape[2]
+    rows = (input.shape[0],) if call.batch_sizes is not None else (input.shape[0], B)
     return (
-        input.new_empty(T, B, G, H),
+        input.new_empty(*rows, G, P),
+        input.new_empty(G, B, P),
         input.new_empty(G, B, H),
-        input.new_empty(G, B, H),
-        input.new_empty(T, B, G, 5 * H) if train else input.new_empty(0),
+        input.new_empty(*rows, G, H) if return_all_cells else input.new_empty(0),
+        input.new_empty(*rows, G, 5 * H) if train else input.new_empty(0),
     )
 
 
 @torch.library.register_fake(_BACKWARD)
 def _backward_fake(*args: Any) -> tuple[Tensor, ...]:
-    y, input, weight_ih, needs = args[3], args[5], args[6], args[13]
-    T, B, G, H = y.shape
-    I = weight_ih[0].shape[1] if weight_ih else 0
-    sizes = (
-        (T, B, G, 4 * H) if input is None else input.shape,
-        (G, 4 * H, I),
-        (G, 4 * H),
-        (G, 4 * H, H),
-        (G, 3 * H),
-    )
+    y, call, needs = args[4], Call._make(args[6 : 6 + _INPUTS]), args[6 + _INPUTS]
+    (G, _, P), H = call.hx.shape, call.cx.shape[2]
+    I = call.weight_ih[0].shape[1] if call.weight_ih else 0
+    sizes = (call.input.shape, (G, 4 * H, I), (G, 4 * H), (G, 4 * H, P), (G, 3 * H), (G, P, H))
     asked = [y.new_empty(size if need else 0) for size, need in zip(sizes, needs, strict=True)]
-    return *asked, y.new_empty(G, B, H), y.new_empty(G, B, H)
+    return *asked, y.new_empty(call.hx.shape), y.new_empty(call.cx.shape)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    input, weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, hx, cx, reverse, lengths = inputs[:10]
-    _, ctx.train, ctx.backend = inputs[10:]
-    y, _, _, reserve = output
-    ctx.reverse, ctx.num_biases = reverse, (len(bias_ih), len(bias_hh))
-    ctx.sizes = (len(weight_ih), len(weight_hh), len(weight_ch))
-    # igates are not looked at again: only x is needed, for the gradient of weight_ih.
-    x = input if weight_ih else None
-    ctx.save_for_backward(y, reserve, x, hx, cx, lengths, *weight_ih, *weight_hh, *weight_ch)
+    call = Call._make(inputs[:_INPUTS])
+    _, ctx.train, _, ctx.backend = inputs[_INPUTS:]
+    y, _, _, _, reserve = output
+    ctx.reverse, ctx.counts = call.reverse, [len(group) for group in call.groups]
+    ctx.save_for_backward(y, reserve, call.lengths, call.batch_sizes, call.reset, *call.tensors)
     ctx.set_materialize_grads(False)
 
 
 def _differentiate(
-    ctx: Any, dy: Tensor | None, dhy: Tensor | None, dcy: Tensor | None, _: Tensor | None
+    ctx: Any,
+    dy: Tensor | None,
+    dhy: Tensor | None,
+    dcy: Tensor | None,
+    dcells: Tensor | None,
+    _: Tensor | None,
 ) -> tuple[Any, ...]:
-    asked = [any(need) if isinstance(need, list) else need for need in ctx.needs_input_grad[:6]]
-    return *_gradients(ctx, asked, dy, dhy, dcy), *[None] * 5
+    asked = [any(need) if isinstance(need, list) else need for need in ctx.needs_input_grad[:7]]
+    return *_gradients(ctx, asked, dy, dhy, dcy, dcells), *[None] * 8
 
 
-def _gradients(
-    ctx: Any, asked: Sequence[bool], dy: Tensor | None, dhy: Tensor | None, dcy: Tensor | None
-) -> tuple[Any, ...]:
-    """Of the first eight inputs of the op; ``asked`` is about the first six."""
+def _gradients(ctx: Any, asked: Sequence[bool], *grads: Tensor | None) -> tuple[Any, ...]:
+    """Of the first nine inputs of the op; ``asked`` is about the first seven."""
     if not ctx.train:
         raise RuntimeError("lstm_sequence: expected train=True for a backward pass, got False")
-    y, reserve, input, hx, cx, lengths, *weights = ctx.saved_tensors
-    weight_ih, weight_hh, weight_ch = _split(weights, ctx.sizes)
-    needs = [asked[0], asked[1], asked[2] or asked[3], asked[4], asked[5]]
-    arguments = (
-        dy,
-        dhy,
-        dcy,
-        y,
-        reserve,
-        input,
-        weight_ih,
-        weight_hh,
-        weight_ch,
-        hx,
-        cx,
-        ctx.reverse,
-        lengths,
-        needs,
-    )
-    tensors = [t for t in (dy, dhy, dcy, *ctx.saved_tensors) if t is not None]
+    y, reserve, lengths, batch_sizes, reset, input, hx, cx, *weights = ctx.saved_tensors
+    groups = split(weights, ctx.counts)
+    call = Call._make((input, *groups, hx, cx, ctx.reverse, lengths, batch_sizes, reset))
+    needs = [*asked[:2], asked[2] or asked[3], *asked[4:]]
+    arguments = (*grads, y, reserve, *call, needs)
+    tensors = [t for t in (*grads, *ctx.saved_tensors) if t is not None]
     if torch.is_grad_enabled() or is_watched(tensors):
         gradients = _lstm_sequence_backward(*arguments, ctx.backend)
     else:
         gradients = dispatch.get(ctx.backend).backward(*arguments)
-    dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dhx, dcx = gradients
+    dinput, dweight_ih, dbias, *dweights, dhx, dcx = gradients
     # Both biases have one gradient, but not one memory: what is done to one must not reach the
     # other.
     dbias_hh = dbias.clone() if asked[2] and asked[3] else dbias
-    return (
-        dinput if asked[0] else None,
-        _unbind(dweight_ih, asked[1], ctx.sizes[0]),
-        _unbind(dbias, asked[2], ctx.num_biases[0]),
-        _unbind(dbias_hh, asked[3], ctx.num_biases[1]),
-        _unbind(dweight_hh, asked[4], ctx.sizes[1]),
-        _unbind(dweight_ch, asked[5], ctx.sizes[2]),
-        dhx,
-        dcx,
-    )
+    dgroups = zip((dweight_ih, dbias, dbias_hh, *dweights), asked[1:], ctx.counts, strict=True)
+    return dinput if asked[0] else None, *(_unbind(*group) for group in dgroups), dhx, dcx
 
 
 class _LSTMSequence(torch.autograd.Function):
     """The op with its gradients, where only autograd sees it: 60 us a call less than by the op."""
 
     @staticmethod
-    def forward(ctx: Any, call: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
-        counts, reverse, lengths, backend = call
+    def forward(ctx: Any, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
+        counts, course, return_all_cells, backend = options
         input, hx, cx, *weights = tensors
-        groups = _split(weights, counts)
-        inputs = (input, *groups, hx, cx, reverse, lengths, None, True)
+        inputs = (input, *split(weights, counts), hx, cx, *course, None, True, return_all_cells)
         output = dispatch.get(backend).forward(*inputs)
-        ctx.counts = counts
         _save_for_backward(ctx, (*inputs, backend), output)
-        return output[:3]
+        return output[:4]
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         needs = ctx.needs_input_grad
-        groups = _split(needs[4:], ctx.counts)
-        asked = [needs[1], *map(any, groups)]
+        asked = [needs[1], *map(any, split(needs[4:], ctx.counts))]
         dinput, *dgroups, dhx, dcx = _gradients(ctx, asked, *grads)
         return None, dinput, dhx, dcx, *chain.from_iterable(dgroups)
 
 
 def differentiable_lstm_sequence(
-    input: Tensor,
-    groups: Sequence[Sequence[Tensor]],
-    hx: Tensor,
-    cx: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-    backend: str,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(y, hy, cy) of ``lstm_sequence`` in training, for calls that nothing but autograd watches.
-
-    ``groups`` are the lists of weights from weight_ih to weight_ch.
-    """
-    call = ([len(group) for group in groups], reverse, lengths, backend)
-    return _LSTMSequence.apply(call, input, hx, cx, *chain.from_iterable(groups))
+    call: Call, return_all_cells: bool, backend: str
+) -> tuple[Tensor, ...]:
+    """(y, hy, cy, cells) in training, for calls that nothing but autograd watches."""
+    options = ([len(group) for group in call.groups], call.course, return_all_cells, backend)
+    return _LSTMSequence.apply(options, *call.tensors)
 
 
-def _split(items: Iterable[Any], sizes: Sequence[int]) -> list[list[Any]]:
+def split(items: Iterable[Any], sizes: Sequence[int]) -> list[list[Any]]:
+    """Lists of those sizes, in order."""
     items = iter(items)
     return [list(islice(items, size)) for size in sizes]
 

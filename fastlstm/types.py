@@ -1,7 +1,8 @@
-"""What passes between the layers of the library: the weights of an LSTM and a problem to solve."""
+"""What passes between the layers of the library: weights, ways through time, and a problem."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -36,6 +37,20 @@ class LSTMWeights(NamedTuple):
         return self.bias_ih + self.bias_hh
 
 
+class Course(NamedTuple):
+    """How groups and rows go through time: the last arguments of every backend's functions."""
+
+    reverse: Sequence[bool]
+    """(G) true for a group that reads from the last step to the first"""
+    lengths: Tensor | None = None
+    """(B) steps of each row; None: all T"""
+    batch_sizes: Tensor | None = None
+    """(T) rows of each step, never more than of the step before: the input is a PackedSequence's
+    data, and so is the output; None: every step has B rows"""
+    reset: Tensor | None = None
+    """(T, B) true where no state may cross from the step before, in either direction; None: no"""
+
+
 class Problem(NamedTuple):
     """All that a backend may need to know to say yes or no.
 
@@ -47,6 +62,8 @@ class Problem(NamedTuple):
         peephole: with peephole connections.
         proj_size: size of the projected hidden state, 0 for none.
         lengths: rows have lengths of their own.
+        reset: a mask says where states start afresh.
+        return_all_cells: the cell state of every step is asked for.
         whole_layers: the input and all layers' weights are at hand, not only projected igates.
         cell: a single call of LSTMCell, for which PyTorch has a function of its own.
         train: gradients of the input or the weights are recorded.
@@ -63,6 +80,8 @@ class Problem(NamedTuple):
     peephole: bool = False
     proj_size: int = 0
     lengths: bool = False
+    reset: bool = False
+    return_all_cells: bool = False
     whole_layers: bool = False
     cell: bool = False
     train: bool = False

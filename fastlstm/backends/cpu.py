@@ -30,6 +30,8 @@ def supports(problem: Problem) -> str | None:
         return f"has float32, float64 and bfloat16, not {str(problem.dtype).removeprefix('torch.')}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
+    if problem.reset or problem.return_all_cells:
+        return "has neither a reset mask nor all cell states"
     return None
 
 
@@ -153,15 +155,19 @@ def forward(
     bias_hh: Sequence[Tensor],
     weight_hh: Sequence[Tensor],
     weight_ch: Sequence[Tensor],
+    weight_hr: Sequence[Tensor],
     hx: Tensor,
     cx: Tensor,
     reverse: Sequence[bool],
     lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    reset: Tensor | None,
     packed: Tensor | None,
     train: bool,
+    return_all_cells: bool,
     isa: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(y, hy, cy, reserve); reserve (T, B, G, 5H) is empty unless ``train``.
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """(y, hy, cy, cells, reserve); reserve (T, B, G, 5H) is empty unless ``train``.
 
     ``isa`` forces an instruction set, one of :func:`isas`.
     """
@@ -170,7 +176,7 @@ def forward(
     hy, cy = input.new_empty(G, B, H), input.new_empty(G, B, H)
     reserve = input.new_empty(T, B, G, 5 * H) if train else input.new_empty(0)
     if y.numel() == 0:
-        return y, hy, cy, reserve
+        return y, hy, cy, input.new_empty(0), reserve
 
     sizes = (_DTYPES[y.dtype], T, B, G, H, weight_ih[0].shape[1] if weight_ih else 0)
     threads = torch.get_num_threads()
@@ -202,23 +208,29 @@ def forward(
         num_threads=threads,
         isa=isa,
     )
-    return y, hy, cy, reserve
+    return y, hy, cy, input.new_empty(0), reserve
 
 
 def backward(
     dy: Tensor | None,
     dhy: Tensor | None,
     dcy: Tensor | None,
+    dcells: Tensor | None,
     y: Tensor,
     reserve: Tensor,
-    input: Tensor | None,
+    input: Tensor,
     weight_ih: Sequence[Tensor],
+    bias_ih: Sequence[Tensor],
+    bias_hh: Sequence[Tensor],
     weight_hh: Sequence[Tensor],
     weight_ch: Sequence[Tensor],
+    weight_hr: Sequence[Tensor],
     hx: Tensor,
     cx: Tensor,
     reverse: Sequence[bool],
     lengths: Tensor | None,
+    batch_sizes: Tensor | None,
+    reset: Tensor | None,
     needs: Sequence[bool],
     isa: str = "auto",
 ) -> tuple[Tensor, ...]:
@@ -234,7 +246,7 @@ def backward(
     dinput, *dweights = (
         y.new_empty(size if needed else 0, dtype=dtype)
         for size, needed, dtype in (
-            ((T, B, G, 4 * H) if input is None else input.shape, needs[0], y.dtype),
+            (input.shape, needs[0], y.dtype),
             ((G, 4 * H, I), needs[1], sums),
             ((G, 4 * H), needs[2], sums),
             ((G, 4 * H, H), needs[3], sums),
@@ -243,13 +255,19 @@ def backward(
     )
     dhx, dcx = y.new_empty(G, B, H), y.new_empty(G, B, H)
     if y.numel() == 0:
-        return dinput, *(dweight.zero_().to(y.dtype) for dweight in dweights), dhx, dcx
+        return (
+            dinput,
+            *(dweight.zero_().to(y.dtype) for dweight in dweights),
+            hx.new_empty(0),
+            dhx,
+            dcx,
+        )
 
     sizes = (_DTYPES[y.dtype], T, B, G, H, I)
     threads = torch.get_num_threads()
     dy = None if dy is None else _unit_stride(dy)
     dhy, dcy = (None if state is None else state.contiguous() for state in (dhy, dcy))
-    input = None if input is None else _unit_stride(input)
+    x = _unit_stride(input) if weight_ih else None
     hx, cx, lengths = hx.contiguous(), cx.contiguous(), _safe_lengths(lengths, T)
     parameters = (weight_ih, weight_hh, weight_ch)
     (w_ih, w_hh, w_ch), _owners = zip(*map(_grid, parameters), strict=True)
@@ -268,8 +286,8 @@ def backward(
         dcy=_address(dcy),
         reserve=reserve.data_ptr(),
         y=y.data_ptr(),
-        input=_address(input),
-        input_stride=_outer_strides(input),
+        input=_address(x),
+        input_stride=_outer_strides(x),
         weight_ih=w_ih,
         weight_hh=w_hh,
         weight_ch=w_ch,
@@ -287,4 +305,4 @@ def backward(
         num_threads=threads,
         isa=isa,
     )
-    return dinput, *(dweight.to(y.dtype) for dweight in dweights), dhx, dcx
+    return dinput, *(dweight.to(y.dtype) for dweight in dweights), hx.new_empty(0), dhx, dcx

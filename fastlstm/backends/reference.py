@@ -77,21 +77,32 @@ def lstm_sequence(
     hx: Tensor,
     cx: Tensor,
     reverse: Sequence[bool],
-    lengths: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Every group over every time step; shapes as in :func:`fastlstm.functional.lstm_sequence`.
+    lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(y, hy, cy, cells) of every group over every time step.
 
-    Every list of weights but ``weight_hh`` holds one tensor a group, or nothing. Without
-    ``weight_ih`` the input is igates.
+    Shapes as in :func:`fastlstm.functional.lstm_sequence`. Every list of weights but ``weight_hh``
+    holds one tensor a group, or nothing. Without ``weight_ih`` the input is igates.
     """
+    groups = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
+    if batch_sizes is not None:  # by way of a padded batch
+        there, index = _places(batch_sizes.to(input.device))
+        padded = lstm_sequence(input[index], *groups, hx, cx, reverse, there.sum(0))
+        return padded[0][there], padded[1], padded[2], padded[3][there]
     igates = project(input, weight_ih, bias_ih, bias_hh) if weight_ih else input
     T, _, G, _ = igates.shape
-    y_groups, hy, cy = [], [], []
+    everything: list[tuple[Tensor, ...]] = []
     for group in range(G):
         steps = igates[:, :, group].unbind()
         h, c = hx[group], cx[group]
         y: list[Tensor] = [h] * T
+        cells: list[Tensor] = [c] * T
         for t in reversed(range(T)) if reverse[group] else range(T):
+            if reset is not None:
+                afresh = _starts_afresh(t, reverse[group], lengths, reset)
+                h, c = torch.where(afresh, 0.0, h), torch.where(afresh, 0.0, c)
             h_t, c_t = lstm_step(
                 steps[t],
                 weight_hh[group],
@@ -102,12 +113,34 @@ def lstm_sequence(
             )
             if lengths is None:
                 h, c = h_t, c_t
-                y[t] = h
+                y[t], cells[t] = h, c
             else:  # past its length a row keeps its state and emits zero
                 active = (t < lengths).unsqueeze(1)
                 h, c = torch.where(active, h_t, h), torch.where(active, c_t, c)
-                y[t] = torch.where(active, h_t, 0.0)
-        y_groups.append(torch.stack(y))
-        hy.append(h)
-        cy.append(c)
-    return torch.stack(y_groups, dim=2), torch.stack(hy), torch.stack(cy)
+                y[t], cells[t] = torch.where(active, h_t, 0.0), torch.where(active, c_t, 0.0)
+        everything.append((torch.stack(y), h, c, torch.stack(cells)))
+    ys, hy, cy, all_cells = zip(*everything, strict=True)
+    return torch.stack(ys, 2), torch.stack(hy), torch.stack(cy), torch.stack(all_cells, 2)
+
+
+def _starts_afresh(t: int, reverse: bool, lengths: Tensor | None, reset: Tensor) -> Tensor:
+    """(B, 1): where a group drops its state before step t.
+
+    A mark at step t closes the border between t - 1 and t, which a reversed group crosses on its
+    way to t - 1. The first state counts as before step 0: only a group that reads forward can lose
+    it.
+    """
+    T, B = reset.shape
+    border = t + 1 if reverse else t
+    if border == T:
+        return reset.new_zeros(B, 1)
+    within = True if lengths is None else border < lengths
+    return (reset[border] & within).unsqueeze(1)
+
+
+def _places(batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """Which (t, b) a PackedSequence has, and in which row of its data; both (T, B)."""
+    row = torch.arange(int(batch_sizes[0]), device=batch_sizes.device)
+    there = row < batch_sizes.unsqueeze(1)
+    first = batch_sizes.cumsum(0) - batch_sizes
+    return there, torch.where(there, first.unsqueeze(1) + row, 0)

@@ -17,6 +17,10 @@ def supports(problem: Problem) -> str | None:
         return "takes whole layers, not igates that are already projected"
     if problem.peephole:
         return "has no peephole connections"
+    if problem.reset:
+        return "has no reset mask"
+    if problem.return_all_cells:
+        return "returns only the last cell state"
     return None
 
 
