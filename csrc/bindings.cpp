@@ -58,18 +58,36 @@ void* out(Address address) { return reinterpret_cast<void*>(address); }
 
 LstmWeight weight(const Weight& from) { return {in(from.first), from.second}; }
 
+LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
+                int64_t P) {
+  LstmShape shape{};
+  shape.dtype = parse_dtype(dtype);
+  shape.T = T, shape.B = B, shape.G = G, shape.H = H, shape.I = I, shape.P = P;
+  return shape;
+}
+
+template <class Item>
+const Item* array(Address address) {
+  return static_cast<const Item*>(in(address));
+}
+
 void lstm_forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
-                  const py::sequence& reverse, Address lengths, Address input,
-                  const Strides& input_stride, const Weight& weight_ih, const Weight& bias_ih,
-                  const Weight& bias_hh, const Weight& weight_hh, const Weight& weight_ch,
-                  Address hx, Address cx, Address y, Address hy, Address cy, Address reserve,
-                  Address packed, bool is_packed, Address workspace, int num_threads,
-                  const std::string& isa) {
+                  int64_t P, const py::sequence& reverse, Address lengths, Address by_length,
+                  Address first_row, Address reset, Address input, const Strides& input_stride,
+                  const Weight& weight_ih, const Weight& bias_ih, const Weight& bias_hh,
+                  const Weight& weight_hh, const Weight& weight_ch, const Weight& weight_hr,
+                  Address hx, Address cx, Address y, Address hy, Address cy, Address cells,
+                  Address reserve, Address packed, bool is_packed, Address workspace,
+                  int num_threads, const std::string& isa) {
   check_num_threads(num_threads);
   const std::vector<uint8_t> flags = parse_reverse(reverse, G);
   LstmForward call{};
-  call.shape = {
-      parse_dtype(dtype), T, B, G, H, I, flags.data(), static_cast<const int64_t*>(in(lengths))};
+  call.shape = sizes(dtype, T, B, G, H, I, P);
+  call.shape.reverse = flags.data();
+  call.shape.lengths = array<int64_t>(lengths);
+  call.shape.by_length = array<int64_t>(by_length);
+  call.shape.first_row = array<int64_t>(first_row);
+  call.shape.reset = array<uint8_t>(reset);
   call.input = in(input);
   for (int i = 0; i < 3; ++i) call.input_stride[i] = input_stride[i];
   call.weight_ih = weight(weight_ih);
@@ -77,11 +95,13 @@ void lstm_forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int
   call.bias_hh = weight(bias_hh);
   call.weight_hh = weight(weight_hh);
   call.weight_ch = weight(weight_ch);
+  call.weight_hr = weight(weight_hr);
   call.hx = in(hx);
   call.cx = in(cx);
   call.y = out(y);
   call.hy = out(hy);
   call.cy = out(cy);
+  call.cells = out(cells);
   call.reserve = out(reserve);
   call.packed = out(packed);
   call.is_packed = is_packed;
@@ -92,21 +112,28 @@ void lstm_forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int
 }
 
 void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
-                   const py::sequence& reverse, Address lengths, Address dy,
-                   const Strides& dy_stride, Address dhy, Address dcy, Address reserve, Address y,
+                   int64_t P, const py::sequence& reverse, Address lengths, Address by_length,
+                   Address first_row, Address reset, Address dy, const Strides& dy_stride,
+                   Address dhy, Address dcy, Address dcells, Address reserve, Address y,
                    Address input, const Strides& input_stride, const Weight& weight_ih,
-                   const Weight& weight_hh, const Weight& weight_ch, Address hx, Address cx,
-                   Address dinput, const Strides& dinput_stride, Address dweight_ih, Address dbias,
-                   Address dweight_hh, Address dweight_ch, Address dhx, Address dcx,
-                   Address workspace, int num_threads, const std::string& isa) {
+                   const Weight& weight_hh, const Weight& weight_ch, const Weight& weight_hr,
+                   Address hx, Address cx, Address dinput, const Strides& dinput_stride,
+                   Address dweight_ih, Address dbias, Address dweight_hh, Address dweight_ch,
+                   Address dweight_hr, Address dhx, Address dcx, Address workspace, int num_threads,
+                   const std::string& isa) {
   check_num_threads(num_threads);
   const std::vector<uint8_t> flags = parse_reverse(reverse, G);
   LstmBackward call{};
-  call.shape = {
-      parse_dtype(dtype), T, B, G, H, I, flags.data(), static_cast<const int64_t*>(in(lengths))};
+  call.shape = sizes(dtype, T, B, G, H, I, P);
+  call.shape.reverse = flags.data();
+  call.shape.lengths = array<int64_t>(lengths);
+  call.shape.by_length = array<int64_t>(by_length);
+  call.shape.first_row = array<int64_t>(first_row);
+  call.shape.reset = array<uint8_t>(reset);
   call.dy = in(dy);
   call.dhy = in(dhy);
   call.dcy = in(dcy);
+  call.dcells = in(dcells);
   call.reserve = in(reserve);
   call.y = in(y);
   call.input = in(input);
@@ -118,6 +145,7 @@ void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, in
   call.weight_ih = weight(weight_ih);
   call.weight_hh = weight(weight_hh);
   call.weight_ch = weight(weight_ch);
+  call.weight_hr = weight(weight_hr);
   call.hx = in(hx);
   call.cx = in(cx);
   call.dinput = out(dinput);
@@ -125,6 +153,7 @@ void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, in
   call.dbias = out(dbias);
   call.dweight_hh = out(dweight_hh);
   call.dweight_ch = out(dweight_ch);
+  call.dweight_hr = out(dweight_hr);
   call.dhx = out(dhx);
   call.dcx = out(dcx);
   call.workspace = out(workspace);
@@ -133,32 +162,29 @@ void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, in
   kernels.backward(call, num_threads);
 }
 
-LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I) {
-  return {parse_dtype(dtype), T, B, G, H, I, nullptr, nullptr};
-}
-
-size_t lstm_forward_packed(const std::string& dtype, int64_t G, int64_t H, int64_t I,
+size_t lstm_forward_packed(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
                            const std::string& isa) {
-  return cpu::kernels(isa).forward_packed(sizes(dtype, 0, 0, G, H, I));
+  return cpu::kernels(isa).forward_packed(sizes(dtype, 0, 0, G, H, I, P));
 }
 
 size_t lstm_forward_workspace(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
-                              int64_t I, int num_threads, const std::string& isa) {
+                              int64_t I, int64_t P, int num_threads, const std::string& isa) {
   check_num_threads(num_threads);
-  return cpu::kernels(isa).forward_workspace(sizes(dtype, T, B, G, H, I), num_threads);
+  return cpu::kernels(isa).forward_workspace(sizes(dtype, T, B, G, H, I, P), num_threads);
 }
 
 size_t lstm_backward_workspace(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
-                               int64_t I, int num_threads, const std::string& isa) {
+                               int64_t I, int64_t P, int num_threads, const std::string& isa) {
   check_num_threads(num_threads);
-  return cpu::kernels(isa).backward_workspace(sizes(dtype, T, B, G, H, I), num_threads);
+  return cpu::kernels(isa).backward_workspace(sizes(dtype, T, B, G, H, I, P), num_threads);
 }
 
-void lstm_pack(const std::string& dtype, int64_t G, int64_t H, int64_t I, const Weight& weight_ih,
-               const Weight& weight_hh, Address packed, int num_threads, const std::string& isa) {
+void lstm_pack(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
+               const Weight& weight_ih, const Weight& weight_hh, Address packed, int num_threads,
+               const std::string& isa) {
   check_num_threads(num_threads);
   LstmForward call{};  // of no steps: it does nothing but pack
-  call.shape = sizes(dtype, 0, 0, G, H, I);
+  call.shape = sizes(dtype, 0, 0, G, H, I, P);
   call.weight_ih = weight(weight_ih);
   call.weight_hh = weight(weight_hh);
   call.packed = out(packed);
@@ -182,25 +208,28 @@ double fma_flops(const std::string& isa, int num_threads) {
 PYBIND11_MODULE(_C, module) {
   using namespace fastlstm;
   module.doc() = "Compiled kernels of fastlstm; the contract is csrc/lstm.h.";
-  module.def("lstm_forward", &lstm_forward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a,
-             py::kw_only(), "reverse"_a, "lengths"_a, "input"_a, "input_stride"_a, "weight_ih"_a,
-             "bias_ih"_a, "bias_hh"_a, "weight_hh"_a, "weight_ch"_a, "hx"_a, "cx"_a, "y"_a, "hy"_a,
-             "cy"_a, "reserve"_a, "packed"_a, "is_packed"_a, "workspace"_a, "num_threads"_a,
+  module.def("lstm_forward", &lstm_forward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a, "P"_a,
+             py::kw_only(), "reverse"_a, "lengths"_a, "by_length"_a, "first_row"_a, "reset"_a,
+             "input"_a, "input_stride"_a, "weight_ih"_a, "bias_ih"_a, "bias_hh"_a, "weight_hh"_a,
+             "weight_ch"_a, "weight_hr"_a, "hx"_a, "cx"_a, "y"_a, "hy"_a, "cy"_a, "cells"_a,
+             "reserve"_a, "packed"_a, "is_packed"_a, "workspace"_a, "num_threads"_a, "isa"_a);
+  module.def("lstm_backward", &lstm_backward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a, "P"_a,
+             py::kw_only(), "reverse"_a, "lengths"_a, "by_length"_a, "first_row"_a, "reset"_a,
+             "dy"_a, "dy_stride"_a, "dhy"_a, "dcy"_a, "dcells"_a, "reserve"_a, "y"_a, "input"_a,
+             "input_stride"_a, "weight_ih"_a, "weight_hh"_a, "weight_ch"_a, "weight_hr"_a, "hx"_a,
+             "cx"_a, "dinput"_a, "dinput_stride"_a, "dweight_ih"_a, "dbias"_a, "dweight_hh"_a,
+             "dweight_ch"_a, "dweight_hr"_a, "dhx"_a, "dcx"_a, "workspace"_a, "num_threads"_a,
              "isa"_a);
-  module.def("lstm_backward", &lstm_backward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a,
-             py::kw_only(), "reverse"_a, "lengths"_a, "dy"_a, "dy_stride"_a, "dhy"_a, "dcy"_a,
-             "reserve"_a, "y"_a, "input"_a, "input_stride"_a, "weight_ih"_a, "weight_hh"_a,
-             "weight_ch"_a, "hx"_a, "cx"_a, "dinput"_a, "dinput_stride"_a, "dweight_ih"_a,
-             "dbias"_a, "dweight_hh"_a, "dweight_ch"_a, "dhx"_a, "dcx"_a, "workspace"_a,
-             "num_threads"_a, "isa"_a);
-  module.def("lstm_forward_packed", &lstm_forward_packed, "dtype"_a, "G"_a, "H"_a, "I"_a, "isa"_a,
-             "Bytes of the packed weights that lstm_forward can keep for its next call.");
+  module.def("lstm_forward_packed", &lstm_forward_packed, "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
+             "isa"_a, "Bytes of the packed weights that lstm_forward can keep for its next call.");
   module.def("lstm_forward_workspace", &lstm_forward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
-             "H"_a, "I"_a, "num_threads"_a, "isa"_a, "Bytes of scratch that lstm_forward needs.");
+             "H"_a, "I"_a, "P"_a, "num_threads"_a, "isa"_a,
+             "Bytes of scratch that lstm_forward needs.");
   module.def("lstm_backward_workspace", &lstm_backward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
-             "H"_a, "I"_a, "num_threads"_a, "isa"_a, "Bytes of scratch that lstm_backward needs.");
-  module.def("lstm_pack", &lstm_pack, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "weight_ih"_a,
-             "weight_hh"_a, "packed"_a, "num_threads"_a, "isa"_a);
+             "H"_a, "I"_a, "P"_a, "num_threads"_a, "isa"_a,
+             "Bytes of scratch that lstm_backward needs.");
+  module.def("lstm_pack", &lstm_pack, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
+             "weight_ih"_a, "weight_hh"_a, "packed"_a, "num_threads"_a, "isa"_a);
   module.def("fma_flops", &fma_flops, "isa"_a, "num_threads"_a,
              "Floating-point operations a second of a loop of nothing but float32 multiply-adds.");
   module.def("isas", &cpu::isas, "The instruction sets available here, best first.");

@@ -20,12 +20,19 @@ namespace fastlstm {
 
 enum class DType : int { float32 = 0, float64 = 1, bfloat16 = 2 };
 
-// Sizes that every call needs, and the order in which each group and each row is read.
+// Sizes that every call needs, and the order in which each group and each row is read. Where a
+// comment below says P, it is H if nothing is projected.
 struct LstmShape {
   DType dtype;
   int64_t T, B, G, H, I;
-  const uint8_t* reverse;  // (G) nonzero: this group reads time backwards
-  const int64_t* lengths;  // (B) in 0..T, or null: all T. Outputs past a row's length are zero
+  int64_t P;                 // numbers of a projected h, or 0: h has H and is not projected
+  const uint8_t* reverse;    // (G) nonzero: this group reads time backwards
+  const int64_t* lengths;    // (B) in 0..T, or null: all T. Outputs past a row's length are zero
+  const int64_t* by_length;  // (B) the rows, longest first; null if lengths is
+  const int64_t* first_row;  // (T) or null. Arrays (T, B, ...) are then (N, ...), and have only the
+                             // rows that lengths allow: b at step t is row first_row[t] + b
+  const uint8_t* reset;      // (T, B) or null. Nonzero: no state crosses from step t - 1 to t, nor,
+                             // in a reversed group, from t to t - 1; none of hx and cx into t = 0
 };
 
 // One parameter of all groups: G arrays of one shape, `stride` elements apart; null if there is
@@ -43,14 +50,16 @@ struct LstmForward {
   LstmWeight weight_ih;     // (4H, I); none if I is 0
   LstmWeight bias_ih;       // (4H) or none
   LstmWeight bias_hh;       // (4H) or none
-  LstmWeight weight_hh;     // (4H, H)
+  LstmWeight weight_hh;     // (4H, P)
   LstmWeight weight_ch;     // (3H) peepholes, or none
-  const void* hx;           // (G, B, H)
+  LstmWeight weight_hr;     // (P, H), or none
+  const void* hx;           // (G, B, P)
   const void* cx;           // (G, B, H)
 
-  void* y;          // (T, B, G, H)
-  void* hy;         // (G, B, H)
+  void* y;          // (T, B, G, P)
+  void* hy;         // (G, B, P)
   void* cy;         // (G, B, H)
+  void* cells;      // (T, B, G, H) the cell state of every step, or null
   void* reserve;    // (T, B, G, 5H) activated gates i, f, g, o and the cell state c, or null
                     // when no backward will follow. Rows past a length are left unwritten.
   void* packed;     // forward_packed(shape) bytes, 64-byte aligned: W_ih and W_hh in the kernel's
@@ -62,16 +71,17 @@ struct LstmForward {
 struct LstmBackward {
   LstmShape shape;
 
-  const void* dy;           // (T, B, G, H), or null: zero
+  const void* dy;           // (T, B, G, P), or null: zero
   int64_t dy_stride[3];     // of T, B, G; the last dimension is contiguous
-  const void* dhy;          // (G, B, H), or null: zero
+  const void* dhy;          // (G, B, P), or null: zero
   const void* dcy;          // (G, B, H), or null: zero
+  const void* dcells;       // (T, B, G, H), or null: zero
   const void* reserve;      // (T, B, G, 5H) as forward wrote it
-  const void* y;            // (T, B, G, H) as forward wrote it
+  const void* y;            // (T, B, G, P) as forward wrote it
   const void* input;        // x as forward read it; null if I is 0
   int64_t input_stride[3];  // of T, B, G
-  LstmWeight weight_ih, weight_hh, weight_ch;
-  const void* hx;  // (G, B, H)
+  LstmWeight weight_ih, weight_hh, weight_ch, weight_hr;
+  const void* hx;  // (G, B, P)
   const void* cx;  // (G, B, H)
 
   // Each of these may be null: not asked for.
@@ -79,10 +89,11 @@ struct LstmBackward {
   int64_t dinput_stride[3];  // of T, B, G; 0 for G: the groups share x, and dx is their sum
   void* dweight_ih;          // (G, 4H, I)
   void* dbias;               // (G, 4H), of either bias; null if I is 0
-  void* dweight_hh;          // (G, 4H, H)
+  void* dweight_hh;          // (G, 4H, P)
   void* dweight_ch;          // (G, 3H)
+  void* dweight_hr;          // (G, P, H)
 
-  void* dhx;        // (G, B, H)
+  void* dhx;        // (G, B, P)
   void* dcx;        // (G, B, H)
   void* workspace;  // backward_workspace(shape, ...) bytes, 64-byte aligned, never zeroed
 };

@@ -16,9 +16,13 @@ def lstm_forward(
     G: int,
     H: int,
     I: int,
+    P: int,
     *,
-    reverse: Sequence[bool] | bytes,
+    reverse: Sequence[int] | bytes,
     lengths: int,
+    by_length: int,
+    first_row: int,
+    reset: int,
     input: int,
     input_stride: _Strides,
     weight_ih: _Weight,
@@ -26,11 +30,13 @@ def lstm_forward(
     bias_hh: _Weight,
     weight_hh: _Weight,
     weight_ch: _Weight,
+    weight_hr: _Weight,
     hx: int,
     cx: int,
     y: int,
     hy: int,
     cy: int,
+    cells: int,
     reserve: int,
     packed: int,
     is_packed: bool,
@@ -45,13 +51,18 @@ def lstm_backward(
     G: int,
     H: int,
     I: int,
+    P: int,
     *,
-    reverse: Sequence[bool] | bytes,
+    reverse: Sequence[int] | bytes,
     lengths: int,
+    by_length: int,
+    first_row: int,
+    reset: int,
     dy: int,
     dy_stride: _Strides,
     dhy: int,
     dcy: int,
+    dcells: int,
     reserve: int,
     y: int,
     input: int,
@@ -59,6 +70,7 @@ def lstm_backward(
     weight_ih: _Weight,
     weight_hh: _Weight,
     weight_ch: _Weight,
+    weight_hr: _Weight,
     hx: int,
     cx: int,
     dinput: int,
@@ -67,6 +79,7 @@ def lstm_backward(
     dbias: int,
     dweight_hh: int,
     dweight_ch: int,
+    dweight_hr: int,
     dhx: int,
     dcx: int,
     workspace: int,
@@ -79,18 +92,19 @@ def lstm_pack(
     G: int,
     H: int,
     I: int,
+    P: int,
     weight_ih: _Weight,
     weight_hh: _Weight,
     packed: int,
     num_threads: int,
     isa: str,
 ) -> None: ...
-def lstm_forward_packed(dtype: str, G: int, H: int, I: int, isa: str) -> int: ...
+def lstm_forward_packed(dtype: str, G: int, H: int, I: int, P: int, isa: str) -> int: ...
 def lstm_forward_workspace(
-    dtype: str, T: int, B: int, G: int, H: int, I: int, num_threads: int, isa: str
+    dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, num_threads: int, isa: str
 ) -> int: ...
 def lstm_backward_workspace(
-    dtype: str, T: int, B: int, G: int, H: int, I: int, num_threads: int, isa: str
+    dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, num_threads: int, isa: str
 ) -> int: ...
 def fma_flops(isa: str, num_threads: int) -> float: ...
 def isas() -> list[str]: ...

@@ -31,7 +31,8 @@ FASTLSTM_INLINE Peepholes<typename V::Value> load_peepholes(const Item* from, in
 template <class S>
 class Arrays {
  protected:
-  explicit Arrays(const LstmShape& shape) : shape_(shape) {}
+  explicit Arrays(const LstmShape& shape)
+      : shape_(shape), hidden_size_(shape.P ? shape.P : shape.H) {}
 
   static const S* in(const void* pointer) { return static_cast<const S*>(pointer); }
   static S* out(void* pointer) { return static_cast<S*>(pointer); }
@@ -48,28 +49,40 @@ class Arrays {
   }
 
   // A row of the batch at time t, in an array (T, B, G, ...) with strides: numbers before it; and
-  // in a contiguous one: rows before it. At no time, in an array (G, B, H): numbers before it.
-  static int64_t offset(const int64_t* stride, int64_t t, int64_t b, int64_t g) {
-    return t * stride[0] + b * stride[1] + g * stride[2];
+  // in a contiguous one: rows before it. At no time, in an array (G, B, ...): rows before it.
+  int64_t offset(const int64_t* stride, int64_t t, int64_t b, int64_t g) const {
+    const int64_t row =
+        shape_.first_row ? (shape_.first_row[t] + b) * stride[1] : t * stride[0] + b * stride[1];
+    return row + g * stride[2];
   }
   int64_t row_of(int64_t t, int64_t b, int64_t g) const {
-    return (t * shape_.B + b) * shape_.G + g;
+    const int64_t row = shape_.first_row ? shape_.first_row[t] : t * shape_.B;
+    return (row + b) * shape_.G + g;
   }
-  int64_t state(int64_t g, int64_t b) const { return (g * shape_.B + b) * shape_.H; }
+  int64_t state(int64_t g, int64_t b) const { return g * shape_.B + b; }
 
-  // Calls visit(row of the batch, hidden unit, lanes) for every vector of the state of a tile whose
-  // panels are `width` units wide.
+  // The row of the batch at a place of a tile, once prepare_order has been called.
+  int64_t row(int64_t place) const { return order_ ? order_[place] : place; }
+  void prepare_order(const Team& team) const {
+    if (order_ && team.thread() == 0) deal(shape_.by_length, shape_.B, team.size(), order_);
+  }
+
+  // Calls visit(row of the batch, column, lanes) for every vector of a tile's part of an array
+  // (G, B, columns), of which its panels are `width` columns wide.
   template <class Visit>
-  void for_each_vector(const Tile& tile, int64_t width, const Visit& visit) const {
-    for (int64_t b = tile.rows.begin; b < tile.rows.end; ++b) {
-      for (int64_t unit = tile.panels.begin * width; unit < tile.panels.end * width;
-           unit += kLanes<S>) {
-        with_lanes<kLanes<S>>(unit, shape_.H, [&](auto lanes) { visit(b, unit, lanes); });
+  void for_each_vector(const Tile& tile, int64_t width, int64_t columns, const Visit& visit) const {
+    for (int64_t place = tile.rows.begin; place < tile.rows.end; ++place) {
+      for (int64_t column = tile.panels.begin * width; column < tile.panels.end * width;
+           column += kLanes<S>) {
+        with_lanes<kLanes<S>>(column, columns,
+                              [&](auto lanes) { visit(row(place), column, lanes); });
       }
     }
   }
 
   const LstmShape& shape_;
+  const int64_t hidden_size_;  // numbers of h
+  int64_t* order_ = nullptr;   // (B) null: as they come
 };
 
 }  // namespace

@@ -3,8 +3,10 @@
 // Time runs in blocks, from the last forward step to the first. Within a block the recurrence comes
 // first: a step of a tile is, for each strip of hidden units, the product of the later step's
 // digates with W_hh, and then the cell's gradient on it, which adds to that of the peepholes. dc
-// lives beside it in full precision. Then the block's digates, still in cache, go into the
-// gradients of the weights and of the input: gradients.h.
+// lives beside it in full precision. With a projected output the product gives the gradient of h,
+// and a second one, with W_hr, that of what was projected: two stages of every step. Then the
+// block's digates, still in cache, go into the gradients of the weights and of the input:
+// gradients.h.
 #include "arrays.h"
 #include "gradients.h"
 #include "kernels.h"
@@ -16,51 +18,64 @@ namespace {
 template <class S>
 class Backward : Arrays<S> {
   using Arrays<S>::in, Arrays<S>::out, Arrays<S>::of_group, Arrays<S>::time_from_end,
-      Arrays<S>::offset, Arrays<S>::row_of, Arrays<S>::state, Arrays<S>::for_each_vector,
-      Arrays<S>::shape_;
+      Arrays<S>::offset, Arrays<S>::row_of, Arrays<S>::state, Arrays<S>::row,
+      Arrays<S>::prepare_order, Arrays<S>::for_each_vector, Arrays<S>::shape_,
+      Arrays<S>::hidden_size_, Arrays<S>::order_;
   using V = Simd<Sum<S>>;
   using Value = typename V::Value;
   static constexpr int kWidth = kStripWidth<S>;
 
-  // Where a row of the batch finds its data at one step; each pointer to hidden unit 0.
+  // Where a row of the batch finds its data at one step; each pointer to number 0.
   struct Row {
     const S* digates_after;  // (4H) of the step after this one in the forward order, or zeros
-    S* dhx;                  // (H) the row has no step left: only this remains; else null
-    const S* dhy;            // (H) at the last forward step, else null
-    const S* dy;             // (H) or null
+    S* dhx;                  // (P) the row has no step left: only this remains; else null
+    const S* dhy;            // (P) at the last forward step, else null
+    const S* dy;             // (P) or null
+    S* dh;                   // (P) with a projection
+    const S* dcells;         // (H) or null
     const S* reserve;        // (5H)
     const S* c_prev;         // (H)
     Sum<S>* dc;              // (H)
     S* digates;              // (4H)
+    S* hidden;               // (H) with a projection
   };
+
+  // What a step does: all, or with a projection first the gradient of h, then that of the cell.
+  enum class Stage { all, hidden, cell };
 
  public:
   Backward(const LstmBackward& call, int num_threads)
       : Arrays<S>(call.shape),
         call_(call),
         gates_(4 * shape_.H),
-        widest_(shape_.I > gates_ ? shape_.I : gates_),
         strips_(ceil_div(shape_.H, kWidth)),
+        hidden_strips_(ceil_div(hidden_size_, kWidth)),
         block_(lesser(ceil_div(kChunk<S>, shape_.B + 1), shape_.T)),
         threads_(worthwhile_threads(shape_, num_threads, 2)),
         stays_near_(plan_for(threads_).stays_near),
         workspace_(call.workspace),
         progress_(workspace_.take<Progress>(threads_)),
         rows_(workspace_.take<Row>(threads_ * shape_.B)),
-        zeros_(workspace_.take<S>(widest_)),
+        zeros_(workspace_.take<S>(widest())),
         dc_(workspace_.take<Sum<S>>(shape_.G * shape_.B * shape_.H)),
         dh_(workspace_.take<Sum<S>>(threads_ * shape_.B * kWidth)),
         dweight_ch_(workspace_.take<Sum<S>>(threads_ * dweight_ch_size())),
-        weight_hh_(workspace_.take<Word<S>>(shape_.G * strips_ * strip_words<S>(gates_))),
-        digates_(call, block_, workspace_),
-        gradients_(call, digates_, zeros_, threads_, workspace_) {}
+        weight_hh_(workspace_.take<Word<S>>(shape_.G * hidden_strips_ * strip_words<S>(gates_))),
+        weight_hr_(workspace_.take<Word<S>>(shape_.G * strips_ * strip_words<S>(shape_.P))),
+        written_(call, block_, workspace_),
+        gradients_(call, written_, zeros_, threads_, workspace_) {
+    int64_t* order = workspace_.take<int64_t>(shape_.B);
+    if (shape_.by_length && plan_for(threads_).by_rows && threads_ > 1) order_ = order;
+  }
 
   size_t workspace_bytes() const { return workspace_.bytes(); }
 
   void run() const {
-    std::memset(static_cast<void*>(zeros_), 0, widest_ * sizeof(S));
+    std::memset(static_cast<void*>(zeros_), 0, widest() * sizeof(S));
     run_team(progress_, threads_, [this](Team team) {
       const Plan plan = plan_for(team.size());
+      Plan hidden = plan;
+      hidden.panels = hidden_strips_;
       const Scratch scratch = {
           rows_ + team.thread() * shape_.B,
           dh_ + team.thread() * shape_.B * kWidth,
@@ -69,19 +84,30 @@ class Backward : Arrays<S> {
       const auto for_each_tile = [&](const auto& visit) {
         plan.for_each_tile(shape_, team.thread(), visit);
       };
+      const auto all = [&](const Tile& tile, int64_t s) { step(Stage::all, tile, s, scratch); };
+      const auto of_h = [&](const Tile& tile, int64_t s) { step(Stage::hidden, tile, s, scratch); };
+      const auto of_cell = [&](const Tile& tile, int64_t s) {
+        step(Stage::cell, tile, s, scratch);
+      };
       prepare(team, scratch);
       gradients_.prepare(team);
+      team.barrier();
       for_each_tile([&](const Tile& tile) { start(tile); });
+      hidden.for_each_tile(shape_, team.thread(), [&](const Tile& tile) { hand_on(tile); });
       team.barrier();
       for (int64_t first = 0; first < shape_.T; first += block_) {
         const Range block = {first, lesser(first + block_, shape_.T)};
-        plan.for_each_step(shape_, team, block,
-                           [&](const Tile& tile, int64_t s) { step(tile, s, scratch); });
+        if (shape_.P) {
+          hidden.for_each_step(shape_, team, block, of_h, plan, of_cell);
+        } else {
+          plan.for_each_step(shape_, team, block, all);
+        }
         if (plan.by_rows) team.barrier();
         for (int64_t group = 0; group < shape_.G; ++group) gradients_.add(team, group, block);
       }
+      hidden.for_each_tile(shape_, team.thread(), [&](const Tile& tile) { of_h(tile, shape_.T); });
       for_each_tile([&](const Tile& tile) {
-        step(tile, shape_.T, scratch);
+        of_cell(tile, shape_.T);
         end(tile);
       });
       team.barrier();
@@ -97,109 +123,178 @@ class Backward : Arrays<S> {
   };
 
   Plan plan_for(int threads) const {
-    const int64_t weight_bytes = strips_ * strip_words<S>(gates_) * sizeof(Word<S>);
+    const int64_t weight_bytes = hidden_strips_ * strip_words<S>(gates_) * sizeof(Word<S>);
     return Plan(shape_, threads, strips_, weight_bytes);
   }
 
-  // Packs W_hh, and clears what is summed up.
+  // Packs W_hh and W_hr, and clears what is summed up.
   void prepare(const Team& team, const Scratch& scratch) const {
-    const Range mine = share(shape_.G * strips_, team.thread(), team.size());
-    for (int64_t i = mine.begin; i < mine.end; ++i) {
-      const S* weight = of_group(call_.weight_hh, i / strips_);
-      pack_rows<S>([&](int64_t k) { return weight + k * shape_.H; }, gates_, i % strips_ * kWidth,
-                   shape_.H, 1, weight_hh_ + i * strip_words<S>(gates_));
-    }
+    prepare_order(team);
+    pack_weight(team, call_.weight_hh, gates_, hidden_size_, weight_hh_);
+    if (shape_.P) pack_weight(team, call_.weight_hr, shape_.P, shape_.H, weight_hr_);
     for (int64_t i = 0; i < dweight_ch_size(); ++i) scratch.dweight_ch[i] = 0;
   }
+  void pack_weight(const Team& team, const LstmWeight& from, int64_t depth, int64_t columns,
+                   Word<S>* to) const {
+    const int64_t strips = ceil_div(columns, kWidth);
+    const Range mine = share(shape_.G * strips, team.thread(), team.size());
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      const S* weight = of_group(from, i / strips);
+      pack_rows<S>([&](int64_t k) { return weight + k * columns; }, depth, i % strips * kWidth,
+                   columns, 1, to + i * strip_words<S>(depth));
+    }
+  }
 
-  // dc of the last step; and a row that has no step at all hands on.
+  // dc of the last step.
   void start(const Tile& tile) const {
-    for_each_vector(tile, kWidth, [&](int64_t b, int64_t unit, auto lanes) {
-      const int64_t at = state(tile.group, b) + unit;
+    for_each_vector(tile, kWidth, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
+      const int64_t at = state(tile.group, b) * shape_.H + unit;
       const Value zero = {};
       V::store(dc_ + at, call_.dcy ? V::load(in(call_.dcy) + at, lanes) : zero, lanes);
-      if (Course(shape_, tile.group, b).length == 0) {
-        V::store(out(call_.dhx) + at, call_.dhy ? V::load(in(call_.dhy) + at, lanes) : zero, lanes);
-      }
+    });
+  }
+
+  // A row that has no step at all: dhx is dhy.
+  void hand_on(const Tile& tile) const {
+    if (!shape_.lengths) return;
+    for_each_vector(tile, kWidth, hidden_size_, [&](int64_t b, int64_t column, auto lanes) {
+      if (Course(shape_, tile.group, b).length) return;
+      const int64_t at = state(tile.group, b) * hidden_size_ + column;
+      const Value zero = {};
+      V::store(out(call_.dhx) + at, call_.dhy ? V::load(in(call_.dhy) + at, lanes) : zero, lanes);
     });
   }
 
   void end(const Tile& tile) const {
-    for_each_vector(tile, kWidth, [&](int64_t b, int64_t unit, auto lanes) {
-      const int64_t at = state(tile.group, b) + unit;
+    for_each_vector(tile, kWidth, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
+      const int64_t at = state(tile.group, b) * shape_.H + unit;
       V::store(out(call_.dcx) + at, V::load(dc_ + at, lanes), lanes);
     });
   }
 
-  void step(const Tile& tile, int64_t s, const Scratch& scratch) const {
+  void step(Stage stage, const Tile& tile, int64_t s, const Scratch& scratch) const {
     const Row* rows = scratch.rows;
-    const int64_t count = visit_rows(tile, s, scratch.rows);
+    const int64_t count = visit_rows(stage, tile, s, scratch.rows);
+    const int64_t columns = stage == Stage::cell ? shape_.H : hidden_size_;
     for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
-      Sum<S>* dh = scratch.dh;
-      if (s == 0) std::memset(dh, 0, count * kWidth * sizeof(*dh));
-      const Word<S>* weight = weight_hh_ + (tile.group * strips_ + panel) * strip_words<S>(gates_);
-      for (int64_t k = 0; s > 0 && k < gates_; k += kChunk<S>) {
-        const int64_t depth = lesser(kChunk<S>, gates_ - k);
-        const bool is_last = k + depth == gates_ && panel + 1 == tile.panels.end;
-        const Word<S>* next = stays_near_ ? nullptr
-                              : is_last ? weight_hh_ + (tile.group * strips_ + tile.panels.begin) *
-                                                           strip_words<S>(gates_)
-                                        : weight + strip_words<S>(k + depth);
-        const Strips<S> strip = {weight, 0, next, shape_.H - panel * kWidth, words_of<S>(k)};
-        multiply_strips(strip, 1, count, depth, k > 0, nullptr, [&](int64_t i) {
-          return Operand<S>{rows[i].digates_after + k, dh + i * kWidth};
-        });
+      if (stage == Stage::cell) {
+        product(
+            weight_hr_, shape_.P, columns, tile, panel, count,
+            [&](int64_t i) { return rows[i].dh; }, scratch.dh);
+      } else if (s > 0) {
+        product(
+            weight_hh_, gates_, columns, tile, panel, count,
+            [&](int64_t i) { return rows[i].digates_after; }, scratch.dh);
+      } else {
+        std::memset(scratch.dh, 0, count * kWidth * sizeof(*scratch.dh));
       }
       for (int v = 0; v < kColumns; ++v) {
         const int64_t unit = panel * kWidth + v * V::kLanes;
-        with_lanes<V::kLanes>(unit, shape_.H, [&](auto lanes) {
-          if (call_.weight_ch.data) {
-            update<true>(rows, count, dh + v * V::kLanes, tile.group, unit, lanes, scratch);
+        const Sum<S>* dh = scratch.dh + v * V::kLanes;
+        with_lanes<V::kLanes>(unit, columns, [&](auto lanes) {
+          if (stage == Stage::hidden) {
+            store_dh(rows, count, dh, unit, lanes);
+          } else if (call_.weight_ch.data) {
+            update<true>(rows, count, dh, tile.group, unit, lanes, scratch);
           } else {
-            update<false>(rows, count, dh + v * V::kLanes, tile.group, unit, lanes, scratch);
+            update<false>(rows, count, dh, tile.group, unit, lanes, scratch);
           }
         });
       }
     }
   }
 
+  // For each row, dh (a strip wide) = row (depth) times a strip of packed weights (depth, columns).
+  template <class RowAt>
+  FASTLSTM_INLINE void product(const Word<S>* weights, int64_t depth, int64_t columns,
+                               const Tile& tile, int64_t panel, int64_t count, const RowAt& row_at,
+                               Sum<S>* dh) const {
+    const int64_t strips = ceil_div(columns, kWidth);
+    const Word<S>* first = weights + tile.group * strips * strip_words<S>(depth);
+    const Word<S>* weight = first + panel * strip_words<S>(depth);
+    for (int64_t k = 0; k < depth; k += kChunk<S>) {
+      const int64_t size = lesser(kChunk<S>, depth - k);
+      const bool is_last = k + size == depth && panel + 1 == tile.panels.end;
+      const Word<S>* next = stays_near_ ? nullptr
+                            : is_last   ? first + tile.panels.begin * strip_words<S>(depth)
+                                        : weight + strip_words<S>(k + size);
+      const Strips<S> strip = {weight, 0, next, columns - panel * kWidth, words_of<S>(k)};
+      multiply_strips(strip, 1, count, size, k > 0, nullptr,
+                      [&](int64_t i) { return Operand<S>{row_at(i) + k, dh + i * kWidth}; });
+    }
+  }
+
   // Lists the rows that step s visits, and those whose dhx is due: T is the step after all.
-  // What it does not visit gets zeros in digates.
-  int64_t visit_rows(const Tile& tile, int64_t s, Row* rows) const {
+  // What it does not visit gets zeros in digates, if the caller wants them and has a place for it.
+  int64_t visit_rows(Stage stage, const Tile& tile, int64_t s, Row* rows) const {
     const int64_t H = shape_.H, g = tile.group, t = time_from_end(g, s);
     const int64_t unit = tile.panels.begin * kWidth;
     const int64_t units = lesser(tile.panels.end * kWidth, H) - unit;
+    const auto clear = [&](auto* numbers) {
+      if (stage == Stage::hidden) return;
+      std::memset(static_cast<void*>(numbers + unit), 0, units * sizeof(*numbers));
+    };
     int64_t count = 0;
-    for (int64_t b = tile.rows.begin; b < tile.rows.end; ++b) {
+    for (int64_t place = tile.rows.begin; place < tile.rows.end; ++place) {
+      const int64_t b = row(place);
       const Course course(shape_, g, b);
       const bool visits = s < shape_.T && course.visits(t);
-      if (s < shape_.T && !visits) {
-        S* row = digates_.row(s, b, g);
-        for (int gate = 0; gate < 4; ++gate) {
-          std::memset(static_cast<void*>(row + gate * H + unit), 0, units * sizeof(S));
-        }
+      Sum<S>* dc = dc_ + state(g, b) * H;
+      if (s < shape_.T && !visits && written_.keeps_digates() && !shape_.first_row) {
+        for (int gate = 0; gate < 4; ++gate) clear(written_.digates(s, b, g) + gate * H);
       }
       if (!visits) {
-        if (s > 0 && course.length > 0 && time_from_end(g, s - 1) == course.first()) {
-          Row& row = rows[count++];
-          row.digates_after = digates_.row(s - 1, b, g);
-          row.dhx = out(call_.dhx) + state(g, b);
-        }
+        if (s == 0 || course.length == 0 || time_from_end(g, s - 1) != course.first()) continue;
+        const bool afresh = course.starts_afresh(course.first());
+        if (afresh) clear(dc);
+        if (stage == Stage::cell) continue;
+        Row& row = rows[count++];
+        row.digates_after = afresh ? zeros_ : written_.digates(s - 1, b, g);
+        row.dhx = out(call_.dhx) + state(g, b) * hidden_size_;
         continue;
       }
       const bool first = t == course.first(), last = t == course.last();
+      const bool ends = !last && course.starts_afresh(course.after(t));
+      if (ends) clear(dc);
+      const int64_t at = row_of(t, b, g);
       rows[count++] = {
-          last ? zeros_ : digates_.row(s - 1, b, g),
+          last || ends ? zeros_ : written_.digates(s - 1, b, g),
           nullptr,
-          last && call_.dhy ? in(call_.dhy) + state(g, b) : nullptr,
+          last && call_.dhy ? in(call_.dhy) + state(g, b) * hidden_size_ : nullptr,
           call_.dy ? in(call_.dy) + offset(call_.dy_stride, t, b, g) : nullptr,
-          reserve(t, b, g),
-          first ? in(call_.cx) + state(g, b) : reserve(course.before(t), b, g) + 4 * H,
-          dc_ + state(g, b),
-          digates_.row(s, b, g),
+          shape_.P ? written_.dh(s, b, g) : nullptr,
+          call_.dcells ? in(call_.dcells) + at * H : nullptr,
+          in(call_.reserve) + at * 5 * H,
+          course.starts_afresh(t) ? zeros_
+          : first ? in(call_.cx) + state(g, b) * H
+                  : in(call_.reserve) + row_of(course.before(t), b, g) * 5 * H + 4 * H,
+          dc,
+          written_.digates(s, b, g),
+          shape_.P ? written_.hidden(s, b, g) : nullptr,
       };
     }
     return count;
+  }
+
+  // The gradient of h, for one vector in each of the rows.
+  template <class Lanes>
+  void store_dh(const Row* rows, int64_t count, const Sum<S>* product, int64_t column,
+                Lanes lanes) const {
+    for (int64_t r = 0; r < count; ++r, product += kWidth) {
+      S* to = rows[r].dhx ? rows[r].dhx : rows[r].dh;
+      V::store(to + column, dh_of(rows[r], product, column, lanes), lanes);
+    }
+  }
+
+  // What the later step and the outputs leave for h.
+  template <class Lanes>
+  FASTLSTM_INLINE Value dh_of(const Row& row, const Sum<S>* product, int64_t column,
+                              Lanes lanes) const {
+    Value dh = V::load(product, AllLanes{});
+    if (row.dhx) return dh;
+    if (row.dy) dh += V::load(row.dy + column, lanes);
+    if (row.dhy) dh += V::load(row.dhy + column, lanes);
+    return dh;
   }
 
   // The gradient of the cell, for the units of one vector in each of the rows.
@@ -215,7 +310,7 @@ class Backward : Arrays<S> {
     }
     for (int64_t r = 0; r < count; ++r, product += kWidth) {
       const Row& row = rows[r];
-      Value dh = V::load(product, AllLanes{});
+      const Value dh = shape_.P ? V::load(product, AllLanes{}) : dh_of(row, product, unit, lanes);
       if (row.dhx) {
         V::store(row.dhx + unit, dh, lanes);
         continue;
@@ -224,9 +319,9 @@ class Backward : Arrays<S> {
       const Gates<Value> gates = load_gates<V>(reserve, H, lanes);
       const Value c = V::load(reserve + 4 * H, lanes);
       const Value c_prev = V::load(row.c_prev + unit, lanes);
-      if (row.dy) dh += V::load(row.dy + unit, lanes);
-      if (row.dhy) dh += V::load(row.dhy + unit, lanes);
       Value dc = V::load(row.dc + unit, lanes);
+      if (row.dcells) dc += V::load(row.dcells + unit, lanes);
+      if (row.hidden) V::store(row.hidden + unit, gates.o * V::tanh(c), lanes);
       const Gates<Value> d =
           cell_backward<V, kPeepholes>(gates, c_prev, c, dh, weight, dc, dweight);
       V::store(row.dc + unit, dc, lanes);
@@ -251,17 +346,15 @@ class Backward : Arrays<S> {
     }
   }
 
-  const S* reserve(int64_t t, int64_t b, int64_t g) const {
-    return in(call_.reserve) + row_of(t, b, g) * 5 * shape_.H;
-  }
   // Peepholes or not is unknown when the workspace is measured: there is always room.
   int64_t dweight_ch_size() const { return shape_.G * 3 * shape_.H; }
+  int64_t widest() const { return gates_ > hidden_size_ ? gates_ : hidden_size_; }
 
   const LstmBackward& call_;
-  const int64_t gates_;   // 4H
-  const int64_t widest_;  // the wider of I and 4H
-  const int64_t strips_;  // of hidden units
-  const int64_t block_;   // steps
+  const int64_t gates_;          // 4H
+  const int64_t strips_;         // of hidden units
+  const int64_t hidden_strips_;  // of h
+  const int64_t block_;          // steps
   const int threads_;
   const bool stays_near_;
   Workspace workspace_;  // its pieces are taken in the order of the members below
@@ -272,7 +365,8 @@ class Backward : Arrays<S> {
   Sum<S>* const dh_;
   Sum<S>* const dweight_ch_;
   Word<S>* const weight_hh_;
-  const Digates<S> digates_;
+  Word<S>* const weight_hr_;
+  const Written<S> written_;
   const Gradients<S> gradients_;
 };
 

@@ -20,79 +20,132 @@ constexpr int64_t kPackRows = 1024;
 // Slivers of digates that stay in L2 while all strips of x and h' pass by.
 constexpr int64_t kSlivers = 32;
 
-// Where a block's digates lie, which the recurrence writes and Gradients reads. They are kept for a
-// block only, unless they are what was asked for.
+// Numbers of every row at every step of a block, and at the step before: (G, block + 1, B, n).
 template <class S>
-class Digates : Arrays<S> {
-  using Arrays<S>::out, Arrays<S>::time_from_end, Arrays<S>::row_of, Arrays<S>::shape_;
+class Ring {
   static constexpr int64_t kLine = 64 / sizeof(S);
 
  public:
-  Digates(const LstmBackward& call, int64_t block, Workspace& workspace)
-      : Arrays<S>(call.shape),
-        call_(call),
-        gates_(4 * shape_.H),
-        stride_((ceil_div(gates_, kLine) | 1) * kLine),
-        block_(block),
-        ring_(workspace.take<S>(shape_.G * (block + 1) * shape_.B * stride_)) {}
+  Ring(const LstmShape& shape, int64_t block, int64_t n, Workspace& workspace)
+      : B_(shape.B),
+        steps_(block + 1),
+        stride_((ceil_div(n, kLine) | 1) * kLine),
+        data_(workspace.take<S>(n ? shape.G * steps_ * B_ * stride_ : 0)) {}
 
-  // In the caller's memory if digates were asked for, else in a ring: a block, and the step before.
   S* row(int64_t s, int64_t b, int64_t g) const {
-    if (call_.dinput && !shape_.I) {
-      return out(call_.dinput) + row_of(time_from_end(g, s), b, g) * gates_;
-    }
-    return ring_ + ((g * (block_ + 1) + s % (block_ + 1)) * shape_.B + b) * stride_;
+    return data_ + ((g * steps_ + s % steps_) * B_ + b) * stride_;
   }
 
  private:
+  const int64_t B_, steps_;
+  const int64_t stride_;  // an odd number of cache lines, for rows a power of two apart would share
+                          // few sets of the cache
+  S* const data_;
+};
+
+// What the recurrence writes for a block, and Gradients reads.
+template <class S>
+class Written : Arrays<S> {
+  using Arrays<S>::out, Arrays<S>::time_from_end, Arrays<S>::row_of, Arrays<S>::shape_;
+
+ public:
+  Written(const LstmBackward& call, int64_t block, Workspace& workspace)
+      : Arrays<S>(call.shape),
+        call_(call),
+        digates_(shape_, block, 4 * shape_.H, workspace),
+        dh_(shape_, block, shape_.P, workspace),
+        hidden_(shape_, block, shape_.P ? shape_.H : 0, workspace) {}
+
+  // In the caller's memory, for digates were asked for.
+  bool keeps_digates() const { return call_.dinput && !shape_.I; }
+  // (4H)
+  S* digates(int64_t s, int64_t b, int64_t g) const {
+    if (!keeps_digates()) return digates_.row(s, b, g);
+    return out(call_.dinput) + row_of(time_from_end(g, s), b, g) * 4 * shape_.H;
+  }
+  // With a projection: (P) the gradient of h, and (H) what was projected.
+  S* dh(int64_t s, int64_t b, int64_t g) const { return dh_.row(s, b, g); }
+  S* hidden(int64_t s, int64_t b, int64_t g) const { return hidden_.row(s, b, g); }
+
+ private:
   const LstmBackward& call_;
-  const int64_t gates_;   // 4H
-  const int64_t stride_;  // of the ring: an odd number of cache lines, for rows a power of two
-                          // apart would share few sets of the cache
-  const int64_t block_;   // steps
-  S* const ring_;
+  const Ring<S> digates_, dh_, hidden_;
 };
 
 // Adds up the gradients over the blocks; dx is done with each block, unless groups share it.
 template <class S>
 class Gradients : Arrays<S> {
   using Arrays<S>::in, Arrays<S>::out, Arrays<S>::of_group, Arrays<S>::time_from_end,
-      Arrays<S>::offset, Arrays<S>::row_of, Arrays<S>::state, Arrays<S>::shape_;
+      Arrays<S>::offset, Arrays<S>::row_of, Arrays<S>::state, Arrays<S>::shape_,
+      Arrays<S>::hidden_size_;
   using V = Simd<Sum<S>>;
   using Value = typename V::Value;
   static constexpr int kWidth = kStripWidth<S>;
 
-  // The rows of a chunk of a block, all of one group: what is multiplied with what.
+  // The rows of a chunk of a block, all of one group, that lengths allow: what is multiplied with
+  // what.
   struct Chunk {
     int64_t count;
     const S* digates[kChunk<S>];
-    const S* x[kChunk<S>];  // zeros past a row's length, whatever the caller has there
+    const S* x[kChunk<S>];
     const S* h[kChunk<S>];  // h'
+    const S* dh[kChunk<S>];
+    const S* hidden[kChunk<S>];
     S* dx[kChunk<S>];
   };
 
+  // dweight (G, columns of left, columns) = or += left^T rows; null if it was not asked for.
+  struct Right {
+    const S* const* rows;
+    int64_t columns;
+    void* dweight;
+
+    int64_t strips() const { return dweight ? ceil_div(columns, kWidth) : 0; }
+  };
+  struct Place {
+    const Right* right;
+    int64_t column;
+  };
+  struct Product {
+    const S* const* left;
+    int64_t columns;  // of left
+    Right right[2];
+
+    int64_t strips() const { return right[0].strips() + right[1].strips(); }
+    // The rows of dweight that a thread computes, in slivers.
+    Range slivers(const Team& team) const {
+      return share(ceil_div(columns, kMaxRows), team.thread(), team.size());
+    }
+    // The `strip`-th of both: which of them has it, and its first column there.
+    Place at(int64_t strip) const {
+      const int64_t first = right[0].strips();
+      return strip < first ? Place{&right[0], strip * kWidth}
+                           : Place{&right[1], (strip - first) * kWidth};
+    }
+  };
+
  public:
-  // Of `zeros` there are enough for a row of x, and of h.
-  Gradients(const LstmBackward& call, const Digates<S>& digates, const S* zeros, int threads,
+  // Of `zeros` there are enough for a row of h.
+  Gradients(const LstmBackward& call, const Written<S>& written, const S* zeros, int threads,
             Workspace& workspace)
       : Arrays<S>(call.shape),
         call_(call),
-        digates_(digates),
+        written_(written),
         zeros_(zeros),
         gates_(4 * shape_.H),
-        strips_(ceil_div(shape_.H, kWidth)),
         input_strips_(ceil_div(shape_.I, kWidth)),
         packs_ih_(shape_.T * shape_.B >= kPackRows),
         chunks_(workspace.take<Chunk>(threads)),
-        slivers_(workspace.take<Word<S>>((gates_ + threads * kMaxRows) * kDepth)),
+        slivers_(workspace.take<Word<S>>((widest() + threads * kMaxRows) * kDepth)),
         digates_blocks_(workspace.take<Word<S>>(shape_.I ? block_words<S>(gates_) * kChunk<S> : 0)),
-        operands_(workspace.take<Word<S>>((strips_ + input_strips_) * strip_words<S>(kChunk<S>))),
+        operands_(workspace.take<Word<S>>((ceil_div(widest(), kWidth) + input_strips_) *
+                                          strip_words<S>(kChunk<S>))),
         weight_ih_(workspace.take<Word<S>>(
             packs_ih_ ? shape_.G * input_strips_ * strip_words<S>(gates_)
                       : threads * kInputStrips * strip_words<S>(kChunk<S>))),
         dx_(workspace.take<Sum<S>>(threads * kInputStrips * kWidth * kChunk<S>)) {}
 
-  // Packs W_ih, and clears dx where it is summed up. A barrier must follow.
+  // Packs W_ih, and clears dx where it is summed up or no row comes by. A barrier must follow.
   void prepare(const Team& team) const {
     const Range strips = share(shape_.G * input_strips_, team.thread(), team.size());
     for (int64_t i = strips.begin; packs_ih_ && call_.dinput && i < strips.end; ++i) {
@@ -101,11 +154,14 @@ class Gradients : Arrays<S> {
                    i % input_strips_ * kWidth, shape_.I, 1,
                    weight_ih_ + i * strip_words<S>(gates_));
     }
-    if (sums_dx()) {
-      const Range steps = share(shape_.T, team.thread(), team.size());
-      for (int64_t t = steps.begin; t < steps.end; ++t) {
-        for (int64_t b = 0; b < shape_.B; ++b) {
-          std::memset(static_cast<void*>(dinput(t, b, 0)), 0, shape_.I * sizeof(S));
+    if (!has_dx() || !(sums_dx() || shape_.lengths)) return;
+    const Range steps = share(shape_.T, team.thread(), team.size());
+    for (int64_t t = steps.begin; t < steps.end; ++t) {
+      for (int64_t b = 0; b < shape_.B; ++b) {
+        const bool visits = Course(shape_, 0, b).visits(t);
+        if (visits ? !sums_dx() : shape_.first_row != nullptr) continue;
+        for (int64_t g = 0; g < (sums_dx() ? 1 : shape_.G); ++g) {
+          std::memset(static_cast<void*>(dinput(t, b, g)), 0, shape_.I * sizeof(S));
         }
       }
     }
@@ -113,37 +169,51 @@ class Gradients : Arrays<S> {
 
   // What a block of one group adds to the gradients of its weights and biases, and its dx.
   void add(Team& team, int64_t group, Range block) const {
-    const int64_t rows = (block.end - block.begin) * shape_.B;
     Chunk& chunk = chunks_[team.thread()];
-    for (int64_t first = 0; first < rows; first += kChunk<S>) {
-      chunk.count = lesser(kChunk<S>, rows - first);
-      for (int64_t i = 0; i < chunk.count; ++i) {
-        const int64_t s = block.begin + (first + i) / shape_.B, b = (first + i) % shape_.B;
-        list_row(chunk, i, group, s, b);
+    const Product gates = {
+        chunk.digates,
+        gates_,
+        {{chunk.x, shape_.I, call_.dweight_ih}, {chunk.h, hidden_size_, call_.dweight_hh}}};
+    const Product projection = {
+        chunk.dh, shape_.P, {{chunk.hidden, shape_.H, call_.dweight_hr}, {nullptr, 0, nullptr}}};
+    bool begins = block.begin == 0;  // then even no row has its say: all gradients are written
+    for (int64_t s = block.begin, b = 0; s < block.end; begins = false) {
+      chunk.count = 0;
+      for (; s < block.end && chunk.count < kChunk<S>; b = b + 1 < shape_.B ? b + 1 : (++s, 0)) {
+        list_row(chunk, group, s, b);
       }
-      const bool begins = block.begin == 0 && first == 0;
-      if (call_.dinput && shape_.I) pack_digates(team, chunk);
-      if (call_.dweight_ih || call_.dweight_hh) pack_operands(team, chunk);
+      if (chunk.count == 0 && !begins) break;
+      if (has_dx()) pack_digates(team, chunk);
+      pack(team, gates, chunk.count);
       team.barrier();
-      if (call_.dweight_ih || call_.dweight_hh) weight_gradients(team, group, chunk, begins);
+      multiply(team, group, gates, chunk.count, begins);
       if (call_.dbias) bias_gradient(team, group, chunk, begins);
-      if (call_.dinput && shape_.I) input_gradient(team, group, chunk);
+      if (has_dx()) input_gradient(team, group, chunk);
       team.barrier();  // before digates and operands are overwritten
+      if (!call_.dweight_hr) continue;
+      pack(team, projection, chunk.count);
+      team.barrier();
+      multiply(team, group, projection, chunk.count, begins);
+      team.barrier();
     }
   }
 
  private:
-  void list_row(Chunk& chunk, int64_t i, int64_t g, int64_t s, int64_t b) const {
+  void list_row(Chunk& chunk, int64_t g, int64_t s, int64_t b) const {
     const int64_t t = time_from_end(g, s);
     const Course course(shape_, g, b);
-    const bool visits = course.visits(t);
-    chunk.digates[i] = digates_.row(s, b, g);
-    chunk.dx[i] = call_.dinput && shape_.I ? dinput(t, b, g) : nullptr;
-    chunk.x[i] = chunk.h[i] = zeros_;
-    if (!visits) return;
+    if (!course.visits(t)) return;
+    const int64_t i = chunk.count++;
+    chunk.digates[i] = written_.digates(s, b, g);
+    if (has_dx()) chunk.dx[i] = dinput(t, b, g);
     if (shape_.I) chunk.x[i] = in(call_.input) + offset(call_.input_stride, t, b, g);
-    chunk.h[i] = t == course.first() ? in(call_.hx) + state(g, b)
-                                     : in(call_.y) + row_of(course.before(t), b, g) * shape_.H;
+    chunk.h[i] = course.starts_afresh(t) ? zeros_
+                 : t == course.first()
+                     ? in(call_.hx) + state(g, b) * hidden_size_
+                     : in(call_.y) + row_of(course.before(t), b, g) * hidden_size_;
+    if (!shape_.P) return;
+    chunk.dh[i] = written_.dh(s, b, g);
+    chunk.hidden[i] = written_.hidden(s, b, g);
   }
 
   // The rows of digates in blocks, for dx: each thread packs some of the 4H in chunks.
@@ -158,48 +228,39 @@ class Gradients : Arrays<S> {
     }
   }
 
-  int64_t operand_input_strips() const { return call_.dweight_ih ? input_strips_ : 0; }
-  int64_t operand_strips() const {
-    return operand_input_strips() + (call_.dweight_hh ? strips_ : 0);
-  }
-  // The rows of dW that a thread computes, in slivers.
-  Range slivers_of(const Team& team) const {
-    return share(ceil_div(gates_, kMaxRows), team.thread(), team.size());
-  }
-
-  // x and h' in strips, and digates^T in slivers: each thread packs some strips for all, and the
-  // slivers of its own rows of dW.
-  void pack_operands(const Team& team, const Chunk& chunk) const {
-    const int64_t words = words_of<S>(chunk.count), input_strips = operand_input_strips();
-    const Range packs = share(operand_strips(), team.thread(), team.size());
+  // The right sides in strips, and left^T in slivers: each thread packs some strips for all, and
+  // the slivers of its own rows of dweight.
+  void pack(const Team& team, const Product& product, int64_t count) const {
+    const int64_t words = words_of<S>(count);
+    const Range packs = share(product.strips(), team.thread(), team.size());
     for (int64_t i = packs.begin; i < packs.end; ++i) {
-      const bool is_x = i < input_strips;
-      const S* const* from = is_x ? chunk.x : chunk.h;
-      pack_rows<S>([&](int64_t k) { return from[k]; }, chunk.count,
-                   (is_x ? i : i - input_strips) * kWidth, is_x ? shape_.I : shape_.H, 1,
+      const auto [right, column] = product.at(i);
+      const S* const* rows = right->rows;
+      pack_rows<S>([&](int64_t k) { return rows[k]; }, count, column, right->columns, 1,
                    operands_ + i * words * kWidth);
     }
-    const Range slivers = slivers_of(team);
-    pack_slivers(chunk.digates, chunk.count, slivers.begin * kMaxRows,
-                 lesser(slivers.end * kMaxRows, gates_), gates_,
+    if (product.strips() == 0) return;
+    const Range slivers = product.slivers(team);
+    pack_slivers(product.left, count, slivers.begin * kMaxRows,
+                 lesser(slivers.end * kMaxRows, product.columns), product.columns,
                  slivers_ + slivers.begin * kMaxRows * kDepth);
   }
 
-  // dW += digates^T [x | h'].
-  void weight_gradients(const Team& team, int64_t group, const Chunk& chunk, bool begins) const {
-    const int64_t words = words_of<S>(chunk.count), depth = words * Format<S>::kPerWord;
-    const int64_t input_strips = operand_input_strips(), strips = operand_strips();
-    const Range slivers = slivers_of(team);
-    const Range mine = {slivers.begin * kMaxRows, lesser(slivers.end * kMaxRows, gates_)};
+  // dweight = or += left^T right.
+  void multiply(const Team& team, int64_t group, const Product& product, int64_t count,
+                bool begins) const {
+    const int64_t words = words_of<S>(count), depth = words * Format<S>::kPerWord;
+    const int64_t strips = product.strips();
+    const Range slivers = product.slivers(team);
+    const Range mine = {slivers.begin * kMaxRows, lesser(slivers.end * kMaxRows, product.columns)};
     const Word<S>* sliver = slivers_ + mine.begin * kDepth;
     for (int64_t first = mine.begin; first < mine.end; first += kSlivers * kMaxRows) {
       const int64_t last = lesser(first + kSlivers * kMaxRows, mine.end);
       for (int64_t i = 0; i < strips; ++i) {
-        const bool is_x = i < input_strips;
-        const int64_t columns = is_x ? shape_.I : shape_.H;
-        const int64_t column = (is_x ? i : i - input_strips) * kWidth;
-        Sum<S>* dweight = static_cast<Sum<S>*>(is_x ? call_.dweight_ih : call_.dweight_hh) +
-                          group * gates_ * columns + column;
+        const auto [right, column] = product.at(i);
+        const int64_t columns = right->columns;
+        Sum<S>* dweight =
+            static_cast<Sum<S>*>(right->dweight) + group * product.columns * columns + column;
         for (int64_t row = first; row < last; row += kMaxRows) {
           multiply_sliver(sliver + (row - mine.begin) * words, lesser(kMaxRows, last - row),
                           operands_ + i * words * kWidth, i + 1 < strips && row == first, depth,
@@ -223,8 +284,9 @@ class Gradients : Arrays<S> {
       rows[r] = reinterpret_cast<const S*>(sliver + r);
       c[r] = direct ? dweight + r * stride : edge[r];
     }
-    multiply<S>(static_cast<int>(size), vectors, rows, {kMaxRows, 0}, strip,
-                look_ahead ? strip + strip_words<S>(depth) : nullptr, depth, c, direct && !begins);
+    cpu::multiply<S>(static_cast<int>(size), vectors, rows, {kMaxRows, 0}, strip,
+                     look_ahead ? strip + strip_words<S>(depth) : nullptr, depth, c,
+                     direct && !begins);
     for (int64_t r = 0; r < size && !direct; ++r) {
       for (int64_t column = 0; column < width; ++column) {
         Sum<S>& sum = dweight[r * stride + column];
@@ -288,16 +350,17 @@ class Gradients : Arrays<S> {
   S* dinput(int64_t t, int64_t b, int64_t g) const {
     return out(call_.dinput) + offset(call_.dinput_stride, t, b, g);
   }
+  // Asked for, and not digates itself.
+  bool has_dx() const { return call_.dinput && shape_.I; }
   // The groups share x, and each adds to dx in its own order of time.
-  bool sums_dx() const {
-    return call_.dinput && shape_.I && shape_.G > 1 && call_.dinput_stride[2] == 0;
-  }
+  bool sums_dx() const { return has_dx() && shape_.G > 1 && call_.dinput_stride[2] == 0; }
+  // The most columns of digates, h and dh.
+  int64_t widest() const { return gates_ > shape_.P ? gates_ : shape_.P; }
 
   const LstmBackward& call_;
-  const Digates<S>& digates_;
+  const Written<S>& written_;
   const S* const zeros_;
   const int64_t gates_;         // 4H
-  const int64_t strips_;        // of hidden units
   const int64_t input_strips_;  // of columns of x
   const bool packs_ih_;
   Chunk* const chunks_;

@@ -76,36 +76,57 @@ FASTLSTM_INLINE void transpose(typename Simd<T>::Value* square) {
   transpose_round<T, 1>(square);
 }
 
+// `rows` neighbouring rows, `stride` apart, of which `depth` numbers count -> columns: a vector for
+// each word of the depth, `step` words apart. Two neighbours of bfloat16 move as one word.
+template <class S>
+FASTLSTM_INLINE void pack_transposed(const S* first, int64_t stride, int64_t rows, int64_t depth,
+                                     Word<S>* to, int64_t step) {
+  using V = Simd<Sum<S>>;
+  constexpr int kUnits = kLanes<S>, kPerWord = Format<S>::kPerWord;
+  const int64_t words = words_of<S>(depth);
+  for (int64_t word = 0; word < words; word += kUnits) {
+    const S* from = first + word * kPerWord;
+    const int64_t left = depth - word * kPerWord;
+    typename V::Value square[kUnits];
+    if (rows >= kUnits && left >= kUnits * kPerWord) {
+#pragma GCC unroll 16
+      for (int row = 0; row < kUnits; ++row) {
+        std::memcpy(&square[row], from + row * stride, sizeof(square[row]));  // any even address
+      }
+    } else {
+      std::memset(square, 0, sizeof(square));
+      for (int row = 0; row < lesser(rows, kUnits); ++row) {
+        std::memcpy(&square[row], from + row * stride, lesser(left, kUnits * kPerWord) * sizeof(S));
+      }
+    }
+    transpose<Sum<S>>(square);
+    for (int64_t row = 0; row < lesser(kUnits, words - word); ++row) {
+      std::memcpy(to + (word + row) * step, &square[row], sizeof(square[row]));
+    }
+  }
+}
+
 // weight (4H, D) -> panel (depth, 4 gates): the gates of the hidden units `unit` and on, along
-// columns k0 to k0 + depth. Two neighbours of bfloat16 move as one word.
+// columns k0 to k0 + depth.
 template <class S>
 void pack_gates(const S* weight, int64_t H, int64_t D, int64_t unit, int64_t k0, int64_t depth,
                 Word<S>* panel) {
-  using V = Simd<Sum<S>>;
-  constexpr int kUnits = kLanes<S>, kPerWord = Format<S>::kPerWord;
-  const int64_t words = words_of<S>(depth), units = lesser(kUnits, H - unit);
   for (int gate = 0; gate < 4; ++gate) {
-    Word<S>* strip = panel + gate / kColumns * words * kStripWidth<S> + gate % kColumns * kUnits;
-    for (int64_t word = 0; word < words; word += kUnits) {
-      const S* from = weight + (gate * H + unit) * D + k0 + word * kPerWord;
-      const int64_t left = depth - word * kPerWord;
-      typename V::Value square[kUnits];
-      if (units == kUnits && left >= kUnits * kPerWord) {
-#pragma GCC unroll 16
-        for (int row = 0; row < kUnits; ++row) {
-          std::memcpy(&square[row], from + row * D, sizeof(square[row]));  // any even address
-        }
-      } else {
-        std::memset(square, 0, sizeof(square));
-        for (int row = 0; row < units; ++row) {
-          std::memcpy(&square[row], from + row * D, lesser(left, kUnits * kPerWord) * sizeof(S));
-        }
-      }
-      transpose<Sum<S>>(square);
-      for (int64_t row = 0; row < lesser(kUnits, words - word); ++row) {
-        std::memcpy(strip + (word + row) * kStripWidth<S>, &square[row], sizeof(square[row]));
-      }
-    }
+    Word<S>* strip = panel + gate / kColumns * strip_words<S>(depth) + gate % kColumns * kLanes<S>;
+    pack_transposed(weight + (gate * H + unit) * D + k0, D, H - unit, depth, strip, kStripWidth<S>);
+  }
+}
+
+// weight (P, D) -> strip (D, kStripWidth): its rows `first` and on become columns. The last strip
+// is narrow where it can be.
+template <class S>
+void pack_columns(const S* weight, int64_t P, int64_t D, int64_t first, Word<S>* strip) {
+  const int vectors = vectors_of<S>(P - first);
+  for (int v = 0; v < vectors; ++v) {
+    const int64_t row = first + v * kLanes<S>;
+    const int64_t rows = row < P ? P - row : 0;
+    pack_transposed(weight + lesser(row, P - 1) * D, D, rows, D, strip + v * kLanes<S>,
+                    vectors * kLanes<S>);
   }
 }
 

@@ -91,6 +91,30 @@ struct Plan {
     }
   }
 
+  // The same with a second stage of every step, on the tiles of another plan, which needs all of
+  // the first one.
+  template <class Step, class Second>
+  FASTLSTM_INLINE void for_each_step(const LstmShape& shape, Team& team, Range steps,
+                                     const Step& step, const Plan& plan,
+                                     const Second& second) const {
+    if (by_rows) {
+      for_each_tile(shape, team.thread(), [&](const Tile& tile) {
+        const Tile same_rows = {tile.group, tile.rows, {0, plan.panels}, 0};
+        for (int64_t s = steps.begin; s < steps.end; ++s) {
+          step(tile, s);
+          second(same_rows, s);
+        }
+      });
+    } else {
+      for (int64_t s = steps.begin; s < steps.end; ++s) {
+        for_each_tile(shape, team.thread(), [&](const Tile& tile) { step(tile, s); });
+        team.barrier();
+        plan.for_each_tile(shape, team.thread(), [&](const Tile& tile) { second(tile, s); });
+        team.barrier();
+      }
+    }
+  }
+
   // The most cells, pairs of a row and a panel, that one thread has at a step.
   int64_t cells(const LstmShape& shape) const {
     return by_rows ? ceil_div(shape.G * shape.B, threads) * panels
@@ -116,16 +140,39 @@ inline int worthwhile_threads(const LstmShape& shape, int num_threads, int times
 struct Course {
   int64_t length;
   bool reverse;
+  const uint8_t* reset;  // of this row: at step t it is reset[t * rows]
+  int64_t rows;
 
   Course(const LstmShape& shape, int64_t group, int64_t row)
-      : length(shape.lengths ? shape.lengths[row] : shape.T), reverse(shape.reverse[group]) {}
+      : length(shape.lengths ? shape.lengths[row] : shape.T),
+        reverse(shape.reverse[group]),
+        reset(shape.reset ? shape.reset + row : nullptr),
+        rows(shape.B) {}
 
   bool visits(int64_t t) const { return t < length; }
   int64_t first() const { return reverse ? length - 1 : 0; }
   int64_t last() const { return reverse ? 0 : length - 1; }
   int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
   int64_t after(int64_t t) const { return reverse ? t - 1 : t + 1; }
+  // Whether no state comes from the step before t, or, if t is the first one, from outside.
+  bool starts_afresh(int64_t t) const {
+    const int64_t border = reverse ? t + 1 : t;
+    return reset && border < length && reset[border * rows];
+  }
 };
+
+// Deals the rows out among `parts` threads, so that at every step each thread has about as many
+// rows that go on as any other: order[i] is the row at place i of their shares.
+inline void deal(const int64_t* by_length, int64_t rows, int64_t parts, int64_t* order) {
+  const int64_t rounds = ceil_div(rows, parts);
+  for (int64_t round = 0; round < rounds; ++round) {
+    for (int64_t i = 0; i < parts; ++i) {
+      const int64_t part = round % 2 ? parts - 1 - i : i;  // who came last now comes first
+      const Range places = share(rows, part, parts);
+      if (places.begin + round < places.end) order[places.begin + round] = *by_length++;
+    }
+  }
+}
 
 // Hands out the workspace piece by piece; with a null base it only counts.
 class Workspace {

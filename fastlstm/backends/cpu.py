@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,18 +21,17 @@ from fastlstm.types import Problem
 _KEPT_BYTES = 256 * 2**20
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
+# No kernel multiplies these: they are computed in float32, and rounded when all is done.
+_COMPUTED_IN = {torch.float16: torch.float32}
 
 
 def supports(problem: Problem) -> str | None:
     """None, or why these kernels cannot run ``problem``."""
     if problem.device != "cpu":
         return f"runs on the cpu, not on {problem.device}"
-    if problem.dtype not in _DTYPES:
-        return f"has float32, float64 and bfloat16, not {str(problem.dtype).removeprefix('torch.')}"
-    if problem.proj_size:
-        return f"has no projection (proj_size={problem.proj_size})"
-    if problem.reset or problem.return_all_cells:
-        return "has neither a reset mask nor all cell states"
+    if problem.dtype not in _DTYPES and problem.dtype not in _COMPUTED_IN:
+        known = ", ".join(str(dtype).removeprefix("torch.") for dtype in (*_DTYPES, *_COMPUTED_IN))
+        return f"has {known}, not {str(problem.dtype).removeprefix('torch.')}"
     return None
 
 
@@ -89,11 +89,14 @@ def _unit_stride(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def _outer_strides(tensor: Tensor | None) -> tuple[int, int, int]:
-    """Of T, B and G in a tensor (T, B, G, n), or (T, B, n) that all groups share."""
+def _outer_strides(tensor: Tensor | None, is_packed: bool) -> tuple[int, int, int]:
+    """Of T, B and G in a tensor (T, B, G, n), or (T, B, n) that all groups share.
+
+    Packed rows are (N, G, n) or (N, n): the kernels know where each step begins.
+    """
     if tensor is None:
         return 0, 0, 0
-    strides = tensor.stride()
+    strides = (0, *tensor.stride()) if is_packed else tensor.stride()
     return strides[0], strides[1], strides[2] if len(strides) == 4 else 0
 
 
@@ -120,9 +123,25 @@ def _workspace(size: int) -> Tensor:
     return _scratch.memory
 
 
-def _safe_lengths(lengths: Tensor | None, T: int) -> Tensor | None:
-    """Within 0..T, whatever came: a kernel that trusts a wrong length writes past the end."""
-    return None if lengths is None else lengths.to(torch.int64).clamp(0, T).contiguous()
+def _rows(
+    T: int, B: int, lengths: Tensor | None, batch_sizes: Tensor | None, reset: Tensor | None
+) -> tuple[int, dict[str, Any], list[Tensor | None]]:
+    """(T, the kernels' arguments about the rows, the owners of the memory).
+
+    Lengths are clamped, whatever came: a kernel that trusts a wrong one writes past the end.
+    """
+    by_length = first_row = None
+    if batch_sizes is not None:  # a PackedSequence's rows come longest first
+        T, by_length = batch_sizes.shape[0], torch.arange(B, device="cpu")
+        lengths = T - torch.searchsorted(batch_sizes.flip(0), by_length, right=True)
+        first_row = batch_sizes.cumsum(0) - batch_sizes
+    elif lengths is not None:
+        lengths = lengths.to(torch.int64).clamp(0, T).contiguous()
+        by_length = lengths.argsort(descending=True)
+    reset = None if reset is None else reset.contiguous()
+    owners = [lengths, by_length, first_row, reset]
+    names = ("lengths", "by_length", "first_row", "reset")
+    return T, dict(zip(names, map(_address, owners), strict=True)), owners
 
 
 def pack(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor], isa: str = "auto") -> Tensor:
@@ -130,15 +149,18 @@ def pack(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor], isa: str = "a
 
     It is a copy: what is written to the weights afterwards is not in it.
     """
-    G, H, I = len(weight_hh), weight_hh[0].shape[1], weight_ih[0].shape[1]
+    (rows, P), I = weight_hh[0].shape, weight_ih[0].shape[1]
+    G, H = len(weight_hh), rows // 4
+    P = 0 if P == H else P
     dtype = _DTYPES[weight_hh[0].dtype]
-    packed = _bytes(_C.lstm_forward_packed(dtype, G, H, I, isa))
+    packed = _bytes(_C.lstm_forward_packed(dtype, G, H, I, P, isa))
     (w_ih, _ih), (w_hh, _hh) = _grid(weight_ih), _grid(weight_hh)
     _C.lstm_pack(
         dtype=dtype,
         G=G,
         H=H,
         I=I,
+        P=P,
         weight_ih=w_ih,
         weight_hh=w_hh,
         packed=packed.data_ptr(),
@@ -167,40 +189,47 @@ def forward(
     return_all_cells: bool,
     isa: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(y, hy, cy, cells, reserve); reserve (T, B, G, 5H) is empty unless ``train``.
+    """(y, hy, cy, cells, reserve).
 
-    ``isa`` forces an instruction set, one of :func:`isas`.
+    cells are empty unless ``return_all_cells``, and reserve, (T, B, G, 5H) or (N, G, 5H), is empty
+    unless ``train``. ``isa`` forces an instruction set, one of :func:`isas`.
     """
-    (T, B), (G, _, H) = input.shape[:2], cx.shape
-    y = input.new_empty(T, B, G, H)
-    hy, cy = input.new_empty(G, B, H), input.new_empty(G, B, H)
-    reserve = input.new_empty(T, B, G, 5 * H) if train else input.new_empty(0)
+    (G, B, P), H = hx.shape, cx.shape[2]
+    rows = input.shape[: 1 if batch_sizes is not None else 2]
+    dtype = input.dtype
+    new_empty = input.new_empty
+    y, hy, cy = new_empty(*rows, G, P), new_empty(G, B, P), new_empty(G, B, H)
+    cells = new_empty(*rows, G, H) if return_all_cells else new_empty(0)
+    reserve = new_empty(*rows, G, 5 * H) if train else new_empty(0)
     if y.numel() == 0:
-        return y, hy, cy, input.new_empty(0), reserve
+        return y, hy, cy, cells, reserve
 
-    sizes = (_DTYPES[y.dtype], T, B, G, H, weight_ih[0].shape[1] if weight_ih else 0)
+    I, proj_size = weight_ih[0].shape[1] if weight_ih else 0, P if weight_hr else 0
+    T, about_rows, _row_owners = _rows(rows[0], B, lengths, batch_sizes, reset)
+    sizes = (_DTYPES[dtype], T, B, G, H, I, proj_size)
     threads = torch.get_num_threads()
     input, hx, cx = _unit_stride(input), hx.contiguous(), cx.contiguous()
-    lengths = _safe_lengths(lengths, T)
-    parameters = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch)
-    (w_ih, b_ih, b_hh, w_hh, w_ch), _owners = zip(*map(_grid, parameters), strict=True)
+    parameters = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
+    (w_ih, b_ih, b_hh, w_hh, w_ch, w_hr), _owners = zip(*map(_grid, parameters), strict=True)
     workspace = _workspace(_C.lstm_forward_workspace(*sizes, threads, isa))
     _C.lstm_forward(
         *sizes,
         reverse=reverse,
-        lengths=_address(lengths),
+        **about_rows,
         input=input.data_ptr(),
-        input_stride=_outer_strides(input),
+        input_stride=_outer_strides(input, batch_sizes is not None),
         weight_ih=w_ih,
         bias_ih=b_ih,
         bias_hh=b_hh,
         weight_hh=w_hh,
         weight_ch=w_ch,
+        weight_hr=w_hr,
         hx=hx.data_ptr(),
         cx=cx.data_ptr(),
         y=y.data_ptr(),
         hy=hy.data_ptr(),
         cy=cy.data_ptr(),
+        cells=cells.data_ptr() if return_all_cells else 0,
         reserve=reserve.data_ptr() if train else 0,
         packed=_address(packed),
         is_packed=packed is not None,
@@ -208,7 +237,7 @@ def forward(
         num_threads=threads,
         isa=isa,
     )
-    return y, hy, cy, input.new_empty(0), reserve
+    return y, hy, cy, cells, reserve
 
 
 def backward(
@@ -234,43 +263,35 @@ def backward(
     needs: Sequence[bool],
     isa: str = "auto",
 ) -> tuple[Tensor, ...]:
-    """(dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dhx, dcx), the weights' over the groups.
+    """(dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx).
 
-    ``input`` is None if forward read igates. ``needs`` says which of the first five are asked for;
-    the others are empty.
+    The weights' are over the groups. ``needs`` says which of the first six are asked for; the
+    others are empty.
     """
-    T, B, G, H = y.shape
+    (G, B, P), H, dtype = hx.shape, cx.shape[2], y.dtype
     I = weight_ih[0].shape[1] if weight_ih else 0
     # The kernels sum a weight's gradient up in float32 if the weights are narrower.
-    sums = torch.float32 if y.dtype == torch.bfloat16 else y.dtype
-    dinput, *dweights = (
-        y.new_empty(size if needed else 0, dtype=dtype)
-        for size, needed, dtype in (
-            (input.shape, needs[0], y.dtype),
-            ((G, 4 * H, I), needs[1], sums),
-            ((G, 4 * H), needs[2], sums),
-            ((G, 4 * H, H), needs[3], sums),
-            ((G, 3 * H), needs[4], sums),
-        )
-    )
-    dhx, dcx = y.new_empty(G, B, H), y.new_empty(G, B, H)
+    sums = torch.float32 if dtype == torch.bfloat16 else dtype
+    sizes_of = ((G, 4 * H, I), (G, 4 * H), (G, 4 * H, P), (G, 3 * H), (G, P, H))
+    dinput = y.new_empty(input.shape if needs[0] else 0)
+    dweights = [
+        y.new_empty(size if needed else 0, dtype=sums)
+        for size, needed in zip(sizes_of, needs[1:], strict=True)
+    ]
+    dhx, dcx = y.new_empty(G, B, P), y.new_empty(G, B, H)
     if y.numel() == 0:
-        return (
-            dinput,
-            *(dweight.zero_().to(y.dtype) for dweight in dweights),
-            hx.new_empty(0),
-            dhx,
-            dcx,
-        )
+        return dinput, *(dweight.zero_().to(dtype) for dweight in dweights), dhx, dcx
 
-    sizes = (_DTYPES[y.dtype], T, B, G, H, I)
+    rows, is_packed = y.shape[0], batch_sizes is not None
+    T, about_rows, _row_owners = _rows(rows, B, lengths, batch_sizes, reset)
+    sizes = (_DTYPES[dtype], T, B, G, H, I, P if weight_hr else 0)
     threads = torch.get_num_threads()
     dy = None if dy is None else _unit_stride(dy)
-    dhy, dcy = (None if state is None else state.contiguous() for state in (dhy, dcy))
+    dhy, dcy, dcells = (None if d is None else d.contiguous() for d in (dhy, dcy, dcells))
     x = _unit_stride(input) if weight_ih else None
-    hx, cx, lengths = hx.contiguous(), cx.contiguous(), _safe_lengths(lengths, T)
-    parameters = (weight_ih, weight_hh, weight_ch)
-    (w_ih, w_hh, w_ch), _owners = zip(*map(_grid, parameters), strict=True)
+    hx, cx = hx.contiguous(), cx.contiguous()
+    parameters = (weight_ih, weight_hh, weight_ch, weight_hr)
+    (w_ih, w_hh, w_ch, w_hr), _owners = zip(*map(_grid, parameters), strict=True)
     workspace = _workspace(_C.lstm_backward_workspace(*sizes, threads, isa))
     asked = [
         _address(gradient if need else None)
@@ -279,30 +300,33 @@ def backward(
     _C.lstm_backward(
         *sizes,
         reverse=reverse,
-        lengths=_address(lengths),
+        **about_rows,
         dy=_address(dy),
-        dy_stride=_outer_strides(dy),
+        dy_stride=_outer_strides(dy, is_packed),
         dhy=_address(dhy),
         dcy=_address(dcy),
+        dcells=_address(dcells),
         reserve=reserve.data_ptr(),
         y=y.data_ptr(),
         input=_address(x),
-        input_stride=_outer_strides(x),
+        input_stride=_outer_strides(x, is_packed),
         weight_ih=w_ih,
         weight_hh=w_hh,
         weight_ch=w_ch,
+        weight_hr=w_hr,
         hx=hx.data_ptr(),
         cx=cx.data_ptr(),
         dinput=asked[0],
-        dinput_stride=_outer_strides(dinput if needs[0] else None),
+        dinput_stride=_outer_strides(dinput if needs[0] else None, is_packed),
         dweight_ih=asked[1],
         dbias=asked[2],
         dweight_hh=asked[3],
         dweight_ch=asked[4],
+        dweight_hr=asked[5],
         dhx=dhx.data_ptr(),
         dcx=dcx.data_ptr(),
         workspace=workspace.data_ptr(),
         num_threads=threads,
         isa=isa,
     )
-    return dinput, *(dweight.to(y.dtype) for dweight in dweights), hx.new_empty(0), dhx, dcx
+    return dinput, *(dweight.to(dtype) for dweight in dweights), dhx, dcx

@@ -1,0 +1,102 @@
+// The projected output, h = W_hr m, of the hidden state m that the cell makes; forward.
+#pragma once
+
+#include "arrays.h"
+#include "products.h"
+
+namespace fastlstm::cpu {
+namespace {
+
+template <class S>
+class OutputProjection : Arrays<S> {
+  using Arrays<S>::in, Arrays<S>::out, Arrays<S>::of_group, Arrays<S>::time_of, Arrays<S>::row_of,
+      Arrays<S>::row, Arrays<S>::state, Arrays<S>::shape_, Arrays<S>::order_;
+  using V = Simd<Sum<S>>;
+  static constexpr int kWidth = kStripWidth<S>;
+
+  struct Row {
+    const S* hidden;  // (H)
+    S* y;             // (P)
+  };
+
+ public:
+  OutputProjection(const LstmForward& call, int threads, Workspace& workspace)
+      : Arrays<S>(call.shape),
+        call_(call),
+        strips_(ceil_div(shape_.P, kWidth)),
+        hidden_(workspace.take<S>(shape_.P ? shape_.G * shape_.B * shape_.H : 0)),
+        rows_(workspace.take<Row>(shape_.P ? threads * shape_.B : 0)),
+        sums_(workspace.take<Sum<S>>(shape_.P ? threads * shape_.B * kWidth : 0)),
+        weight_hr_(workspace.take<Word<S>>(shape_.G * strips_ * strip_words<S>(shape_.H))) {}
+
+  // Of P, in each group.
+  int64_t strips() const { return strips_; }
+  // Where the cell leaves a row's m.
+  S* hidden(int64_t g, int64_t b) const { return hidden_ + state(g, b) * shape_.H; }
+  // In the order in which Forward reads the rows.
+  void read_in(int64_t* order) { order_ = order; }
+
+  void prepare(const Team& team) const {
+    const Range mine = share(shape_.G * strips_, team.thread(), team.size());
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      pack_columns(of_group(call_.weight_hr, i / strips_), shape_.P, shape_.H, i % strips_ * kWidth,
+                   weight_hr_ + i * strip_words<S>(shape_.H));
+    }
+  }
+
+  // The output of a tile whose panels are strips of P, at step s.
+  void step(const Tile& tile, int64_t s, int thread) const {
+    Row* rows = rows_ + thread * shape_.B;
+    const int64_t count = visit_rows(tile, time_of(tile.group, s), rows);
+    Sum<S>* sums = sums_ + thread * shape_.B * kWidth;
+    for (int64_t strip = tile.panels.begin; strip < tile.panels.end; ++strip) {
+      const Word<S>* weight =
+          weight_hr_ + (tile.group * strips_ + strip) * strip_words<S>(shape_.H);
+      const int64_t first = strip * kWidth;
+      for (int64_t k = 0; k < shape_.H; k += kChunk<S>) {
+        const Strips<S> part = {weight, 0, nullptr, shape_.P - first, words_of<S>(k)};
+        multiply_strips(
+            part, 1, count, lesser(kChunk<S>, shape_.H - k), k > 0, nullptr,
+            [&](int64_t i) { return Operand<S>{rows[i].hidden + k, sums + i * kWidth}; });
+      }
+      for (int v = 0; v < kColumns; ++v) {
+        const int64_t column = first + v * V::kLanes;
+        with_lanes<V::kLanes>(column, shape_.P, [&](auto lanes) {
+          for (int64_t i = 0; i < count; ++i) {
+            const Sum<S>* from = sums + i * kWidth + v * V::kLanes;
+            V::store(rows[i].y + column, V::load(from, AllLanes{}), lanes);
+          }
+        });
+      }
+    }
+  }
+
+ private:
+  // Lists the rows that go on at time t. Those that do not get zeros in y, where they have a place.
+  int64_t visit_rows(const Tile& tile, int64_t t, Row* rows) const {
+    const int64_t first = tile.panels.begin * kWidth;
+    const int64_t columns = lesser(tile.panels.end * kWidth, shape_.P) - first;
+    int64_t count = 0;
+    for (int64_t place = tile.rows.begin; place < tile.rows.end; ++place) {
+      const int64_t g = tile.group, b = row(place);
+      if (Course(shape_, g, b).visits(t)) {
+        rows[count++] = {hidden(g, b), y(t, b, g)};
+      } else if (!shape_.first_row) {
+        std::memset(static_cast<void*>(y(t, b, g) + first), 0, columns * sizeof(S));
+      }
+    }
+    return count;
+  }
+
+  S* y(int64_t t, int64_t b, int64_t g) const { return out(call_.y) + row_of(t, b, g) * shape_.P; }
+
+  const LstmForward& call_;
+  const int64_t strips_;
+  S* const hidden_;
+  Row* const rows_;
+  Sum<S>* const sums_;
+  Word<S>* const weight_hr_;
+};
+
+}  // namespace
+}  // namespace fastlstm::cpu
