@@ -6,7 +6,6 @@ Exception types are those of ``nn.LSTM``, and where it raises in Python so is th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -56,11 +55,11 @@ def check_batch_sizes(batch_sizes: Tensor, rows: int) -> None:
         raise RuntimeError(f"batch_sizes: expected device cpu, got {batch_sizes.device}")
     if torch.compiler.is_compiling():
         return
-    sizes = batch_sizes.tolist()
-    if not sizes or sizes[-1] < 1 or any(b > a for a, b in pairwise(sizes)):
+    if not len(batch_sizes) or batch_sizes[-1] < 1 or (batch_sizes.diff() > 0).any():
+        sizes = batch_sizes.tolist()
         raise RuntimeError(f"batch_sizes: expected positive and never increasing, got {sizes}")
-    if sum(sizes) != rows:
-        raise RuntimeError(f"batch_sizes: expected a sum of {rows}, the rows of input, got {sizes}")
+    if (total := int(batch_sizes.sum())) != rows:
+        raise RuntimeError(f"batch_sizes: expected a sum of {rows}, the rows of input, got {total}")
 
 
 def check_reset(reset: Tensor, T: int, B: int) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fastlstm import dispatch
+from fastlstm.checks import check_batch_sizes
 from fastlstm.types import Course
 
 _FORWARD = "fastlstm::lstm_sequence"
@@ -79,6 +80,9 @@ _INPUTS = len(Call._fields)
 @torch.library.impl(_FORWARD, "default")
 def _forward(*args: Any) -> tuple[Tensor, ...]:
     *inputs, backend = args
+    call = Call._make(inputs[:_INPUTS])
+    if call.batch_sizes is not None:  # no values were known where a compiler traced the caller
+        check_batch_sizes(call.batch_sizes, call.input.shape[0])
     return dispatch.get(backend).forward(*inputs)
 
 

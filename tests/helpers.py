@@ -72,11 +72,24 @@ class Case:
     reverse: tuple[bool, ...] = (False,)
     peephole: bool = True
     lengths: bool = False
+    packed: bool = False  # the rows of a PackedSequence, which have lengths
+    reset: bool = False
+    proj_size: int = 0
     I: int = 0  # columns of x; 0: the input is igates
     shared: bool = True  # all groups read the same x
     biases: tuple[str, ...] = ("bias_ih", "bias_hh")
     broadcast: tuple[int, ...] = ()  # dimensions of the input along which the stride is 0
-    uses: tuple[str, ...] = ("y", "hy", "cy")
+    uses: tuple[str, ...] = ("y", "hy", "cy")  # and "cells"
+
+    @property
+    def P(self):
+        """Numbers of h."""
+        return self.proj_size or self.H
+
+    @property
+    def rows(self):
+        """The first sizes of the sequences: (T, B), or (N,) if packed."""
+        return (int(self.row_lengths().sum()),) if self.packed else (self.T, self.B)
 
     @property
     def tolerance(self):
@@ -99,46 +112,66 @@ class Case:
             self.H,
             self.I,
             peephole=self.peephole,
-            lengths=self.lengths,
+            proj_size=self.proj_size,
+            lengths=self.lengths or self.packed,
+            reset=self.reset,
+            return_all_cells="cells" in self.uses,
         )
 
     def inputs(self):
         """Random differentiable inputs by name: float64 numbers that float32 holds exactly."""
-        T, B, G, H = self.T, self.B, len(self.reverse), self.H
-        size = (T, B, G, self.I or 4 * H)
+        B, G, H, P = self.B, len(self.reverse), self.H, self.P
+        size = (*self.rows, G, self.I or 4 * H)
         size = [1 if dim in self.broadcast else n for dim, n in enumerate(size)]
         if self.I and self.shared:
-            del size[2]
+            del size[-2]
         inputs = {"x" if self.I else "igates": _randn(*size)}
-        inputs |= {"hx": _randn(G, B, H), "cx": _randn(G, B, H)}
+        inputs |= {"hx": _randn(G, B, P), "cx": _randn(G, B, H)}
         for group in range(G):
             if self.I:
                 inputs[f"weight_ih[{group}]"] = _initial(4 * H, self.I, H=H)
                 for bias in self.biases:
                     inputs[f"{bias}[{group}]"] = _initial(4 * H, H=H)
-            inputs[f"weight_hh[{group}]"] = _initial(4 * H, H, H=H)
+            inputs[f"weight_hh[{group}]"] = _initial(4 * H, P, H=H)
             if self.peephole:
                 inputs[f"weight_ch[{group}]"] = _initial(3 * H, H=H)
+            if self.proj_size:
+                inputs[f"weight_hr[{group}]"] = _initial(P, H, H=H)
         return {name: value.float().double() for name, value in inputs.items()}
 
     def expand(self, input):
         """The input at its full size, where it was drawn with broadcast dimensions."""
-        size = [self.T, self.B, len(self.reverse), -1]
-        return input.expand(*size if input.dim() == 4 else size[:2] + size[3:])
+        size = [*self.rows, len(self.reverse), -1]
+        return input.expand(*size if input.dim() == len(size) else size[:-2] + size[-1:])
 
     def row_lengths(self):
-        """(B,) lengths with a full row, a row of one step, and random ones; or None."""
-        if not self.lengths:
-            return None
-        lengths = torch.randint(1, self.T + 1, (self.B,))
-        lengths[0] = self.T
-        lengths[-1] = 1
-        return lengths
+        """(B,) lengths, with a full row and, if there are two, a row of one step."""
+        lengths = (torch.arange(self.B) * 7 + self.T - 1) % self.T + 1
+        if self.B > 1:
+            lengths[-1] = 1
+        return lengths.sort(descending=True).values if self.packed else lengths
+
+    def course(self):
+        """The arguments of ``lstm_sequence`` about time."""
+        lengths = self.row_lengths()
+        reset = (torch.arange(self.T * self.B) * 5 % 7 < 2).view(self.T, self.B)
+        steps = torch.arange(self.T).unsqueeze(1)
+        return {
+            "reverse": self.reverse,
+            "lengths": lengths if self.lengths else None,
+            "batch_sizes": (steps < lengths).sum(1) if self.packed else None,
+            "reset": reset if self.reset else None,
+        }
 
     def cotangents(self):
-        """The gradients that arrive at y, hy and cy, for those in ``uses``."""
-        T, B, G, H = self.T, self.B, len(self.reverse), self.H
-        sizes = {"y": (T, B, G, H), "hy": (G, B, H), "cy": (G, B, H)}
+        """The gradients that arrive at the outputs in ``uses``."""
+        B, G, H, P = self.B, len(self.reverse), self.H, self.P
+        sizes = {
+            "y": (*self.rows, G, P),
+            "hy": (G, B, P),
+            "cy": (G, B, H),
+            "cells": (*self.rows, G, H),
+        }
         return {name: _randn(*sizes[name]).float().double() for name in self.uses}
 
 
@@ -156,8 +189,10 @@ def weights_of(case, values, name):
     return [values[key] for g in range(len(case.reverse)) if (key := f"{name}[{g}]") in values]
 
 
-def run_case(case, inputs, lengths, cotangents, backend, dtype=torch.float64):
+def run_case(case, inputs, cotangents, backend, dtype=torch.float64, **course):
     """All outputs and all gradients of a case by name; a tensor's strides are kept.
+
+    ``course`` has lengths and the like in place of the case's own.
 
     The reference runs on one thread: it is all small products, which wait for each other on more.
     """
@@ -165,12 +200,12 @@ def run_case(case, inputs, lengths, cotangents, backend, dtype=torch.float64):
     if backend == "reference":
         torch.set_num_threads(1)
     try:
-        return _outputs_and_gradients(case, inputs, lengths, cotangents, backend, dtype)
+        return _outputs_and_gradients(case, inputs, cotangents, backend, dtype, course)
     finally:
         torch.set_num_threads(threads)
 
 
-def _outputs_and_gradients(case, inputs, lengths, cotangents, backend, dtype):
+def _outputs_and_gradients(case, inputs, cotangents, backend, dtype, course):
     leaves = {name: _like(value, dtype).requires_grad_() for name, value in inputs.items()}
     outputs = lstm_sequence(
         case.expand(leaves["x" if case.I else "igates"]),
@@ -181,11 +216,13 @@ def _outputs_and_gradients(case, inputs, lengths, cotangents, backend, dtype):
         bias_ih=weights_of(case, leaves, "bias_ih"),
         bias_hh=weights_of(case, leaves, "bias_hh"),
         weight_ch=weights_of(case, leaves, "weight_ch"),
-        reverse=case.reverse,
-        lengths=lengths,
+        weight_hr=weights_of(case, leaves, "weight_hr"),
+        **case.course() | course,
+        return_all_cells="cells" in case.uses,
         backend=backend,
     )
-    outputs = dict(zip(("y", "hy", "cy"), outputs, strict=True))
+    names = ("y", "hy", "cy", "cells") if "cells" in case.uses else ("y", "hy", "cy")
+    outputs = dict(zip(names, outputs, strict=True))
     gradients = torch.autograd.grad(
         [outputs[name] for name in cotangents],
         list(leaves.values()),
@@ -209,28 +246,26 @@ def check_case(case, backend, change=None):
     ``change`` may lay the inputs out differently before they are used.
     """
     skip_unless_supported(backend, case.problem(torch.float64))
-    inputs, lengths, cotangents = case.inputs(), case.row_lengths(), case.cotangents()
+    inputs, cotangents = case.inputs(), case.cotangents()
     if change is not None:
         inputs = {name: change(name, value) for name, value in inputs.items()}
-    truth = run_case(case, inputs, lengths, cotangents, "reference")
-    ours = run_case(case, inputs, lengths, cotangents, backend)
+    truth = run_case(case, inputs, cotangents, "reference")
+    ours = run_case(case, inputs, cotangents, backend)
     assert_close(ours, truth, case.tolerance)
     ours, torchs = (
-        run_case(case, inputs, lengths, cotangents, name, torch.float32)
-        for name in (backend, "reference")
+        run_case(case, inputs, cotangents, name, torch.float32) for name in (backend, "reference")
     )
     assert_as_close_as_torch(ours, torchs, truth)
 
 
-def check_bfloat16(case, backend):
-    """A backend in bfloat16 errs at most twice as much as plain torch in bfloat16 does."""
-    skip_unless_supported(backend, case.problem(torch.bfloat16))
-    exact = {name: value.bfloat16().double() for name, value in case.inputs().items()}
-    lengths, cotangents = case.row_lengths(), case.cotangents()
-    cotangents = {name: value.bfloat16().double() for name, value in cotangents.items()}
-    truth = run_case(case, exact, lengths, cotangents, "reference")
+def check_low_precision(case, backend, dtype):
+    """A backend in bfloat16 or float16 errs at most twice as much as plain torch does in it."""
+    skip_unless_supported(backend, case.problem(dtype))
+    exact = {name: value.to(dtype).double() for name, value in case.inputs().items()}
+    cotangents = case.cotangents()
+    cotangents = {name: value.to(dtype).double() for name, value in cotangents.items()}
+    truth = run_case(case, exact, cotangents, "reference")
     ours, torchs = (
-        run_case(case, exact, lengths, cotangents, name, torch.bfloat16)
-        for name in (backend, "reference")
+        run_case(case, exact, cotangents, name, dtype) for name in (backend, "reference")
     )
     assert_as_close_as_torch(ours, torchs, truth)

@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from helpers import Case, assert_close, check_bfloat16, check_case, error, run_case, weights_of
+from helpers import Case, assert_close, check_case, check_low_precision, error, run_case, weights_of
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -123,13 +123,45 @@ def test_input_projection_sizes(fused_backend, T, B, H, I):
     check_case(Case(T=T, B=B, H=H, I=I, reverse=(False, True)), fused_backend)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("I", [0, 9, 24])
 @pytest.mark.parametrize("lengths", [False, True])
 @pytest.mark.parametrize("peephole", [False, True])
 @pytest.mark.parametrize("T, B, H", [(1, 1, 16), (9, 3, 17), (20, 13, 40)])
-def test_bfloat16(fused_backend, T, B, H, I, peephole, lengths):
+def test_low_precision(fused_backend, dtype, T, B, H, I, peephole, lengths):
     case = Case(T=T, B=B, H=H, I=I, reverse=(False, True), peephole=peephole, lengths=lengths)
-    check_bfloat16(case, fused_backend)
+    check_low_precision(case, fused_backend, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("course", [{"packed": True}, {"reset": True}])
+def test_low_precision_of_everything(fused_backend, dtype, course):
+    uses = ("y", "hy", "cy", "cells")
+    case = Case(T=7, B=5, H=33, I=20, reverse=(False, True), proj_size=9, uses=uses, **course)
+    check_low_precision(case, fused_backend, dtype)
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("peephole", [False, True])
+@pytest.mark.parametrize(
+    "T, B, H, I, proj_size", [(1, 1, 5, 3, 2), (4, 3, 40, 0, 17), (9, 7, 90, 30, 70)]
+)
+def test_projection(fused_backend, T, B, H, I, proj_size, peephole, lengths):
+    case = Case(
+        T=T,
+        B=B,
+        H=H,
+        I=I,
+        proj_size=proj_size,
+        reverse=(False, True),
+        peephole=peephole,
+        lengths=lengths,
+    )
+    check_case(case, fused_backend)
+
+
+def test_projection_as_wide_as_the_cell(fused_backend):
+    check_case(Case(T=3, B=2, H=6, I=4, proj_size=6), fused_backend)
 
 
 @pytest.mark.parametrize("H", [1, 3, 16, 17, 100])
@@ -185,8 +217,8 @@ def test_strided_gradients_of_outputs(fused_backend):
         {"y": torch.randn(3, 2, 5, 4, dtype=torch.float64).permute(3, 0, 1, 2)},
         {name: torch.randn(5, 3, 2, dtype=torch.float64).permute(2, 1, 0) for name in ("hy", "cy")},
     ):
-        truth = run_case(case, inputs, None, cotangents, "reference")
-        assert_close(run_case(case, inputs, None, cotangents, fused_backend), truth, case.tolerance)
+        truth = run_case(case, inputs, cotangents, "reference")
+        assert_close(run_case(case, inputs, cotangents, fused_backend), truth, case.tolerance)
 
 
 @pytest.mark.parametrize("starts", [(0, 1, 2), (2, 1, 0), (0, 1, 3), (3, 0, 1), (1, 1, 1)])
@@ -256,37 +288,13 @@ def test_gradient_of_one_input_alone(fused_backend, wanted):
     assert error(gradient(fused_backend), gradient("reference")) <= case.tolerance
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_lengths_of_any_integer_type_and_stride(fused_backend, dtype):
-    case = Case(T=5, B=3, H=4, reverse=(False, True), lengths=True)
-    inputs, cotangents = case.inputs(), case.cotangents()
-    truth = run_case(case, inputs, torch.tensor([2, 5, 1]), cotangents, "reference")
-    lengths = torch.tensor([[2, 0], [5, 0], [1, 0]], dtype=dtype)[:, 0]
-    ours = run_case(case, inputs, lengths, cotangents, fused_backend)
-    assert_close(ours, truth, case.tolerance)
-
-
-@pytest.mark.parametrize("I", [0, 3])
-def test_padding_does_not_matter(fused_backend, I):
-    """Whatever stands past a row's length, NaN included, changes neither value nor gradient."""
-    case = Case(T=5, B=3, H=4, I=I, reverse=(False, True), lengths=True)
-    inputs, cotangents = case.inputs(), case.cotangents()
-    lengths = torch.tensor([2, 5, 1])
-    truth = run_case(case, inputs, lengths, cotangents, fused_backend)
-    padding = torch.arange(5)[:, None] >= lengths
-    inputs["x" if I else "igates"][padding] = float("nan")
-    cotangents["y"][padding] = float("nan")
-    ours = run_case(case, inputs, lengths, cotangents, fused_backend)
-    assert all(torch.equal(ours[name], truth[name]) for name in truth)
-
-
 @pytest.mark.parametrize("peephole", [False, True])
 def test_nan_stays_in_its_row(fused_backend, peephole):
     case = Case(T=6, B=3, H=17, peephole=peephole)
     inputs, cotangents = case.inputs(), case.cotangents()
-    clean = run_case(case, inputs, None, cotangents, fused_backend)
+    clean = run_case(case, inputs, cotangents, fused_backend)
     inputs["igates"][2, 1] = float("nan")
-    ours = run_case(case, inputs, None, cotangents, fused_backend)
+    ours = run_case(case, inputs, cotangents, fused_backend)
     assert ours["y"][2:, 1].isnan().all()
     assert not ours["y"][:2].isnan().any()
     assert ours["hy"][:, 1].isnan().all() and ours["cy"][:, 1].isnan().all()
@@ -305,9 +313,9 @@ def test_saturated_gates_are_finite(fused_backend, dtype, huge):
     signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)), dtype=torch.float64)
     inputs["igates"] = (signs * huge).repeat_interleave(3, 1).expand(3, 16, 12).unsqueeze(2)
     inputs["igates"] = inputs["igates"].contiguous()
-    ours = run_case(case, inputs, None, cotangents, fused_backend, dtype)
+    ours = run_case(case, inputs, cotangents, fused_backend, dtype)
     assert all(value.isfinite().all() for value in ours.values())
-    truth = run_case(case, inputs, None, cotangents, "reference")
+    truth = run_case(case, inputs, cotangents, "reference")
     assert_close(ours, truth, case.tolerance * torch.finfo(dtype).eps / 2**-52)
 
 
@@ -336,8 +344,12 @@ def test_second_derivative_is_refused_not_wrong(fused_backend):
         reverse=st.lists(st.booleans(), min_size=1, max_size=4).map(tuple),
         peephole=st.booleans(),
         lengths=st.booleans(),
+        reset=st.booleans(),
+        proj_size=st.integers(0, 70),
         broadcast=st.sets(st.integers(0, 2)).map(tuple),
-        uses=st.sets(st.sampled_from(("y", "hy", "cy")), min_size=1).map(sorted).map(tuple),
+        uses=st.sets(st.sampled_from(("y", "hy", "cy", "cells")), min_size=1)
+        .map(sorted)
+        .map(tuple),
     ),
     change=st.sampled_from([None, _last_dimension_strided, _transposed, _batch_first]),
 )

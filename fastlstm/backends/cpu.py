@@ -5,20 +5,15 @@ The input projection and all gradients are computed in there too; torch allocate
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastlstm import _C
+from fastlstm.backends import memory
 from fastlstm.types import Problem
-
-# A larger workspace is given back after the call. The system clears fresh memory page by page: of
-# 36 MB that took 10 ms, as long as the rest of that call.
-_KEPT_BYTES = 256 * 2**20
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 # No kernel multiplies these: they are computed in float32, and rounded when all is done.
@@ -60,88 +55,18 @@ def isas() -> list[str]:
     return list(_C.isas())
 
 
-def _grid(weights: Sequence[Tensor]) -> tuple[tuple[int, int], Tensor | None]:
-    """One parameter of all groups: ((group 0's address, elements to the next group's), owner).
+def _computed_wider(
+    function: Callable[..., tuple[Tensor, ...]], dtype: torch.dtype, *arguments: Any, isa: str
+) -> tuple[Tensor, ...]:
+    """What ``function`` returns for numbers of a dtype that no kernel has."""
 
-    Two contiguous matrices nearly always lie on such a grid. Others are stacked, at the price of
-    a copy: if they are strided, or their addresses unevenly spaced or no whole elements apart. The
-    owner of the memory must outlive the kernel.
-    """
-    if not weights:
-        return (0, 0), None
-    first = weights[0]
-    step = weights[1].data_ptr() - first.data_ptr() if len(weights) > 1 else 0
-    size = first.element_size()
-    even = all(b.data_ptr() - a.data_ptr() == step for a, b in pairwise(weights))
-    if step % size or not even or not all(w.is_contiguous() for w in weights):
-        first = torch.stack(tuple(weights))
-        step = first.stride(0) * size
-    return (first.data_ptr(), step // size), first
+    def widen(value: Any) -> Any:
+        if isinstance(value, (list, tuple)):
+            return [widen(item) for item in value]
+        is_narrow = isinstance(value, Tensor) and value.dtype == dtype
+        return value.to(_COMPUTED_IN[dtype]) if is_narrow else value
 
-
-def _address(tensor: Tensor | None) -> int:
-    """Of the first element, or null. Who calls keeps the tensor alive."""
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _unit_stride(tensor: Tensor) -> Tensor:
-    """With neighbours side by side in the last dimension; the others may have any stride."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def _outer_strides(tensor: Tensor | None, is_packed: bool) -> tuple[int, int, int]:
-    """Of T, B and G in a tensor (T, B, G, n), or (T, B, n) that all groups share.
-
-    Packed rows are (N, G, n) or (N, n): the kernels know where each step begins.
-    """
-    if tensor is None:
-        return 0, 0, 0
-    strides = (0, *tensor.stride()) if is_packed else tensor.stride()
-    return strides[0], strides[1], strides[2] if len(strides) == 4 else 0
-
-
-def _bytes(size: int) -> Tensor:
-    """Memory of the CPU, whatever the user's default device is."""
-    return torch.empty(size, dtype=torch.uint8, device="cpu")
-
-
-class _Scratch(threading.local):
-    """The workspace that a thread keeps for its next call."""
-
-    memory = _bytes(0)
-
-
-_scratch = _Scratch()
-
-
-def _workspace(size: int) -> Tensor:
-    """At least ``size`` bytes, with anything in them."""
-    if size > _KEPT_BYTES:
-        return _bytes(size)
-    if _scratch.memory.numel() < size:
-        _scratch.memory = _bytes(size)
-    return _scratch.memory
-
-
-def _rows(
-    T: int, B: int, lengths: Tensor | None, batch_sizes: Tensor | None, reset: Tensor | None
-) -> tuple[int, dict[str, Any], list[Tensor | None]]:
-    """(T, the kernels' arguments about the rows, the owners of the memory).
-
-    Lengths are clamped, whatever came: a kernel that trusts a wrong one writes past the end.
-    """
-    by_length = first_row = None
-    if batch_sizes is not None:  # a PackedSequence's rows come longest first
-        T, by_length = batch_sizes.shape[0], torch.arange(B, device="cpu")
-        lengths = T - torch.searchsorted(batch_sizes.flip(0), by_length, right=True)
-        first_row = batch_sizes.cumsum(0) - batch_sizes
-    elif lengths is not None:
-        lengths = lengths.to(torch.int64).clamp(0, T).contiguous()
-        by_length = lengths.argsort(descending=True)
-    reset = None if reset is None else reset.contiguous()
-    owners = [lengths, by_length, first_row, reset]
-    names = ("lengths", "by_length", "first_row", "reset")
-    return T, dict(zip(names, map(_address, owners), strict=True)), owners
+    return tuple(output.to(dtype) for output in function(*map(widen, arguments), isa=isa))
 
 
 def pack(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor], isa: str = "auto") -> Tensor:
@@ -149,14 +74,17 @@ def pack(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor], isa: str = "a
 
     It is a copy: what is written to the weights afterwards is not in it.
     """
+    dtype = weight_hh[0].dtype
+    if dtype in _COMPUTED_IN:
+        wide = _COMPUTED_IN[dtype]
+        return pack([w.to(wide) for w in weight_ih], [w.to(wide) for w in weight_hh], isa)
     (rows, P), I = weight_hh[0].shape, weight_ih[0].shape[1]
     G, H = len(weight_hh), rows // 4
     P = 0 if P == H else P
-    dtype = _DTYPES[weight_hh[0].dtype]
-    packed = _bytes(_C.lstm_forward_packed(dtype, G, H, I, P, isa))
-    (w_ih, _ih), (w_hh, _hh) = _grid(weight_ih), _grid(weight_hh)
+    packed = memory.allocate(_C.lstm_forward_packed(_DTYPES[dtype], G, H, I, P, isa))
+    (w_ih, _ih), (w_hh, _hh) = memory.grid(weight_ih), memory.grid(weight_hh)
     _C.lstm_pack(
-        dtype=dtype,
+        dtype=_DTYPES[dtype],
         G=G,
         H=H,
         I=I,
@@ -188,15 +116,20 @@ def forward(
     train: bool,
     return_all_cells: bool,
     isa: str = "auto",
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, ...]:
     """(y, hy, cy, cells, reserve).
 
     cells are empty unless ``return_all_cells``, and reserve, (T, B, G, 5H) or (N, G, 5H), is empty
     unless ``train``. ``isa`` forces an instruction set, one of :func:`isas`.
     """
+    dtype = input.dtype
+    if dtype in _COMPUTED_IN:
+        weights = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
+        course = (reverse, lengths, batch_sizes, reset)
+        arguments = (input, *weights, hx, cx, *course, packed, train, return_all_cells)
+        return _computed_wider(forward, dtype, *arguments, isa=isa)
     (G, B, P), H = hx.shape, cx.shape[2]
     rows = input.shape[: 1 if batch_sizes is not None else 2]
-    dtype = input.dtype
     new_empty = input.new_empty
     y, hy, cy = new_empty(*rows, G, P), new_empty(G, B, P), new_empty(G, B, H)
     cells = new_empty(*rows, G, H) if return_all_cells else new_empty(0)
@@ -205,19 +138,19 @@ def forward(
         return y, hy, cy, cells, reserve
 
     I, proj_size = weight_ih[0].shape[1] if weight_ih else 0, P if weight_hr else 0
-    T, about_rows, _row_owners = _rows(rows[0], B, lengths, batch_sizes, reset)
+    T, about_rows, _row_owners = memory.about_rows(rows[0], B, lengths, batch_sizes, reset)
     sizes = (_DTYPES[dtype], T, B, G, H, I, proj_size)
     threads = torch.get_num_threads()
-    input, hx, cx = _unit_stride(input), hx.contiguous(), cx.contiguous()
+    input, hx, cx = memory.unit_stride(input), hx.contiguous(), cx.contiguous()
     parameters = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
-    (w_ih, b_ih, b_hh, w_hh, w_ch, w_hr), _owners = zip(*map(_grid, parameters), strict=True)
-    workspace = _workspace(_C.lstm_forward_workspace(*sizes, threads, isa))
+    (w_ih, b_ih, b_hh, w_hh, w_ch, w_hr), _owners = zip(*map(memory.grid, parameters), strict=True)
+    workspace = memory.workspace(_C.lstm_forward_workspace(*sizes, threads, isa))
     _C.lstm_forward(
         *sizes,
         reverse=reverse,
         **about_rows,
         input=input.data_ptr(),
-        input_stride=_outer_strides(input, batch_sizes is not None),
+        input_stride=memory.outer_strides(input, batch_sizes is not None),
         weight_ih=w_ih,
         bias_ih=b_ih,
         bias_hh=b_hh,
@@ -231,7 +164,7 @@ def forward(
         cy=cy.data_ptr(),
         cells=cells.data_ptr() if return_all_cells else 0,
         reserve=reserve.data_ptr() if train else 0,
-        packed=_address(packed),
+        packed=memory.address(packed),
         is_packed=packed is not None,
         workspace=workspace.data_ptr(),
         num_threads=threads,
@@ -268,7 +201,13 @@ def backward(
     The weights' are over the groups. ``needs`` says which of the first six are asked for; the
     others are empty.
     """
-    (G, B, P), H, dtype = hx.shape, cx.shape[2], y.dtype
+    dtype = y.dtype
+    if dtype in _COMPUTED_IN:
+        weights = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
+        course = (reverse, lengths, batch_sizes, reset)
+        arguments = (dy, dhy, dcy, dcells, y, reserve, input, *weights, hx, cx, *course, needs)
+        return _computed_wider(backward, dtype, *arguments, isa=isa)
+    (G, B, P), H = hx.shape, cx.shape[2]
     I = weight_ih[0].shape[1] if weight_ih else 0
     # The kernels sum a weight's gradient up in float32 if the weights are narrower.
     sums = torch.float32 if dtype == torch.bfloat16 else dtype
@@ -283,33 +222,33 @@ def backward(
         return dinput, *(dweight.zero_().to(dtype) for dweight in dweights), dhx, dcx
 
     rows, is_packed = y.shape[0], batch_sizes is not None
-    T, about_rows, _row_owners = _rows(rows, B, lengths, batch_sizes, reset)
+    T, about_rows, _row_owners = memory.about_rows(rows, B, lengths, batch_sizes, reset)
     sizes = (_DTYPES[dtype], T, B, G, H, I, P if weight_hr else 0)
     threads = torch.get_num_threads()
-    dy = None if dy is None else _unit_stride(dy)
+    dy = None if dy is None else memory.unit_stride(dy)
     dhy, dcy, dcells = (None if d is None else d.contiguous() for d in (dhy, dcy, dcells))
-    x = _unit_stride(input) if weight_ih else None
+    x = memory.unit_stride(input) if weight_ih else None
     hx, cx = hx.contiguous(), cx.contiguous()
     parameters = (weight_ih, weight_hh, weight_ch, weight_hr)
-    (w_ih, w_hh, w_ch, w_hr), _owners = zip(*map(_grid, parameters), strict=True)
-    workspace = _workspace(_C.lstm_backward_workspace(*sizes, threads, isa))
+    (w_ih, w_hh, w_ch, w_hr), _owners = zip(*map(memory.grid, parameters), strict=True)
+    workspace = memory.workspace(_C.lstm_backward_workspace(*sizes, threads, isa))
     asked = [
-        _address(gradient if need else None)
+        memory.address(gradient if need else None)
         for gradient, need in zip((dinput, *dweights), needs, strict=True)
     ]
     _C.lstm_backward(
         *sizes,
         reverse=reverse,
         **about_rows,
-        dy=_address(dy),
-        dy_stride=_outer_strides(dy, is_packed),
-        dhy=_address(dhy),
-        dcy=_address(dcy),
-        dcells=_address(dcells),
+        dy=memory.address(dy),
+        dy_stride=memory.outer_strides(dy, is_packed),
+        dhy=memory.address(dhy),
+        dcy=memory.address(dcy),
+        dcells=memory.address(dcells),
         reserve=reserve.data_ptr(),
         y=y.data_ptr(),
-        input=_address(x),
-        input_stride=_outer_strides(x, is_packed),
+        input=memory.address(x),
+        input_stride=memory.outer_strides(x, is_packed),
         weight_ih=w_ih,
         weight_hh=w_hh,
         weight_ch=w_ch,
@@ -317,7 +256,7 @@ def backward(
         hx=hx.data_ptr(),
         cx=cx.data_ptr(),
         dinput=asked[0],
-        dinput_stride=_outer_strides(dinput if needs[0] else None, is_packed),
+        dinput_stride=memory.outer_strides(dinput if needs[0] else None, is_packed),
         dweight_ih=asked[1],
         dbias=asked[2],
         dweight_hh=asked[3],
