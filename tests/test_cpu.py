@@ -9,7 +9,7 @@ from helpers import Case, assert_as_close_as_torch, assert_close, error, run_cas
 
 import fastlstm
 from fastlstm import lstm_sequence
-from fastlstm.backends import cpu
+from fastlstm.backends import cpu, memory
 
 CASE = Case(T=50, B=7, H=33, I=20, reverse=(False, True), lengths=True)
 
@@ -20,36 +20,43 @@ def isa(request):
     return request.param
 
 
-def _run_isa(case, inputs, lengths, cotangents, isa, dtype=torch.float64):
+WEIGHTS = ("weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch", "weight_hr")
+
+
+def _run_isa(case, inputs, cotangents, isa, dtype=torch.float64):
     """``run_case`` with the forward and backward functions themselves."""
     values = {name: value.to(dtype) for name, value in inputs.items()}
     input = values["x" if case.I else "igates"]
-    weight_ih, bias_ih, bias_hh, weight_hh, weight_ch = (
-        weights_of(case, values, name)
-        for name in ("weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch")
-    )
-    state = (values["hx"], values["cx"], case.reverse, lengths)
-    arguments = (input, weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, *state)
-    y, hy, cy, reserve = cpu.forward(*arguments, None, True, isa=isa)
-    untrained = cpu.forward(*arguments, None, False, isa=isa)
-    assert untrained[3].numel() == 0
-    for output, same in zip((y, hy, cy), untrained, strict=False):
+    weights = [weights_of(case, values, name) for name in WEIGHTS]
+    weight_ih, weight_hh = weights[0], weights[3]
+    arguments = (input, *weights, values["hx"], values["cx"], *case.course().values())
+    y, hy, cy, cells, reserve = cpu.forward(*arguments, None, True, True, isa=isa)
+    untrained = cpu.forward(*arguments, None, False, True, isa=isa)
+    assert untrained[4].numel() == 0
+    for output, same in zip((y, hy, cy, cells), untrained, strict=False):
         assert torch.equal(output, same)
     if case.I:
-        packed = cpu.forward(*arguments, cpu.pack(weight_ih, weight_hh, isa=isa), False, isa=isa)
-        assert error(packed[0], y) <= 8 * torch.finfo(dtype).eps * (case.H + case.I)
-    gradients = [cotangents[name].to(dtype) for name in ("y", "hy", "cy")]
-    x = input if case.I else None
-    needs = [True, bool(case.I), bool(case.I), True, case.peephole]
-    dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dhx, dcx = cpu.backward(
-        *gradients, y, reserve, x, weight_ih, weight_hh, weight_ch, *state, needs, isa=isa
+        packed = cpu.pack(weight_ih, weight_hh, isa=isa)
+        frozen = cpu.forward(*arguments, packed, False, False, isa=isa)
+        assert error(frozen[0], y) <= 8 * torch.finfo(dtype).eps * (case.H + case.I)
+    gradients = [
+        cotangents[name].to(dtype) if name in cotangents else None
+        for name in ("y", "hy", "cy", "cells")
+    ]
+    needs = [True, bool(case.I), bool(case.I), True, case.peephole, bool(case.proj_size)]
+    dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx = cpu.backward(
+        *gradients, y, reserve, *arguments, needs, isa=isa
     )
     results = {"y": y, "hy": hy, "cy": cy, "dhx": dhx, "dcx": dcx}
+    if "cells" in case.uses:
+        results["cells"] = cells
     results["dx" if case.I else "digates"] = dinput
     for group in range(len(case.reverse)):
         results[f"dweight_hh[{group}]"] = dweight_hh[group]
         if case.peephole:
             results[f"dweight_ch[{group}]"] = dweight_ch[group]
+        if case.proj_size:
+            results[f"dweight_hr[{group}]"] = dweight_hr[group]
         if case.I:
             results[f"dweight_ih[{group}]"] = dweight_ih[group]
             for bias in case.biases:
@@ -57,15 +64,28 @@ def _run_isa(case, inputs, lengths, cotangents, isa, dtype=torch.float64):
     return results
 
 
+@pytest.mark.parametrize(
+    "course", [{}, {"packed": True}, {"lengths": True, "reset": True}], ids=str
+)
+@pytest.mark.parametrize("proj_size", [0, 3, 40])
+@pytest.mark.parametrize("B, H, I", [(1, 17, 0), (6, 70, 9)])
+def test_every_isa_with_every_option(isa, B, H, I, proj_size, course):
+    uses = ("y", "hy", "cy", "cells")
+    case = Case(T=5, B=B, H=H, I=I, reverse=(False, True), proj_size=proj_size, uses=uses, **course)
+    inputs, cotangents = case.inputs(), case.cotangents()
+    truth = run_case(case, inputs, cotangents, "reference")
+    assert_close(_run_isa(case, inputs, cotangents, isa), truth, case.tolerance)
+
+
 @pytest.mark.parametrize("peephole", [False, True])
 @pytest.mark.parametrize("H", [1, 5, 16, 33, 70])
 @pytest.mark.parametrize("B, I", [(1, 0), (4, 1), (4, 40), (13, 0), (13, 9)])
 def test_every_isa_equals_the_reference(isa, B, I, H, peephole):
     case = Case(T=4, B=B, H=H, I=I, reverse=(False, True), peephole=peephole, lengths=B > 1)
-    inputs, lengths, cotangents = case.inputs(), case.row_lengths(), case.cotangents()
-    truth = run_case(case, inputs, lengths, cotangents, "reference")
-    assert_close(_run_isa(case, inputs, lengths, cotangents, isa), truth, case.tolerance)
-    single = _run_isa(case, inputs, lengths, cotangents, isa, torch.float32)
+    inputs, cotangents = case.inputs(), case.cotangents()
+    truth = run_case(case, inputs, cotangents, "reference")
+    assert_close(_run_isa(case, inputs, cotangents, isa), truth, case.tolerance)
+    single = _run_isa(case, inputs, cotangents, isa, torch.float32)
     assert_close(single, truth, case.tolerance * 2**29)  # 2**29 = eps of float32 / float64
 
 
@@ -73,20 +93,19 @@ def test_every_isa_equals_the_reference(isa, B, I, H, peephole):
 def test_every_isa_in_several_blocks(isa, T, B, H, I):
     """More rows than are projected, or summed into a weight's gradient, at once."""
     case = Case(T=T, B=B, H=H, I=I, reverse=(False, True), lengths=True)
-    inputs, lengths, cotangents = case.inputs(), case.row_lengths(), case.cotangents()
-    truth = run_case(case, inputs, lengths, cotangents, "reference")
-    assert_close(_run_isa(case, inputs, lengths, cotangents, isa), truth, case.tolerance)
+    inputs, cotangents = case.inputs(), case.cotangents()
+    truth = run_case(case, inputs, cotangents, "reference")
+    assert_close(_run_isa(case, inputs, cotangents, isa), truth, case.tolerance)
 
 
 @pytest.mark.parametrize("B, H, I", [(1, 17, 0), (7, 33, 9), (13, 64, 40)])
 def test_every_isa_in_bfloat16(isa, B, H, I):
     case = Case(T=4, B=B, H=H, I=I, reverse=(False, True), lengths=B > 1)
     inputs = {name: value.bfloat16().double() for name, value in case.inputs().items()}
-    lengths = case.row_lengths()
     cotangents = {name: v.bfloat16().double() for name, v in case.cotangents().items()}
-    truth = run_case(case, inputs, lengths, cotangents, "reference")
-    torchs = run_case(case, inputs, lengths, cotangents, "reference", torch.bfloat16)
-    ours = _run_isa(case, inputs, lengths, cotangents, isa, torch.bfloat16)
+    truth = run_case(case, inputs, cotangents, "reference")
+    torchs = run_case(case, inputs, cotangents, "reference", torch.bfloat16)
+    ours = _run_isa(case, inputs, cotangents, isa, torch.bfloat16)
     assert_as_close_as_torch(ours, torchs, truth)
 
 
@@ -95,8 +114,8 @@ def test_portable_code_is_always_there():
 
 
 def _infer(igates, weight_hh, hx, cx, isa):
-    arguments = (igates, [], [], [], weight_hh, [], hx, cx, [False], None, None, False)
-    return cpu.forward(*arguments, isa=isa)
+    arguments = (igates, [], [], [], weight_hh, [], [], hx, cx, [False], None, None, None)
+    return cpu.forward(*arguments, None, False, False, isa=isa)
 
 
 def test_unknown_isa():
@@ -110,10 +129,10 @@ def test_any_number_of_threads(B, H):
     case = Case(T=5, B=B, H=H, I=50, reverse=(False, True))
     inputs, cotangents = case.inputs(), case.cotangents()
     torch.set_num_threads(1)
-    alone = run_case(case, inputs, None, cotangents, "cpu")
+    alone = run_case(case, inputs, cotangents, "cpu")
     for threads in (2, 3):
         torch.set_num_threads(threads)
-        together = run_case(case, inputs, None, cotangents, "cpu")
+        together = run_case(case, inputs, cotangents, "cpu")
         assert_close(together, alone, case.tolerance)
 
 
@@ -123,13 +142,13 @@ def test_same_bits_every_time(dtype, threads):
     torch.set_num_threads(threads)
     case = Case(T=9, B=60, H=40, I=70, reverse=(False, True))
     inputs, cotangents = case.inputs(), case.cotangents()
-    first, *others = (run_case(case, inputs, None, cotangents, "cpu", dtype) for _ in range(4))
+    first, *others = (run_case(case, inputs, cotangents, "cpu", dtype) for _ in range(4))
     for other in others:
         assert all(torch.equal(other[name], first[name]) for name in first)
 
 
 def _run(inputs, lengths, cotangents):
-    return run_case(CASE, inputs, lengths, cotangents, "cpu")
+    return run_case(CASE, inputs, cotangents, "cpu")
 
 
 def test_several_python_threads_at_once():
@@ -232,10 +251,10 @@ def test_steps_of_different_batches_do_not_mix():
 def test_another_default_device_does_not_matter(monkeypatch):
     """Scratch memory is the CPU's: a kernel would write to whatever address it is given."""
     module, x = fastlstm.LSTM(5, 9, backend="cpu"), torch.randn(4, 3, 5)
-    monkeypatch.setattr(cpu, "_scratch", cpu._Scratch())
+    monkeypatch.setattr(memory, "_scratch", memory._Scratch())
     state = (torch.zeros(1, 3, 9), torch.zeros(1, 3, 9))
     expected = module(x, state)[0]
-    monkeypatch.setattr(cpu, "_scratch", cpu._Scratch())
+    monkeypatch.setattr(memory, "_scratch", memory._Scratch())
     with torch.device("meta"):
         y = module(x, state)[0]
         gradients = torch.autograd.grad(y, list(module.parameters()), y.detach())

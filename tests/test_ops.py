@@ -14,39 +14,45 @@ import fastlstm
 from fastlstm import backends, dispatch, lstm_sequence, ops
 
 OPTIONS = [
-    {"peephole": peephole, "lengths": lengths, "I": I}
+    {"peephole": peephole, "I": I, **options}
     for peephole in (False, True)
-    for lengths in (False, True)
     for I in (0, 3)
+    for options in (
+        {},
+        {"lengths": True},
+        {"packed": True},
+        {"reset": True, "proj_size": 2},
+    )
 ]
 
 
-def _forward_arguments(options, *, train=True, differentiable=True):
+def _forward_arguments(options, *, train=True, differentiable=True, return_all_cells=True):
     case = Case(T=3, B=2, H=4, reverse=(False, True), **options)
     inputs = {name: value.requires_grad_(differentiable) for name, value in case.inputs().items()}
-    weights = ("weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch")
+    weights = ("weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch", "weight_hr")
+    course = case.course()
     return (
         inputs["x" if case.I else "igates"],
         *(weights_of(case, inputs, name) for name in weights),
         inputs["hx"],
         inputs["cx"],
-        list(case.reverse),
-        case.row_lengths(),
+        list(course.pop("reverse")),
+        *course.values(),
         None,
         train,
+        return_all_cells,
         "cpu",
     )
 
 
 def _backward_arguments(options, *, needs=True):
     forward = _forward_arguments(options, differentiable=False)
-    y, hy, cy, reserve = ops.lstm_sequence(*forward)
-    input, weight_ih, _, _, weight_hh, weight_ch, hx, cx, reverse, lengths, _, _, backend = forward
-    gradients = [torch.randn_like(output) for output in (y, hy, cy)]
-    input = input if weight_ih else None
-    asked = [needs, needs and bool(weight_ih), needs and bool(weight_ih), needs, bool(weight_ch)]
-    weights = (weight_ih, weight_hh, weight_ch)
-    return (*gradients, y, reserve, input, *weights, hx, cx, reverse, lengths, asked, backend)
+    y, hy, cy, cells, reserve = ops.lstm_sequence(*forward)
+    call = ops.Call._make(forward[: len(ops.Call._fields)])
+    gradients = [torch.randn_like(output) for output in (y, hy, cy, cells)]
+    asked = [needs] + [needs and bool(group) for group in call.groups]
+    del asked[2]  # of two biases that have one gradient
+    return (*gradients, y, reserve, *call, asked, "cpu")
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -54,7 +60,7 @@ def test_opcheck_forward(options):
     operator = torch.ops.fastlstm.lstm_sequence.default
     # Of the reserve, rows past a length are never written: NaN here, and no two NaN are equal.
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
-    if not options["lengths"]:
+    if not options.get("lengths"):
         tests.append("test_aot_dispatch_dynamic")
     torch.library.opcheck(operator, _forward_arguments(options), test_utils=tests)
 
@@ -74,7 +80,7 @@ def test_opcheck_backward(options, needs):
     torch.library.opcheck(operator, arguments)
     tests = ["test_schema", "test_faketensor"]
     torch.library.opcheck(operator, (None, *arguments[1:]), test_utils=tests)
-    torch.library.opcheck(operator, (arguments[0], None, None, *arguments[3:]), test_utils=tests)
+    torch.library.opcheck(operator, (arguments[0], *[None] * 3, *arguments[4:]), test_utils=tests)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)

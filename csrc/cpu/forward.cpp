@@ -160,7 +160,7 @@ class Forward : Arrays<S> {
   void prepare(const Team& team) const {
     const int64_t H = shape_.H, depth = hidden_size_;
     prepare_order(team);
-    if (shape_.P) projection_.prepare(team);
+    if (call_.weight_hr.data) projection_.prepare(team);
     const Range mine = share(shape_.G * panels_, team.thread(), team.size());
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const int64_t group = i / panels_, unit = i % panels_ * kUnits;
