@@ -22,6 +22,16 @@ def _check_backend(backend: str) -> str:
     return backend
 
 
+def _look_like_torch(module: nn.Module) -> None:
+    """Make ``torch.fx`` record a call of the module, as it does for ``nn.LSTM``.
+
+    Its tracers, and those of quantization, look into every module whose ``__module__`` is not
+    under torch.nn; what they find here branches on shapes, which they cannot follow. The class
+    keeps its own name, which pickle and documentation go by.
+    """
+    module.__module__ = nn.LSTM.__module__
+
+
 class LSTM(nn.RNNBase):
     """A drop-in for :class:`torch.nn.LSTM`, with optional peepholes and a choice of backend.
 
@@ -55,6 +65,7 @@ class LSTM(nn.RNNBase):
         self, *args: Any, peephole: bool = False, backend: str = "auto", **kwargs: Any
     ) -> None:
         super().__init__("LSTM", *args, **kwargs)
+        _look_like_torch(self)
         self.peephole = peephole
         self.backend = _check_backend(backend)
         if peephole:
@@ -289,6 +300,7 @@ class LSTMCell(nn.RNNCellBase):
         backend: str = "auto",
     ) -> None:
         super().__init__(input_size, hidden_size, bias, 4, device=device, dtype=dtype)
+        _look_like_torch(self)
         self.peephole = peephole
         self.backend = _check_backend(backend)
         if peephole:

@@ -206,7 +206,7 @@ def run(
     to_frames: Callable[[Tensor], Tensor],
     sampling: float = 0.0,
 ) -> list[Tensor | None]:
-    """The read-outs (steps, B, I) of decoder jobs, side by side where they are equally long.
+    """The read-outs (steps, B, I) of decoder jobs; neighbours of one length run side by side.
 
     Args:
         jobs: any number; one without a decoder gives None.
@@ -216,15 +216,18 @@ def run(
             truth. Such a decoder, and one without truth, runs step by step.
     """
     readouts: list[Tensor | None] = [None] * len(jobs)
-    equally_long: dict[int, list[int]] = {}
+    equally_long: list[list[int]] = []  # no dict: a length that a compiler traces has no hash
     for index, (decoder, truth, steps) in enumerate(jobs):
         if decoder is None:
             continue
         if decoder.conditional and (truth is None or sampling > 0):
             readouts[index] = _closed_loop(decoder, truth, steps, state, to_frames, sampling)
+        elif equally_long and jobs[equally_long[-1][0]].steps == steps:
+            equally_long[-1].append(index)
         else:
-            equally_long.setdefault(steps, []).append(index)
-    for steps, indices in equally_long.items():
+            equally_long.append([index])
+    for indices in equally_long:
+        steps = jobs[indices[0]].steps
         decoders = [decoder for i in indices if (decoder := jobs[i].decoder) is not None]
         outputs, _ = decode(decoders, state, [_one_late(jobs[i]) for i in indices], steps)
         for index, output in zip(indices, outputs, strict=True):

@@ -1,10 +1,10 @@
-"""The ops to ``torch.library`` and ``torch.compile``, and what ``explain`` says of the choice."""
+"""The ops as ``torch.library`` knows them, and what ``explain`` says of the choice."""
 
 from typing import ClassVar
 
 import pytest
 import torch
-from helpers import Case, assert_close, weights_of
+from helpers import Case, weights_of
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -110,58 +110,6 @@ def test_backward_without_a_reserve_is_refused():
     y, *_ = ops.lstm_sequence(*arguments)
     with pytest.raises(RuntimeError, match="train=True"):
         y.sum().backward()
-
-
-def _results(module, run, *args, **kwargs):
-    """Outputs and all gradients, by name, of ``run``: the module or its compiled form."""
-    x = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    x.requires_grad_()
-    output, (hy, cy) = run(x, *args, **kwargs)
-    leaves = {"x": x} | dict(module.named_parameters())
-    loss = output.sin().sum() + hy.cos().sum() + (cy * cy).sum()
-    gradients = torch.autograd.grad(loss, list(leaves.values()))
-    return {"output": output, "hy": hy, "cy": cy} | dict(zip(leaves, gradients, strict=True))
-
-
-@pytest.mark.parametrize("given", ["nothing", "hx", "lengths"])
-@pytest.mark.parametrize("peephole", [False, True])
-def test_compiled_lstm(compiled, peephole, given):
-    module = fastlstm.LSTM(
-        4, 6, 2, bidirectional=True, peephole=peephole, backend="cpu", dtype=torch.float64
-    )
-    args = [tuple(torch.randn(4, 3, 6, dtype=torch.float64) for _ in "hc")] * (given == "hx")
-    kwargs = {"lengths": torch.tensor([2, 5, 1])} if given == "lengths" else {}
-    found = _results(module, compiled(module), *args, **kwargs)
-    assert_close(found, _results(module, module, *args, **kwargs), 1e-14)
-
-
-@pytest.mark.parametrize("peephole", [False, True])
-def test_compiled_lstm_of_any_length(compiled, peephole):
-    """One graph for sequences of any length and batches of any size."""
-    module = fastlstm.LSTM(4, 6, peephole=peephole, backend="cpu")
-    run = torch.compile(module, fullgraph=True, backend="aot_eager", dynamic=True)
-    for T, B in ((5, 3), (9, 2), (12, 7)):
-        x = torch.randn(T, B, 4)
-        torch.testing.assert_close(run(x)[0], module(x)[0])
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
-
-
-@pytest.mark.parametrize("peephole", [False, True])
-def test_compiled_cell(compiled, peephole):
-    cell = fastlstm.LSTMCell(4, 6, peephole=peephole, backend="auto")
-    run = compiled(cell)
-    x = torch.randn(3, 4)
-    for mine, theirs in zip(run(x), cell(x), strict=True):
-        torch.testing.assert_close(mine, theirs)
-
-
-def test_exported_lstm():
-    module = fastlstm.LSTM(4, 6, 2, peephole=True, backend="cpu").eval()
-    x = torch.randn(5, 3, 4)
-    program = torch.export.export(module, (x,))
-    calls = [node.target for node in program.graph.nodes if node.op == "call_function"]
-    assert calls.count(torch.ops.fastlstm.lstm_sequence.default) == 2
-    torch.testing.assert_close(program.module()(x)[0], module(x)[0])
 
 
 def test_what_records_operators_sees_the_op():
