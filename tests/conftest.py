@@ -5,6 +5,7 @@ import torch
 
 from fastlstm import backends, dispatch
 from fastlstm.kernels import INTERPRETED
+from fastlstm.types import Problem
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +37,12 @@ def _backends(function="supports"):
         pytest.mark.gpu,
         pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
     ]
+    smallest = Problem("cpu", torch.float32, 1, 1, 1, 1, whole_layers=True)
     for module in filter(lambda module: hasattr(module, function), dispatch.BACKENDS):
         needs_gpu = module is backends.triton and not INTERPRETED
-        yield pytest.param(dispatch.name(module), marks=gpu if needs_gpu else ())
+        reason = module.supports(smallest)
+        runs_here = pytest.mark.skipif(reason is not None, reason=str(reason))
+        yield pytest.param(dispatch.name(module), marks=gpu if needs_gpu else runs_here)
 
 
 def _on_its_device(name):
