@@ -32,8 +32,11 @@ demo: .venv/.built
 	$(BIN)/fastlstm fit --config configs/demo.yaml $(if $(wildcard $(LAST)),--ckpt_path last)
 	$(BIN)/python -m benchmarks.composite --config configs/demo.yaml
 
+# The Triton kernels run under its interpreter, which must be chosen before triton is imported. It
+# takes milliseconds a step: the test of 2,000 steps would be half of the time.
 test: lint
 	$(BIN)/python -m pytest
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k "triton and not long_sequence"
 
 slow: .venv/.built
 	$(BIN)/python -m pytest -m slow

@@ -10,8 +10,14 @@ from fastlstm import backends
 from fastlstm.types import Problem
 
 # Fastest first. "auto" takes the first one that supports the problem, but torch before cpu where
-# cpu is known to be slower.
-BACKENDS: tuple[ModuleType, ...] = (backends.cpu, backends.torch, backends.reference)
+# cpu is known to be slower. On a GPU torch is cuDNN, which stays before triton until one has
+# measured them; with peepholes, or igates that are already projected, it is not there.
+BACKENDS: tuple[ModuleType, ...] = (
+    backends.cpu,
+    backends.torch,
+    backends.triton,
+    backends.reference,
+)
 
 
 def name(backend: ModuleType) -> str:
@@ -64,13 +70,15 @@ def describe(problem: Problem, backend: str = "auto") -> str:
         reason = module.supports(problem)
         if module is chosen:
             reason = "chosen" if backend == "auto" else "chosen, as asked for"
-        elif reason is None and backend != "auto":
+        elif reason is not None:
+            reason = f"no: {reason}"
+        elif backend != "auto":
             reason = "could run it, not asked for"
-        elif reason is None:
+        else:
             slower = backends.cpu.slower(problem) if module is backends.cpu else None
             reason = f"could run it, {slower}" if slower else "could run it"
-        else:
-            reason = f"no: {reason}"
+        if module is backends.triton and not reason.startswith("no: "):
+            reason += f"; {module.UNMEASURED}"
         lines.append(f"  {name(module):<10} {reason}")
     return "\n".join(lines)
 

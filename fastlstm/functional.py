@@ -107,6 +107,7 @@ def lstm_sequence(
         peephole=bool(w_ch),
         proj_size=w_hr[0].shape[0] if w_hr else 0,
         lengths=lengths is not None or batch_sizes is not None,
+        batch_sizes=batch_sizes is not None,
         reset=reset is not None,
         return_all_cells=return_all_cells,
     )
@@ -309,6 +310,7 @@ def layers_problem(
         peephole=first.weight_ch is not None,
         proj_size=0 if first.weight_hr is None else first.weight_hr.shape[0],
         lengths=has_lengths,
+        batch_sizes=isinstance(input, PackedSequence),
         whole_layers=True,
         train=differentiable and torch.is_grad_enabled(),
     )

@@ -62,6 +62,7 @@ class Problem(NamedTuple):
         peephole: with peephole connections.
         proj_size: size of the projected hidden state, 0 for none.
         lengths: rows have lengths of their own.
+        batch_sizes: they come as a PackedSequence's, and so do input and output.
         reset: a mask says where states start afresh.
         return_all_cells: the cell state of every step is asked for.
         whole_layers: the input and all layers' weights are at hand, not only projected igates.
@@ -80,6 +81,7 @@ class Problem(NamedTuple):
     peephole: bool = False
     proj_size: int = 0
     lengths: bool = False
+    batch_sizes: bool = False
     reset: bool = False
     return_all_cells: bool = False
     whole_layers: bool = False

@@ -63,7 +63,7 @@ class VideoLSTM(nn.Module):
         batch_first: frames are (B, T, I) instead of (T, B, I), in and out. Default: False.
         readout_bias: where the read-outs' biases start; for binary frames the log-odds of the
             mean pixel saves the first hundred steps of training. Default: 0.
-        backend: "auto", or a backend that runs the sequence op ("cpu", "reference").
+        backend: "auto", or a backend that runs the sequence op ("cpu", "triton", "reference").
         device, dtype: of the parameters. Default: torch's.
 
     Raises:

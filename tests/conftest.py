@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from fastlstm import dispatch
+from fastlstm import backends, dispatch
+from fastlstm.kernels import INTERPRETED
+from fastlstm.types import Problem
 
 
 @pytest.fixture(autouse=True)
@@ -26,16 +28,46 @@ def _same_seed_and_poisoned_memory():
     torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
 
 
-@pytest.fixture(params=[dispatch.name(module) for module in dispatch.BACKENDS])
+def _backends(function="supports"):
+    """The name of every backend that has this function, with the marks of its tests.
+
+    The triton backend needs a GPU, but in a process with TRITON_INTERPRET=1 (`make test` has one).
+    """
+    gpu = [
+        pytest.mark.gpu,
+        pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+    ]
+    smallest = Problem("cpu", torch.float32, 1, 1, 1, 1, whole_layers=True)
+    for module in filter(lambda module: hasattr(module, function), dispatch.BACKENDS):
+        needs_gpu = module is backends.triton and not INTERPRETED
+        reason = module.supports(smallest)
+        runs_here = pytest.mark.skipif(reason is not None, reason=str(reason))
+        yield pytest.param(dispatch.name(module), marks=gpu if needs_gpu else runs_here)
+
+
+def _on_its_device(name):
+    """While a test runs, new tensors are where the backend wants them, the reference's too."""
+    needs_gpu = name == "triton" and not INTERPRETED
+    with torch.device("cuda" if needs_gpu else "cpu"):
+        yield name
+
+
+@pytest.fixture(params=_backends())
 def backend(request):
     """The name of every backend in turn; see :func:`helpers.skip_unless_supported`."""
-    return request.param
+    yield from _on_its_device(request.param)
 
 
-@pytest.fixture(params=[dispatch.name(m) for m in dispatch.BACKENDS if hasattr(m, "forward")])
+@pytest.fixture(params=_backends("forward"))
 def fused_backend(request):
     """The name of every backend that implements the sequence op, in turn."""
-    return request.param
+    yield from _on_its_device(request.param)
+
+
+@pytest.fixture(params=[parameter for parameter in _backends() if "triton" in parameter.values])
+def triton_backend(request):
+    """The name "triton", where its kernels run."""
+    yield from _on_its_device(request.param)
 
 
 @pytest.fixture

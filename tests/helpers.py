@@ -104,7 +104,7 @@ class Case:
         """What a backend is asked about this case."""
         G = len(self.reverse)
         return Problem(
-            "cpu",
+            torch.get_default_device().type,
             dtype,
             self.T,
             self.B,

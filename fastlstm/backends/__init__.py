@@ -1,10 +1,10 @@
 """The backends, one module each.
 
 Every module has ``supports(problem)``, which returns None or the reason why it cannot run it.
-A fused backend (``cpu``) has ``forward`` and ``backward`` for the sequence op; ``reference`` is
-differentiable torch code; ``torch`` takes whole layers.
+A fused backend (``cpu``, ``triton``) has ``forward`` and ``backward`` for the sequence op;
+``reference`` is differentiable torch code; ``torch`` takes whole layers.
 """
 
-from fastlstm.backends import cpu, reference, torch
+from fastlstm.backends import cpu, reference, torch, triton
 
-__all__ = ["cpu", "reference", "torch"]
+__all__ = ["cpu", "reference", "torch", "triton"]

@@ -1,0 +1,207 @@
+"""What the Triton kernels take of a GPU: registers, spills and shared memory, without a GPU.
+
+    python -m benchmarks.triton_resources [--architecture 80 90 100] [--dtype bfloat16 ...]
+        [--json FILE]
+
+Compiles every kernel for every configuration that the backend can choose (some minutes), with all
+options and with none, and for sizes that fill their block and that do not. The exit status is 1 if
+a kernel spills registers inside a loop or wants more shared memory than a block may have. Needs
+triton.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+ARCHITECTURES = (80, 90, 100)
+SHARED_KIB = {80: 163, 90: 227, 100: 227}  # that a block may have; 99 elsewhere
+ELEMENTS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
+BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
+KERNELS = ("lstm_forward", "lstm_backward", "lstm_cell_forward", "lstm_cell_backward")
+# What a bare call has none of: each is a pointer that may be null.
+OPTIONS = ("p_weight_ch", "p_lengths", "p_reserve", "p_dy", "p_dhy", "p_dcy", "p_dweight_ch")
+
+
+class Case(NamedTuple):
+    """One kernel as it may be compiled."""
+
+    kernel: str
+    architecture: int
+    dtype: str
+    H: int
+    options: bool
+    """with peepholes, lengths, reserve and all cotangents; without any"""
+    precision: str = "tf32x3"
+
+
+class Resources(NamedTuple):
+    """What one compiled kernel takes."""
+
+    registers: int
+    """of a thread"""
+    stack: int
+    """bytes of a thread's stack, where registers go that do not fit"""
+    spills: int
+    """instructions inside loops that store to the stack or load from it; outside they cost nothing,
+    and the assembler parks there what is needed only at the end"""
+    shared: int
+    """bytes of a block's shared memory"""
+
+    def fits(self, architecture: int) -> bool:
+        """No spills in a loop, and no more shared memory than there is."""
+        return self.spills == 0 and self.shared <= SHARED_KIB.get(architecture, 99) * 1024
+
+
+def cases(architecture: int, dtypes: tuple[str, ...] = tuple(ELEMENTS)) -> Iterator[Case]:
+    """Everything that the backend can choose on that architecture."""
+    from fastlstm.kernels.configurations import single_launch
+
+    for kernel in KERNELS:
+        for dtype in dtypes:
+            is_sequence = "cell" not in kernel
+            for block_h in (16, 32, 64, 128) if is_sequence else (2048,):
+                capability = divmod(architecture, 10)
+                if is_sequence and single_launch(capability, BYTES[dtype], block_h) is None:
+                    continue
+                both = is_sequence and dtype == "float32"
+                for precision in ("tf32x3", "tf32") if both else ("tf32x3",):
+                    for H in (block_h, block_h - 4, block_h - 1):
+                        yield Case(kernel, architecture, dtype, H, True, precision)
+                    yield Case(kernel, architecture, dtype, block_h, False, precision)
+
+
+def measure(case: Case) -> Resources:
+    """Compile a case, and read what the assembler says of it.
+
+    Raises:
+        RuntimeError: under the interpreter, which has no compiler.
+    """
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from fastlstm.kernels import INTERPRETED
+
+    if INTERPRETED:
+        raise RuntimeError("TRITON_INTERPRET: expected it unset, kernels are to be compiled")
+    kernel, values, num_warps = _arguments(case)
+    positions = {name: index for index, name in enumerate(kernel.arg_names)}
+    types = {name: v if isinstance(v, str) else "constexpr" for name, v in values.items()}
+    types |= dict.fromkeys(("PRECISION",) if "PRECISION" in values else (), "constexpr")
+    # As the launcher finds them: torch's memory is aligned, and so are the rows of most sizes.
+    aligned = [name for name, kind in types.items() if kind.startswith("*")]
+    if case.H % 16 == 0:
+        aligned += [n for n in types if n.startswith("stride") or (n == "H" and types[n] == "i32")]
+    source = ASTSource(
+        fn=kernel,
+        signature={name: types[name] for name in kernel.arg_names},
+        constexprs={(positions[n],): values[n] for n in types if types[n] == "constexpr"},
+        attrs={(positions[name],): [["tt.divisibility", 16]] for name in aligned},
+    )
+    options = {"num_warps": num_warps, "enable_fp_fusion": True}
+    target = GPUTarget("cuda", case.architecture, 32)
+    compiled = triton.compile(source, target=target, options=options)
+    tools = os.path.join(os.path.dirname(triton.__file__), "backends", "nvidia", "bin")
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage, assembly = (
+            subprocess.run(
+                [os.path.join(tools, "cuobjdump"), option, file.name],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            for option in ("-res-usage", "-sass")
+        )
+    registers, stack = map(int, re.findall(r"(?:REG|STACK):(\d+)", usage))
+    return Resources(registers, stack, spills_in_loops(assembly), compiled.metadata.shared)
+
+
+def spills_in_loops(assembly: str) -> int:
+    """How many instructions between a backward branch and its target touch the stack."""
+    instructions = [
+        (int(address, 16), text)
+        for address, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", assembly)
+    ]
+    targets = ((a, re.search(r"\bBRA\b.* 0x([0-9a-f]+)", text)) for a, text in instructions)
+    branches = ((int(found[1], 16), address) for address, found in targets if found)
+    loops = [(start, end) for start, end in branches if start < end]  # one to itself ends the code
+    return sum(
+        any(start <= address <= end for start, end in loops)
+        for address, text in instructions
+        if re.search(r"\b(STL|LDL)\b", text)
+    )
+
+
+def _arguments(case: Case) -> tuple[Any, dict[str, Any], int]:
+    """The kernel, a type or a constant for each of its arguments by name, and its warps."""
+    import triton.language as tl
+
+    from fastlstm.kernels import configurations, lstm_backward, lstm_cell, lstm_forward
+
+    module = {"lstm_forward": lstm_forward, "lstm_backward": lstm_backward}
+    kernel = getattr(module.get(case.kernel, lstm_cell), f"{case.kernel}_kernel")
+    pointer = f"*{ELEMENTS[case.dtype]}"
+    sums = "*fp64" if case.dtype == "float64" else "*fp32"
+    values: dict[str, Any] = {}
+    for name in kernel.arg_names:
+        values[name] = pointer if name.startswith("p_") else "i32"
+    values |= {name: sums for name in ("p_c", "p_dc", "p_dweight_ch") if name in values}
+    values["p_lengths"] = "*i64"
+    if not case.options:
+        is_forward = "forward" in case.kernel  # backward has always a reserve
+        absent = [n for n in OPTIONS if n in values and (is_forward or n != "p_reserve")]
+        values |= dict.fromkeys(absent)
+    configuration: configurations.Configuration | None = configurations.CELL
+    if "ACC" in values:
+        capability = divmod(case.architecture, 10)
+        configuration = configurations.single_launch(capability, BYTES[case.dtype], case.H)
+        assert configuration is not None
+        values |= {
+            "H": case.H,
+            "ACC": tl.float64 if case.dtype == "float64" else tl.float32,
+            "PRECISION": case.precision,
+            "NUM_STAGES": configuration.num_stages,
+        }
+    assert configuration is not None
+    values |= {"BLOCK_B": configuration.block_b, "BLOCK_H": configuration.block_h}
+    return kernel, values, configuration.num_warps
+
+
+def main() -> None:
+    """Parse arguments, compile, print the table, and write JSON if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--architecture", type=int, nargs="+", default=ARCHITECTURES)
+    parser.add_argument("--dtype", nargs="+", default=list(ELEMENTS), choices=list(ELEMENTS))
+    parser.add_argument("--json", help="file to write the rows to")
+    arguments = parser.parse_args()
+    print(f"{'kernel':<20}{'sm':>4} {'dtype':<9}{'':<7}{'H':>5} {'options':<8}", end="")
+    print(f"{'registers':>10}{'stack':>7}{'spills':>8}{'shared':>9}")
+    rows, bad = [], 0
+    for architecture in arguments.architecture:
+        for case in cases(architecture, tuple(arguments.dtype)):
+            resources = measure(case)
+            fits = resources.fits(architecture)
+            bad += not fits
+            print(f"{case.kernel:<20}{case.architecture:>4} {case.dtype:<9}", end="")
+            precision = case.precision if case.dtype == "float32" else ""
+            print(f"{precision:<7}{case.H:>5} {'all' if case.options else 'none':<8}", end="")
+            print(f"{resources.registers:>10}{resources.stack:>7}{resources.spills:>8}", end="")
+            print(f"{resources.shared:>9}{'' if fits else '  too much'}", flush=True)
+            rows.append(case._asdict() | resources._asdict())
+    if arguments.json:
+        with open(arguments.json, "w") as file:
+            json.dump({"rows": rows}, file, indent=1)
+    raise SystemExit(1 if bad else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,75 @@
+"""The matrix products around a recurrence, over the whole sequence at once, by torch.
+
+For backends whose kernels have the recurrence only: igates before it, and after it the gradients of
+x and of both weight matrices from dgates (T, B, G, 4H), those of igates. On a GPU they are cuBLAS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def project(
+    input: Tensor, weight_ih: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
+) -> Tensor:
+    """igates (T, B, G, 4H) of x (T, B, I), which all groups share, or (T, B, G, I)."""
+    T, B = input.shape[:2]
+    G, four_h, I = weight_ih.shape
+    biases = [bias for bias in (bias_ih, bias_hh) if bias is not None]
+    bias = sum(biases[1:], biases[0]) if biases else None
+    if input.dim() == 3:
+        bias = None if bias is None else bias.flatten()
+        igates = torch.nn.functional.linear(input, weight_ih.flatten(0, 1), bias)
+        return igates.view(T, B, G, four_h)
+    x = input.permute(2, 0, 1, 3).reshape(G, T * B, I)
+    if bias is None:
+        igates = torch.bmm(x, weight_ih.transpose(1, 2))
+    else:
+        igates = torch.baddbmm(bias[:, None], x, weight_ih.transpose(1, 2))
+    return igates.view(G, T, B, four_h).permute(1, 2, 0, 3)
+
+
+def dinput(dgates: Tensor, input: Tensor, weight_ih: Sequence[Tensor]) -> Tensor:
+    """dgates W_ih, summed over the groups where they share x."""
+    T, B, G, four_h = dgates.shape
+    if input.dim() == 3:
+        return dgates.flatten(2) @ torch.cat(tuple(weight_ih))
+    rows = dgates.view(T * B, G, four_h).transpose(0, 1)
+    return torch.bmm(rows, torch.stack(tuple(weight_ih))).transpose(0, 1).view(input.shape)
+
+
+def dweight_ih(dgates: Tensor, input: Tensor, lengths: Tensor | None) -> Tensor:
+    """dgates^T x, (G, 4H, I)."""
+    T, B, G, four_h = dgates.shape
+    if lengths is not None:  # dgates are zero past a row's length, but x may be anything
+        active = torch.arange(T, device=lengths.device)[:, None] < lengths
+        input = torch.where(active.view(T, B, *[1] * (input.dim() - 2)), input, 0.0)
+    rows = dgates.view(T * B, G * four_h)
+    if input.dim() == 3:
+        return (rows.t() @ input.reshape(T * B, -1)).view(G, four_h, -1)
+    x = input.permute(2, 0, 1, 3).reshape(G, T * B, -1)
+    return torch.bmm(rows.view(T * B, G, four_h).permute(1, 2, 0), x)
+
+
+def dweight_hh(
+    dgates: Tensor, y: Tensor, hx: Tensor, reverse: Sequence[bool], lengths: Tensor | None
+) -> Tensor:
+    """dgates^T h', (G, 4H, H); h' is y of the step before, and hx at a row's first step.
+
+    Where y holds the zeros past a row's length, h' is hx, which the second product brings in.
+    """
+    T, B, G, H = y.shape
+    gradients = y.new_empty(G, 4 * H, H)
+    for group, backwards in enumerate(reverse):
+        d, h = dgates[:, :, group], y[:, :, group]
+        later, h_prev = (d[:-1], h[1:]) if backwards else (d[1:], h[:-1])
+        first = d[-1] if backwards else d[0]
+        if backwards and lengths is not None:
+            start = lengths.long().clamp(1, T) - 1
+            first = d[start, torch.arange(B, device=d.device)]
+        torch.mm(first.t(), hx[group], out=gradients[group])
+        gradients[group].addmm_(later.flatten(0, 1).t(), h_prev.flatten(0, 1))
+    return gradients

@@ -1,0 +1,67 @@
+"""The LSTM cell, one step forward and one step backward, as every kernel here computes it.
+
+Nothing in this file knows about memory: tiles come and go in registers, in float32 (float64 for
+float64 tensors). The equations are those of ``fastlstm/backends/reference.py``; peepholes see c'
+at the gates i and f, and the new c at o. ``csrc/cell.h`` is the same for the CPU.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + exp(-x)); exactly 0 and 1 where exp overflows or vanishes."""
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def tanh(x):
+    """In float32 within a few roundings of the result's own size, near zero too.
+
+    (1 - e) / (1 + e) with e = exp(-2 |x|) loses digits to cancellation where |x| is small; there
+    the odd polynomial of degree 7 takes over, whose next term is below 6e-8 of x at 0.2. In
+    float64 the error is a rounding of 1, not of the result.
+    """
+    e = tl.exp(-2.0 * tl.abs(x))
+    y = (1.0 - e) / (1.0 + e)
+    y = tl.where(x < 0, -y, y)
+    if x.dtype == tl.float32:
+        s = x * x
+        near_zero = x + x * s * (-1.0 / 3 + s * (2.0 / 15 - s * (17.0 / 315)))
+        y = tl.where(tl.abs(x) < 0.2, near_zero, y)
+    return y
+
+
+@triton.jit
+def cell_forward(i, f, g, o, c, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr):
+    """From pre-activations and c': the activations i, f, g, o, the new c, and h."""
+    if PEEPHOLE:
+        i += w_ci * c
+        f += w_cf * c
+    i, f, g = sigmoid(i), sigmoid(f), tanh(g)
+    c = f * c + i * g
+    if PEEPHOLE:
+        o += w_co * c
+    o = sigmoid(o)
+    return i, f, g, o, c, o * tanh(c)
+
+
+@triton.jit
+def cell_backward(i, f, g, o, c_prev, c, dh, dc, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr):
+    """From activations, c', c and dh: the gradients of the pre-activations i, f, g, o and of c'.
+
+    ``dc`` is the gradient of c as later steps left it.
+    """
+    tanh_c = tanh(c)
+    d_o = dh * tanh_c * o * (1.0 - o)
+    dc += dh * o * (1.0 - tanh_c * tanh_c)
+    if PEEPHOLE:
+        dc += w_co * d_o
+    d_i = dc * g * i * (1.0 - i)
+    d_f = dc * c_prev * f * (1.0 - f)
+    d_g = dc * i * (1.0 - g * g)
+    dc = dc * f
+    if PEEPHOLE:
+        dc += w_ci * d_i + w_cf * d_f
+    return d_i, d_f, d_g, d_o, dc

@@ -1,0 +1,190 @@
+"""The triton backend: what it refuses, what it chooses, and its cell kernel at any shape.
+
+That it computes what the reference does is asked in test_sequence.py and test_modules.py. Here and
+there its kernels run under Triton's interpreter, in a process of their own (`make test` has one),
+or on a GPU (`pytest -m gpu`).
+"""
+
+from itertools import product
+
+import pytest
+import torch
+from helpers import Case, assert_as_close_as_torch, check_case, run_case
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import fastlstm
+from fastlstm import dispatch
+from fastlstm.backends import triton
+from fastlstm.kernels import INTERPRETED, configurations
+from fastlstm.types import Problem
+
+LARGE = Problem("cuda", torch.bfloat16, 100, 64, 1, 1024, peephole=True, whole_layers=True)
+DIRECTIONS = [(False,), (True,), (False, True)]
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """A machine with triton and an H100, as far as ``supports`` looks."""
+    monkeypatch.setattr(triton, "_INSTALLED", True)
+    monkeypatch.setattr(triton, "_capability", lambda: (9, 0))
+    monkeypatch.setattr(torch.version, "hip", None)
+
+
+@pytest.fixture
+def step_by_step(triton_backend, monkeypatch):
+    """As if no LSTM stayed on a multiprocessor: a matrix product and the cell kernel a step."""
+    monkeypatch.setattr(configurations, "single_launch", lambda *_: None)
+    return triton_backend
+
+
+@pytest.mark.skipif(INTERPRETED, reason="here it runs on the cpu")
+def test_on_the_cpu_the_error_names_the_interpreter():
+    with pytest.raises(ValueError, match=r"backend='triton' cannot run .*TRITON_INTERPRET=1"):
+        fastlstm.LSTM(3, 4, backend="triton")(torch.randn(2, 3, 3))
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"device": "xpu"}, "needs cuda"),
+        ({"dtype": torch.complex64}, "not torch.complex64"),
+        ({"G": 33}, "at most 32 groups, not 33"),
+        ({"proj_size": 5}, "proj_size=5"),
+        ({"batch_sizes": True}, "not a PackedSequence"),
+        ({"reset": True}, "reset mask"),
+        ({"return_all_cells": True}, "all cell states"),
+    ],
+)
+def test_supports_says_why_not(hopper, change, reason):
+    assert triton.supports(LARGE) is None
+    assert reason in triton.supports(LARGE._replace(**change))
+
+
+def test_supports_looks_at_the_machine(hopper, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(triton, "_capability", lambda: (7, 5))
+        assert "8.0 or later, not 7.5" in triton.supports(LARGE)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.version, "hip", "6.0")
+        assert "ROCm" in triton.supports(LARGE)
+    monkeypatch.setattr(triton, "_INSTALLED", False)
+    assert "fastlstm[triton]" in triton.supports(LARGE)
+
+
+def test_auto_on_a_gpu_prefers_cudnn_where_it_can(hopper):
+    """Until a GPU has measured both; peepholes and projected igates are not for cuDNN."""
+    assert dispatch.select(LARGE) is triton
+    assert dispatch.select(LARGE._replace(whole_layers=False, peephole=False)) is triton
+    plain = LARGE._replace(peephole=False)
+    assert dispatch.name(dispatch.select(plain)) == "torch"
+    assert "could run it; not yet measured on a GPU" in dispatch.describe(plain)
+    assert "chosen; not yet measured on a GPU" in dispatch.describe(LARGE)
+
+
+@pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0), (10, 0), (12, 0)])
+def test_a_single_launch_holds_all_units_or_does_not_happen(capability):
+    for size, H in product((2, 4, 8), range(1, 200)):
+        configuration = configurations.single_launch(capability, size, H)
+        if configuration is None:
+            assert H > 32
+            continue
+        assert configuration.block_h >= H
+        assert configuration.block_h**2 * size <= 32 * 1024
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("peephole", [False, True])
+@pytest.mark.parametrize("reverse", DIRECTIONS)
+def test_step_by_step(step_by_step, reverse, peephole, lengths):
+    case = Case(T=4, B=3, H=9, I=5, reverse=reverse, peephole=peephole, lengths=lengths)
+    check_case(case, step_by_step)
+
+
+@pytest.mark.parametrize("uses", [("y",), ("hy",), ("cy",)])
+def test_step_by_step_with_outputs_unused(step_by_step, uses):
+    case = Case(T=3, B=2, H=5, reverse=(False, True), uses=uses, lengths=True)
+    check_case(case, step_by_step)
+
+
+@settings(
+    max_examples=15,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    case=st.builds(
+        Case,
+        T=st.just(1),
+        B=st.integers(1, 20),
+        H=st.integers(1, 130),
+        I=st.integers(0, 9),
+        reverse=st.lists(st.booleans(), min_size=1, max_size=3).map(tuple),
+        peephole=st.booleans(),
+        lengths=st.booleans(),
+    )
+)
+def test_the_cell_at_any_shape(triton_backend, case):
+    check_case(case, triton_backend)
+
+
+@pytest.mark.parametrize("B", [15, 16, 17, 33])
+def test_tiles_of_the_batch(triton_backend, B):
+    """Whole and broken tiles; the gradients of peepholes and biases are summed up over them."""
+    check_case(Case(T=2, B=B, H=6, reverse=(False, True), lengths=True), triton_backend)
+
+
+@pytest.mark.parametrize("T, H", [(1, 20), (6, 20), (3, 130)])
+def test_float16(triton_backend, T, H):
+    case = Case(T=T, B=5, H=H, I=7, reverse=(False, True), lengths=True)
+    exact = {name: value.half().double() for name, value in case.inputs().items()}
+    cotangents = {name: value.half().double() for name, value in case.cotangents().items()}
+    lengths = case.row_lengths()
+    truth = run_case(case, exact, lengths, cotangents, "reference")
+    ours, torchs = (
+        run_case(case, exact, lengths, cotangents, name, torch.float16)
+        for name in (triton_backend, "reference")
+    )
+    assert_as_close_as_torch(ours, torchs, truth)
+
+
+def test_the_same_bits_in_every_run(triton_backend):
+    case = Case(T=3, B=40, H=20, I=7, reverse=(False, True))
+    inputs, cotangents = case.inputs(), case.cotangents()
+    first, second = (
+        run_case(case, inputs, None, cotangents, triton_backend, torch.float32) for _ in range(2)
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_tanh_has_small_relative_errors(triton_backend):
+    """A gate near zero: i = o = 1, so that h = tanh(tanh(g)), which is g to 1 part in 1e8."""
+    g = torch.logspace(-9, -5, 16)
+    igates = torch.stack([torch.full_like(g, 50.0), -50 + 0 * g, g, torch.full_like(g, 50.0)])
+    y = fastlstm.lstm_sequence(
+        igates.flatten()[None, None, None], [torch.zeros(64, 16)], backend=triton_backend
+    )[0].flatten()
+    torch.testing.assert_close(y, g, rtol=1e-6, atol=0)
+
+
+def test_a_call_can_be_compiled(triton_backend, compiled):
+    module = fastlstm.LSTM(5, 6, bidirectional=True, peephole=True, backend=triton_backend)
+    x = torch.randn(3, 2, 5)
+    torch.testing.assert_close(compiled(module)(x)[0], module(x)[0])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+@pytest.mark.parametrize("H", [64, 256])
+def test_a_call_can_be_captured_in_a_graph(H):
+    module = fastlstm.LSTM(32, H, peephole=True, backend="triton", device="cuda")
+    x = torch.randn(20, 8, 32, device="cuda")
+    with torch.no_grad():
+        expected, _ = module(x)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            y, _ = module(x)
+        y.zero_()
+        graph.replay()
+    assert torch.equal(y, expected)
