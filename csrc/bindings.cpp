@@ -137,6 +137,11 @@ LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64
   return {parse_dtype(dtype), T, B, G, H, I, nullptr, nullptr};
 }
 
+bool lstm_forward_streams(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
+                          int64_t I, const std::string& isa) {
+  return cpu::kernels(isa).forward_streams(sizes(dtype, T, B, G, H, I));
+}
+
 size_t lstm_forward_packed(const std::string& dtype, int64_t G, int64_t H, int64_t I,
                            const std::string& isa) {
   return cpu::kernels(isa).forward_packed(sizes(dtype, 0, 0, G, H, I));
@@ -169,6 +174,16 @@ void lstm_pack(const std::string& dtype, int64_t G, int64_t H, int64_t I, const 
   kernels.forward(call, num_threads);
 }
 
+uint64_t lstm_checksum(const std::string& dtype, int64_t G, int64_t H, int64_t I,
+                       const Weight& weight_ih, const Weight& weight_hh, int num_threads,
+                       const std::string& isa) {
+  check_num_threads(num_threads);
+  const auto& kernels = cpu::kernels(isa);
+  const LstmShape shape = sizes(dtype, 0, 0, G, H, I);
+  const py::gil_scoped_release release;
+  return kernels.checksum(shape, weight(weight_ih), weight(weight_hh), num_threads);
+}
+
 double fma_flops(const std::string& isa, int num_threads) {
   check_num_threads(num_threads);
   const auto& kernels = cpu::kernels(isa);
@@ -193,6 +208,8 @@ PYBIND11_MODULE(_C, module) {
              "weight_ch"_a, "hx"_a, "cx"_a, "dinput"_a, "dinput_stride"_a, "dweight_ih"_a,
              "dbias"_a, "dweight_hh"_a, "dweight_ch"_a, "dhx"_a, "dcx"_a, "workspace"_a,
              "num_threads"_a, "isa"_a);
+  module.def("lstm_forward_streams", &lstm_forward_streams, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a,
+             "I"_a, "isa"_a, "Whether lstm_forward would pack nothing where it is not given any.");
   module.def("lstm_forward_packed", &lstm_forward_packed, "dtype"_a, "G"_a, "H"_a, "I"_a, "isa"_a,
              "Bytes of the packed weights that lstm_forward can keep for its next call.");
   module.def("lstm_forward_workspace", &lstm_forward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
@@ -201,6 +218,8 @@ PYBIND11_MODULE(_C, module) {
              "H"_a, "I"_a, "num_threads"_a, "isa"_a, "Bytes of scratch that lstm_backward needs.");
   module.def("lstm_pack", &lstm_pack, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "weight_ih"_a,
              "weight_hh"_a, "packed"_a, "num_threads"_a, "isa"_a);
+  module.def("lstm_checksum", &lstm_checksum, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a,
+             "weight_ih"_a, "weight_hh"_a, "num_threads"_a, "isa"_a);
   module.def("fma_flops", &fma_flops, "isa"_a, "num_threads"_a,
              "Floating-point operations a second of a loop of nothing but float32 multiply-adds.");
   module.def("isas", &cpu::isas, "The instruction sets available here, best first.");

@@ -85,6 +85,18 @@ def lstm_pack(
     num_threads: int,
     isa: str,
 ) -> None: ...
+def lstm_checksum(
+    *,
+    dtype: str,
+    G: int,
+    H: int,
+    I: int,
+    weight_ih: _Weight,
+    weight_hh: _Weight,
+    num_threads: int,
+    isa: str,
+) -> int: ...
+def lstm_forward_streams(dtype: str, T: int, B: int, G: int, H: int, I: int, isa: str) -> bool: ...
 def lstm_forward_packed(dtype: str, G: int, H: int, I: int, isa: str) -> int: ...
 def lstm_forward_workspace(
     dtype: str, T: int, B: int, G: int, H: int, I: int, num_threads: int, isa: str

@@ -1,8 +1,9 @@
 """fastlstm: a drop-in ``nn.LSTM`` with peepholes and fused sequence kernels, and video models."""
 
+from fastlstm.cell import LSTMCell
 from fastlstm.dispatch import explain
 from fastlstm.functional import lstm, lstm_cell, lstm_sequence
-from fastlstm.modules import LSTM, LSTMCell
+from fastlstm.modules import LSTM
 from fastlstm.types import LSTMWeights
 from fastlstm.video import (
     CompositeLSTM,

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from fastlstm import backends, dispatch, ops
+from fastlstm.autocast import compute_dtype, is_autocast
+from fastlstm.backends.packed import PackedWeights
 from fastlstm.checks import check_cell, check_layers, check_sequence
 from fastlstm.types import LSTMWeights, Problem
 
@@ -28,7 +30,7 @@ def lstm_sequence(
     weight_hr: Sequence[Tensor] | None = None,
     reverse: Sequence[bool] | None = None,
     lengths: Tensor | None = None,
-    packed: Tensor | None = None,
+    packed: PackedWeights | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor]:
     """G LSTMs of one shape, side by side, over a whole sequence.
@@ -54,8 +56,8 @@ def lstm_sequence(
             all false.
         lengths: (B,) integers in 1..T. A row ends after its length: y is zero from there on, its
             state stays, and a reversed group starts it at its own last step. Default: all T.
-        packed: weight_ih and weight_hh as :func:`pack_weights` returned them, which saves packing
-            them in every call. Only inference on the cpu backend reads it.
+        packed: what keeps the packed weights for the next call, which saves packing them in every
+            call. Only inference on the cpu backend uses it. Default: nothing is kept.
         backend: "auto" or the name of one; see :func:`fastlstm.explain`.
 
     Returns:
@@ -68,7 +70,7 @@ def lstm_sequence(
     """
     groups = [list(w or ()) for w in (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)]
     G = len(weight_hh)
-    if torch.is_autocast_enabled(input.device.type):
+    if is_autocast(input):
         dtype = compute_dtype(input)
         input = input.to(dtype)
         hx, cx = (None if state is None else state.to(dtype) for state in (hx, cx))
@@ -107,7 +109,7 @@ def _run(
     cx: Tensor,
     reverse: list[bool],
     lengths: Tensor | None,
-    packed: Tensor | None,
+    packed: PackedWeights | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """What :func:`lstm_sequence` does once all is checked; ``groups`` from weight_ih to weight_hr.
 
@@ -123,47 +125,16 @@ def _run(
     # A trace keeps the flag, and may train whatever the mode was in which it was recorded.
     records = torch.is_grad_enabled() or torch.jit.is_tracing()
     train = records and any(t.requires_grad for t in tensors)
-    if train or chosen is not backends.cpu:
-        packed = None
     name = dispatch.name(chosen)
-    arguments = (input, w_ih, b_ih, b_hh, w_hh, w_ch, hx, cx, reverse, lengths, packed, train)
+    arguments = (input, w_ih, b_ih, b_hh, w_hh, w_ch, hx, cx, reverse, lengths)
     if ops.is_watched(tensors):
-        y, hy, cy, _ = ops.lstm_sequence(*arguments, name)
+        y, hy, cy, _ = ops.lstm_sequence(*arguments, train, name)
     elif train:
         return ops.differentiable_lstm_sequence(input, groups[:5], hx, cx, reverse, lengths, name)
     else:
-        y, hy, cy, _ = chosen.forward(*arguments)
+        kept = (packed,) if chosen is backends.cpu else ()
+        y, hy, cy, _ = chosen.forward(*arguments, False, *kept)
     return y, hy, cy
-
-
-def pack_weights(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor]) -> Tensor | None:
-    """The weights of a layer as the cpu backend reads them, for ``packed`` in later calls.
-
-    Args:
-        weight_ih: G tensors (4H, I).
-        weight_hh: G tensors (4H, H).
-
-    Returns:
-        Bytes, a copy: it does not follow what is written to the weights afterwards. None where
-        the cpu backend cannot run such weights.
-    """
-    like = weight_hh[0]
-    four_h, P = like.shape
-    proj_size = P if four_h != 4 * P else 0
-    problem = Problem(
-        like.device.type, like.dtype, 1, 1, len(weight_hh), four_h // 4, proj_size=proj_size
-    )
-    if backends.cpu.supports(problem) is not None:
-        return None
-    return backends.cpu.pack(weight_ih, weight_hh)
-
-
-def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype that is computed in: the tensor's own, or autocast's where it is on."""
-    device = tensor.device.type
-    if torch.is_autocast_enabled(device) and tensor.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return tensor.dtype
 
 
 def lstm(
@@ -176,7 +147,7 @@ def lstm(
     dropout: float = 0.0,
     training: bool = False,
     lengths: Tensor | None = None,
-    packed: Sequence[Tensor | None] | None = None,
+    packed: Sequence[PackedWeights | None] | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor | PackedSequence, tuple[Tensor, Tensor]]:
     """A stack of LSTM layers: what ``nn.LSTM`` computes, with peepholes where there are any.
@@ -191,7 +162,8 @@ def lstm(
         dropout: probability of zeroing an output of any layer but the last, when ``training``.
         lengths: (B,) integers in 1..T, in any order, on a padded input: the output is zero past
             them and the last state is the one at each row's end. Not with a PackedSequence.
-        packed: the weights of each layer from :func:`pack_weights`, or None. Default: none.
+        packed: what keeps each layer's packed weights for the next call; see
+            :func:`lstm_sequence`. Default: nothing is kept.
         backend: "auto" or the name of one.
 
     Returns:
@@ -214,7 +186,7 @@ def lstm(
     dropout = dropout if training else 0.0
     if chosen is backends.torch:
         return backends.torch.lstm(input, hx, weights, D, batch_first, dropout, lengths)
-    if packed is None or problem.dtype != weights[0].weight_hh.dtype:
+    if packed is None:
         packed = [None] * (len(weights) // D)
     if isinstance(input, PackedSequence):
         padded, lengths = pad_packed_sequence(PackedSequence(input.data, input.batch_sizes))
@@ -306,11 +278,11 @@ def _fused_layers(
     batch_first: bool,
     dropout: float,
     lengths: Tensor | None,
-    packed: Sequence[Tensor | None],
+    packed: Sequence[PackedWeights | None],
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Layer by layer through the sequence op, a layer's directions as its groups; time first."""
     reverse = [False, True][:D]
-    autocast = torch.is_autocast_enabled(x.device.type)
+    autocast = is_autocast(x)
     hy, cy = [], []
     if batch_first:
         x = x.transpose(0, 1)  # a view: the kernels take any stride

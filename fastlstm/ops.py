@@ -21,7 +21,7 @@ _BACKWARD = "fastlstm::lstm_sequence_backward"
 torch.library.define(
     _FORWARD,
     "(Tensor input, Tensor[] weight_ih, Tensor[] bias_ih, Tensor[] bias_hh, Tensor[] weight_hh,"
-    " Tensor[] weight_ch, Tensor hx, Tensor cx, int[] reverse, Tensor? lengths, Tensor? packed,"
+    " Tensor[] weight_ch, Tensor hx, Tensor cx, int[] reverse, Tensor? lengths,"
     " bool train, str backend) -> (Tensor y, Tensor hy, Tensor cy, Tensor reserve)",
 )
 torch.library.define(
@@ -48,7 +48,7 @@ def _backward(*args: Any) -> tuple[Tensor, ...]:
 
 @torch.library.register_fake(_FORWARD)
 def _forward_fake(*args: Any) -> tuple[Tensor, ...]:
-    input, cx, train = args[0], args[7], args[11]
+    input, cx, train = args[0], args[7], args[10]
     (T, B), (G, _, H) = input.shape[:2], cx.shape
     return (
         input.new_empty(T, B, G, H),
@@ -76,7 +76,7 @@ def _backward_fake(*args: Any) -> tuple[Tensor, ...]:
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     input, weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, hx, cx, reverse, lengths = inputs[:10]
-    _, ctx.train, ctx.backend = inputs[10:]
+    ctx.train, ctx.backend = inputs[10:]
     y, _, _, reserve = output
     ctx.reverse, ctx.num_biases = reverse, (len(bias_ih), len(bias_hh))
     ctx.sizes = (len(weight_ih), len(weight_hh), len(weight_ch))
@@ -90,7 +90,7 @@ def _differentiate(
     ctx: Any, dy: Tensor | None, dhy: Tensor | None, dcy: Tensor | None, _: Tensor | None
 ) -> tuple[Any, ...]:
     asked = [any(need) if isinstance(need, list) else need for need in ctx.needs_input_grad[:6]]
-    return *_gradients(ctx, asked, dy, dhy, dcy), *[None] * 5
+    return *_gradients(ctx, asked, dy, dhy, dcy), *[None] * 4
 
 
 def _gradients(
@@ -147,7 +147,7 @@ class _LSTMSequence(torch.autograd.Function):
         counts, reverse, lengths, backend = call
         input, hx, cx, *weights = tensors
         groups = _split(weights, counts)
-        inputs = (input, *groups, hx, cx, reverse, lengths, None, True)
+        inputs = (input, *groups, hx, cx, reverse, lengths, True)
         output = dispatch.get(backend).forward(*inputs)
         ctx.counts = counts
         _save_for_backward(ctx, (*inputs, backend), output)

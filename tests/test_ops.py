@@ -32,7 +32,6 @@ def _forward_arguments(options, *, train=True, differentiable=True):
         inputs["cx"],
         list(case.reverse),
         case.row_lengths(),
-        None,
         train,
         "cpu",
     )
@@ -41,7 +40,7 @@ def _forward_arguments(options, *, train=True, differentiable=True):
 def _backward_arguments(options, *, needs=True):
     forward = _forward_arguments(options, differentiable=False)
     y, hy, cy, reserve = ops.lstm_sequence(*forward)
-    input, weight_ih, _, _, weight_hh, weight_ch, hx, cx, reverse, lengths, _, _, backend = forward
+    input, weight_ih, _, _, weight_hh, weight_ch, hx, cx, reverse, lengths, _, backend = forward
     gradients = [torch.randn_like(output) for output in (y, hy, cy)]
     input = input if weight_ih else None
     asked = [needs, needs and bool(weight_ih), needs and bool(weight_ih), needs, bool(weight_ch)]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastlstm import _C
+from fastlstm.backends.packed import PackedWeights
 from fastlstm.types import Problem
 
 # A larger workspace is given back after the call. The system clears fresh memory page by page: of
@@ -123,29 +124,6 @@ def _safe_lengths(lengths: Tensor | None, T: int) -> Tensor | None:
     return None if lengths is None else lengths.to(torch.int64).clamp(0, T).contiguous()
 
 
-def pack(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor], isa: str = "auto") -> Tensor:
-    """The weights of a layer in the order in which ``forward`` reads them, as bytes.
-
-    It is a copy: what is written to the weights afterwards is not in it.
-    """
-    G, H, I = len(weight_hh), weight_hh[0].shape[1], weight_ih[0].shape[1]
-    dtype = _DTYPES[weight_hh[0].dtype]
-    packed = _bytes(_C.lstm_forward_packed(dtype, G, H, I, isa))
-    (w_ih, _ih), (w_hh, _hh) = _grid(weight_ih), _grid(weight_hh)
-    _C.lstm_pack(
-        dtype=dtype,
-        G=G,
-        H=H,
-        I=I,
-        weight_ih=w_ih,
-        weight_hh=w_hh,
-        packed=packed.data_ptr(),
-        num_threads=torch.get_num_threads(),
-        isa=isa,
-    )
-    return packed
-
-
 def forward(
     input: Tensor,
     weight_ih: Sequence[Tensor],
@@ -157,12 +135,13 @@ def forward(
     cx: Tensor,
     reverse: Sequence[bool],
     lengths: Tensor | None,
-    packed: Tensor | None,
     train: bool,
+    packed: PackedWeights | None = None,
     isa: str = "auto",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(y, hy, cy, reserve); reserve (T, B, G, 5H) is empty unless ``train``.
 
+    ``packed`` keeps packed weights for the next call; not if ``train``, where they change anyway.
     ``isa`` forces an instruction set, one of :func:`isas`.
     """
     (T, B), (G, _, H) = input.shape[:2], cx.shape
@@ -178,6 +157,10 @@ def forward(
     lengths = _safe_lengths(lengths, T)
     parameters = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch)
     (w_ih, b_ih, b_hh, w_hh, w_ch), _owners = zip(*map(_grid, parameters), strict=True)
+    memory = None
+    # A call that reads each weight a few times only packs none, and needs no checksum.
+    if packed is not None and not _C.lstm_forward_streams(*sizes, isa):
+        memory = packed.of(sizes[0], sizes[3:], w_ih, w_hh, threads, isa)
     workspace = _workspace(_C.lstm_forward_workspace(*sizes, threads, isa))
     _C.lstm_forward(
         *sizes,
@@ -196,8 +179,8 @@ def forward(
         hy=hy.data_ptr(),
         cy=cy.data_ptr(),
         reserve=reserve.data_ptr() if train else 0,
-        packed=_address(packed),
-        is_packed=packed is not None,
+        packed=_address(memory),
+        is_packed=memory is not None,
         workspace=workspace.data_ptr(),
         num_threads=threads,
         isa=isa,
