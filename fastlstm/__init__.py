@@ -3,6 +3,7 @@
 from fastlstm.cell import LSTMCell
 from fastlstm.dispatch import explain
 from fastlstm.functional import lstm, lstm_cell, lstm_sequence
+from fastlstm.interop import Replacement, replace
 from fastlstm.modules import LSTM
 from fastlstm.types import LSTMWeights
 from fastlstm.video import (
@@ -23,6 +24,7 @@ __all__ = [
     "LSTMCell",
     "LSTMFuturePredictor",
     "LSTMWeights",
+    "Replacement",
     "VideoLSTM",
     "VideoLoss",
     "VideoOutput",
@@ -30,4 +32,5 @@ __all__ = [
     "lstm",
     "lstm_cell",
     "lstm_sequence",
+    "replace",
 ]
