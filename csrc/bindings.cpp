@@ -162,6 +162,11 @@ void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, in
   kernels.backward(call, num_threads);
 }
 
+bool lstm_forward_streams(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
+                          int64_t I, int64_t P, const std::string& isa) {
+  return cpu::kernels(isa).forward_streams(sizes(dtype, T, B, G, H, I, P));
+}
+
 size_t lstm_forward_packed(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
                            const std::string& isa) {
   return cpu::kernels(isa).forward_packed(sizes(dtype, 0, 0, G, H, I, P));
@@ -195,6 +200,16 @@ void lstm_pack(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_
   kernels.forward(call, num_threads);
 }
 
+uint64_t lstm_checksum(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
+                       const Weight& weight_ih, const Weight& weight_hh, int num_threads,
+                       const std::string& isa) {
+  check_num_threads(num_threads);
+  const auto& kernels = cpu::kernels(isa);
+  const LstmShape shape = sizes(dtype, 0, 0, G, H, I, P);
+  const py::gil_scoped_release release;
+  return kernels.checksum(shape, weight(weight_ih), weight(weight_hh), num_threads);
+}
+
 double fma_flops(const std::string& isa, int num_threads) {
   check_num_threads(num_threads);
   const auto& kernels = cpu::kernels(isa);
@@ -220,6 +235,9 @@ PYBIND11_MODULE(_C, module) {
              "cx"_a, "dinput"_a, "dinput_stride"_a, "dweight_ih"_a, "dbias"_a, "dweight_hh"_a,
              "dweight_ch"_a, "dweight_hr"_a, "dhx"_a, "dcx"_a, "workspace"_a, "num_threads"_a,
              "isa"_a);
+  module.def("lstm_forward_streams", &lstm_forward_streams, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a,
+             "I"_a, "P"_a, "isa"_a,
+             "Whether lstm_forward would pack nothing where it is not given any.");
   module.def("lstm_forward_packed", &lstm_forward_packed, "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
              "isa"_a, "Bytes of the packed weights that lstm_forward can keep for its next call.");
   module.def("lstm_forward_workspace", &lstm_forward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
@@ -230,6 +248,8 @@ PYBIND11_MODULE(_C, module) {
              "Bytes of scratch that lstm_backward needs.");
   module.def("lstm_pack", &lstm_pack, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
              "weight_ih"_a, "weight_hh"_a, "packed"_a, "num_threads"_a, "isa"_a);
+  module.def("lstm_checksum", &lstm_checksum, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
+             "weight_ih"_a, "weight_hh"_a, "num_threads"_a, "isa"_a);
   module.def("fma_flops", &fma_flops, "isa"_a, "num_threads"_a,
              "Floating-point operations a second of a loop of nothing but float32 multiply-adds.");
   module.def("isas", &cpu::isas, "The instruction sets available here, best first.");

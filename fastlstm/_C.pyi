@@ -99,6 +99,21 @@ def lstm_pack(
     num_threads: int,
     isa: str,
 ) -> None: ...
+def lstm_checksum(
+    *,
+    dtype: str,
+    G: int,
+    H: int,
+    I: int,
+    P: int,
+    weight_ih: _Weight,
+    weight_hh: _Weight,
+    num_threads: int,
+    isa: str,
+) -> int: ...
+def lstm_forward_streams(
+    dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, isa: str
+) -> bool: ...
 def lstm_forward_packed(dtype: str, G: int, H: int, I: int, P: int, isa: str) -> int: ...
 def lstm_forward_workspace(
     dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, num_threads: int, isa: str

@@ -1,8 +1,10 @@
 """fastlstm: a drop-in ``nn.LSTM`` with peepholes and fused sequence kernels, and video models."""
 
+from fastlstm.cell import LSTMCell
 from fastlstm.dispatch import explain
 from fastlstm.functional import lstm, lstm_cell, lstm_sequence
-from fastlstm.modules import LSTM, LSTMCell
+from fastlstm.interop import Replacement, replace
+from fastlstm.modules import LSTM
 from fastlstm.types import LSTMWeights
 from fastlstm.video import (
     CompositeLSTM,
@@ -22,6 +24,7 @@ __all__ = [
     "LSTMCell",
     "LSTMFuturePredictor",
     "LSTMWeights",
+    "Replacement",
     "VideoLSTM",
     "VideoLoss",
     "VideoOutput",
@@ -29,4 +32,5 @@ __all__ = [
     "lstm",
     "lstm_cell",
     "lstm_sequence",
+    "replace",
 ]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fastlstm.autocast import is_autocast
 from fastlstm.types import Course, LSTMWeights
 
 
@@ -37,8 +38,8 @@ def check_lengths(lengths: Tensor, T: int, B: int) -> None:
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise RuntimeError(f"lengths: expected integers, got {lengths.dtype}")
     check_size("lengths", lengths, (B,))
-    # Values cannot be looked at while a compiler traces; kernels clamp them into 0..T.
-    if B and not torch.compiler.is_compiling():
+    # On "meta" and while a compiler traces there are none; kernels clamp them into 0..T.
+    if B and not (lengths.is_meta or torch.compiler.is_compiling()):
         low, high = int(lengths.min()), int(lengths.max())
         if low < 1 or high > T:
             raise RuntimeError(f"lengths: expected integers in 1..{T}, got {low}..{high}")
@@ -168,7 +169,7 @@ def check_layers(
     packed = isinstance(input, PackedSequence)
     data = input.data
     first = weights[0]
-    if data.dtype != first.weight_ih.dtype and not torch.is_autocast_enabled(data.device.type):
+    if data.dtype != first.weight_ih.dtype and not is_autocast(data):
         dtype = first.weight_ih.dtype
         raise ValueError(
             f"RNN input dtype ({data.dtype}) does not match weight dtype ({dtype}). "
@@ -253,7 +254,7 @@ def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWei
             f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}"
         )
     _check_weights([weights], 1)
-    autocast = torch.is_autocast_enabled(input.device.type)
+    autocast = is_autocast(input)
     if input.dtype != weights.weight_ih.dtype and not autocast:
         raise RuntimeError(
             f"input: expected dtype {weights.weight_ih.dtype}, that of weight_ih, got {input.dtype}"

@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm import backends, dispatch, ops
+from fastlstm.autocast import compute_dtype, is_autocast
+from fastlstm.backends.packed import PackedWeights
 from fastlstm.checks import check_cell, check_layers, check_sequence
 from fastlstm.types import Course, LSTMWeights, Problem
 
@@ -32,7 +34,7 @@ def lstm_sequence(
     batch_sizes: Tensor | None = None,
     reset: Tensor | None = None,
     return_all_cells: bool = False,
-    packed: Tensor | None = None,
+    packed: PackedWeights | None = None,
     backend: str = "auto",
 ) -> tuple[Tensor, ...]:
     """G LSTMs of one shape, side by side, over a whole sequence.
@@ -65,8 +67,8 @@ def lstm_sequence(
             to t, nor from t to t - 1 in a reversed group. At t = 0 it drops hx and cx of a group
             that reads forward. Default: none.
         return_all_cells: return the cell state of every step too. Default: False.
-        packed: weight_ih and weight_hh as :func:`pack_weights` returned them, which saves packing
-            them in every call. Only inference on the cpu backend reads it.
+        packed: what keeps the packed weights for the next call, which saves packing them in every
+            call. Only inference on the cpu backend uses it. Default: nothing is kept.
         backend: "auto" or the name of one; see :func:`fastlstm.explain`.
 
     Returns:
@@ -81,7 +83,7 @@ def lstm_sequence(
     """
     groups = [list(w or ()) for w in (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)]
     G = len(weight_hh)
-    if torch.is_autocast_enabled(input.device.type):
+    if is_autocast(input):
         dtype = compute_dtype(input)
         input = input.to(dtype)
         hx, cx = (None if state is None else state.to(dtype) for state in (hx, cx))
@@ -119,7 +121,7 @@ def lstm_sequence(
 
 
 def _run(
-    chosen: ModuleType, call: ops.Call, packed: Tensor | None, return_all_cells: bool
+    chosen: ModuleType, call: ops.Call, packed: PackedWeights | None, return_all_cells: bool
 ) -> tuple[Tensor, ...]:
     """What :func:`lstm_sequence` does once all is checked: (y, hy, cy, cells).
 
@@ -132,44 +134,13 @@ def _run(
     # A trace keeps the flag, and may train whatever the mode was in which it was recorded.
     records = torch.is_grad_enabled() or torch.jit.is_tracing()
     train = records and any(t.requires_grad for t in tensors)
-    if train or chosen is not backends.cpu:
-        packed = None
     name = dispatch.name(chosen)
     if ops.is_watched(tensors):
-        return ops.lstm_sequence(*call, packed, train, return_all_cells, name)[:4]
+        return ops.lstm_sequence(*call, train, return_all_cells, name)[:4]
     if train:
         return ops.differentiable_lstm_sequence(call, return_all_cells, name)
-    return chosen.forward(*call, packed, train, return_all_cells)[:4]
-
-
-def pack_weights(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor]) -> Tensor | None:
-    """The weights of a layer as the cpu backend reads them, for ``packed`` in later calls.
-
-    Args:
-        weight_ih: G tensors (4H, I).
-        weight_hh: G tensors (4H, H).
-
-    Returns:
-        Bytes, a copy: it does not follow what is written to the weights afterwards. None where
-        the cpu backend cannot run such weights.
-    """
-    like = weight_hh[0]
-    four_h, P = like.shape
-    proj_size = P if four_h != 4 * P else 0
-    problem = Problem(
-        like.device.type, like.dtype, 1, 1, len(weight_hh), four_h // 4, proj_size=proj_size
-    )
-    if backends.cpu.supports(problem) is not None:
-        return None
-    return backends.cpu.pack(weight_ih, weight_hh)
-
-
-def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype that is computed in: the tensor's own, or autocast's where it is on."""
-    device = tensor.device.type
-    if torch.is_autocast_enabled(device) and tensor.dtype != torch.float64:
-        return torch.get_autocast_dtype(device)
-    return tensor.dtype
+    kept = (packed,) if chosen is backends.cpu else ()
+    return chosen.forward(*call, train, return_all_cells, *kept)[:4]
 
 
 def lstm(
@@ -184,7 +155,7 @@ def lstm(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     return_all_cells: bool = False,
-    packed: Sequence[Tensor | None] | None = None,
+    packed: Sequence[PackedWeights | None] | None = None,
     backend: str = "auto",
 ) -> tuple[Any, ...]:
     """A stack of LSTM layers: what ``nn.LSTM`` computes, with peepholes where there are any.
@@ -203,7 +174,8 @@ def lstm(
             episode does. No state of any layer crosses from the step before, in either direction,
             and at the first step hx is dropped. Not with a PackedSequence.
         return_all_cells: return the last layer's cell state of every step too. Default: False.
-        packed: the weights of each layer from :func:`pack_weights`, or None. Default: none.
+        packed: what keeps each layer's packed weights for the next call; see
+            :func:`lstm_sequence`. Default: nothing is kept.
         backend: "auto" or the name of one.
 
     Returns:
@@ -229,7 +201,7 @@ def lstm(
     dropout = dropout if training else 0.0
     if chosen is backends.torch:
         return backends.torch.lstm(input, hx, weights, D, batch_first, dropout, lengths)
-    if packed is None or problem.dtype != weights[0].weight_hh.dtype:
+    if packed is None:
         packed = [None] * (len(weights) // D)
     course = Course([False, True][:D], lengths, None, reset)
     options = (dropout, packed, return_all_cells)
@@ -328,12 +300,12 @@ def _fused_layers(
     weights: tuple[LSTMWeights, ...],
     course: Course,
     dropout: float,
-    packed: Sequence[Tensor | None],
+    packed: Sequence[PackedWeights | None],
     return_all_cells: bool,
 ) -> tuple[Any, ...]:
     """Layer by layer through the sequence op, a layer's directions as its groups; time first."""
     D = len(course.reverse)
-    autocast = torch.is_autocast_enabled(x.device.type)
+    autocast = is_autocast(x)
     hy, cy = [], []
     for start in range(0, len(weights), D):
         if start and dropout:

@@ -1,4 +1,4 @@
-"""``LSTM`` and ``LSTMCell``: ``torch.nn``'s, argument for argument, over the fused kernels."""
+"""``LSTM``: ``torch.nn``'s, argument for argument, over the fused kernels."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm.backends import cpu
-from fastlstm.dispatch import get, select
-from fastlstm.functional import cell_problem, layers_problem, lstm, lstm_cell, pack_weights
+from fastlstm.backends.packed import PackedWeights
+from fastlstm.dispatch import get
+from fastlstm.functional import layers_problem, lstm
 from fastlstm.types import LSTMWeights, Problem
 
-_EXAMPLE_STEPS, _EXAMPLE_BATCH = 100, 32  # what explain() assumes without an input
+EXAMPLE_STEPS, EXAMPLE_BATCH = 100, 32  # what explain() assumes without an input
 
 
-def _check_backend(backend: str) -> str:
+def check_backend(backend: str) -> str:
+    """The name as it came; ValueError if no backend has it."""
     if backend != "auto":
         get(backend)
     return backend
 
 
-def _look_like_torch(module: nn.Module) -> None:
+def look_like_torch(module: nn.Module) -> None:
     """Make ``torch.fx`` record a call of the module, as it does for ``nn.LSTM``.
 
     Its tracers, and those of quantization, look into every module whose ``__module__`` is not
@@ -30,6 +31,12 @@ def _look_like_torch(module: nn.Module) -> None:
     keeps its own name, which pickle and documentation go by.
     """
     module.__module__ = nn.LSTM.__module__
+
+
+def options_repr(module: nn.Module, *names: str) -> str:
+    """What ``nn.LSTM``'s repr lacks: the options of these names that are on, and the backend."""
+    on = "".join(f", {name}=True" for name in names if getattr(module, name))
+    return on + (f", backend={module.backend!r}" if module.backend != "auto" else "")
 
 
 class LSTM(nn.RNNBase):
@@ -51,6 +58,8 @@ class LSTM(nn.RNNBase):
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
             device, dtype: as in ``nn.LSTM``.
         peephole: add the peephole connections. Default: False.
+        learn_initial_state: add the parameters ``h_0`` (L * D, P) and ``c_0`` (L * D, H), zero at
+            first: the states from which every row starts when no hx is given. Default: False.
         backend: "auto" (the fastest that supports the problem) or the name of one; see
             :func:`fastlstm.explain`. Default: "auto".
 
@@ -59,21 +68,64 @@ class LSTM(nn.RNNBase):
     """
 
     weight_ih_l0: Tensor
-    _frozen: tuple[list[LSTMWeights], list[Tensor | None]] | None = None
+    weight_hh_l0: Tensor
+    h_0: Tensor
+    c_0: Tensor
+    _packed: list[PackedWeights] | None = None
 
     def __init__(
-        self, *args: Any, peephole: bool = False, backend: str = "auto", **kwargs: Any
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        peephole: bool = False,
+        learn_initial_state: bool = False,
+        backend: str = "auto",
     ) -> None:
-        super().__init__("LSTM", *args, **kwargs)
-        _look_like_torch(self)
+        super().__init__(
+            "LSTM",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device=device,
+            dtype=dtype,
+        )
+        look_like_torch(self)
         self.peephole = peephole
-        self.backend = _check_backend(backend)
+        self.learn_initial_state = learn_initial_state
+        self.backend = check_backend(backend)
         if peephole:
             for suffix in self._suffixes():
                 like = getattr(self, f"weight_hh_{suffix}")
-                weight_ch = nn.Parameter(like.new_empty(3 * self.hidden_size))
+                weight_ch = nn.Parameter(like.new_empty(3 * hidden_size))
                 self.register_parameter(f"weight_ch_{suffix}", weight_ch)
-                nn.init.uniform_(weight_ch, -(self.hidden_size**-0.5), self.hidden_size**-0.5)
+                nn.init.uniform_(weight_ch, -(hidden_size**-0.5), hidden_size**-0.5)
+        if learn_initial_state:
+            rows = len(self._suffixes())
+            self.h_0 = nn.Parameter(self.weight_hh_l0.new_zeros(rows, proj_size or hidden_size))
+            self.c_0 = nn.Parameter(self.weight_hh_l0.new_zeros(rows, hidden_size))
+
+    def reset_parameters(self) -> None:
+        """New draws as ``nn.LSTM`` makes them, peepholes too; learnt initial states become zero."""
+        bound = self.hidden_size**-0.5
+        for name, parameter in self.named_parameters():
+            if name in ("h_0", "c_0"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.uniform_(parameter, -bound, bound)
 
     def _suffixes(self) -> list[str]:
         directions = ["", "_reverse"] if self.bidirectional else [""]
@@ -105,7 +157,7 @@ class LSTM(nn.RNNBase):
             input: (T, B, I), (B, T, I) if batch_first, (T, I) for a single sequence, or a
                 PackedSequence.
             hx: (h_0, c_0), (L * D, B, P) and (L * D, B, H), without B for a single sequence.
-                Default: zeros.
+                Default: zeros, or what was learnt with ``learn_initial_state``.
             lengths: (B,) integers in 1..T on a padded batch: another way than a PackedSequence to
                 say where each row ends, in any order and without copies.
             reset: (T, B) booleans, (B, T) if batch_first, (T,) for a single sequence: true where
@@ -134,11 +186,12 @@ class LSTM(nn.RNNBase):
                 input = input.unsqueeze(0 if self.batch_first else 1)
                 reset = None if reset is None else reset.unsqueeze(0 if self.batch_first else 1)
                 hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
-        weights, packed = self._weights_for(input, hx, lengths)
+        if hx is None and self.learn_initial_state:
+            hx = self._initial_state(input)
         output, (hy, cy), *cells = lstm(
             input,
             hx,
-            weights,
+            self.weights(),
             bidirectional=self.bidirectional,
             batch_first=self.batch_first,
             dropout=self.dropout,
@@ -146,7 +199,7 @@ class LSTM(nn.RNNBase):
             lengths=lengths,
             reset=reset,
             return_all_cells=return_all_cells,
-            packed=packed,
+            packed=self._packed,
             backend=self.backend,
         )
         if not batched:
@@ -154,76 +207,39 @@ class LSTM(nn.RNNBase):
             hy, cy = hy.squeeze(1), cy.squeeze(1)
         return output, (hy, cy), *cells
 
-    def freeze(self) -> LSTM:
-        """Keep a packed copy of the weights for inference on the CPU, and return self.
+    def _initial_state(self, input: Tensor | PackedSequence) -> tuple[Tensor, Tensor]:
+        """h_0 and c_0 for each row, as views."""
+        if isinstance(input, PackedSequence):
+            B = int(input.batch_sizes[0])
+        else:
+            B = input.shape[0 if self.batch_first else 1]
+        return (
+            self.h_0.unsqueeze(1).expand(-1, B, -1),
+            self.c_0.unsqueeze(1).expand(-1, B, -1),
+        )
 
-        Without it every call packs the weights anew, which is seen where T or T * B is small.
-        With it, whatever is written to the parameters afterwards goes unseen by inference until
-        the next ``freeze()`` or :meth:`unfreeze`: a write cannot be noticed reliably, which is
-        why this is never done unasked. Loading a state_dict, and moving or casting the module,
-        unfreeze it. Calls that need gradients read the parameters, and so do calls under autocast
-        in another dtype than theirs. Copies, pickles and state_dicts of the module are not frozen.
-        On other backends nothing changes.
+    def freeze(self) -> LSTM:
+        """Keep packed weights from call to call in inference on the CPU, and return self.
+
+        Without it every call of more than some 16 rows of T * B packs the weights anew, which is
+        seen where T * B is below 200 or so. With it, the call only sums the weights up, and packs
+        them anew where that shows that something was written to them: results are never those of
+        old weights, whoever wrote and how. The packed weights take as much memory as the weights
+        do. Copies and pickles of the module are frozen too, and pack for themselves. On other
+        backends, in calls that need gradients and in compiled ones nothing changes.
         """
-        D = 2 if self.bidirectional else 1
-        weights = self.weights()
-        with torch.no_grad():
-            packed = [
-                pack_weights([w.weight_ih for w in layer], [w.weight_hh for w in layer])
-                for layer in (weights[start : start + D] for start in range(0, len(weights), D))
-            ]
-            kept = [
-                LSTMWeights(
-                    w.weight_ih.detach(),  # packed above: only their sizes are looked at
-                    w.weight_hh.detach(),
-                    *(None if tensor is None else tensor.clone() for tensor in w[2:]),
-                )
-                for w in weights
-            ]
-        self._frozen = kept, packed
+        self._packed = [PackedWeights() for _ in range(self.num_layers)]
         return self
 
     def unfreeze(self) -> LSTM:
-        """Forget what :meth:`freeze` packed, and return self."""
-        self._frozen = None
+        """Keep no packed weights, and return self."""
+        self._packed = None
         return self
-
-    def _weights_for(
-        self,
-        input: Tensor | PackedSequence,
-        hx: tuple[Tensor, Tensor] | None,
-        lengths: Tensor | None,
-    ) -> tuple[list[LSTMWeights], list[Tensor | None] | None]:
-        """The frozen weights where the cpu backend infers in their dtype, else the parameters."""
-        if self._frozen is None:
-            return self.weights(), None
-        data = input.data if isinstance(input, PackedSequence) else input
-        if torch.is_grad_enabled() and any(
-            tensor.requires_grad for tensor in (data, *(hx or ()), *self.parameters())
-        ):
-            return self.weights(), None
-        weights, _ = self._frozen
-        D = 2 if self.bidirectional else 1
-        problem = layers_problem(input, weights, D, self.batch_first, lengths is not None)
-        if problem.dtype != weights[0].weight_hh.dtype or select(problem, self.backend) is not cpu:
-            return self.weights(), None
-        return self._frozen
-
-    def _apply(self, fn: Any, recurse: bool = True) -> LSTM:
-        self.unfreeze()
-        return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self.unfreeze()
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_frozen": None}
 
     def problem(self, input: Tensor | PackedSequence | None = None) -> Problem:
         """What the backends are asked for this input, for :func:`fastlstm.explain`."""
         if input is None:
-            input = self.weight_ih_l0.new_empty(_EXAMPLE_STEPS, _EXAMPLE_BATCH, self.input_size)
+            input = self.weight_ih_l0.new_empty(EXAMPLE_STEPS, EXAMPLE_BATCH, self.input_size)
             if self.batch_first:
                 input = input.transpose(0, 1)
         elif not isinstance(input, PackedSequence) and input.dim() == 2:
@@ -235,27 +251,29 @@ class LSTM(nn.RNNBase):
         """An ``nn.LSTM`` with copies of these parameters.
 
         Raises:
-            ValueError: with peepholes, which ``nn.LSTM`` lacks.
+            ValueError: with peepholes or learnt initial states, which ``nn.LSTM`` lacks.
         """
-        if self.peephole:
-            raise ValueError("peephole: expected False, nn.LSTM has no peepholes; got True")
-        module = nn.LSTM(**_arguments(self))
+        for name in ("peephole", "learn_initial_state"):
+            if getattr(self, name):
+                raise ValueError(f"{name}: expected False, nn.LSTM has no such option; got True")
+        module = nn.LSTM(**arguments_of(self))
         module.load_state_dict(self.state_dict())
         return module.train(self.training)
 
     @classmethod
     def from_torch(cls, module: nn.LSTM, backend: str = "auto") -> LSTM:
         """An LSTM with copies of the parameters of an ``nn.LSTM``."""
-        ours = cls(**_arguments(module), backend=backend)
+        ours = cls(**arguments_of(module), backend=backend)
         ours.load_state_dict(module.state_dict())
         return ours.train(module.training)
 
     def extra_repr(self) -> str:
         """nn.LSTM's, with what differs from its defaults."""
-        return super().extra_repr() + _extra_repr(self)
+        return super().extra_repr() + options_repr(self, "peephole", "learn_initial_state")
 
 
-def _arguments(module: nn.RNNBase) -> dict[str, Any]:
+def arguments_of(module: nn.RNNBase) -> dict[str, Any]:
+    """The arguments by which such an LSTM is made again."""
     names = (
         "input_size",
         "hidden_size",
@@ -269,84 +287,3 @@ def _arguments(module: nn.RNNBase) -> dict[str, Any]:
     weight = module.weight_ih_l0
     arguments = {name: getattr(module, name) for name in names}
     return arguments | {"device": weight.device, "dtype": weight.dtype}
-
-
-def _extra_repr(module: LSTM | LSTMCell) -> str:
-    peephole = ", peephole=True" if module.peephole else ""
-    return peephole + (f", backend={module.backend!r}" if module.backend != "auto" else "")
-
-
-class LSTMCell(nn.RNNCellBase):
-    """A drop-in for :class:`torch.nn.LSTMCell`, with optional peepholes.
-
-    Args:
-        input_size, hidden_size, bias, device, dtype: as in ``nn.LSTMCell``.
-        peephole: add ``weight_ch`` (3H), gates in order i, f, o. Default: False.
-        backend: "auto" or the name of one. Default: "auto".
-
-    Raises:
-        ValueError: unknown backend.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        bias: bool = True,
-        device: torch.device | str | None = None,
-        dtype: torch.dtype | None = None,
-        *,
-        peephole: bool = False,
-        backend: str = "auto",
-    ) -> None:
-        super().__init__(input_size, hidden_size, bias, 4, device=device, dtype=dtype)
-        _look_like_torch(self)
-        self.peephole = peephole
-        self.backend = _check_backend(backend)
-        if peephole:
-            self.weight_ch = nn.Parameter(self.weight_hh.new_empty(3 * hidden_size))
-            nn.init.uniform_(self.weight_ch, -(hidden_size**-0.5), hidden_size**-0.5)
-        else:
-            self.register_parameter("weight_ch", None)
-
-    def weights(self) -> LSTMWeights:
-        """The parameters as the functional layer takes them."""
-        return LSTMWeights(
-            self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, self.weight_ch
-        )
-
-    def forward(
-        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """As ``nn.LSTMCell``: input (B, I) or (I), hx = (h, c) to the next (h, c).
-
-        Raises:
-            RuntimeError, ValueError: as ``nn.LSTMCell`` does.
-        """
-        if input.dim() not in (1, 2):
-            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
-        for index, state in enumerate(() if hx is None else hx):
-            if state.dim() not in (1, 2):
-                raise ValueError(
-                    f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {state.dim()}D instead"
-                )
-            if state.dim() != input.dim():
-                raise RuntimeError(
-                    f"LSTMCell: Expected hx[{index}] to be {input.dim()}D, as the input is, "
-                    f"got {state.dim()}D instead"
-                )
-        if input.dim() == 2:
-            return lstm_cell(input, hx, self.weights(), backend=self.backend)
-        hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        hy, cy = lstm_cell(input.unsqueeze(0), hx, self.weights(), backend=self.backend)
-        return hy.squeeze(0), cy.squeeze(0)
-
-    def problem(self, input: Tensor | None = None) -> Problem:
-        """What the backends are asked for this input, for :func:`fastlstm.explain`."""
-        if input is None:
-            input = self.weight_ih.new_empty(_EXAMPLE_BATCH, self.input_size)
-        return cell_problem(torch.atleast_2d(input), self.weights())
-
-    def extra_repr(self) -> str:
-        """nn.LSTMCell's, with what differs from its defaults."""
-        return super().extra_repr() + _extra_repr(self)

@@ -28,7 +28,7 @@ _COURSE = "int[] reverse, Tensor? lengths, Tensor? batch_sizes, Tensor? reset"
 
 torch.library.define(
     _FORWARD,
-    f"(Tensor input, {_WEIGHTS}, Tensor hx, Tensor cx, {_COURSE}, Tensor? packed, bool train,"
+    f"(Tensor input, {_WEIGHTS}, Tensor hx, Tensor cx, {_COURSE}, bool train,"
     " bool return_all_cells, str backend)"
     " -> (Tensor y, Tensor hy, Tensor cy, Tensor cells, Tensor reserve)",
 )
@@ -94,7 +94,7 @@ def _backward(*args: Any) -> tuple[Tensor, ...]:
 
 @torch.library.register_fake(_FORWARD)
 def _forward_fake(*args: Any) -> tuple[Tensor, ...]:
-    call, (_, train, return_all_cells, _) = Call._make(args[:_INPUTS]), args[_INPUTS:]
+    call, (train, return_all_cells, _) = Call._make(args[:_INPUTS]), args[_INPUTS:]
     input, hx, cx = call.input, call.hx, call.cx
     (G, B, P), H = hx.shape, cx.shape[2]
     rows = (input.shape[0],) if call.batch_sizes is not None else (input.shape[0], B)
@@ -119,7 +119,7 @@ def _backward_fake(*args: Any) -> tuple[Tensor, ...]:
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     call = Call._make(inputs[:_INPUTS])
-    _, ctx.train, _, ctx.backend = inputs[_INPUTS:]
+    ctx.train, _, ctx.backend = inputs[_INPUTS:]
     y, _, _, _, reserve = output
     ctx.reverse, ctx.counts = call.reverse, [len(group) for group in call.groups]
     ctx.save_for_backward(y, reserve, call.lengths, call.batch_sizes, call.reset, *call.tensors)
@@ -135,7 +135,7 @@ def _differentiate(
     _: Tensor | None,
 ) -> tuple[Any, ...]:
     asked = [any(need) if isinstance(need, list) else need for need in ctx.needs_input_grad[:7]]
-    return *_gradients(ctx, asked, dy, dhy, dcy, dcells), *[None] * 8
+    return *_gradients(ctx, asked, dy, dhy, dcy, dcells), *[None] * 7
 
 
 def _gradients(ctx: Any, asked: Sequence[bool], *grads: Tensor | None) -> tuple[Any, ...]:
@@ -167,7 +167,7 @@ class _LSTMSequence(torch.autograd.Function):
     def forward(ctx: Any, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         counts, course, return_all_cells, backend = options
         input, hx, cx, *weights = tensors
-        inputs = (input, *split(weights, counts), hx, cx, *course, None, True, return_all_cells)
+        inputs = (input, *split(weights, counts), hx, cx, *course, True, return_all_cells)
         output = dispatch.get(backend).forward(*inputs)
         _save_for_backward(ctx, (*inputs, backend), output)
         return output[:4]

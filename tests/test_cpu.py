@@ -10,6 +10,7 @@ from helpers import Case, assert_as_close_as_torch, assert_close, error, run_cas
 import fastlstm
 from fastlstm import lstm_sequence
 from fastlstm.backends import cpu, memory
+from fastlstm.backends.packed import PackedWeights
 
 CASE = Case(T=50, B=7, H=33, I=20, reverse=(False, True), lengths=True)
 
@@ -28,17 +29,17 @@ def _run_isa(case, inputs, cotangents, isa, dtype=torch.float64):
     values = {name: value.to(dtype) for name, value in inputs.items()}
     input = values["x" if case.I else "igates"]
     weights = [weights_of(case, values, name) for name in WEIGHTS]
-    weight_ih, weight_hh = weights[0], weights[3]
     arguments = (input, *weights, values["hx"], values["cx"], *case.course().values())
-    y, hy, cy, cells, reserve = cpu.forward(*arguments, None, True, True, isa=isa)
-    untrained = cpu.forward(*arguments, None, False, True, isa=isa)
+    y, hy, cy, cells, reserve = cpu.forward(*arguments, True, True, isa=isa)
+    untrained = cpu.forward(*arguments, False, True, isa=isa)
     assert untrained[4].numel() == 0
     for output, same in zip((y, hy, cy, cells), untrained, strict=False):
         assert torch.equal(output, same)
     if case.I:
-        packed = cpu.pack(weight_ih, weight_hh, isa=isa)
-        frozen = cpu.forward(*arguments, packed, False, False, isa=isa)
-        assert error(frozen[0], y) <= 8 * torch.finfo(dtype).eps * (case.H + case.I)
+        packed = PackedWeights()
+        for _ in range(2):  # packs, and finds what is packed
+            again = cpu.forward(*arguments, False, False, packed, isa=isa)
+            assert error(again[0], y) <= 8 * torch.finfo(dtype).eps * (case.H + case.I)
     gradients = [
         cotangents[name].to(dtype) if name in cotangents else None
         for name in ("y", "hy", "cy", "cells")
@@ -115,7 +116,7 @@ def test_portable_code_is_always_there():
 
 def _infer(igates, weight_hh, hx, cx, isa):
     arguments = (igates, [], [], [], weight_hh, [], [], hx, cx, [False], None, None, None)
-    return cpu.forward(*arguments, None, False, False, isa=isa)
+    return cpu.forward(*arguments, False, False, isa=isa)
 
 
 def test_unknown_isa():

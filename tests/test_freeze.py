@@ -1,7 +1,8 @@
-"""``LSTM.freeze``: every sentence of its docstring."""
+"""``LSTM.freeze``: every sentence of its docstring; test_packed.py has the writes."""
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastlstm
+from fastlstm.backends.packed import PackedWeights
 
 I, H = 7, 33  # no multiples of a vector
 KINDS = {
@@ -41,19 +43,21 @@ def _infer(module, *args, **kwargs):
     return {"output": output, "hy": hy, "cy": cy}
 
 
-def _overwrite(module, names=""):
-    """Other weights, in the parameters with such names, unnoticed by version counters."""
-    for name, parameter in module.named_parameters():
-        if names in name:
-            parameter.data.mul_(-1)
+def _memory(module):
+    """What the packed weights of each layer are kept in, None where nothing is."""
+    return [layer._kept and layer._kept[1] for layer in module._packed]
 
 
-def _is_frozen(module, T=3, B=2):
-    """Whether inference still sees the weights from before a write; leaves other ones behind."""
-    x = torch.randn(T, B, I, dtype=module.weight_hh_l0.dtype)
-    before = _infer(module, x)["output"]
-    _overwrite(module)
-    return torch.equal(_infer(module, x)["output"], before)
+def _assert_live(module, x, *args, **kwargs):
+    """The module, which keeps packed weights, gives what a copy without any gives."""
+    assert None not in _memory(module)
+    live = copy.deepcopy(module).unfreeze()
+    assert_close(_infer(module, x, *args, **kwargs), _infer(live, x, *args, **kwargs), 1e-5)
+
+
+def _negate(module):
+    for parameter in module.parameters():
+        parameter.data.neg_()
 
 
 @pytest.mark.parametrize("T, B", SIZES)
@@ -120,66 +124,46 @@ def test_inference_mode():
         torch.testing.assert_close(module(x)[0], expected)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_write_is_unseen_until_the_next_freeze(kind):
-    module = _module(**KINDS[kind])
-    assert not _is_frozen(module)
-    assert _is_frozen(module.freeze())
-    x = torch.randn(4, 5, I)
-    written = _infer(copy.deepcopy(module), x)
-    assert not torch.equal(_infer(module, x)["output"], written["output"])
-    assert_close(_infer(module.freeze(), x), written, 1e-5)
-    assert _is_frozen(module)
+def test_threads_may_share_packed_weights():
+    """What one thread packs does not reach into what another one is reading."""
+    packed, x = PackedWeights(), torch.randn(30, 2, I, dtype=torch.float64)
+    weights = [torch.randn(4 * H, n, dtype=torch.float64) / H**0.5 for n in (I, H)]
 
+    def call(index, packed=packed):
+        w_ih, w_hh = (weight * (index % 3 - 1) for weight in weights)
+        return fastlstm.lstm_sequence(x, [w_hh], weight_ih=[w_ih], packed=packed, backend="cpu")[0]
 
-@pytest.mark.parametrize("T, B", SIZES)
-@pytest.mark.parametrize("name", ["weight_ih", "weight_hh", "weight_ch", "bias_ih", "bias_hh"])
-def test_a_write_to_any_parameter_is_unseen(name, T, B):
-    """No call mixes old weights with new ones."""
-    module = _module(num_layers=2, bidirectional=True, peephole=True).freeze()
-    x, hx = torch.randn(T, B, I), tuple(torch.randn(4, B, H) for _ in "hc")
-    before = _infer(module, x, hx)
-    _overwrite(module, name)
-    assert_close(_infer(module, x, hx), before, 0)
-    assert not torch.equal(_infer(module.unfreeze(), x, hx)["output"], before["output"])
-
-
-def test_replaced_parameters_are_unseen_too():
-    module = _module().freeze()
-    x = torch.randn(4, 5, I)
-    before = _infer(module, x)
-    module.weight_hh_l0 = nn.Parameter(-module.weight_hh_l0)
-    module.bias_hh_l0 = nn.Parameter(-module.bias_hh_l0)
-    assert_close(_infer(module, x), before, 0)
-    assert not torch.equal(_infer(module.freeze(), x)["output"], before["output"])
+    expected = [call(index, None) for index in range(3)]
+    with ThreadPoolExecutor(4) as pool:
+        for index, y in enumerate(pool.map(call, range(300))):
+            assert (y - expected[index % 3]).abs().max() < 1e-12
 
 
 def test_unfreeze():
     module = _module().freeze()
-    assert _is_frozen(module.eval().train().requires_grad_(False))
-    assert module.unfreeze() is module
-    assert not _is_frozen(module)
+    x = torch.randn(60, 2, I)
+    expected = _infer(module.eval().train().requires_grad_(False), x)
+    assert None not in _memory(module)
+    assert module.unfreeze() is module and module._packed is None
+    assert_close(_infer(module, x), expected, 1e-5)
 
 
-@pytest.mark.parametrize("inside", [False, True], ids=["itself", "inside another"])
 @pytest.mark.parametrize(
     "change",
     [
-        lambda m: m.load_state_dict(m.state_dict()),
-        lambda m: m.load_state_dict(m.state_dict(), assign=True),
         lambda m: m.double(),
-        lambda m: m.to("cpu"),
         lambda m: m.to(torch.bfloat16),
         lambda m: m.share_memory(),
         lambda m: m._apply(lambda t: t.clone()),
     ],
-    ids=["load", "load-assign", "double", "to-device", "to-dtype", "share", "apply"],
+    ids=["double", "to-dtype", "share", "apply"],
 )
-def test_loading_moving_and_casting_unfreeze(change, inside):
-    module, other = _module(num_layers=2).freeze(), _module().freeze()
-    change(nn.ModuleList([module]) if inside else module)
-    assert not _is_frozen(module)
-    assert _is_frozen(other)
+def test_moving_and_casting(change):
+    module = _module(num_layers=2).freeze()
+    x = torch.randn(60, 2, I)
+    _infer(module, x)
+    change(nn.ModuleList([module]))
+    _assert_live(module, x.to(module.weight_hh_l0.dtype))
 
 
 def _training_results(module, x, hx=None, run=None):
@@ -195,79 +179,79 @@ def _training_results(module, x, hx=None, run=None):
 
 @pytest.mark.parametrize("learns", ["everything", "x", "hx", "weight_hh_l0", "bias_ih_l1"])
 @pytest.mark.parametrize("kind", ["two layers", "everything"])
-def test_calls_that_need_gradients_read_the_parameters(kind, learns):
-    """All of them, whatever the gradient is asked of, after a write that inference does not see.
+def test_calls_that_need_gradients(kind, learns):
+    """Whatever the gradient is asked of, after a write.
 
-    A bias of the second layer needs none in the first, which must read its parameters even so.
+    A bias of the second layer needs none in the first.
     """
     module = _module(torch.float64, **KINDS[kind]).freeze()
-    _overwrite(module)
+    x = torch.randn(5, 5, I, dtype=torch.float64)
+    _infer(module, x)
+    _negate(module)
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(learns in ("everything", name))
-    x = torch.randn(5, 5, I, dtype=torch.float64)
     hx = tuple(torch.randn(len(module.weights()), 5, H, dtype=torch.float64) for _ in "hc")
     for name, tensor in (("x", x), ("hx", hx[0]), ("hx", hx[1])):
         tensor.requires_grad_(learns in ("everything", name))
     truth = _training_results(_reference(module, torch.float64), x, hx)
     assert_close(_training_results(module, x, hx), truth, 1e-12)
-    assert _is_frozen(module)
 
 
 @pytest.mark.parametrize("duplicate", DUPLICATES)
-def test_copies_are_not_frozen(duplicate):
-    module = _module(num_layers=2).freeze()
-    assert not _is_frozen(duplicate(module))
-    assert not _is_frozen(duplicate(nn.ModuleList([module]))[0])
-    assert _is_frozen(module)
+def test_copies_are_frozen_and_pack_for_themselves(duplicate):
+    module, x = _module(num_layers=2).freeze(), torch.randn(60, 2, I)
+    _infer(module, x)
+    for again in (duplicate(module), duplicate(nn.ModuleList([module]))[0]):
+        assert _memory(again) == [None, None]
+        _negate(again)
+        _infer(again, x)
+        _assert_live(again, x)
+    _assert_live(module, x)
 
 
 def test_state_dicts_and_torchs_modules_are_as_ever():
     module = _module()
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    size, shown = len(pickle.dumps(module)), repr(module)
-    module.freeze()
+    shown = repr(module)
+    size = len(pickle.dumps(module.freeze()))
+    _infer(module, torch.randn(60, 2, I))
+    assert len(pickle.dumps(module)) == size
     assert_close(dict(module.state_dict()), before, 0)
-    assert (len(pickle.dumps(module)), repr(module)) == (size, shown)
+    assert repr(module) == shown
     assert not list(module.buffers())
     assert_close(dict(module.to_torch().state_dict()), before, 0)
-    assert not _is_frozen(fastlstm.LSTM.from_torch(module.to_torch(), backend="cpu"))
 
 
 @pytest.mark.parametrize("backend", ["reference", "torch"])
 def test_other_backends_are_unaffected(backend):
     module = _module(backend=backend, num_layers=2, bidirectional=True)
-    x = torch.randn(4, 5, I)
+    x = torch.randn(40, 5, I)
     expected = _infer(module, x)
     assert_close(_infer(module.freeze(), x), expected, 0)
-    assert not _is_frozen(module)
-    module.backend = "cpu"
-    assert _is_frozen(module)
+    assert _memory(module) == [None, None]
 
 
-@pytest.mark.parametrize("options", [{"proj_size": 5}, {"dtype": torch.float16}], ids=str)
-def test_what_the_cpu_kernels_cannot_run_freezes_to_nothing(options):
-    module = _module(backend="auto", num_layers=2, bidirectional=True, **options)
-    x = torch.randn(4, 5, I, dtype=options.get("dtype"))
+def test_what_the_cpu_kernels_cannot_run():
+    module = _module(torch.float16, backend="auto", num_layers=2, bidirectional=True)
+    x = torch.randn(40, 5, I, dtype=torch.float16)
     expected = _infer(module, x)
     assert_close(_infer(module.freeze(), x), expected, 0)
-    assert not _is_frozen(module)
     module.to("meta").freeze()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
 def test_autocast(dtype):
-    """In another dtype than theirs it reads the parameters; float64 it leaves as it is."""
     module = _module(dtype, num_layers=2, bidirectional=True)
-    x = torch.randn(4, 5, I, dtype=dtype)
+    x = torch.randn(40, 5, I, dtype=dtype)
     with torch.autocast("cpu", torch.bfloat16):
-        expected = _infer(module, x)
-        frozen = _infer(module.freeze(), x)
-        assert [v.dtype for v in frozen.values()] == [v.dtype for v in expected.values()]
-        assert_close(frozen, expected, 8 * torch.finfo(expected["output"].dtype).eps)
-        _overwrite(module)
-        seen = _infer(copy.deepcopy(module), x) if dtype == torch.float32 else frozen
-        assert_close(_infer(module, x), seen, 0)
-    assert _is_frozen(module)
+        for _ in range(2):
+            expected = _infer(copy.deepcopy(module).unfreeze(), x)
+            frozen = _infer(module.freeze(), x)
+            assert [v.dtype for v in frozen.values()] == [v.dtype for v in expected.values()]
+            assert_close(frozen, expected, 8 * torch.finfo(expected["output"].dtype).eps)
+            _negate(module)
+            again = _infer(copy.deepcopy(module).unfreeze(), x)
+            assert_close(_infer(module, x), again, 8 * torch.finfo(again["output"].dtype).eps)
 
 
 @pytest.mark.parametrize("options", [{}, {"proj_size": 5}, {"num_layers": 2, "peephole": True}])
@@ -275,7 +259,7 @@ def test_compiled(compiled, options):
     """Freezing before and after compilation, writes, unfreezing, and training."""
     module = _module(torch.float64, backend="auto", **options)
     run = compiled(module)
-    x = torch.randn(4, 5, I, dtype=torch.float64)
+    x = torch.randn(40, 5, I, dtype=torch.float64)
 
     @torch.no_grad()
     def same():
@@ -284,7 +268,7 @@ def test_compiled(compiled, options):
     same()
     module.freeze()
     same()
-    _overwrite(module)
+    _negate(module)
     same()
     assert_close(_training_results(module, x, run=run), _training_results(module, x), 1e-12)
     for change in (module.freeze, module.unfreeze):
@@ -294,6 +278,7 @@ def test_compiled(compiled, options):
 
 def test_exported():
     module = _module(num_layers=2).eval().requires_grad_(False).freeze()
-    x = torch.randn(4, 5, I)
+    x = torch.randn(40, 5, I)
+    _infer(module, x)
     program = torch.export.export(module, (x,))
     torch.testing.assert_close(program.module()(x)[0], module(x)[0])

@@ -38,7 +38,6 @@ def _forward_arguments(options, *, train=True, differentiable=True, return_all_c
         inputs["cx"],
         list(course.pop("reverse")),
         *course.values(),
-        None,
         train,
         return_all_cells,
         "cpu",

@@ -357,6 +357,11 @@ class Forward : Arrays<S> {
 
 }  // namespace
 
+bool forward_streams(const LstmShape& shape) {
+  return with_stored(shape.dtype,
+                     [&](auto stored) { return Forward<decltype(stored)>::streams(shape); });
+}
+
 size_t forward_packed(const LstmShape& shape) {
   return with_stored(shape.dtype,
                      [&](auto stored) { return Forward<decltype(stored)>::packed_bytes(shape); });

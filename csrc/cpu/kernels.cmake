@@ -28,7 +28,8 @@ endif()
 # Contraction makes a * b + c one fused instruction: it is off by default in strict C++.
 function(add_recurrence target isa)
   set(here ${CMAKE_CURRENT_FUNCTION_LIST_DIR})
-  add_library(recurrence_${isa} OBJECT ${here}/forward.cpp ${here}/backward.cpp ${here}/peak.cpp)
+  add_library(recurrence_${isa} OBJECT ${here}/forward.cpp ${here}/backward.cpp
+              ${here}/checksum.cpp ${here}/peak.cpp)
   target_compile_definitions(recurrence_${isa} PRIVATE FASTLSTM_ISA=${isa})
   target_compile_options(recurrence_${isa} PRIVATE -ffp-contract=fast -fno-math-errno ${ARGN})
   target_link_libraries(recurrence_${isa} PRIVATE ${FASTLSTM_THREADS})

@@ -1,7 +1,7 @@
 // What each instruction set provides, and the choice among them.
 //
-// forward.cpp and backward.cpp are compiled once per instruction set, each time into a namespace of
-// its own: fastlstm::cpu::avx512bf16, ::avx512, ::avx2, ::portable.
+// They are compiled once per instruction set, each time into a namespace of its own:
+// fastlstm::cpu::avx512bf16, ::avx512, ::avx2, ::portable.
 #pragma once
 
 #include <string>
@@ -12,14 +12,17 @@
 
 namespace fastlstm::cpu {
 
-#define FASTLSTM_DECLARE_KERNELS(isa)                           \
-  namespace isa {                                               \
-  size_t forward_packed(const LstmShape&);                      \
-  size_t forward_workspace(const LstmShape&, int num_threads);  \
-  void forward(const LstmForward&, int num_threads);            \
-  size_t backward_workspace(const LstmShape&, int num_threads); \
-  void backward(const LstmBackward&, int num_threads);          \
-  double fma_flops(int num_threads);                            \
+#define FASTLSTM_DECLARE_KERNELS(isa)                                                           \
+  namespace isa {                                                                               \
+  bool forward_streams(const LstmShape&);                                                       \
+  size_t forward_packed(const LstmShape&);                                                      \
+  size_t forward_workspace(const LstmShape&, int num_threads);                                  \
+  void forward(const LstmForward&, int num_threads);                                            \
+  size_t backward_workspace(const LstmShape&, int num_threads);                                 \
+  void backward(const LstmBackward&, int num_threads);                                          \
+  uint64_t checksum(const LstmShape&, const LstmWeight& weight_ih, const LstmWeight& weight_hh, \
+                    int num_threads);                                                           \
+  double fma_flops(int num_threads);                                                            \
   }
 FASTLSTM_DECLARE_KERNELS(avx512bf16)
 FASTLSTM_DECLARE_KERNELS(avx512)
@@ -29,11 +32,15 @@ FASTLSTM_DECLARE_KERNELS(portable)
 
 struct Kernels {
   const char* isa;
+  bool (*forward_streams)(const LstmShape&);  // reads weights as they lie, unless packed are given
   size_t (*forward_packed)(const LstmShape&);
   size_t (*forward_workspace)(const LstmShape&, int num_threads);
   void (*forward)(const LstmForward&, int num_threads);
   size_t (*backward_workspace)(const LstmShape&, int num_threads);
   void (*backward)(const LstmBackward&, int num_threads);
+  // Of weight_ih (G, 4H, I) and weight_hh (G, 4H, H); the same on any number of threads.
+  uint64_t (*checksum)(const LstmShape&, const LstmWeight& weight_ih, const LstmWeight& weight_hh,
+                       int num_threads);
   double (*fma_flops)(int num_threads);  // operations a second, of multiply-adds on registers
 };
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fastlstm import _C
 from fastlstm.backends import memory
+from fastlstm.backends.packed import PackedWeights
 from fastlstm.types import Problem
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
@@ -73,35 +74,6 @@ def _computed_wider(
     return tuple(output.to(dtype) for output in function(*map(widen, arguments), isa=isa))
 
 
-def pack(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor], isa: str = "auto") -> Tensor:
-    """The weights of a layer in the order in which ``forward`` reads them, as bytes.
-
-    It is a copy: what is written to the weights afterwards is not in it.
-    """
-    dtype = weight_hh[0].dtype
-    if dtype in _COMPUTED_IN:
-        wide = _COMPUTED_IN[dtype]
-        return pack([w.to(wide) for w in weight_ih], [w.to(wide) for w in weight_hh], isa)
-    (rows, P), I = weight_hh[0].shape, weight_ih[0].shape[1]
-    G, H = len(weight_hh), rows // 4
-    P = 0 if P == H else P
-    packed = memory.allocate(_C.lstm_forward_packed(_DTYPES[dtype], G, H, I, P, isa))
-    (w_ih, _ih), (w_hh, _hh) = memory.grid(weight_ih), memory.grid(weight_hh)
-    _C.lstm_pack(
-        dtype=_DTYPES[dtype],
-        G=G,
-        H=H,
-        I=I,
-        P=P,
-        weight_ih=w_ih,
-        weight_hh=w_hh,
-        packed=packed.data_ptr(),
-        num_threads=torch.get_num_threads(),
-        isa=isa,
-    )
-    return packed
-
-
 def forward(
     input: Tensor,
     weight_ih: Sequence[Tensor],
@@ -116,9 +88,9 @@ def forward(
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
     reset: Tensor | None,
-    packed: Tensor | None,
     train: bool,
     return_all_cells: bool,
+    packed: PackedWeights | None = None,
     isa: str = "auto",
 ) -> tuple[Tensor, ...]:
     """(y, hy, cy, cells, reserve).
@@ -130,8 +102,8 @@ def forward(
     if dtype in _COMPUTED_IN:
         weights = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
         course = (reverse, lengths, batch_sizes, reset)
-        arguments = (input, *weights, hx, cx, *course, packed, train, return_all_cells)
-        return _computed_wider(forward, dtype, *arguments, isa=isa)
+        arguments = (input, *weights, hx, cx, *course, train, return_all_cells)
+        return _computed_wider(forward, dtype, *arguments, packed, isa=isa)
     (G, B, P), H = hx.shape, cx.shape[2]
     rows = input.shape[: 1 if batch_sizes is not None else 2]
     new_empty = input.new_empty
@@ -148,6 +120,10 @@ def forward(
     input, hx, cx = memory.unit_stride(input), hx.contiguous(), cx.contiguous()
     parameters = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
     (w_ih, b_ih, b_hh, w_hh, w_ch, w_hr), _owners = zip(*map(memory.grid, parameters), strict=True)
+    kept = None
+    # A call that reads each weight a few times only packs none, and needs no checksum.
+    if packed is not None and not _C.lstm_forward_streams(*sizes, isa):
+        kept = packed.of(sizes[0], sizes[3:], w_ih, w_hh, threads, isa)
     workspace = memory.workspace(_C.lstm_forward_workspace(*sizes, threads, isa))
     _C.lstm_forward(
         *sizes,
@@ -168,8 +144,8 @@ def forward(
         cy=cy.data_ptr(),
         cells=cells.data_ptr() if return_all_cells else 0,
         reserve=reserve.data_ptr() if train else 0,
-        packed=memory.address(packed),
-        is_packed=packed is not None,
+        packed=memory.address(kept),
+        is_packed=kept is not None,
         workspace=workspace.data_ptr(),
         num_threads=threads,
         isa=isa,

@@ -1,0 +1,86 @@
+"""``LSTMCell``: ``torch.nn``'s, argument for argument, over the fused kernels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from fastlstm.functional import cell_problem, lstm_cell
+from fastlstm.modules import EXAMPLE_BATCH, check_backend, look_like_torch, options_repr
+from fastlstm.types import LSTMWeights, Problem
+
+
+class LSTMCell(nn.RNNCellBase):
+    """A drop-in for :class:`torch.nn.LSTMCell`, with optional peepholes.
+
+    Args:
+        input_size, hidden_size, bias, device, dtype: as in ``nn.LSTMCell``.
+        peephole: add ``weight_ch`` (3H), gates in order i, f, o. Default: False.
+        backend: "auto" or the name of one. Default: "auto".
+
+    Raises:
+        ValueError: unknown backend.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        peephole: bool = False,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, 4, device=device, dtype=dtype)
+        look_like_torch(self)
+        self.peephole = peephole
+        self.backend = check_backend(backend)
+        if peephole:
+            self.weight_ch = nn.Parameter(self.weight_hh.new_empty(3 * hidden_size))
+            nn.init.uniform_(self.weight_ch, -(hidden_size**-0.5), hidden_size**-0.5)
+        else:
+            self.register_parameter("weight_ch", None)
+
+    def weights(self) -> LSTMWeights:
+        """The parameters as the functional layer takes them."""
+        return LSTMWeights(
+            self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh, self.weight_ch
+        )
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """As ``nn.LSTMCell``: input (B, I) or (I), hx = (h, c) to the next (h, c).
+
+        Raises:
+            RuntimeError, ValueError: as ``nn.LSTMCell`` does.
+        """
+        if input.dim() not in (1, 2):
+            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        for index, state in enumerate(() if hx is None else hx):
+            if state.dim() not in (1, 2):
+                raise ValueError(
+                    f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {state.dim()}D instead"
+                )
+            if state.dim() != input.dim():
+                raise RuntimeError(
+                    f"LSTMCell: Expected hx[{index}] to be {input.dim()}D, as the input is, "
+                    f"got {state.dim()}D instead"
+                )
+        if input.dim() == 2:
+            return lstm_cell(input, hx, self.weights(), backend=self.backend)
+        hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
+        hy, cy = lstm_cell(input.unsqueeze(0), hx, self.weights(), backend=self.backend)
+        return hy.squeeze(0), cy.squeeze(0)
+
+    def problem(self, input: Tensor | None = None) -> Problem:
+        """What the backends are asked for this input, for :func:`fastlstm.explain`."""
+        if input is None:
+            input = self.weight_ih.new_empty(EXAMPLE_BATCH, self.input_size)
+        return cell_problem(torch.atleast_2d(input), self.weights())
+
+    def extra_repr(self) -> str:
+        """nn.LSTMCell's, with what differs from its defaults."""
+        return super().extra_repr() + options_repr(self, "peephole")

@@ -1,0 +1,217 @@
+"""``replace`` swaps LSTMs inside a model; converters read and write other libraries' layouts."""
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+import fastlstm
+from fastlstm import interop
+
+T, B, I, H = 5, 4, 3, 6
+
+
+class Model(nn.Module):
+    """LSTMs at several depths, one of them under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = nn.LSTM(I, H, 2, bidirectional=True, dropout=0.5)
+        self.decoder = nn.Sequential(
+            nn.Linear(2 * H, I), nn.ModuleDict({"cell": nn.LSTMCell(I, H)})
+        )
+        self.shared = nn.LSTM(I, I, bias=False)
+        self.again = self.shared
+        self.gru = nn.GRU(I, H)
+
+    def forward(self, x):
+        x, _ = self.again(self.shared(x)[0])
+        x = self.decoder[0](self.encoder(x)[0])
+        return self.decoder[1]["cell"](x[-1])[0]
+
+
+def test_same_results_names_and_parameters():
+    model = Model().double().eval()
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    expected, parameters = model(x), dict(model.named_parameters())
+    report = fastlstm.replace(model)
+    assert report.swapped == ["encoder", "shared", "again", "decoder.1.cell"]
+    assert report.left == {}
+    assert type(model.encoder) is fastlstm.LSTM and type(model.gru) is nn.GRU
+    assert type(model.decoder[1]["cell"]) is fastlstm.LSTMCell
+    assert model.shared is model.again
+    assert not any(module.training for module in model.modules())
+    found = dict(model.named_parameters())
+    assert list(found) == list(parameters)
+    assert all(found[name] is parameter for name, parameter in parameters.items())
+    torch.testing.assert_close(model(x), expected, rtol=1e-10, atol=1e-10)
+    for cell in (nn.LSTMCell(I, H), nn.LSTM(I, H)):
+        container = nn.ModuleList([cell])
+        fastlstm.replace(container, backend="reference")
+        assert repr(container[0]) == repr(cell)[:-1] + ", backend='reference')"
+    assert fastlstm.replace(model).swapped == []
+
+
+def test_an_optimiser_goes_on():
+    models = [Model().double() for _ in range(2)]
+    models[1].load_state_dict(models[0].state_dict())
+    optimizers = [torch.optim.Adam(model.parameters(), lr=0.1) for model in models]
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    for step in range(4):
+        if step == 2:
+            fastlstm.replace(models[1])
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.zero_grad()
+            model.eval()(x).sin().sum().backward()
+            optimizer.step()
+    for mine, theirs in zip(models[1].parameters(), models[0].parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-8, atol=1e-8)
+
+
+def test_hooks_are_kept_and_their_handles_work():
+    model, seen = nn.Sequential(nn.LSTM(I, H)), []
+    handle = model[0].register_forward_hook(lambda module, *_: seen.append(type(module)))
+    model[0].register_forward_pre_hook(lambda *_: seen.append("before"))
+    model[0].register_full_backward_hook(lambda *_: seen.append("backward"))
+    model[0].weight_hh_l0.register_hook(lambda gradient: seen.append("gradient"))
+    fastlstm.replace(model)
+    x = torch.randn(T, B, I, requires_grad=True)
+    model(x)[0].sum().backward()
+    assert sorted(map(str, seen)) == sorted(
+        map(str, ["before", fastlstm.LSTM, "gradient", "backward"])
+    )
+    seen.clear()
+    handle.remove()
+    model(x)
+    assert seen == ["before"]
+
+
+@pytest.mark.parametrize("wrap", ["weight_norm", "prune"])
+def test_weights_that_hooks_compute(wrap):
+    model = nn.Sequential(nn.LSTM(I, H))
+    if wrap == "prune":
+        prune.l1_unstructured(model[0], "weight_hh_l0", amount=0.5)
+    else:
+        with pytest.warns(FutureWarning):
+            nn.utils.weight_norm(model[0], "weight_hh_l0")
+    x = torch.randn(T, B, I)
+    expected, names = model(x)[0], list(model.state_dict())
+    assert fastlstm.replace(model).swapped == ["0"]
+    assert list(model.state_dict()) == names
+    torch.testing.assert_close(model(x)[0], expected)
+    gradients = torch.autograd.grad(model(x)[0].sum(), list(model.parameters()))
+    assert all(gradient.abs().max() > 0 for gradient in gradients)
+
+
+class Mine(nn.LSTM):
+    """A subclass, which may compute anything."""
+
+
+def test_what_is_left_is_reported():
+    parametrized, compiled, patched = nn.LSTM(I, H), nn.LSTM(I, H), nn.LSTM(I, H)
+    parametrizations.weight_norm(parametrized, "weight_hh_l0")
+    compiled.compile()
+    patched.forward = lambda x: x
+    model = nn.ModuleDict(
+        {
+            "plain": nn.LSTM(I, H),
+            "mine": Mine(I, H),
+            "parametrized": parametrized,
+            "compiled": compiled,
+            "patched": patched,
+            "quantised": torch.ao.nn.quantized.dynamic.LSTM(I, H),
+            "scripted": torch.jit.script(nn.LSTM(I, H)),
+            "rnn": nn.RNN(I, H),
+            "gru": nn.GRUCell(I, H),
+        }
+    )
+    before = dict(model)
+    report = fastlstm.replace(model)
+    assert report.swapped == ["plain"]
+    assert {name: reason.split(":")[0].split(",")[0] for name, reason in report.left.items()} == {
+        "mine": "a subclass",
+        "parametrized": "parametrized",
+        "compiled": "compiled",
+        "patched": "its forward was replaced",
+        "quantised": "quantised",
+        "scripted": "scripted",
+    }
+    assert all(model[name] is before[name] for name in before if name != "plain")
+    assert "swapped 1, left 6" in str(report) and "  mine: left, a subclass, Mine" in str(report)
+    assert fastlstm.replace(Mine(I, H)).left == {"": "a subclass, Mine"}
+
+
+@pytest.mark.parametrize("module", [nn.LSTM(I, H), nn.LSTMCell(I, H)], ids=repr)
+def test_an_lstm_itself_cannot_be_swapped(module):
+    with pytest.raises(ValueError, match="from_torch"):
+        fastlstm.replace(module)
+    with pytest.raises(ValueError, match="backend"):
+        fastlstm.replace(nn.Sequential(module), backend="fastest")
+
+
+def test_copies_of_a_swapped_model():
+    model = Model().eval()
+    fastlstm.replace(model)
+    again = copy.deepcopy(model)
+    assert again.shared is again.again and type(again.encoder) is fastlstm.LSTM
+    x = torch.randn(T, B, I)
+    torch.testing.assert_close(again(x), model(x))
+
+
+def _loop(kernel, recurrent_kernel, bias, order, x):
+    """One LSTM over x (T, B, I), with the kernels' gates in this order."""
+    h = c = x.new_zeros(x.shape[1], recurrent_kernel.shape[0])
+    for x_t in x:
+        gates = x_t @ kernel + h @ recurrent_kernel + bias
+        gate = dict(zip(order, gates.chunk(4, dim=1), strict=True))
+        c = gate["f"].sigmoid() * c + gate["i"].sigmoid() * gate["g"].tanh()
+        h = gate["o"].sigmoid() * c.tanh()
+    return h
+
+
+@pytest.mark.parametrize("order", [*map("".join, itertools.permutations("ifgo"))])
+def test_kernels_both_ways(order):
+    kernel, recurrent_kernel, bias = (
+        torch.randn(*size, dtype=torch.float64) for size in ((I, 4 * H), (H, 4 * H), (4 * H,))
+    )
+    x = torch.randn(T, B, I, dtype=torch.float64)
+    expected = _loop(kernel, recurrent_kernel, bias, order, x)
+    state = interop.from_kernels(kernel.numpy(), recurrent_kernel, bias, gate_order=order)
+    for cls in (fastlstm.LSTM, nn.LSTM):
+        module = cls(I, H, dtype=torch.float64)
+        module.load_state_dict(state)
+        torch.testing.assert_close(module(x)[0][-1], expected, rtol=1e-10, atol=1e-10)
+        module.bias_hh_l0.data += 1
+        module.bias_ih_l0.data -= 1
+        back = interop.to_kernels(module.state_dict(), gate_order=order)
+        for mine, theirs in zip(back, (kernel, recurrent_kernel, bias), strict=True):
+            torch.testing.assert_close(mine, theirs)
+
+
+def test_kernels_of_a_cell_and_without_bias():
+    cell = fastlstm.LSTMCell(I, H, bias=False)
+    kernels = interop.to_kernels(cell.state_dict(), gate_order="igfo", suffix="")
+    assert kernels[2] is None
+    state = interop.from_kernels(*kernels, gate_order="igfo", suffix="")
+    assert state.keys() == cell.state_dict().keys()
+    assert all(torch.equal(state[name], value) for name, value in cell.state_dict().items())
+
+
+def test_kernels_that_do_not_fit():
+    kernel, recurrent_kernel = torch.zeros(I, 4 * H), torch.zeros(H, 4 * H)
+    with pytest.raises(
+        ValueError, match="gate_order: expected a permutation of 'ifgo', got 'ifco'"
+    ):
+        interop.from_kernels(kernel, recurrent_kernel, gate_order="ifco")
+    with pytest.raises(RuntimeError, match="kernel: expected 2 dimensions, the last of 4H = 24"):
+        interop.from_kernels(kernel.t(), recurrent_kernel, gate_order="ifgo")
+    with pytest.raises(RuntimeError, match="bias"):
+        interop.from_kernels(kernel, recurrent_kernel, torch.zeros(2, 4 * H), gate_order="ifgo")
+    for options in ({"peephole": True}, {"proj_size": 2}):
+        with pytest.raises(ValueError, match="weight_"):
+            interop.to_kernels(fastlstm.LSTM(I, H, **options).state_dict(), gate_order="ifgo")
+    with pytest.raises(KeyError, match="weight_ih_l1"):
+        interop.to_kernels(fastlstm.LSTM(I, H).state_dict(), gate_order="ifgo", suffix="_l1")

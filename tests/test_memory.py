@@ -1,0 +1,49 @@
+"""Memory stays where it was, however many calls and shapes come."""
+
+import copy
+import gc
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastlstm
+
+STATUS = Path("/proc/self/statm")
+WARM_UP, CALLS = 2000, 10_000
+LIMIT = 2 * 2**20  # bytes; 10,000 calls that lose one output each would lose 20 MB and more
+
+
+def _resident():
+    gc.collect()
+    return int(STATUS.read_text().split()[1]) * 4096
+
+
+def _shapes(count):
+    """Other sizes at each call: T in 1..24, B in 1..8."""
+    generator = torch.Generator().manual_seed(1)
+    pairs = torch.stack(
+        [torch.randint(1, high, (count,), generator=generator) for high in (25, 9)], dim=1
+    )
+    return pairs.tolist()
+
+
+@pytest.mark.skipif(not STATUS.exists(), reason="resident memory is read from /proc")
+@pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
+def test_ten_thousand_calls_of_ever_new_shapes(training):
+    """Every second call with lengths; in inference every third with kept packed weights."""
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(False)  # to fill all new memory takes longer than the calls
+    module = fastlstm.LSTM(6, 17, peephole=True, backend="cpu")
+    frozen = copy.deepcopy(module).freeze()
+    for index, (T, B) in enumerate(_shapes(WARM_UP + CALLS)):
+        if index == WARM_UP:
+            before = _resident()
+        x, lengths = torch.zeros(T, B, 6), torch.full((B,), T) if index % 2 else None
+        if training:
+            module(x, lengths=lengths)[0].sum().backward()
+        else:
+            with torch.no_grad():
+                (module if index % 3 else frozen)(x, lengths=lengths)
+    grown = _resident() - before
+    assert grown <= LIMIT, f"{grown / 2**20:.1f} MiB more after {CALLS} calls"
