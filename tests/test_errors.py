@@ -84,9 +84,6 @@ def test_cell_raises_as_torch(call, peephole):
         {"input_size": 3, "hidden_size": 4, "dropout": True},
         {"input_size": 3, "hidden_size": 4, "proj_size": 4},
         {"input_size": 3, "hidden_size": 4, "proj_size": -1},
-        {"input_size": 3, "hidden_size": 4, "nonlinearity": "relu"},
-        {"input_size": 3, "hidden_size": 4, "mode": "GRU"},
-        {"hidden_size": 4},
     ],
     ids=str,
 )
@@ -94,6 +91,23 @@ def test_constructor_raises_as_torch(arguments):
     _check_as_torch(
         lambda: fastlstm.LSTM(**arguments), lambda: nn.LSTM(**arguments), (), same_text=True
     )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"input_size": 3, "hidden_size": 4, "nonlinearity": "relu"},
+        {"input_size": 3, "hidden_size": 4, "mode": "GRU"},
+        {"hidden_size": 4},
+    ],
+    ids=str,
+)
+def test_constructor_names_itself_for_wrong_arguments(arguments):
+    """A TypeError as torch's, which speaks of RNNBase."""
+    with pytest.raises(TypeError):
+        nn.LSTM(**arguments)
+    with pytest.raises(TypeError, match=r"LSTM\.__init__"):
+        fastlstm.LSTM(**arguments)
 
 
 @pytest.mark.parametrize("cls", [nn.LSTM, fastlstm.LSTM])

@@ -11,9 +11,9 @@
 namespace fastlstm::cpu::FASTLSTM_ISA {
 namespace {
 
-typedef uint64_t Words __attribute__((vector_size(64)));
+typedef uint64_t Words __attribute__((vector_size(kVectorBytes)));
 constexpr int kChains = 4;  // side by side: the next word of a chain waits for the last product
-constexpr int kWords = kChains * sizeof(Words) / 8;
+constexpr int kPerChain = sizeof(Words) / 8, kWords = kChains * kPerChain;
 constexpr int64_t kBlockWords = 4096;     // summed up by one thread
 constexpr int kMaxThreads = 64;           // by then memory is the limit
 constexpr int64_t kBlocksPerThread = 32;  // 1 MB takes 20 us: two threads would not save 10
@@ -52,7 +52,7 @@ uint64_t sum_of(const char* data, int64_t words) {
   }
   for (Words& chain : chains) chain = finish(chain);
   uint64_t sum = finish(rest);
-  for (i = 0; i < kWords; ++i) sum = mix(sum, chains[i / 8][i % 8]);
+  for (i = 0; i < kWords; ++i) sum = mix(sum, chains[i / kPerChain][i % kPerChain]);
   return finish(sum);
 }
 
