@@ -11,7 +11,8 @@ No GPU has measured these numbers. They follow from what a kernel must hold:
 * What a step reads is copied to shared memory two steps ahead (3 stages), since a load takes about
   as long as a step's product. Beside the largest W_hh that makes 184 KiB in the backward kernel
   (196 by Triton 3.7): too much for the 163 of sm_80, which has one stage there: plain loads.
-* Float64, which is for checking gradients, has no registers to spare for more than one stage.
+* Float64, which is for checking gradients, has no registers to spare for more than one stage, nor
+  has float32 in the two warps of up to 16 units.
 * Other GPUs have 99 KiB, and so only the smaller sizes.
 
 ``python -m benchmarks.triton_resources`` compiles all of it and prints registers, spills and shared
@@ -44,18 +45,18 @@ _Table = dict[int, dict[int, tuple[int, int]]]
 
 _SM_90: _Table = {
     2: {16: (2, 3), 32: (4, 3), 64: (8, 3), 128: (8, 3)},
-    4: {16: (2, 3), 32: (4, 3), 64: (8, 3)},
+    4: {16: (2, 1), 32: (4, 3), 64: (8, 3)},
     8: {16: (2, 1), 32: (4, 1)},
 }
 _SM_80: _Table = {
     2: {16: (2, 3), 32: (4, 3), 64: (8, 3), 128: (8, 1)},
-    4: {16: (2, 3), 32: (4, 3), 64: (8, 1)},
+    4: {16: (2, 1), 32: (4, 3), 64: (8, 1)},
     8: {16: (2, 1), 32: (4, 1)},
 }
 _OTHERS: _Table = {
     2: {16: (2, 3), 32: (4, 3), 64: (8, 3)},
-    4: {16: (2, 3), 32: (4, 3)},
-    8: {16: (2, 1), 32: (4, 1)},
+    4: {16: (2, 1), 32: (4, 3)},
+    8: {16: (2, 1)},
 }
 _TABLES: dict[tuple[int, int], _Table] = {(8, 0): _SM_80, (9, 0): _SM_90, (10, 0): _SM_90}
 
