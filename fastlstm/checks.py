@@ -6,6 +6,7 @@ Exception types are those of ``nn.LSTM``, and where it raises in Python so is th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -30,6 +31,61 @@ def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> Non
         raise RuntimeError(
             f"{name}: expected device {other.device}, that of {other_name}, got {tensor.device}"
         )
+
+
+def check_tensor(name: str, value: object, error: type[Exception] = AttributeError) -> None:
+    """AttributeError for anything but a tensor: what nn.LSTM's own ``.dim()`` of it raises."""
+    if not isinstance(value, Tensor):
+        raise error(f"{name}: expected a Tensor, got {type(value).__name__}")
+
+
+def check_states(hx: Sequence[Tensor]) -> None:
+    """TypeError unless (h_0, c_0) is a tuple or list, RuntimeError unless of two."""
+    if not isinstance(hx, (tuple, list)):
+        raise TypeError(f"hx: expected a tuple of two tensors, got {type(hx).__name__}")
+    if len(hx) != 2:
+        raise RuntimeError(f"hx: expected two states, hidden and cell, got {len(hx)}")
+    for state in hx:
+        check_tensor("hx", state, TypeError)
+
+
+def check_packed(input: PackedSequence) -> None:
+    """A PackedSequence made or changed by hand: nn.LSTM reads past its data, or leaves some out.
+
+    Raises:
+        TypeError: batch_sizes that are no tensor.
+        RuntimeError: anything else.
+    """
+    data, batch_sizes, *orders = input
+    check_tensor("batch_sizes", batch_sizes, TypeError)
+    if batch_sizes.device.type != "cpu":
+        raise RuntimeError(f"batch_sizes: expected device cpu, got {batch_sizes.device}")
+    if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64:
+        raise RuntimeError(
+            "batch_sizes: expected one dimension of torch.int64, "
+            f"got {batch_sizes.dim()} of {batch_sizes.dtype}"
+        )
+    if batch_sizes.shape[0] == 0:
+        raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    # Values cannot be looked at while a compiler or tracer runs, nor in a fake tensor.
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    if traced or type(batch_sizes) is not Tensor:
+        return
+    sizes = batch_sizes.tolist()
+    if sizes[-1] < 1 or any(before < after for before, after in pairwise(sizes)):
+        raise RuntimeError("batch_sizes: expected positive numbers, none above the one before it")
+    if sum(sizes) != data.shape[0]:
+        raise RuntimeError(
+            f"batch_sizes: expected a sum of {data.shape[0]}, the rows of data, got {sum(sizes)}"
+        )
+    for name, order in zip(("sorted_indices", "unsorted_indices"), orders, strict=True):
+        if order is not None:
+            check_size(name, order, (sizes[0],))
+            if order.dtype not in (torch.int64, torch.int32) or order.device != data.device:
+                raise RuntimeError(
+                    f"{name}: expected integers on {data.device}, "
+                    f"got {order.dtype} on {order.device}"
+                )
 
 
 def check_lengths(lengths: Tensor, T: int, B: int) -> None:
@@ -124,7 +180,9 @@ def check_layers(
         raise RuntimeError(f"weights: expected {D} entries a layer, got {len(weights)} in all")
     packed = isinstance(input, PackedSequence)
     data = input.data
+    check_tensor("input", data)
     first = weights[0]
+    _check_matrices(first)
     if data.dtype != first.weight_ih.dtype and not torch.is_autocast_enabled(data.device.type):
         dtype = first.weight_ih.dtype
         raise ValueError(
@@ -141,9 +199,11 @@ def check_layers(
         )
     if not packed and data.shape[1 if batch_first else 0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if isinstance(input, PackedSequence):
+        check_packed(input)
     if packed and lengths is not None:
         raise ValueError("lengths: expected None beside a PackedSequence, which has its own")
-    _check_weights(weights, D)
+    _check_weights(weights, D, data)
     if isinstance(input, PackedSequence):
         T, B = input.batch_sizes.shape[0], int(input.batch_sizes[0])
     else:
@@ -151,7 +211,7 @@ def check_layers(
     if lengths is not None:
         check_lengths(lengths, T, B)
     if hx is not None:
-        _check_two_states(hx)
+        check_states(hx)
         H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]
         for index, (state, size) in enumerate(zip(hx, (P, H), strict=True)):
             expected = (len(weights), B, size)
@@ -171,14 +231,25 @@ def check_layers(
                 )
 
 
-def _check_two_states(hx: Sequence[Tensor]) -> None:
-    if len(hx) != 2:
-        raise RuntimeError(f"hx: expected two states, hidden and cell, got {len(hx)}")
+def _check_matrices(weights: LSTMWeights) -> None:
+    for name in ("weight_ih", "weight_hh"):
+        if getattr(weights, name).dim() != 2:
+            raise RuntimeError(f"{name}: expected a matrix, got {getattr(weights, name).dim()}-D")
 
 
-def _check_weights(weights: Sequence[LSTMWeights], D: int) -> None:
+def _check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor) -> None:
     first = weights[0]
     four_h, P = first.weight_hh.shape
+    if four_h == 0 or four_h % 4:
+        raise RuntimeError(f"weight_hh: expected 4 * hidden_size rows, got {four_h}")
+    if first.weight_hr is None and four_h != 4 * P:
+        raise RuntimeError(f"weight_hh: expected size {(four_h, four_h // 4)}, got {(four_h, P)}")
+    if input.device != first.weight_ih.device:
+        raise RuntimeError(
+            "Input and parameter tensors are not at the same device, found input tensor at "
+            f"{input.device} and parameter tensor at {first.weight_ih.device}"
+        )
+    dtype = None if torch.is_autocast_enabled(input.device.type) else first.weight_ih.dtype
     for index, entry in enumerate(weights):
         input_size = first.weight_ih.shape[1] if index < D else D * P
         sizes = {
@@ -195,16 +266,22 @@ def _check_weights(weights: Sequence[LSTMWeights], D: int) -> None:
                 raise RuntimeError(f"weights[{index}].{name}: expected in all entries or in none")
             if weight is not None:
                 check_size(f"weights[{index}].{name}", weight, size)
+                if dtype not in (None, weight.dtype) or weight.device != input.device:
+                    raise RuntimeError(
+                        f"weights[{index}].{name}: expected {dtype or 'any dtype'} on "
+                        f"{input.device}, got {weight.dtype} on {weight.device}"
+                    )
 
 
 def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWeights) -> None:
     """The arguments of :func:`fastlstm.functional.lstm_cell`, which are batched by now."""
+    _check_matrices(weights)
     four_h, input_size = weights.weight_ih.shape
     if input.shape[1] != input_size:
         raise RuntimeError(
             f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}"
         )
-    _check_weights([weights], 1)
+    _check_weights([weights], 1, input)
     autocast = torch.is_autocast_enabled(input.device.type)
     if input.dtype != weights.weight_ih.dtype and not autocast:
         raise RuntimeError(
@@ -212,7 +289,7 @@ def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWei
         )
     if hx is None:
         return
-    _check_two_states(hx)
+    check_states(hx)
     for index, state in enumerate(hx):
         if state.shape[0] != input.shape[0]:
             raise RuntimeError(
@@ -228,4 +305,8 @@ def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWei
             raise RuntimeError(
                 f"hx[{index}]: expected dtype {weights.weight_hh.dtype}, that of weight_hh, "
                 f"got {state.dtype}"
+            )
+        if state.device != input.device:
+            raise RuntimeError(
+                f"hx[{index}]: expected device {input.device}, that of input, got {state.device}"
             )

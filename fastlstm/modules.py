@@ -6,11 +6,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm.backends import cpu
 from fastlstm.dispatch import get, select
 from fastlstm.functional import cell_problem, layers_problem, lstm, lstm_cell, pack_weights
+from fastlstm.module_checks import (
+    check_attributes,
+    check_cell_input,
+    check_input,
+    check_layout,
+)
+from fastlstm.tracing import TorchLSTM, as_leaf, scriptable
 from fastlstm.types import LSTMWeights, Problem
 
 _EXAMPLE_STEPS, _EXAMPLE_BATCH = 100, 32  # what explain() assumes without an input
@@ -70,6 +78,7 @@ class LSTM(nn.RNNBase):
 
     def weights(self) -> list[LSTMWeights]:
         """The parameters, one entry a layer and direction, in the order of h_0."""
+        check_layout(self)
         there = (True, True, self.bias, self.bias, self.peephole, self.proj_size > 0)
         kinds = tuple(zip(LSTMWeights._fields, there, strict=True))
         return [
@@ -100,22 +109,18 @@ class LSTM(nn.RNNBase):
             RuntimeError, ValueError: as ``nn.LSTM`` does.
         """
         batched = True
+        if isinstance(input, Proxy):
+            return as_leaf(self, input, hx, lengths=lengths)
         if not isinstance(input, PackedSequence):
-            if input.dim() not in (2, 3):
-                raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
+            check_input(input, hx)
             batched = input.dim() == 3
-            if hx is not None and any(state.dim() != input.dim() for state in hx):
-                kind = "batched 3-D" if batched else "unbatched 2-D"
-                raise RuntimeError(
-                    f"For {kind} input, hx and cx should also be {input.dim()}-D but got "
-                    f"({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
-                )
             if not batched:
                 if lengths is not None:
                     raise ValueError("lengths: expected None for unbatched 2-D input")
                 input = input.unsqueeze(0 if self.batch_first else 1)
                 hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         weights, packed = self._weights_for(input, hx, lengths)
+        check_attributes(self, weights[0], "_l0")
         output, (hy, cy) = lstm(
             input,
             hx,
@@ -219,9 +224,13 @@ class LSTM(nn.RNNBase):
         """
         if self.peephole:
             raise ValueError("peephole: expected False, nn.LSTM has no peepholes; got True")
-        module = nn.LSTM(**_arguments(self))
+        module = TorchLSTM(**_arguments(self))
         module.load_state_dict(self.state_dict())
         return module.train(self.training)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script compiles instead: an nn.LSTM that shares these parameters."""
+        return scriptable(self, _arguments(self))
 
     @classmethod
     def from_torch(cls, module: nn.LSTM, backend: str = "auto") -> LSTM:
@@ -302,22 +311,15 @@ class LSTMCell(nn.RNNCellBase):
         Raises:
             RuntimeError, ValueError: as ``nn.LSTMCell`` does.
         """
-        if input.dim() not in (1, 2):
-            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
-        for index, state in enumerate(() if hx is None else hx):
-            if state.dim() not in (1, 2):
-                raise ValueError(
-                    f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {state.dim()}D instead"
-                )
-            if state.dim() != input.dim():
-                raise RuntimeError(
-                    f"LSTMCell: Expected hx[{index}] to be {input.dim()}D, as the input is, "
-                    f"got {state.dim()}D instead"
-                )
+        if isinstance(input, Proxy):
+            return as_leaf(self, input, hx)
+        check_cell_input(input, hx)
+        weights = self.weights()
+        check_attributes(self, weights)
         if input.dim() == 2:
-            return lstm_cell(input, hx, self.weights(), backend=self.backend)
+            return lstm_cell(input, hx, weights, backend=self.backend)
         hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        hy, cy = lstm_cell(input.unsqueeze(0), hx, self.weights(), backend=self.backend)
+        hy, cy = lstm_cell(input.unsqueeze(0), hx, weights, backend=self.backend)
         return hy.squeeze(0), cy.squeeze(0)
 
     def problem(self, input: Tensor | None = None) -> Problem:
@@ -325,6 +327,11 @@ class LSTMCell(nn.RNNCellBase):
         if input is None:
             input = self.weight_ih.new_empty(_EXAMPLE_BATCH, self.input_size)
         return cell_problem(torch.atleast_2d(input), self.weights())
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script compiles instead: an nn.LSTMCell that shares these parameters."""
+        names = ("input_size", "hidden_size", "bias")
+        return scriptable(self, {name: getattr(self, name) for name in names})
 
     def extra_repr(self) -> str:
         """nn.LSTMCell's, with what differs from its defaults."""
