@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fastlstm.autocast import autocasts
 from fastlstm.types import LSTMWeights
 
 
@@ -46,7 +47,8 @@ def check_states(hx: Sequence[Tensor]) -> None:
     if len(hx) != 2:
         raise RuntimeError(f"hx: expected two states, hidden and cell, got {len(hx)}")
     for state in hx:
-        check_tensor("hx", state, TypeError)
+        if not isinstance(state, Tensor):
+            raise TypeError(f"hx: expected a Tensor, got {type(state).__name__}")
 
 
 def check_packed(input: PackedSequence) -> None:
@@ -183,7 +185,7 @@ def check_layers(
     check_tensor("input", data)
     first = weights[0]
     _check_matrices(first)
-    if data.dtype != first.weight_ih.dtype and not torch.is_autocast_enabled(data.device.type):
+    if data.dtype != first.weight_ih.dtype and not autocasts(data.device.type):
         dtype = first.weight_ih.dtype
         raise ValueError(
             f"RNN input dtype ({data.dtype}) does not match weight dtype ({dtype}). "
@@ -232,9 +234,9 @@ def check_layers(
 
 
 def _check_matrices(weights: LSTMWeights) -> None:
-    for name in ("weight_ih", "weight_hh"):
-        if getattr(weights, name).dim() != 2:
-            raise RuntimeError(f"{name}: expected a matrix, got {getattr(weights, name).dim()}-D")
+    for name, weight in zip(weights._fields, weights[:2], strict=False):
+        if weight.dim() != 2:
+            raise RuntimeError(f"{name}: expected a matrix, got {weight.dim()}-D")
 
 
 def _check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor) -> None:
@@ -244,12 +246,13 @@ def _check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor) -> Non
         raise RuntimeError(f"weight_hh: expected 4 * hidden_size rows, got {four_h}")
     if first.weight_hr is None and four_h != 4 * P:
         raise RuntimeError(f"weight_hh: expected size {(four_h, four_h // 4)}, got {(four_h, P)}")
-    if input.device != first.weight_ih.device:
+    dtype, device = first.weight_ih.dtype, input.device
+    autocast = autocasts(device.type)
+    if first.weight_ih.device != device:
         raise RuntimeError(
             "Input and parameter tensors are not at the same device, found input tensor at "
-            f"{input.device} and parameter tensor at {first.weight_ih.device}"
+            f"{device} and parameter tensor at {first.weight_ih.device}"
         )
-    dtype = None if torch.is_autocast_enabled(input.device.type) else first.weight_ih.dtype
     for index, entry in enumerate(weights):
         input_size = first.weight_ih.shape[1] if index < D else D * P
         sizes = {
@@ -264,13 +267,16 @@ def _check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor) -> Non
             weight = getattr(entry, name)
             if (weight is None) != (getattr(first, name) is None):
                 raise RuntimeError(f"weights[{index}].{name}: expected in all entries or in none")
-            if weight is not None:
+            if weight is None:
+                continue
+            # The message is put together after the fact: this runs some 8 times a call and layer.
+            if weight.shape != size:
                 check_size(f"weights[{index}].{name}", weight, size)
-                if dtype not in (None, weight.dtype) or weight.device != input.device:
-                    raise RuntimeError(
-                        f"weights[{index}].{name}: expected {dtype or 'any dtype'} on "
-                        f"{input.device}, got {weight.dtype} on {weight.device}"
-                    )
+            if weight.device != device or (weight.dtype != dtype and not autocast):
+                raise RuntimeError(
+                    f"weights[{index}].{name}: expected {dtype} on {device}, "
+                    f"got {weight.dtype} on {weight.device}"
+                )
 
 
 def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWeights) -> None:
@@ -282,7 +288,7 @@ def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWei
             f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}"
         )
     _check_weights([weights], 1, input)
-    autocast = torch.is_autocast_enabled(input.device.type)
+    autocast = autocasts(input.device.type)
     if input.dtype != weights.weight_ih.dtype and not autocast:
         raise RuntimeError(
             f"input: expected dtype {weights.weight_ih.dtype}, that of weight_ih, got {input.dtype}"

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from fastlstm import backends, dispatch, ops
+from fastlstm.autocast import autocasts
 from fastlstm.checks import check_cell, check_layers, check_sequence
 from fastlstm.types import LSTMWeights, Problem
 
@@ -68,7 +69,7 @@ def lstm_sequence(
     """
     groups = [list(w or ()) for w in (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)]
     G = len(weight_hh)
-    if torch.is_autocast_enabled(input.device.type):
+    if autocasts(input.device.type):
         dtype = compute_dtype(input)
         input = input.to(dtype)
         hx, cx = (None if state is None else state.to(dtype) for state in (hx, cx))
@@ -161,7 +162,7 @@ def pack_weights(weight_ih: Sequence[Tensor], weight_hh: Sequence[Tensor]) -> Te
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """The dtype that is computed in: the tensor's own, or autocast's where it is on."""
     device = tensor.device.type
-    if torch.is_autocast_enabled(device) and tensor.dtype != torch.float64:
+    if autocasts(device) and tensor.dtype != torch.float64:
         return torch.get_autocast_dtype(device)
     return tensor.dtype
 
@@ -310,7 +311,7 @@ def _fused_layers(
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
     """Layer by layer through the sequence op, a layer's directions as its groups; time first."""
     reverse = [False, True][:D]
-    autocast = torch.is_autocast_enabled(x.device.type)
+    autocast = autocasts(x.device.type)
     hy, cy = [], []
     if batch_first:
         x = x.transpose(0, 1)  # a view: the kernels take any stride

@@ -70,21 +70,22 @@ def check_input(input: Tensor, hx: Sequence[Tensor] | None) -> None:
 def check_cell_input(input: Tensor, hx: Sequence[Tensor] | None) -> None:
     """A tensor for an LSTMCell, and states of as many dimensions."""
     check_tensor("input", input)
-    if input.dim() not in (1, 2):
-        raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
+    dim = input.dim()
+    if dim not in (1, 2):
+        raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {dim}D instead")
     if hx is None:
         return
     for index, state in enumerate(hx):
-        check_tensor("hx", state)
+        if not isinstance(state, Tensor):
+            check_tensor("hx", state)
         if state.dim() not in (1, 2):
             raise ValueError(
                 f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {state.dim()}D instead"
             )
-    if input.dim() == 2:
+    if dim == 2:
         check_states(hx)
-    for index, state in enumerate(hx):
-        if state.dim() != input.dim():
-            raise RuntimeError(
-                f"LSTMCell: Expected hx[{index}] to be {input.dim()}D, as the input is, "
-                f"got {state.dim()}D instead"
-            )
+    if hx[0].dim() != dim or hx[1].dim() != dim:
+        raise RuntimeError(
+            f"LSTMCell: Expected hx to be {dim}D, as the input is, "
+            f"got {hx[0].dim()}D and {hx[1].dim()}D instead"
+        )
