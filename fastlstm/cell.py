@@ -6,7 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from fastlstm.functional import cell_problem, lstm_cell
+from fastlstm.module_checks import check_attributes, check_cell_input
 from fastlstm.modules import EXAMPLE_BATCH, check_backend, look_like_torch, options_repr
+from fastlstm.scripting import scriptable
 from fastlstm.types import LSTMWeights, Problem
 
 
@@ -57,22 +59,13 @@ class LSTMCell(nn.RNNCellBase):
         Raises:
             RuntimeError, ValueError: as ``nn.LSTMCell`` does.
         """
-        if input.dim() not in (1, 2):
-            raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {input.dim()}D instead")
-        for index, state in enumerate(() if hx is None else hx):
-            if state.dim() not in (1, 2):
-                raise ValueError(
-                    f"LSTMCell: Expected hx[{index}] to be 1D or 2D, got {state.dim()}D instead"
-                )
-            if state.dim() != input.dim():
-                raise RuntimeError(
-                    f"LSTMCell: Expected hx[{index}] to be {input.dim()}D, as the input is, "
-                    f"got {state.dim()}D instead"
-                )
+        check_cell_input(input, hx)
+        weights = self.weights()
+        check_attributes(self, weights)
         if input.dim() == 2:
-            return lstm_cell(input, hx, self.weights(), backend=self.backend)
+            return lstm_cell(input, hx, weights, backend=self.backend)
         hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        hy, cy = lstm_cell(input.unsqueeze(0), hx, self.weights(), backend=self.backend)
+        hy, cy = lstm_cell(input.unsqueeze(0), hx, weights, backend=self.backend)
         return hy.squeeze(0), cy.squeeze(0)
 
     def problem(self, input: Tensor | None = None) -> Problem:
@@ -80,6 +73,11 @@ class LSTMCell(nn.RNNCellBase):
         if input is None:
             input = self.weight_ih.new_empty(EXAMPLE_BATCH, self.input_size)
         return cell_problem(torch.atleast_2d(input), self.weights())
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script compiles instead: an nn.LSTMCell that shares these parameters."""
+        names = ("input_size", "hidden_size", "bias")
+        return scriptable(self, {name: getattr(self, name) for name in names})
 
     def extra_repr(self) -> str:
         """nn.LSTMCell's, with what differs from its defaults."""

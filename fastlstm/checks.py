@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm.autocast import is_autocast
+from fastlstm.course_checks import (
+    check_batch_sizes,
+    check_lengths,
+    check_packed,
+    check_reset,
+    check_size,
+    check_tensor,
+)
 from fastlstm.types import Course, LSTMWeights
-
-
-def check_size(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
-    """RuntimeError unless ``tensor`` has exactly that size."""
-    if tuple(tensor.shape) != tuple(expected):
-        raise RuntimeError(f"{name}: expected size {tuple(expected)}, got {tuple(tensor.shape)}")
 
 
 def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
@@ -33,41 +34,15 @@ def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> Non
         )
 
 
-def check_lengths(lengths: Tensor, T: int, B: int) -> None:
-    """RuntimeError unless ``lengths`` is (B,) integers in 1..T."""
-    if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
-        raise RuntimeError(f"lengths: expected integers, got {lengths.dtype}")
-    check_size("lengths", lengths, (B,))
-    # On "meta" and while a compiler traces there are none; kernels clamp them into 0..T.
-    if B and not (lengths.is_meta or torch.compiler.is_compiling()):
-        low, high = int(lengths.min()), int(lengths.max())
-        if low < 1 or high > T:
-            raise RuntimeError(f"lengths: expected integers in 1..{T}, got {low}..{high}")
-
-
-def check_batch_sizes(batch_sizes: Tensor, rows: int) -> None:
-    """RuntimeError unless ``batch_sizes`` are those of a PackedSequence with so many rows."""
-    if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64:
-        raise RuntimeError(
-            f"batch_sizes: expected one dimension of torch.int64, got {batch_sizes.dim()} of "
-            f"{batch_sizes.dtype}"
-        )
-    if batch_sizes.device.type != "cpu":
-        raise RuntimeError(f"batch_sizes: expected device cpu, got {batch_sizes.device}")
-    if torch.compiler.is_compiling():
-        return
-    if not len(batch_sizes) or batch_sizes[-1] < 1 or (batch_sizes.diff() > 0).any():
-        sizes = batch_sizes.tolist()
-        raise RuntimeError(f"batch_sizes: expected positive and never increasing, got {sizes}")
-    if (total := int(batch_sizes.sum())) != rows:
-        raise RuntimeError(f"batch_sizes: expected a sum of {rows}, the rows of input, got {total}")
-
-
-def check_reset(reset: Tensor, T: int, B: int) -> None:
-    """RuntimeError unless ``reset`` is (T, B) booleans."""
-    if reset.dtype != torch.bool:
-        raise RuntimeError(f"reset: expected torch.bool, got {reset.dtype}")
-    check_size("reset", reset, (T, B))
+def check_states(hx: Sequence[Tensor]) -> None:
+    """TypeError unless (h_0, c_0) is a tuple or list, RuntimeError unless of two."""
+    if not isinstance(hx, (tuple, list)):
+        raise TypeError(f"hx: expected a tuple of two tensors, got {type(hx).__name__}")
+    if len(hx) != 2:
+        raise RuntimeError(f"hx: expected two states, hidden and cell, got {len(hx)}")
+    for state in hx:
+        if not isinstance(state, Tensor):
+            raise TypeError(f"hx: expected a Tensor, got {type(state).__name__}")
 
 
 def check_sequence(
@@ -168,7 +143,9 @@ def check_layers(
         raise RuntimeError(f"weights: expected {D} entries a layer, got {len(weights)} in all")
     packed = isinstance(input, PackedSequence)
     data = input.data
+    check_tensor("input", data)
     first = weights[0]
+    _check_matrices(first)
     if data.dtype != first.weight_ih.dtype and not is_autocast(data):
         dtype = first.weight_ih.dtype
         raise ValueError(
@@ -185,13 +162,14 @@ def check_layers(
         )
     if not packed and data.shape[1 if batch_first else 0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+    if isinstance(input, PackedSequence):
+        check_packed(input)
     if packed and lengths is not None:
         raise ValueError("lengths: expected None beside a PackedSequence, which has its own")
     if packed and reset is not None:
         raise ValueError("reset: expected None beside a PackedSequence")
-    _check_weights(weights, D)
+    _check_weights(weights, D, data)
     if isinstance(input, PackedSequence):
-        check_batch_sizes(input.batch_sizes, data.shape[0])
         T, B = input.batch_sizes.shape[0], int(input.batch_sizes[0])
     else:
         T, B = data.shape[1::-1] if batch_first else data.shape[:2]
@@ -200,7 +178,7 @@ def check_layers(
     if reset is not None:
         check_reset(reset.t() if batch_first and reset.dim() == 2 else reset, T, B)
     if hx is not None:
-        _check_two_states(hx)
+        check_states(hx)
         H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]
         for index, (state, size) in enumerate(zip(hx, (P, H), strict=True)):
             expected = (len(weights), B, size)
@@ -220,14 +198,26 @@ def check_layers(
                 )
 
 
-def _check_two_states(hx: Sequence[Tensor]) -> None:
-    if len(hx) != 2:
-        raise RuntimeError(f"hx: expected two states, hidden and cell, got {len(hx)}")
+def _check_matrices(weights: LSTMWeights) -> None:
+    for name, weight in zip(weights._fields, weights[:2], strict=False):
+        if weight.dim() != 2:
+            raise RuntimeError(f"{name}: expected a matrix, got {weight.dim()}-D")
 
 
-def _check_weights(weights: Sequence[LSTMWeights], D: int) -> None:
+def _check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor) -> None:
     first = weights[0]
     four_h, P = first.weight_hh.shape
+    if four_h == 0 or four_h % 4:
+        raise RuntimeError(f"weight_hh: expected 4 * hidden_size rows, got {four_h}")
+    if first.weight_hr is None and four_h != 4 * P:
+        raise RuntimeError(f"weight_hh: expected size {(four_h, four_h // 4)}, got {(four_h, P)}")
+    dtype, device = first.weight_ih.dtype, input.device
+    autocast = is_autocast(input)
+    if first.weight_ih.device != device:
+        raise RuntimeError(
+            "Input and parameter tensors are not at the same device, found input tensor at "
+            f"{device} and parameter tensor at {first.weight_ih.device}"
+        )
     for index, entry in enumerate(weights):
         input_size = first.weight_ih.shape[1] if index < D else D * P
         sizes = {
@@ -242,18 +232,27 @@ def _check_weights(weights: Sequence[LSTMWeights], D: int) -> None:
             weight = getattr(entry, name)
             if (weight is None) != (getattr(first, name) is None):
                 raise RuntimeError(f"weights[{index}].{name}: expected in all entries or in none")
-            if weight is not None:
+            if weight is None:
+                continue
+            # The message is put together after the fact: this runs some 8 times a call and layer.
+            if weight.shape != size:
                 check_size(f"weights[{index}].{name}", weight, size)
+            if weight.device != device or (weight.dtype != dtype and not autocast):
+                raise RuntimeError(
+                    f"weights[{index}].{name}: expected {dtype} on {device}, "
+                    f"got {weight.dtype} on {weight.device}"
+                )
 
 
 def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWeights) -> None:
     """The arguments of :func:`fastlstm.functional.lstm_cell`, which are batched by now."""
+    _check_matrices(weights)
     four_h, input_size = weights.weight_ih.shape
     if input.shape[1] != input_size:
         raise RuntimeError(
             f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}"
         )
-    _check_weights([weights], 1)
+    _check_weights([weights], 1, input)
     autocast = is_autocast(input)
     if input.dtype != weights.weight_ih.dtype and not autocast:
         raise RuntimeError(
@@ -261,7 +260,7 @@ def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWei
         )
     if hx is None:
         return
-    _check_two_states(hx)
+    check_states(hx)
     for index, state in enumerate(hx):
         if state.shape[0] != input.shape[0]:
             raise RuntimeError(
@@ -277,4 +276,8 @@ def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWei
             raise RuntimeError(
                 f"hx[{index}]: expected dtype {weights.weight_hh.dtype}, that of weight_hh, "
                 f"got {state.dtype}"
+            )
+        if state.device != input.device:
+            raise RuntimeError(
+                f"hx[{index}]: expected device {input.device}, that of input, got {state.device}"
             )

@@ -11,6 +11,8 @@ from torch.nn.utils.rnn import PackedSequence
 from fastlstm.backends.packed import PackedWeights
 from fastlstm.dispatch import get
 from fastlstm.functional import layers_problem, lstm
+from fastlstm.module_checks import check_attributes, check_input, check_layout
+from fastlstm.scripting import TorchLSTM, scriptable
 from fastlstm.types import LSTMWeights, Problem
 
 EXAMPLE_STEPS, EXAMPLE_BATCH = 100, 32  # what explain() assumes without an input
@@ -30,7 +32,7 @@ def look_like_torch(module: nn.Module) -> None:
     under torch.nn; what they find here branches on shapes, which they cannot follow. The class
     keeps its own name, which pickle and documentation go by.
     """
-    module.__module__ = nn.LSTM.__module__
+    module.__module__ = TorchLSTM.__module__
 
 
 def options_repr(module: nn.Module, *names: str) -> str:
@@ -133,6 +135,7 @@ class LSTM(nn.RNNBase):
 
     def weights(self) -> list[LSTMWeights]:
         """The parameters, one entry a layer and direction, in the order of h_0."""
+        check_layout(self)
         there = (True, True, self.bias, self.bias, self.peephole, self.proj_size > 0)
         kinds = tuple(zip(LSTMWeights._fields, there, strict=True))
         return [
@@ -171,15 +174,8 @@ class LSTM(nn.RNNBase):
         """
         batched = True
         if not isinstance(input, PackedSequence):
-            if input.dim() not in (2, 3):
-                raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {input.dim()}D instead")
+            check_input(input, hx)
             batched = input.dim() == 3
-            if hx is not None and any(state.dim() != input.dim() for state in hx):
-                kind = "batched 3-D" if batched else "unbatched 2-D"
-                raise RuntimeError(
-                    f"For {kind} input, hx and cx should also be {input.dim()}-D but got "
-                    f"({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
-                )
             if not batched:
                 if lengths is not None:
                     raise ValueError("lengths: expected None for unbatched 2-D input")
@@ -188,10 +184,12 @@ class LSTM(nn.RNNBase):
                 hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         if hx is None and self.learn_initial_state:
             hx = self._initial_state(input)
+        weights = self.weights()
+        check_attributes(self, weights[0], "_l0")
         output, (hy, cy), *cells = lstm(
             input,
             hx,
-            self.weights(),
+            weights,
             bidirectional=self.bidirectional,
             batch_first=self.batch_first,
             dropout=self.dropout,
@@ -256,9 +254,13 @@ class LSTM(nn.RNNBase):
         for name in ("peephole", "learn_initial_state"):
             if getattr(self, name):
                 raise ValueError(f"{name}: expected False, nn.LSTM has no such option; got True")
-        module = nn.LSTM(**arguments_of(self))
+        module = TorchLSTM(**arguments_of(self))
         module.load_state_dict(self.state_dict())
         return module.train(self.training)
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """What torch.jit.script compiles instead: an nn.LSTM that shares these parameters."""
+        return scriptable(self, arguments_of(self))
 
     @classmethod
     def from_torch(cls, module: nn.LSTM, backend: str = "auto") -> LSTM:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fastlstm import dispatch
-from fastlstm.checks import check_batch_sizes
+from fastlstm.course_checks import check_batch_sizes
 from fastlstm.types import Course
 
 _FORWARD = "fastlstm::lstm_sequence"

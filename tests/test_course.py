@@ -197,17 +197,17 @@ def test_wrong_resets(reset, error, match):
 @pytest.mark.parametrize(
     "sizes, match",
     [
-        (torch.tensor([2, 3]), "never increasing"),
+        (torch.tensor([2, 3]), "none above the one before"),
         (torch.tensor([5, 0]), "positive"),
         (torch.tensor([3, 1]), "a sum of 5"),
-        (torch.tensor([], dtype=torch.int64), "positive"),
+        (torch.tensor([], dtype=torch.int64), "sequence length"),
         (torch.tensor([[3, 2]]), "one dimension"),
         (torch.tensor([3.0, 2.0]), "torch.int64"),
     ],
     ids=str,
 )
 def test_wrong_batch_sizes(sizes, match):
-    with pytest.raises(RuntimeError, match=f"batch_sizes: .*{match}"):
+    with pytest.raises(RuntimeError, match=match):
         lstm_sequence(torch.zeros(5, 1, 16), [torch.zeros(16, 4)], batch_sizes=sizes)
 
 

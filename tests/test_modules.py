@@ -134,3 +134,13 @@ def test_gradients_accumulate_and_a_graph_can_be_kept():
     loss.backward()
     for parameter, gradient in zip(module.parameters(), once, strict=True):
         torch.testing.assert_close(parameter.grad, 2 * gradient)
+
+
+@pytest.mark.parametrize("peephole", [False, True])
+def test_meta_device(peephole):
+    """Sizes without numbers, as nn.LSTM infers them."""
+    module = fastlstm.LSTM(I, H, 2, bidirectional=True, peephole=peephole, device="meta")
+    output, (hy, cy) = module(torch.empty(T, B, I, device="meta"))
+    assert output.shape == (T, B, 2 * H) and hy.shape == cy.shape == (4, B, H)
+    cell = fastlstm.LSTMCell(I, H, peephole=peephole, device="meta")
+    assert [state.shape for state in cell(torch.empty(B, I, device="meta"))] == [(B, H)] * 2

@@ -1,0 +1,39 @@
+"""What ``torch.jit.script`` gets from our modules: it knows torch's own only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+# Bound at import: whoever puts our classes in torch.nn still gets torch's from here.
+from torch.nn import LSTM as TorchLSTM
+from torch.nn import LSTMCell as TorchLSTMCell
+
+
+def scriptable(module: nn.Module, arguments: dict[str, Any]) -> TorchLSTM | TorchLSTMCell:
+    """torch's class over the very parameters of ``module``: what trains one trains the other.
+
+    ``torch.jit.script`` puts it in the place of ``module``, in the scripted copy and, as it does
+    with whatever defines ``__prepare_scriptable__``, in the parent that was given to it.
+
+    Args:
+        module: an LSTM or LSTMCell of ours.
+        arguments: those of torch's class.
+
+    Raises:
+        ValueError: with peepholes, which TorchScript's LSTM lacks.
+    """
+    if module.peephole:
+        raise ValueError(
+            "peephole: expected False for torch.jit.script, whose LSTM has no peepholes; got True. "
+            "torch.export and torch.jit.trace take them"
+        )
+    cls = TorchLSTM if isinstance(module, nn.RNNBase) else TorchLSTMCell
+    # On "meta" nothing is allocated or drawn; a useless dropout has been warned about before.
+    torchs = cls(**arguments | {"device": "meta"} | ({"dropout": 0.0} if cls is TorchLSTM else {}))
+    if cls is TorchLSTM:
+        torchs.dropout = module.dropout
+    for name, _ in list(torchs.named_parameters()):
+        setattr(torchs, name, getattr(module, name))
+    return torchs.train(module.training)
