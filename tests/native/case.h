@@ -3,8 +3,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 #include <random>
 #include <string>
+#include <vector>
 
 #include "../../csrc/cpu/kernels.h"
 #include "buffer.h"
@@ -25,9 +27,11 @@ constexpr const char* kPackings[] = {"none", "kept", "reused", "alone"};
 struct Case {
   DType dtype = DType::float32;
   int64_t T = 3, B = 4, G = 2, H = 17, I = 9;
+  int64_t P = 0;    // of a projection
   int reverse = 2;  // bit g: group g
   int threads = 1;
-  bool lengths = false, peepholes = true, bias_ih = true, bias_hh = true;
+  bool lengths = false, packed_rows = false, reset = false, cells = false;
+  bool peepholes = true, bias_ih = true, bias_hh = true;
   bool backwards_weights = false;  // group 0 lies last in memory, with gaps between the groups
   Packing packing = Packing::none;
   Layout input = Layout::contiguous, dy = Layout::contiguous;
@@ -38,14 +42,37 @@ struct Case {
     return null.find(" " + name + " ") == std::string::npos;
   }
 
+  int64_t hidden_size() const { return P ? P : H; }
+  // (B) from none to all steps, in no order, but longest first where rows are packed.
+  std::vector<int64_t> row_lengths() const {
+    std::vector<int64_t> lengths;
+    for (int64_t b = 0; b < B; ++b) {
+      lengths.push_back(this->lengths || packed_rows ? (b * 5 + 2) % (T + 1) : T);
+    }
+    if (packed_rows) std::sort(lengths.rbegin(), lengths.rend());
+    return lengths;
+  }
+  // (T + 1) where the rows of each step begin; the last is their number.
+  std::vector<int64_t> first_rows() const {
+    std::vector<int64_t> first = {0};
+    const std::vector<int64_t> lengths = row_lengths();
+    for (int64_t t = 0; t < T; ++t) {
+      const auto goes_on = [&](int64_t length) { return length > t; };
+      const int64_t rows = std::count_if(lengths.begin(), lengths.end(), goes_on);
+      first.push_back(first.back() + (packed_rows ? rows : B));
+    }
+    return first;
+  }
+
   std::string describe() const {
     const char* const dtypes[] = {"float32", "float64", "bfloat16"};
     std::string text = dtypes[static_cast<int>(dtype)];
     const auto add = [&](const char* name, int64_t value) {
       text += std::string(" ") + name + "=" + std::to_string(value);
     };
-    add("T", T), add("B", B), add("G", G), add("H", H), add("I", I);
+    add("T", T), add("B", B), add("G", G), add("H", H), add("I", I), add("P", P);
     add("reverse", reverse), add("threads", threads), add("lengths", lengths);
+    add("packed_rows", packed_rows), add("reset", reset), add("cells", cells);
     add("peepholes", peepholes), add("bias_ih", bias_ih), add("bias_hh", bias_hh);
     add("backwards_weights", backwards_weights), add("shift", shift);
     text += std::string(" packing=") + kPackings[static_cast<int>(packing)];
@@ -55,12 +82,21 @@ struct Case {
   }
 };
 
-// A (T, B, G, n) array in a buffer that ends with its last row.
+// A (T, B, G, n) array in a buffer that ends with its last row; or (N, G, n), of packed rows.
 struct Rows {
   Buffer buffer;
   int64_t stride[3], T, B, G, n;
+  bool packed;
+  std::vector<int64_t> lengths, first;
 
-  Rows(const Case& c, int64_t n, Layout layout) : T(c.T), B(c.B), G(c.G), n(n) {
+  Rows(const Case& c, int64_t n, Layout layout)
+      : T(c.T),
+        B(c.B),
+        G(c.G),
+        n(n),
+        packed(c.packed_rows),
+        lengths(c.row_lengths()),
+        first(c.first_rows()) {
     const int64_t width = layout == Layout::gaps ? n + 3 : n;
     const int64_t strides[][3] = {
         {B * G * n, G * n, n},              // contiguous
@@ -72,21 +108,24 @@ struct Rows {
         {0, 0, 0},                          // one_row
     };
     std::copy_n(strides[static_cast<int>(layout)], 3, stride);
-    buffer = Buffer(c.dtype, at(T - 1, B - 1, G - 1) + n, c.shift);
+    const int64_t last = packed ? first[T] * stride[1] : at(T - 1, B - 1, G - 1) + n;
+    buffer = Buffer(c.dtype, last, c.shift);
   }
 
   int64_t at(int64_t t, int64_t b, int64_t g) const {
-    return t * stride[0] + b * stride[1] + g * stride[2];
+    const int64_t row = packed ? (first[t] + b) * stride[1] : t * stride[0] + b * stride[1];
+    return row + g * stride[2];
   }
 
-  // Calls visit(offset in the buffer, index in a contiguous array, t, b) for each number.
+  // Calls visit(offset in the buffer, index in a contiguous array (T, B, G, n), t, b) for each
+  // number that has a place.
   template <class Visit>
   void for_each(const Visit& visit) const {
-    int64_t index = 0;
     for (int64_t t = 0; t < T; ++t) {
       for (int64_t b = 0; b < B; ++b) {
-        for (int64_t g = 0; g < G; ++g) {
-          for (int64_t i = 0; i < n; ++i) visit(at(t, b, g) + i, index++, t, b);
+        if (packed && t >= lengths[b]) continue;
+        for (int64_t i = 0; i < G * n; ++i) {
+          visit(at(t, b, i / n) + i % n, (t * B + b) * G * n + i, t, b);
         }
       }
     }
@@ -115,25 +154,31 @@ class Inputs {
  public:
   explicit Inputs(const Case& c)
       : input(c, c.I ? c.I : 4 * c.H, c.input),
-        dy(c, c.H, c.dy),
+        dy(c, c.hidden_size(), c.dy),
+        dcells(c, c.H, Layout::contiguous),
         weight_ih(c, 4 * c.H * c.I),
         bias_ih(c, 4 * c.H),
         bias_hh(c, 4 * c.H),
-        weight_hh(c, 4 * c.H * c.H),
+        weight_hh(c, 4 * c.H * c.hidden_size()),
         weight_ch(c, 3 * c.H),
-        hx(c.dtype, c.G * c.B * c.H, c.shift),
+        weight_hr(c, c.P * c.H),
+        hx(c.dtype, c.G * c.B * c.hidden_size(), c.shift),
         cx(c.dtype, c.G * c.B * c.H, c.shift),
-        dhy(c.dtype, c.G * c.B * c.H, c.shift),
+        dhy(c.dtype, c.G * c.B * c.hidden_size(), c.shift),
         dcy(c.dtype, c.G * c.B * c.H, c.shift),
         random_(static_cast<uint32_t>(c.T + 41 * c.B + 577 * c.H + 7919 * c.I)) {
-    problem = {c.T, c.B, c.G, c.H, c.I};
+    problem = {c.T, c.B, c.G, c.H, c.I, c.hidden_size()};
     for (int64_t g = 0; g < c.G; ++g) problem.reverse.push_back(c.reverse >> g & 1);
-    // From none to all steps, in no order.
-    for (int64_t b = 0; b < c.B; ++b) {
-      problem.lengths.push_back(c.lengths ? (b * 5 + 2) % (c.T + 1) : c.T);
-    }
+    problem.lengths = c.row_lengths();
+    for (int64_t i = 0; i < c.T * c.B; ++i) problem.reset.push_back(c.reset && i * 5 % 7 < 2);
+    first_row = c.first_rows();
+    by_length.resize(c.B);
+    std::iota(by_length.begin(), by_length.end(), 0);
+    std::stable_sort(by_length.begin(), by_length.end(),
+                     [&](int64_t a, int64_t b) { return problem.lengths[a] > problem.lengths[b]; });
     fill(input, 1, problem.input);
     fill(dy, c.has("dy"), problem.dy);
+    fill(dcells, c.cells && c.has("dcells"), problem.dcells);
     // As in nn.LSTM: the sums have a size of about 1, whatever their length.
     const double bound = 1 / std::sqrt(static_cast<double>(c.H));
     if (c.I) fill(weight_ih, 1 / std::sqrt(static_cast<double>(c.I)), problem.weight_ih);
@@ -141,6 +186,7 @@ class Inputs {
     if (c.I && c.bias_hh) fill(bias_hh, bound, problem.bias_hh);
     fill(weight_hh, bound, problem.weight_hh);
     if (c.peepholes) fill(weight_ch, 0.5, problem.weight_ch);
+    if (c.P) fill(weight_hr, bound, problem.weight_hr);
     fill(hx, 1, problem.hx);
     fill(cx, 1, problem.cx);
     fill(dhy, c.has("dhy"), problem.dhy);
@@ -148,8 +194,9 @@ class Inputs {
   }
 
   reference::Problem problem;
-  Rows input, dy;
-  Parameter weight_ih, bias_ih, bias_hh, weight_hh, weight_ch;
+  std::vector<int64_t> by_length, first_row;
+  Rows input, dy, dcells;
+  Parameter weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr;
   Buffer hx, cx, dhy, dcy;
 
  private:
@@ -164,8 +211,9 @@ class Inputs {
     rows.for_each([&](int64_t at, int64_t, int64_t t, int64_t b) {
       if (in_use(t, b)) rows.buffer.set(at, number(bound));
     });
-    rows.for_each([&](int64_t at, int64_t, int64_t t, int64_t b) {
-      array.push_back(in_use(t, b) ? rows.buffer.get(at) : 0);
+    array.assign(rows.T * rows.B * rows.G * rows.n, 0);
+    rows.for_each([&](int64_t at, int64_t index, int64_t t, int64_t b) {
+      if (in_use(t, b)) array[index] = rows.buffer.get(at);
     });
   }
   void fill(Parameter& parameter, double bound, reference::Array& array) {

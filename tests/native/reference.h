@@ -3,6 +3,7 @@
 // All arrays are contiguous, in the layouts of csrc/lstm.h without strides.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <vector>
@@ -12,19 +13,20 @@ namespace reference {
 using Array = std::vector<double>;
 
 struct Problem {
-  int64_t T, B, G, H, I;
+  int64_t T, B, G, H, I, P;        // P: numbers of h, which is projected if weight_hr is there
   std::vector<uint8_t> reverse{};  // (G)
   std::vector<int64_t> lengths{};  // (B)
+  std::vector<uint8_t> reset{};    // (T, B)
   Array input{};                   // x (T, B, G, I), or, if I is 0, igates (T, B, G, 4H)
-  Array weight_ih{}, bias_ih{}, bias_hh{}, weight_hh{},
-      weight_ch{};           // (G, ...), empty where there is none
-  Array hx{}, cx{};          // (G, B, H)
-  Array dy{}, dhy{}, dcy{};  // as y, hy, cy
+  Array weight_ih{}, bias_ih{}, bias_hh{}, weight_hh{}, weight_ch{},
+      weight_hr{};                     // (G, ...), empty where there is none
+  Array hx{}, cx{};                    // (G, B, P), (G, B, H)
+  Array dy{}, dhy{}, dcy{}, dcells{};  // as y, hy, cy, cells
 };
 
 struct Results {
-  Array y, hy, cy, reserve;
-  Array dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dhx, dcx;
+  Array y, hy, cy, cells, reserve;
+  Array dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx;
 };
 
 inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
@@ -33,35 +35,43 @@ inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
 class Row {
  public:
   Row(const Problem& problem, Results& results, int64_t g, int64_t b)
-      : p_(problem), r_(results), g_(g), b_(b), H_(problem.H), I_(problem.I) {}
+      : p_(problem), r_(results), g_(g), b_(b), H_(problem.H), I_(problem.I), P_(problem.P) {}
 
   void run() {
-    const int64_t length = p_.lengths[b_], state = (g_ * p_.B + b_) * H_;
-    const Array hx(&p_.hx[state], &p_.hx[state] + H_), cx(&p_.cx[state], &p_.cx[state] + H_);
-    std::vector<Array> h = {hx}, c = {cx};  // [s]: before step s
-    for (int64_t s = 0; s < length; ++s) forward(time_of(s), h, c);
-    for (int64_t u = 0; u < H_; ++u) {
-      r_.hy[state + u] = h[length][u];
-      r_.cy[state + u] = c[length][u];
+    const int64_t length = p_.lengths[b_], hidden = (g_ * p_.B + b_) * P_, state = hidden / P_ * H_;
+    Array h(&p_.hx[hidden], &p_.hx[hidden] + P_), c(&p_.cx[state], &p_.cx[state] + H_);
+    std::vector<Array> h_prev, c_prev, c_next;  // [s]: as step s saw or left them
+    for (int64_t s = 0; s < length; ++s) {
+      if (starts_afresh(time_of(s))) h.assign(P_, 0), c.assign(H_, 0);
+      h_prev.push_back(h), c_prev.push_back(c);
+      forward(time_of(s), h, c);
+      c_next.push_back(c);
     }
-    Array dh(&p_.dhy[state], &p_.dhy[state] + H_), dc(&p_.dcy[state], &p_.dcy[state] + H_);
-    for (int64_t s = length - 1; s >= 0; --s) backward(time_of(s), h[s], c[s], c[s + 1], dh, dc);
-    for (int64_t u = 0; u < H_; ++u) {
-      r_.dhx[state + u] = dh[u];
-      r_.dcx[state + u] = dc[u];
+    std::copy(h.begin(), h.end(), &r_.hy[hidden]);
+    std::copy(c.begin(), c.end(), &r_.cy[state]);
+    Array dh(&p_.dhy[hidden], &p_.dhy[hidden] + P_), dc(&p_.dcy[state], &p_.dcy[state] + H_);
+    for (int64_t s = length - 1; s >= 0; --s) {
+      backward(time_of(s), h_prev[s], c_prev[s], c_next[s], dh, dc);
+      if (starts_afresh(time_of(s))) dh.assign(P_, 0), dc.assign(H_, 0);
     }
+    std::copy(dh.begin(), dh.end(), &r_.dhx[hidden]);
+    std::copy(dc.begin(), dc.end(), &r_.dcx[state]);
   }
 
  private:
   int64_t time_of(int64_t s) const { return p_.reverse[g_] ? p_.lengths[b_] - 1 - s : s; }
   int64_t at(int64_t t) const { return (t * p_.B + b_) * p_.G + g_; }
+  bool starts_afresh(int64_t t) const {
+    const int64_t border = p_.reverse[g_] ? t + 1 : t;
+    return border < p_.lengths[b_] && p_.reset[border * p_.B + b_];
+  }
 
   // The sum of the input and the recurrent projection at one row of the weights, 0 to 4H - 1.
   double preactivation(int64_t t, int64_t row, const Array& h) const {
     const int64_t gate = g_ * 4 * H_ + row;
     double sum = I_ ? 0 : p_.input[at(t) * 4 * H_ + row];
     for (int64_t k = 0; k < I_; ++k) sum += p_.input[at(t) * I_ + k] * p_.weight_ih[gate * I_ + k];
-    for (int64_t k = 0; k < H_; ++k) sum += h[k] * p_.weight_hh[gate * H_ + k];
+    for (int64_t k = 0; k < P_; ++k) sum += h[k] * p_.weight_hh[gate * P_ + k];
     if (!p_.bias_ih.empty()) sum += p_.bias_ih[gate];
     if (!p_.bias_hh.empty()) sum += p_.bias_hh[gate];
     return sum;
@@ -72,32 +82,58 @@ class Row {
     return p_.weight_ch.empty() ? 0 : p_.weight_ch[(g_ * 3 + gate) * H_ + u];
   }
 
-  void forward(int64_t t, std::vector<Array>& h, std::vector<Array>& c) {
-    Array hy(H_), cy(H_);
+  double weight_hr(int64_t p, int64_t u) const { return p_.weight_hr[(g_ * P_ + p) * H_ + u]; }
+
+  // Turns h and c, of the state before the step, into those of the state after it.
+  void forward(int64_t t, Array& h, Array& c) {
+    Array hidden(H_), cy(H_);
     for (int64_t u = 0; u < H_; ++u) {
-      const double c_prev = c.back()[u];
-      const double i = sigmoid(preactivation(t, u, h.back()) + weight_ch(0, u) * c_prev);
-      const double f = sigmoid(preactivation(t, H_ + u, h.back()) + weight_ch(1, u) * c_prev);
-      const double g = std::tanh(preactivation(t, 2 * H_ + u, h.back()));
-      cy[u] = f * c_prev + i * g;
-      const double o = sigmoid(preactivation(t, 3 * H_ + u, h.back()) + weight_ch(2, u) * cy[u]);
-      hy[u] = o * std::tanh(cy[u]);
-      r_.y[at(t) * H_ + u] = hy[u];
+      const double i = sigmoid(preactivation(t, u, h) + weight_ch(0, u) * c[u]);
+      const double f = sigmoid(preactivation(t, H_ + u, h) + weight_ch(1, u) * c[u]);
+      const double g = std::tanh(preactivation(t, 2 * H_ + u, h));
+      cy[u] = f * c[u] + i * g;
+      const double o = sigmoid(preactivation(t, 3 * H_ + u, h) + weight_ch(2, u) * cy[u]);
+      hidden[u] = o * std::tanh(cy[u]);
+      r_.cells[at(t) * H_ + u] = cy[u];
       const double kept[5] = {i, f, g, o, cy[u]};
       for (int64_t k = 0; k < 5; ++k) r_.reserve[(at(t) * 5 + k) * H_ + u] = kept[k];
     }
-    h.push_back(hy);
-    c.push_back(cy);
+    c = cy;
+    h = hidden;
+    if (!p_.weight_hr.empty()) {
+      h.assign(P_, 0);
+      for (int64_t p = 0; p < P_; ++p) {
+        for (int64_t u = 0; u < H_; ++u) h[p] += weight_hr(p, u) * hidden[u];
+      }
+    }
+    std::copy(h.begin(), h.end(), &r_.y[at(t) * P_]);
+  }
+
+  // The gradient of what the cell makes, of that of h.
+  Array hidden_gradient(int64_t t, const Array& dh, const Array& c) {
+    if (p_.weight_hr.empty()) return dh;
+    Array dhidden(H_);
+    for (int64_t u = 0; u < H_; ++u) {
+      const double hidden = r_.reserve[(at(t) * 5 + 3) * H_ + u] * std::tanh(c[u]);
+      for (int64_t p = 0; p < P_; ++p) {
+        dhidden[u] += dh[p] * weight_hr(p, u);
+        r_.dweight_hr[(g_ * P_ + p) * H_ + u] += dh[p] * hidden;
+      }
+    }
+    return dhidden;
   }
 
   // Turns dh and dc, of the state after the step, into those of the state before it.
   void backward(int64_t t, const Array& h_prev, const Array& c_prev, const Array& c, Array& dh,
                 Array& dc) {
     Array digates(4 * H_);
+    for (int64_t p = 0; p < P_; ++p) dh[p] += p_.dy[at(t) * P_ + p];
+    const Array dhidden = hidden_gradient(t, dh, c);
     for (int64_t u = 0; u < H_; ++u) {
+      dc[u] += p_.dcells[at(t) * H_ + u];
       const double* kept = &r_.reserve[at(t) * 5 * H_ + u];
       const double i = kept[0], f = kept[H_], g = kept[2 * H_], o = kept[3 * H_];
-      const double dy = dh[u] + p_.dy[at(t) * H_ + u], tanh_c = std::tanh(c[u]);
+      const double dy = dhidden[u], tanh_c = std::tanh(c[u]);
       const double d_o = dy * tanh_c * o * (1 - o);
       const double dcy = dc[u] + dy * o * (1 - tanh_c * tanh_c) + weight_ch(2, u) * d_o;
       const double d_i = dcy * g * i * (1 - i), d_f = dcy * c_prev[u] * f * (1 - f);
@@ -113,12 +149,12 @@ class Row {
         dweight_ch[2 * H_] += d_o * c[u];
       }
     }
-    dh.assign(H_, 0);
+    dh.assign(P_, 0);
     for (int64_t row = 0; row < 4 * H_; ++row) {
       const int64_t gate = g_ * 4 * H_ + row;
-      for (int64_t k = 0; k < H_; ++k) {
-        dh[k] += digates[row] * p_.weight_hh[gate * H_ + k];
-        r_.dweight_hh[gate * H_ + k] += digates[row] * h_prev[k];
+      for (int64_t k = 0; k < P_; ++k) {
+        dh[k] += digates[row] * p_.weight_hh[gate * P_ + k];
+        r_.dweight_hh[gate * P_ + k] += digates[row] * h_prev[k];
       }
       for (int64_t k = 0; k < I_; ++k) {
         r_.dinput[at(t) * I_ + k] += digates[row] * p_.weight_ih[gate * I_ + k];
@@ -134,20 +170,23 @@ class Row {
 
   const Problem& p_;
   Results& r_;
-  const int64_t g_, b_, H_, I_;
+  const int64_t g_, b_, H_, I_, P_;
 };
 
 inline Results run(const Problem& p) {
-  const int64_t rows = p.T * p.B * p.G, states = p.G * p.B * p.H, gates = p.G * 4 * p.H;
+  const int64_t rows = p.T * p.B * p.G, states = p.G * p.B, gates = p.G * 4 * p.H;
   Results r;
-  r.y.assign(rows * p.H, 0);
+  r.y.assign(rows * p.P, 0);
+  r.cells.assign(rows * p.H, 0);
   r.reserve.assign(rows * 5 * p.H, 0);
   r.dinput.assign(rows * (p.I ? p.I : 4 * p.H), 0);
   r.dweight_ih.assign(gates * p.I, 0);
   r.dbias.assign(p.I ? gates : 0, 0);
-  r.dweight_hh.assign(gates * p.H, 0);
+  r.dweight_hh.assign(gates * p.P, 0);
   r.dweight_ch.assign(p.weight_ch.size(), 0);
-  for (Array* state : {&r.hy, &r.cy, &r.dhx, &r.dcx}) state->assign(states, 0);
+  r.dweight_hr.assign(p.weight_hr.size(), 0);
+  for (Array* state : {&r.hy, &r.dhx}) state->assign(states * p.P, 0);
+  for (Array* state : {&r.cy, &r.dcx}) state->assign(states * p.H, 0);
   for (int64_t g = 0; g < p.G; ++g) {
     for (int64_t b = 0; b < p.B; ++b) Row(p, r, g, b).run();
   }

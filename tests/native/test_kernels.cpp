@@ -55,8 +55,16 @@ class Run {
         kernels_(kernels),
         report_(report),
         sums_(c.dtype == DType::bfloat16 ? DType::float32 : c.dtype),
-        shape_{c.dtype, c.T, c.B, c.G, c.H, c.I, in.problem.reverse.data(), nullptr} {
-    if (c.lengths) shape_.lengths = in.problem.lengths.data();
+        shape_{} {
+    shape_.dtype = c.dtype;
+    shape_.T = c.T, shape_.B = c.B, shape_.G = c.G, shape_.H = c.H, shape_.I = c.I, shape_.P = c.P;
+    shape_.reverse = in.problem.reverse.data();
+    if (c.lengths || c.packed_rows) {
+      shape_.lengths = in.problem.lengths.data();
+      shape_.by_length = in.by_length.data();
+    }
+    if (c.packed_rows) shape_.first_row = in.first_row.data();
+    if (c.reset) shape_.reset = in.problem.reset.data();
   }
 
   void run() {
@@ -69,7 +77,8 @@ class Run {
   }
 
  private:
-  int64_t rows() const { return c_.T * c_.B * c_.G; }
+  int64_t rows() const { return in_.first_row[c_.T] * c_.G; }
+  int64_t hidden_states() const { return c_.G * c_.B * c_.hidden_size(); }
   int64_t states() const { return c_.G * c_.B * c_.H; }
   Buffer numbers(int64_t count) const { return Buffer(c_.dtype, count, c_.shift); }
   static Buffer bytes(size_t count) { return Buffer(DType::bfloat16, count / 2); }
@@ -82,7 +91,8 @@ class Run {
   void pack() {
     packed_ = packed();
     LstmForward call{};
-    call.shape = {c_.dtype, 0, 0, c_.G, c_.H, c_.I, nullptr, nullptr};
+    call.shape.dtype = c_.dtype;
+    call.shape.G = c_.G, call.shape.H = c_.H, call.shape.I = c_.I, call.shape.P = c_.P;
     call.weight_ih = weight(in_.weight_ih, c_.I);
     call.weight_hh = weight(in_.weight_hh, true);
     call.packed = packed_.data();
@@ -92,9 +102,10 @@ class Run {
   }
 
   void forward(bool is_packed) {
-    y_ = numbers(rows() * c_.H);
+    y_ = numbers(rows() * c_.hidden_size());
+    const Buffer cells = c_.cells ? numbers(rows() * c_.H) : Buffer();
     if (c_.has("reserve")) reserve_ = numbers(rows() * 5 * c_.H);
-    const Buffer hy = numbers(states()), cy = numbers(states());
+    const Buffer hy = numbers(hidden_states()), cy = numbers(states());
     const Buffer workspace = bytes(kernels_.forward_workspace(shape_, c_.threads));
     LstmForward call{};
     call.shape = shape_;
@@ -105,26 +116,40 @@ class Run {
     call.bias_hh = weight(in_.bias_hh, c_.I && c_.bias_hh);
     call.weight_hh = weight(in_.weight_hh, true);
     call.weight_ch = weight(in_.weight_ch, c_.peepholes);
+    call.weight_hr = weight(in_.weight_hr, c_.P);
     call.hx = in_.hx.data();
     call.cx = in_.cx.data();
     call.y = y_.data();
     call.hy = hy.data();
     call.cy = cy.data();
+    call.cells = cells.data();
     call.reserve = reserve_.data();
     call.packed = packed_.data();
     call.is_packed = is_packed;
     call.workspace = workspace.data();
     kernels_.forward(call, c_.threads);
     const int64_t terms = c_.H + c_.I;
-    compare("y", y_, expected_.y, terms);
+    compare_rows("y", y_, expected_.y, c_.hidden_size(), terms);
+    if (c_.cells) compare_rows("cells", cells, expected_.cells, c_.H, terms);
     compare("hy", hy, expected_.hy, terms);
     compare("cy", cy, expected_.cy, terms);
     if (c_.has("reserve")) compare_reserve(terms);
   }
 
+  // Of `expected` (T, B, G, n), the rows that have a place.
+  void compare_rows(const char* name, const Buffer& found, const reference::Array& expected,
+                    int64_t n, int64_t terms) {
+    const Rows rows(c_, n, Layout::contiguous);
+    reference::Array there(found.count());
+    rows.for_each(
+        [&](int64_t at, int64_t index, int64_t, int64_t) { there[at] = expected[index]; });
+    compare(name, found, there, terms);
+  }
+
   // Rows past a length must have been left alone.
   void compare_reserve(int64_t terms) {
     const auto is_past = [&](int64_t i) {
+      if (c_.packed_rows) return false;
       const int64_t row = i / (5 * c_.H) / c_.G;
       return row / c_.B >= in_.problem.lengths[row % c_.B];
     };
@@ -133,7 +158,7 @@ class Run {
       if (!reserve_.is_untouched(i)) return fail("reserve", i, "is written past a length");
       reserve_.set(i, 0);
     }
-    compare("reserve", reserve_, expected_.reserve, terms);
+    compare_rows("reserve", reserve_, expected_.reserve, 5 * c_.H, terms);
     for (int64_t i = 0; i < reserve_.count(); ++i) {
       if (is_past(i)) reserve_.poison(i);  // backward must not read it either
     }
@@ -144,8 +169,10 @@ class Run {
     Rows dinput(c_, c_.I ? c_.I : 4 * c_.H, same || shared ? c_.input : Layout::contiguous);
     const int64_t gates = c_.G * 4 * c_.H;
     const Buffer dweight_ih(sums_, gates * c_.I, c_.shift), dbias(sums_, gates, c_.shift),
-        dweight_hh(sums_, gates * c_.H, c_.shift), dweight_ch(sums_, c_.G * 3 * c_.H, c_.shift);
-    const Buffer dhx = numbers(states()), dcx = numbers(states());
+        dweight_hh(sums_, gates * c_.hidden_size(), c_.shift),
+        dweight_ch(sums_, c_.G * 3 * c_.H, c_.shift),
+        dweight_hr(sums_, c_.G * c_.P * c_.H, c_.shift);
+    const Buffer dhx = numbers(hidden_states()), dcx = numbers(states());
     const Buffer workspace = bytes(kernels_.backward_workspace(shape_, c_.threads));
     const auto wanted = [&](const Buffer& buffer, const char* name, bool exists) {
       return exists && c_.has(name) ? buffer.data() : nullptr;
@@ -156,6 +183,7 @@ class Run {
     std::copy_n(in_.dy.stride, 3, call.dy_stride);
     call.dhy = wanted(in_.dhy, "dhy", true);
     call.dcy = wanted(in_.dcy, "dcy", true);
+    call.dcells = wanted(in_.dcells.buffer, "dcells", c_.cells);
     call.reserve = reserve_.data();
     call.y = y_.data();
     call.input = c_.I ? in_.input.buffer.data() : nullptr;
@@ -163,6 +191,7 @@ class Run {
     call.weight_ih = weight(in_.weight_ih, c_.I);
     call.weight_hh = weight(in_.weight_hh, true);
     call.weight_ch = weight(in_.weight_ch, c_.peepholes);
+    call.weight_hr = weight(in_.weight_hr, c_.P);
     call.hx = in_.hx.data();
     call.cx = in_.cx.data();
     call.dinput = wanted(dinput.buffer, "dinput", true);
@@ -171,6 +200,7 @@ class Run {
     call.dbias = wanted(dbias, "dbias", c_.I);
     call.dweight_hh = wanted(dweight_hh, "dweight_hh", true);
     call.dweight_ch = wanted(dweight_ch, "dweight_ch", c_.peepholes);
+    call.dweight_hr = wanted(dweight_hr, "dweight_hr", c_.P);
     call.dhx = dhx.data();
     call.dcx = dcx.data();
     call.workspace = workspace.data();
@@ -183,6 +213,7 @@ class Run {
     if (call.dbias) compare("dbias", dbias, expected_.dbias, terms);
     if (call.dweight_hh) compare("dweight_hh", dweight_hh, expected_.dweight_hh, terms);
     if (call.dweight_ch) compare("dweight_ch", dweight_ch, expected_.dweight_ch, terms);
+    if (call.dweight_hr) compare("dweight_hr", dweight_hr, expected_.dweight_hr, terms);
   }
 
   // Groups that share x share dx, their sum; gaps between the rows must have been left alone.
@@ -285,6 +316,11 @@ std::vector<Case> mixed_cases() {
         c.input = static_cast<Layout>(random() % 7);
         c.dy = static_cast<Layout>(random() % 7);
         c.shift = one_of(0, 1, 3);
+        c.P = one_of(0, 0, 1, 16, 33);
+        c.packed_rows = one_of(0, 0, 1);
+        c.reset = one_of(0, 1);
+        c.cells = one_of(0, 1);
+        if (c.packed_rows) c.input = c.dy = Layout::contiguous;
         if (c.T * c.B * c.G * H * (H + I) > 1'000'000) c.T = 7;  // keeps the whole run to seconds
         cases.push_back(c);
       }
@@ -298,16 +334,18 @@ std::vector<Case> null_cases() {
   std::vector<Case> cases;
   for (const DType dtype : kTypes) {
     for (const int64_t I : {0, 9}) {
-      for (const char* null :
-           {" reserve ", " dinput ", " dweight_ih ", " dbias ", " dweight_hh ", " dweight_ch ",
-            " dy ", " dhy ", " dcy ", " dy dhy dcy ", " dweight_ih dbias dweight_hh dweight_ch ",
-            " dinput dweight_ih dbias dweight_hh dweight_ch "}) {
+      for (const char* null : {" reserve ", " dinput ", " dweight_ih ", " dbias ", " dweight_hh ",
+                               " dweight_ch ", " dweight_hr ", " dcells ", " dy ", " dhy ", " dcy ",
+                               " dy dhy dcy ", " dweight_ih dbias dweight_hh dweight_ch ",
+                               " dinput dweight_ih dbias dweight_hh dweight_ch "}) {
         Case c;
         c.dtype = dtype;
         c.T = 5, c.B = 7, c.I = I;
         c.lengths = true;
         c.input = I ? Layout::shared : Layout::contiguous;
         c.null = null;
+        c.P = cases.size() % 3 ? 0 : 9;
+        c.cells = true;
         c.threads = 1 + static_cast<int>(cases.size() % 3);
         cases.push_back(c);
       }
@@ -330,6 +368,9 @@ std::vector<Case> large_cases() {
       c.G = 1 + cases.size() / 3 % 2;
       c.threads = 1 + static_cast<int>(cases.size() % 3);
       c.lengths = cases.size() % 2;
+      c.packed_rows = cases.size() % 4 == 3;
+      c.reset = cases.size() % 5 == 4;
+      c.P = cases.size() % 3 == 1 ? 40 : 0;
       cases.push_back(c);
     }
   }
