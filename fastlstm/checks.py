@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fastlstm.backends.onnx import is_exporting
 from fastlstm.types import LSTMWeights
 
 
@@ -123,6 +124,11 @@ def check_layers(
     if not weights or len(weights) % D:
         raise RuntimeError(f"weights: expected {D} entries a layer, got {len(weights)} in all")
     packed = isinstance(input, PackedSequence)
+    if packed and is_exporting():
+        raise RuntimeError(
+            "input: expected a padded batch with lengths, ONNX has no PackedSequence; "
+            "got a PackedSequence"
+        )
     data = input.data
     first = weights[0]
     if data.dtype != first.weight_ih.dtype and not torch.is_autocast_enabled(data.device.type):

@@ -35,9 +35,13 @@ def get(backend: str) -> ModuleType:
 def select(problem: Problem, backend: str = "auto") -> ModuleType:
     """The backend that runs ``problem``: the named one, or the fastest that can.
 
+    An ONNX export has one of its own, whatever is asked for.
+
     Raises:
         ValueError: the name is unknown, or the named backend does not support the problem.
     """
+    if backends.onnx.is_exporting():
+        return backends.onnx
     if backend == "auto":
         able = (b for b in BACKENDS if b.supports(problem) is None)
         first = next(able)
