@@ -33,13 +33,22 @@ def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> Non
         )
 
 
+def can_read_values(tensor: Tensor) -> bool:
+    """Whether Python may look at a tensor's values: not in a trace, nor in a CUDA graph's capture.
+
+    Any read from a GPU waits for it, which would end the capture with an error.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return not (tensor.is_cuda and torch.cuda.is_current_stream_capturing())
+
+
 def check_lengths(lengths: Tensor, T: int, B: int) -> None:
     """RuntimeError unless ``lengths`` is (B,) integers in 1..T."""
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise RuntimeError(f"lengths: expected integers, got {lengths.dtype}")
     check_size("lengths", lengths, (B,))
-    # Values cannot be looked at while a compiler traces; kernels clamp them into 0..T.
-    if B and not torch.compiler.is_compiling():
+    if B and can_read_values(lengths):  # else kernels clamp them into 0..T
         low, high = int(lengths.min()), int(lengths.max())
         if low < 1 or high > T:
             raise RuntimeError(f"lengths: expected integers in 1..{T}, got {low}..{high}")

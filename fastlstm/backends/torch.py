@@ -17,6 +17,8 @@ def supports(problem: Problem) -> str | None:
         return "takes whole layers, not igates that are already projected"
     if problem.peephole:
         return "has no peephole connections"
+    if problem.lengths and problem.device == "cuda" and torch.cuda.is_current_stream_capturing():
+        return "copies lengths to the cpu, which ends the capture of a CUDA graph"
     return None
 
 
