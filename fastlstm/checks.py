@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm.autocast import is_autocast
+from fastlstm.backends.onnx import is_exporting
 from fastlstm.course_checks import (
     check_batch_sizes,
     check_lengths,
@@ -142,6 +143,11 @@ def check_layers(
     if not weights or len(weights) % D:
         raise RuntimeError(f"weights: expected {D} entries a layer, got {len(weights)} in all")
     packed = isinstance(input, PackedSequence)
+    if packed and is_exporting():
+        raise RuntimeError(
+            "input: expected a padded batch with lengths, ONNX has no PackedSequence; "
+            "got a PackedSequence"
+        )
     data = input.data
     check_tensor("input", data)
     first = weights[0]

@@ -22,12 +22,23 @@ def check_tensor(name: str, value: object, error: type[Exception] = AttributeErr
         raise error(f"{name}: expected a Tensor, got {type(value).__name__}")
 
 
+def can_read_values(tensor: Tensor) -> bool:
+    """Whether Python may look at a tensor's values: not while a compiler or tracer runs.
+
+    Nor while a CUDA graph is captured: any read from a GPU waits for it, which would end that with
+    an error. On "meta" there are none.
+    """
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    captured = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+    return not (traced or captured or tensor.is_meta) and type(tensor) is Tensor
+
+
 def check_lengths(lengths: Tensor, T: int, B: int) -> None:
     """RuntimeError unless ``lengths`` is (B,) integers in 1..T."""
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise RuntimeError(f"lengths: expected integers, got {lengths.dtype}")
     check_size("lengths", lengths, (B,))
-    if B and _has_values(lengths):  # kernels clamp them into 0..T
+    if B and can_read_values(lengths):  # kernels clamp them into 0..T
         low, high = int(lengths.min()), int(lengths.max())
         if low < 1 or high > T:
             raise RuntimeError(f"lengths: expected integers in 1..{T}, got {low}..{high}")
@@ -44,7 +55,7 @@ def check_batch_sizes(batch_sizes: Tensor, rows: int) -> None:
         )
     if batch_sizes.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    if not _has_values(batch_sizes):
+    if not can_read_values(batch_sizes):
         return
     if batch_sizes[-1] < 1 or (batch_sizes.diff() > 0).any():
         raise RuntimeError("batch_sizes: expected positive numbers, none above the one before it")
@@ -77,13 +88,3 @@ def check_reset(reset: Tensor, T: int, B: int) -> None:
     if reset.dtype != torch.bool:
         raise RuntimeError(f"reset: expected torch.bool, got {reset.dtype}")
     check_size("reset", reset, (T, B))
-
-
-def _has_values(tensor: Tensor) -> bool:
-    """Whether they can be looked at: not on "meta", nor while a compiler or tracer runs.
-
-    Nor while a CUDA graph is captured, which must not wait for them.
-    """
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    captured = tensor.is_cuda and torch.cuda.is_current_stream_capturing()
-    return not (traced or captured or tensor.is_meta) and type(tensor) is Tensor

@@ -41,9 +41,17 @@ def get(backend: str) -> ModuleType:
 def select(problem: Problem, backend: str = "auto") -> ModuleType:
     """The backend that runs ``problem``: the named one, or the fastest that can.
 
+    An ONNX export has one of its own, whatever is asked for.
+
     Raises:
         ValueError: the name is unknown, or the named backend does not support the problem.
+        RuntimeError: an export has no node for the problem.
     """
+    if backends.onnx.is_exporting():
+        reason = backends.onnx.supports(problem)
+        if reason is not None:
+            raise RuntimeError(f"torch.onnx.export: the LSTM {reason}")
+        return backends.onnx
     if backend == "auto":
         able = (b for b in BACKENDS if b.supports(problem) is None)
         first = next(able)

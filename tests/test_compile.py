@@ -130,7 +130,7 @@ def test_video_model_of_any_length(compiled):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
-@pytest.mark.slow  # 30 s of g++ on 2 cores
+@pytest.mark.slow  # 10 s of g++ on 2 cores
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs g++")
 def test_inductor(compiled):
     module = fastlstm.LSTM(4, 6, peephole=True, backend="cpu")

@@ -89,7 +89,7 @@ def test_saved_program_runs_in_another_process(tmp_path):
     _check_in_another_process(tmp_path, model, 'torch.export.load(f"{folder}/model.pt2").module()')
 
 
-@pytest.mark.slow  # 30 s of g++ on 2 cores
+@pytest.mark.slow  # 10 s of g++ on 2 cores
 def test_aot_inductor_package_runs_in_another_process(tmp_path):
     model = _Model(peephole=True, bidirectional=True).eval().requires_grad_(False)
     torch._inductor.aoti_compile_and_package(

@@ -111,7 +111,7 @@ def test_reserve_is_kept_for_training_only(monkeypatch):
 
     def forward(*args, **kwargs):
         results = original(*args, **kwargs)
-        reserves.append(results[3].numel())
+        reserves.append(results[4].numel())
         return results
 
     monkeypatch.setattr(backends.cpu, "forward", forward)

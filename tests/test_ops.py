@@ -153,11 +153,11 @@ def test_few_units_and_steps_of_a_wide_input_train_on_torch(T, I, H, train):
 
 
 def test_explain_names_the_choice_and_every_reason():
-    text = fastlstm.explain(fastlstm.LSTM(3, 4, proj_size=2), torch.randn(7, 5, 3))
-    assert "T=7 B=5 G=1 H=4 float32 on cpu: runs on 'torch'" in text
+    text = fastlstm.explain(fastlstm.LSTM(3, 4, device="meta"), torch.randn(7, 5, 3, device="meta"))
+    assert "T=7 B=5 G=1 H=4 float32 on meta: runs on 'torch'" in text
     lines = {line.split()[0]: line for line in text.splitlines()[2:]}
     assert list(lines) == ["cpu", "torch", "triton", "reference"]
-    assert lines["cpu"].endswith("no: has no projection (proj_size=2)")
+    assert lines["cpu"].endswith("no: runs on the cpu, not on meta")
     assert lines["torch"].endswith("chosen")
     assert "no: " in lines["triton"]
     assert lines["reference"].endswith("could run it")

@@ -174,6 +174,7 @@ def _checksum(weight_ih, weight_hh, num_threads=1):
         G=G,
         H=four_h // 4,
         I=I,
+        P=0,
         weight_ih=(weight_ih.data_ptr(), weight_ih.stride(0)),
         weight_hh=(weight_hh.data_ptr(), weight_hh.stride(0)),
         num_threads=num_threads,

@@ -2,9 +2,10 @@
 
 Every module has ``supports(problem)``, which returns None or the reason why it cannot run it.
 A fused backend (``cpu``, ``triton``) has ``forward`` and ``backward`` for the sequence op;
-``reference`` is differentiable torch code; ``torch`` takes whole layers.
+``reference`` is differentiable torch code; ``torch`` takes whole layers. ``onnx`` computes nothing:
+it is what an ONNX export records.
 """
 
-from fastlstm.backends import cpu, reference, torch, triton
+from fastlstm.backends import cpu, onnx, reference, torch, triton
 
-__all__ = ["cpu", "reference", "torch", "triton"]
+__all__ = ["cpu", "onnx", "reference", "torch", "triton"]

@@ -21,6 +21,8 @@ def supports(problem: Problem) -> str | None:
         return "has no reset mask"
     if problem.return_all_cells:
         return "returns only the last cell state"
+    if problem.lengths and problem.device == "cuda" and torch.cuda.is_current_stream_capturing():
+        return "copies lengths to the cpu, which ends the capture of a CUDA graph"
     return None
 
 

@@ -1,0 +1,223 @@
+"""What ``torch.onnx.export`` records: ONNX's own ``LSTM`` node, or a ``Scan`` where it has none.
+
+Every other backend computes; this one only describes, and is chosen while an export traces,
+whatever was asked for. The node is https://onnx.ai/onnx/operators/onnx__LSTM.html with peepholes as
+its input P and lengths as sequence_lens. It has neither a projection nor an input that is already
+projected: those become a Scan over :func:`fastlstm.backends.reference.lstm_step`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlstm.backends.reference import lstm_step, project
+from fastlstm.types import Problem
+
+
+def is_exporting() -> bool:
+    """Whether ``torch.onnx.export`` traces this call; cheap where nothing traces."""
+    return (
+        torch.compiler.is_compiling() or torch.jit.is_tracing()
+    ) and torch.onnx.is_in_onnx_export()
+
+
+def supports(problem: Problem) -> str | None:
+    """None, or what the node lacks."""
+    if problem.batch_sizes:
+        return "has no packed rows: a padded batch with lengths, it has"
+    if problem.reset:
+        return "has no reset mask"
+    if problem.return_all_cells:
+        return "returns only the last cell state"
+    return None
+
+
+def lstm_sequence(
+    input: Tensor,
+    weight_ih: Sequence[Tensor],
+    bias_ih: Sequence[Tensor],
+    bias_hh: Sequence[Tensor],
+    weight_hh: Sequence[Tensor],
+    weight_ch: Sequence[Tensor],
+    weight_hr: Sequence[Tensor],
+    hx: Tensor,
+    cx: Tensor,
+    reverse: Sequence[bool],
+    lengths: Tensor | None,
+    batch_sizes: None = None,
+    reset: None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Records every group; arguments as in ``reference.lstm_sequence``, results without cells.
+
+    Both directions of a bidirectional layer are one node, other groups one node each. A node
+    computes in float32 what is bfloat16, which ONNX has for an LSTM from opset 22 on only.
+
+    Raises:
+        RuntimeError: torch has no ``torch.onnx.ops`` (before 2.8), or the exporter is the one of
+            ``dynamo=False`` and the LSTM needs a Scan.
+    """
+    weights = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch)
+    if not weight_ih and input.stride()[:2] == (0, 0):
+        # The same gates at every step are a bias, beside an input of one zero.
+        weight_ih = [weight.new_zeros(weight.shape[0], 1) for weight in weight_hh]
+        weights = (weight_ih, list(input[0, 0]), [], weight_hh, weight_ch)
+        input = input.new_zeros(*input.shape[:2], 1)
+    if weight_hr or not weight_ih:
+        return _scans(input, weights, weight_hr, hx, cx, reverse, lengths)
+    if input.dim() == 3 and list(reverse) == [False, True]:
+        return _node("bidirectional", input, weights, hx, cx, lengths)
+    groups = []
+    for group, backwards in enumerate(reverse):
+        x = input if input.dim() == 3 else input[:, :, group]
+        one = slice(group, group + 1)
+        direction = "reverse" if backwards else "forward"
+        own = tuple(weight[one] for weight in weights)
+        groups.append(_node(direction, x, own, hx[one], cx[one], lengths))
+    return _join(groups)
+
+
+def _join(groups: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    if len(groups) == 1:
+        return groups[0]
+    y, hy, cy = zip(*groups, strict=True)
+    return torch.cat(y, dim=2), torch.cat(hy), torch.cat(cy)
+
+
+def _node(
+    direction: str,
+    x: Tensor,
+    weights: tuple[Sequence[Tensor], ...],
+    hx: Tensor,
+    cx: Tensor,
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One LSTM node of one or two directions; x is (T, B, I)."""
+    weight_ih, bias_ih, bias_hh, weight_hh, weight_ch = weights
+    H = int(hx.shape[2])  # which is a tensor in the older exporter
+    none = [weight.new_zeros(4 * H) for weight in weight_hh]
+    B = None
+    if bias_ih or bias_hh:
+        B = torch.cat([_stack(bias or none, H) for bias in (bias_ih, bias_hh)], dim=1)
+    inputs: tuple[Tensor | None, ...] = (
+        x,
+        _stack(weight_ih, H),
+        _stack(weight_hh, H),
+        B,
+        None if lengths is None else lengths.to(torch.int32),
+        hx,
+        cx,
+        _stack(weight_ch, H) if weight_ch else None,
+    )
+    narrow = x.dtype == torch.bfloat16
+    if narrow:
+        inputs = tuple(t.float() if t is not None and t.dtype == x.dtype else t for t in inputs)
+    outputs = (_symbol if torch.compiler.is_exporting() else _LSTMNode.apply)(direction, H, *inputs)
+    y, hy, cy = (output.to(x.dtype) for output in outputs) if narrow else outputs
+    return y.transpose(1, 2), hy, cy  # a node's Y is (T, G, B, H)
+
+
+def _stack(parameter: Sequence[Tensor], H: int) -> Tensor:
+    """(G, n * H, ...) of one parameter, with gate o in second place, where ONNX has it.
+
+    That is i, o, f, g from our i, f, g, o, and i, o, f from the i, f, o of peepholes.
+    """
+    return torch.stack([torch.cat([w[:H], w[-H:], w[H:-H]]) for w in parameter])
+
+
+def _sizes(x: Tensor, hx: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Of a node's three outputs."""
+    G, B, H = hx.shape
+    return (x.shape[0], G, B, H), (G, B, H), (G, B, H)
+
+
+def _symbol(direction: str, hidden_size: int, *inputs: Tensor | None) -> Sequence[Tensor]:
+    """The node in a graph of ``torch.export``."""
+    if not hasattr(torch.onnx, "ops"):
+        raise RuntimeError(
+            f"torch.onnx.export: expected torch 2.8 or newer for an LSTM, got {torch.__version__}"
+        )
+    x, hx = inputs[0], inputs[5]
+    assert x is not None and hx is not None
+    outputs = torch.onnx.ops.symbolic_multi_out(
+        "LSTM",
+        inputs,
+        {"direction": direction, "hidden_size": hidden_size},
+        dtypes=[x.dtype] * 3,
+        shapes=_sizes(x, hx),
+    )
+    return [output.to(x.device) for output in outputs]  # torch makes them on the CPU
+
+
+class _LSTMNode(torch.autograd.Function):
+    """The node in a graph of the older exporter; its values are zeros, which nothing reads."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, direction: str, hidden_size: int, *inputs: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        x, hx = inputs[0], inputs[5]
+        assert x is not None and hx is not None
+        return tuple(x.new_zeros(size) for size in _sizes(x, hx))
+
+    @staticmethod
+    def symbolic(g: Any, direction: str, hidden_size: int, *inputs: Any) -> Any:
+        absent = g.op("prim::Constant")
+        absent.setType(torch._C.OptionalType.ofTensor())
+        given = [absent if value is None else value for value in inputs]
+        return g.op("LSTM", *given, direction_s=direction, hidden_size_i=hidden_size, outputs=3)
+
+
+def _scans(
+    input: Tensor,
+    weights: tuple[Sequence[Tensor], ...],
+    weight_hr: Sequence[Tensor],
+    hx: Tensor,
+    cx: Tensor,
+    reverse: Sequence[bool],
+    lengths: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One Scan a group, right for any number of steps."""
+    if not torch.compiler.is_exporting():
+        raise RuntimeError(
+            "torch.onnx.export: an LSTM with proj_size, or a sequence of igates, needs dynamo=True"
+        )
+    from torch._higher_order_ops.scan import scan
+
+    weight_ih, bias_ih, bias_hh, weight_hh, weight_ch = weights
+    igates = project(input, weight_ih, bias_ih, bias_hh) if weight_ih else input
+    active: tuple[Tensor, ...] = ()
+    if lengths is not None:
+        steps = torch.arange(igates.shape[0], device=igates.device)
+        active = ((steps.unsqueeze(1) < lengths).unsqueeze(2),)
+    groups = []
+    for group, backwards in enumerate(reverse):
+        w_ch, w_hr = (weight[group] if weight else None for weight in (weight_ch, weight_hr))
+        step = partial(_step, weight_hh[group], w_ch, w_hr)
+        start, xs = (hx[group], cx[group]), (igates[:, :, group], *active)
+        # Scan's own tracer takes sizes that are equal by chance for one, as a batch of 3 and three
+        # hidden units, and would then fix the batch.
+        with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
+            (h, c), y = scan(step, start, xs, dim=0, reverse=backwards)
+        groups.append((y.unsqueeze(2), h[None], c[None]))
+    return _join(groups)
+
+
+def _step(
+    weight_hh: Tensor,
+    weight_ch: Tensor | None,
+    weight_hr: Tensor | None,
+    state: tuple[Tensor, Tensor],
+    xs: tuple[Tensor, ...],
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
+    """A Scan's body: (h, c) and what one step reads to the next (h, c) and what it emits."""
+    igates, *active = xs
+    h, c = lstm_step(igates, weight_hh, *state, weight_ch, weight_hr)
+    if not active:
+        return (h, c), h.clone()  # no two results of a scan may be one tensor
+    next = torch.where(active[0], h, state[0]), torch.where(active[0], c, state[1])
+    return next, torch.where(active[0], h, 0.0)

@@ -1,0 +1,238 @@
+"""``torch.onnx.export``: valid graphs of standard nodes, which ONNX Runtime computes as we do."""
+
+import pytest
+import torch
+from torch import nn
+from torch.export import Dim
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import fastlstm
+
+onnx = pytest.importorskip("onnx")
+onnxruntime = pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+# What the exporters say on every call: packages they miss, their own deprecations.
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+TIME_AND_BATCH = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
+STATES = ({1: Dim.DYNAMIC}, {1: Dim.DYNAMIC})
+
+
+class _Model(nn.Module):
+    """An LSTM inside a model, as users export them."""
+
+    def __init__(self, *sizes, **options):
+        super().__init__()
+        self.lstm = fastlstm.LSTM(*sizes, **options)
+
+    def forward(self, x, lengths=None):
+        return self.lstm(x, lengths=lengths)
+
+
+def _nodes(path):
+    """How often each operator is in a graph that ONNX's checker finds valid."""
+    model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
+    types = [node.op_type for node in model.graph.node]
+    return {kind: types.count(kind) for kind in types}
+
+
+def _run(path, *args):
+    """The outputs of ONNX Runtime on the arguments' tensors."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    tensors = torch.utils._pytree.tree_leaves(args)
+    names = [value.name for value in session.get_inputs()]
+    feeds = {name: tensor.numpy() for name, tensor in zip(names, tensors, strict=True)}
+    return [torch.from_numpy(value) for value in session.run(None, feeds)]
+
+
+def _check(path, model, *args):
+    """ONNX Runtime against the reference in float64; its error is some roundings of float32."""
+    double = torch.utils._pytree.tree_map(
+        lambda t: t.double() if t.is_floating_point() else t, args
+    )
+    with torch.no_grad():
+        expected = torch.utils._pytree.tree_leaves(model.double()(*double))
+    model.float()
+    found = _run(path, *args)
+    for ours, truth in zip(found, (t for t in expected if t is not None), strict=True):
+        torch.testing.assert_close(ours.double(), truth, rtol=1e-5, atol=1e-6)
+
+
+@pytest.fixture
+def export(tmp_path):
+    """Exports by ``dynamo=True`` and returns the path."""
+
+    def run(model, args, shapes):
+        path = tmp_path / "model.onnx"
+        torch.onnx.export(model, args, path, dynamo=True, dynamic_shapes=shapes, verbose=False)
+        return path
+
+    return run
+
+
+OPTIONS = [
+    {},
+    {"bias": False},
+    {"peephole": True},
+    {"batch_first": True},
+    {"bidirectional": True},
+    {"num_layers": 2, "bidirectional": True, "peephole": True, "batch_first": True},
+]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_layers(export, options):
+    model = fastlstm.LSTM(4, 6, **options).eval()
+    path = export(model, (torch.randn(5, 3, 4),), (TIME_AND_BATCH,))
+    nodes = _nodes(path)
+    assert nodes["LSTM"] == model.num_layers
+    assert "Scan" not in nodes and "Loop" not in nodes
+    for size in ((5, 3), (9, 2), (1, 1)):
+        _check(path, model, torch.randn(*size, 4))
+
+
+def test_peepholes_are_the_input_p(export):
+    path = export(fastlstm.LSTM(4, 6, peephole=True), (torch.randn(5, 3, 4),), (TIME_AND_BATCH,))
+    (node,) = (node for node in onnx.load(path).graph.node if node.op_type == "LSTM")
+    assert len(node.input) == 8 and node.input[7]
+    assert not node.input[4]  # no sequence_lens
+
+
+@pytest.mark.parametrize("given", ["hx", "hx and lengths"])
+def test_states_and_lengths(export, given):
+    class Model(_Model):
+        def forward(self, x, hx, lengths=None):
+            return self.lstm(x, hx, lengths=lengths)
+
+    def arguments(B, lengths):
+        hx = torch.randn(4, B, 6), torch.randn(4, B, 6)
+        return (torch.randn(5, B, 4), hx, torch.tensor(lengths))[: 3 if "lengths" in given else 2]
+
+    model = Model(4, 6, 2, bidirectional=True, peephole=True)
+    shapes = (TIME_AND_BATCH, STATES, {0: Dim.DYNAMIC})[: 3 if "lengths" in given else 2]
+    path = export(model, arguments(3, [5, 2, 1]), shapes)
+    assert _nodes(path)["LSTM"] == 2
+    _check(path, model, *arguments(2, [3, 5]))
+
+
+def test_output_past_a_length_is_zero(export):
+    model = _Model(4, 6, peephole=True)
+    arguments = torch.randn(5, 3, 4), torch.tensor([5, 2, 1])
+    path = export(model, arguments, (TIME_AND_BATCH, {0: Dim.DYNAMIC}))
+    y, h, _ = _run(path, *arguments)
+    assert y[2:, 1].count_nonzero() == 0 and y[1:, 2].count_nonzero() == 0
+    torch.testing.assert_close(h[0, 1], y[1, 1])
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+def test_projections_are_scans(export, lengths):
+    model = _Model(4, 6, bidirectional=lengths, peephole=lengths, proj_size=3)
+    rows = (torch.tensor([5, 2, 1]),) if lengths else ()
+    shapes = (TIME_AND_BATCH, {0: Dim.DYNAMIC})[: 1 + lengths]
+    path = export(model, (torch.randn(5, 3, 4), *rows), shapes)
+    nodes = _nodes(path)
+    assert nodes["Scan"] == 1 + lengths and "LSTM" not in nodes
+    rows = (torch.tensor([4, 9]),) if lengths else ()
+    _check(path, model, torch.randn(9, 2, 4), *rows)
+
+
+@pytest.mark.parametrize("peephole", [False, True])
+def test_cell(export, peephole):
+    cell = fastlstm.LSTMCell(4, 6, peephole=peephole)
+    path = export(cell, (torch.randn(3, 4),), ({0: Dim.DYNAMIC},))
+    assert _nodes(path)["LSTM"] == 1
+    _check(path, cell, torch.randn(2, 4))
+
+
+def test_unbatched(export):
+    model = fastlstm.LSTM(4, 6)
+    path = export(model, (torch.randn(5, 4),), ({0: Dim.DYNAMIC},))
+    _check(path, model, torch.randn(9, 4))
+
+
+def test_bfloat16_is_computed_in_float32(export):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = fastlstm.LSTM(4, 6, peephole=True).bfloat16()
+
+        def forward(self, x):
+            return self.lstm(x.bfloat16())[0].float()
+
+    model, x = Model(), torch.randn(9, 2, 4)
+    path = export(model, (torch.randn(5, 3, 4),), (TIME_AND_BATCH,))
+    (found,) = _run(path, x)
+    torch.testing.assert_close(found, model(x).detach(), rtol=2**-7, atol=2**-7)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_the_backend_does_not_matter(export, backend):
+    model = fastlstm.LSTM(4, 6, backend=backend)
+    path = export(model, (torch.randn(5, 3, 4),), (TIME_AND_BATCH,))
+    assert _nodes(path)["LSTM"] == 1
+
+
+class _Encoder(nn.Module):
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, frames):
+        return self.model.encode(frames)
+
+
+@pytest.mark.parametrize(
+    "model, lstms, scans",
+    [
+        (_Encoder(fastlstm.LSTMAutoencoder(4, 6, 2)), 2, 0),
+        (fastlstm.CompositeLSTM(4, 6, 2), 6, 0),
+        (fastlstm.LSTMAutoencoder(4, 6, 2, conditional=True), 4, 0),
+        # Of two decoders one reads: their gates are computed outside, and no node takes those.
+        (fastlstm.CompositeLSTM(4, 6, conditional_reconstruction=True), 1, 2),
+    ],
+    ids=["encode", "composite", "conditional", "mixed"],
+)
+def test_video_models(export, model, lstms, scans):
+    path = export(model, (torch.rand(5, 3, 4),), (TIME_AND_BATCH,))
+    nodes = _nodes(path)
+    assert (nodes["LSTM"], nodes.get("Scan", 0)) == (lstms, scans)
+    _check(path, model, torch.rand(9, 2, 4))
+
+
+def test_a_packed_sequence_is_refused(export):
+    class Model(_Model):
+        def forward(self, x, lengths):
+            packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
+            return self.lstm(packed)[1]
+
+    arguments = torch.randn(5, 3, 4), torch.tensor([5, 2, 1])
+    with pytest.raises(Exception, match="expected a padded batch with lengths"):
+        export(Model(4, 6), arguments, (TIME_AND_BATCH, {0: Dim.DYNAMIC}))
+
+
+def _export_by_trace(model, args, path):
+    """The exporter of ``dynamo=False``, which torch has deprecated."""
+    names = ["x", "lengths"][: len(args)]
+    axes = {"x": {0: "T", 1: "B"}, "lengths": {0: "B"}}
+    axes = {name: axes[name] for name in names}
+    torch.onnx.export(model, args, path, dynamo=False, input_names=names, dynamic_axes=axes)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("lengths", [False, True])
+def test_older_exporter(tmp_path, options, lengths):
+    model, path = _Model(4, 6, **options).eval(), tmp_path / "model.onnx"
+    B = 5 if options.get("batch_first") else 3
+    rows = (torch.ones(B, dtype=torch.int64),) if lengths else ()
+    _export_by_trace(model, (torch.randn(5, 3, 4), *rows), path)
+    assert _nodes(path)["LSTM"] == model.lstm.num_layers
+    rows = (torch.arange(1, 3),) if lengths else ()
+    x = torch.randn(2, 9, 4) if options.get("batch_first") else torch.randn(9, 2, 4)
+    _check(path, model, x, *rows)
+
+
+def test_older_exporter_refuses_a_projection(tmp_path):
+    with pytest.raises(RuntimeError, match="needs dynamo=True"):
+        _export_by_trace(_Model(4, 6, proj_size=3), (torch.randn(5, 3, 4),), tmp_path / "m.onnx")
