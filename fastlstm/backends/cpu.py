@@ -269,12 +269,14 @@ def backward(
     dhy, dcy = (None if state is None else state.contiguous() for state in (dhy, dcy))
     x = _unit_stride(input) if weight_ih else None
     hx, cx, lengths = hx.contiguous(), cx.contiguous(), _safe_lengths(lengths, T)
+    # As forward wrote them, unless vmap or a hook on saved tensors laid them out anew.
+    y, reserve = y.contiguous(), reserve.contiguous()
     parameters = (weight_ih, weight_hh, weight_ch)
     (w_ih, w_hh, w_ch), _owners = zip(*map(_grid, parameters), strict=True)
     workspace = _workspace(_C.lstm_backward_workspace(*sizes, threads, isa))
     asked = [
         _address(gradient if need else None)
-        for gradient, need in zip((dinput, *dweights), needs, strict=True)
+        for gradient, need in zip((dinput, *dweights), needs[:5], strict=True)
     ]
     _C.lstm_backward(
         *sizes,
