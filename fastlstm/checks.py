@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fastlstm import transforms
 from fastlstm.types import Course, LSTMWeights
 
 
@@ -40,7 +41,8 @@ def check_lengths(lengths: Tensor, T: int, B: int) -> None:
     check_size("lengths", lengths, (B,))
     # Values cannot be looked at while a compiler traces; kernels clamp them into 0..T.
     if B and not torch.compiler.is_compiling():
-        low, high = int(lengths.min()), int(lengths.max())
+        values = transforms.unwrapped(lengths)
+        low, high = int(values.min()), int(values.max())
         if low < 1 or high > T:
             raise RuntimeError(f"lengths: expected integers in 1..{T}, got {low}..{high}")
 
@@ -167,7 +169,7 @@ def check_layers(
     if not weights or len(weights) % D:
         raise RuntimeError(f"weights: expected {D} entries a layer, got {len(weights)} in all")
     packed = isinstance(input, PackedSequence)
-    data = input.data
+    data = input.data if isinstance(input, PackedSequence) else input
     first = weights[0]
     if data.dtype != first.weight_ih.dtype and not torch.is_autocast_enabled(data.device.type):
         dtype = first.weight_ih.dtype

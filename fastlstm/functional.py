@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm import backends, dispatch, ops
+from fastlstm import backends, dispatch, ops, transforms
 from fastlstm.checks import check_cell, check_layers, check_sequence
 from fastlstm.types import Course, LSTMWeights, Problem
 
@@ -42,6 +42,11 @@ def lstm_sequence(
     second reversed. ``y.flatten(2)`` is then ``nn.LSTM``'s output, and hx has the layout of its
     h_0. Under ``torch.autocast`` everything is cast to its dtype; sums and the running cell state
     are float32 then.
+
+    It can be differentiated in any way and to any order, and transformed by ``torch.func``. The
+    kernels have first derivatives in reverse mode; whatever else is asked of them is computed by
+    the reference in plain torch: second derivatives, and all that is called while forward mode is
+    on (``torch.func.jvp``, ``torch.autograd.forward_ad.dual_level``), whichever backend is named.
 
     Args:
         input: with ``weight_ih``, x (T, B, I) that all groups share or (T, B, G, I). Without,
@@ -125,15 +130,17 @@ def _run(
     Where nothing wants to see the op, no compiler, tracer or mode, its kernels are called without
     it: that saves a quarter of the time of a short call (15 of 60 us), and in training more.
     """
-    if chosen is backends.reference:
+    if chosen is backends.reference or transforms.is_forward_mode():
         return backends.reference.lstm_sequence(*call)
+    name = dispatch.name(chosen)
+    if transforms.is_active():
+        return ops.transformed_lstm_sequence(call, return_all_cells, name)
     tensors = call.tensors
     # A trace keeps the flag, and may train whatever the mode was in which it was recorded.
     records = torch.is_grad_enabled() or torch.jit.is_tracing()
     train = records and any(t.requires_grad for t in tensors)
     if train or chosen is not backends.cpu:
         packed = None
-    name = dispatch.name(chosen)
     if ops.is_watched(tensors):
         return ops.lstm_sequence(*call, packed, train, return_all_cells, name)[:4]
     if train:
@@ -292,13 +299,15 @@ def layers_problem(
 ) -> Problem:
     """What :func:`lstm` asks the backends about these arguments."""
     if isinstance(input, PackedSequence):
+        data = input.data
         T, B, has_lengths = input.batch_sizes.shape[0], int(input.batch_sizes[0]), True
     else:
+        data = input
         T, B = input.shape[:2] if not batch_first else (input.shape[1], input.shape[0])
     first = weights[0]
-    differentiable = input.data.requires_grad or first.weight_hh.requires_grad
+    differentiable = data.requires_grad or first.weight_hh.requires_grad
     return Problem(
-        device=input.data.device.type,
+        device=data.device.type,
         dtype=compute_dtype(first.weight_hh),
         T=T,
         B=B,
@@ -310,6 +319,7 @@ def layers_problem(
         proj_size=0 if first.weight_hr is None else first.weight_hr.shape[0],
         lengths=has_lengths,
         whole_layers=True,
+        transformed=transforms.is_forward_mode() or transforms.is_vmapped(),
         train=differentiable and torch.is_grad_enabled(),
     )
 

@@ -15,6 +15,8 @@ def supports(problem: Problem) -> str | None:
     """None, or why PyTorch's LSTM cannot run ``problem``."""
     if not problem.whole_layers:
         return "takes whole layers, not igates that are already projected"
+    if problem.transformed:
+        return "has no rules for torch.func.vmap and for forward mode"
     if problem.peephole:
         return "has no peephole connections"
     if problem.reset:
