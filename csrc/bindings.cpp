@@ -1,7 +1,7 @@
 // The module fastlstm._C: kernels for Python, tensors passed as addresses, sizes and strides.
 //
 // No torch header and no libtorch: one build serves every torch version. Nothing is checked here
-// beyond what would crash the interpreter; fastlstm/functional.py does that once, for all backends.
+// beyond what would crash the interpreter; the functions of Python do that once, for all backends.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 

@@ -2,9 +2,10 @@
 
 from fastlstm.cell import LSTMCell
 from fastlstm.dispatch import explain
-from fastlstm.functional import lstm, lstm_cell, lstm_sequence
+from fastlstm.functional import lstm, lstm_cell
 from fastlstm.interop import Replacement, replace
 from fastlstm.modules import LSTM
+from fastlstm.sequence import lstm_sequence
 from fastlstm.types import LSTMWeights
 from fastlstm.video import (
     CompositeLSTM,

@@ -53,7 +53,7 @@ def check_sequence(
     cx: Tensor | None,
     course: Course,
 ) -> tuple[int, int]:
-    """The arguments of :func:`fastlstm.functional.lstm_sequence`; T and B that follow from them.
+    """The arguments of :func:`fastlstm.lstm_sequence`; T and B that follow from them.
 
     ``groups`` are the lists of weights from weight_ih to weight_hr.
     """
@@ -148,7 +148,7 @@ def check_layers(
             "input: expected a padded batch with lengths, ONNX has no PackedSequence; "
             "got a PackedSequence"
         )
-    data = input.data
+    data = input.data if isinstance(input, PackedSequence) else input
     check_tensor("input", data)
     first = weights[0]
     _check_matrices(first)

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from fastlstm import transforms
+
 
 def check_size(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
     """RuntimeError unless ``tensor`` has exactly that size."""
@@ -39,7 +41,8 @@ def check_lengths(lengths: Tensor, T: int, B: int) -> None:
         raise RuntimeError(f"lengths: expected integers, got {lengths.dtype}")
     check_size("lengths", lengths, (B,))
     if B and can_read_values(lengths):  # kernels clamp them into 0..T
-        low, high = int(lengths.min()), int(lengths.max())
+        values = transforms.unwrapped(lengths)
+        low, high = int(values.min()), int(values.max())
         if low < 1 or high > T:
             raise RuntimeError(f"lengths: expected integers in 1..{T}, got {low}..{high}")
 

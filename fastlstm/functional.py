@@ -1,4 +1,4 @@
-"""The LSTM as functions: every argument is checked here, once, and nowhere below."""
+"""Layers and cells as functions: every argument is checked here, once, and nowhere below."""
 
 from __future__ import annotations
 
@@ -11,136 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm import backends, dispatch, ops
+from fastlstm import backends, dispatch, transforms
 from fastlstm.autocast import compute_dtype, is_autocast
 from fastlstm.backends.packed import PackedWeights
-from fastlstm.checks import check_cell, check_layers, check_sequence
-from fastlstm.types import Course, LSTMWeights, Problem
-
-
-def lstm_sequence(
-    input: Tensor,
-    weight_hh: Sequence[Tensor],
-    hx: Tensor | None = None,
-    cx: Tensor | None = None,
-    *,
-    weight_ih: Sequence[Tensor] | None = None,
-    bias_ih: Sequence[Tensor] | None = None,
-    bias_hh: Sequence[Tensor] | None = None,
-    weight_ch: Sequence[Tensor] | None = None,
-    weight_hr: Sequence[Tensor] | None = None,
-    reverse: Sequence[bool] | None = None,
-    lengths: Tensor | None = None,
-    batch_sizes: Tensor | None = None,
-    reset: Tensor | None = None,
-    return_all_cells: bool = False,
-    packed: PackedWeights | None = None,
-    backend: str = "auto",
-) -> tuple[Tensor, ...]:
-    """G LSTMs of one shape, side by side, over a whole sequence.
-
-    The groups share nothing but their sizes, and maybe their input: each has its own weights and
-    its own direction of time. The two directions of a bidirectional layer are G = 2 with the
-    second reversed. ``y.flatten(2)`` is then ``nn.LSTM``'s output, and hx has the layout of its
-    h_0. Under ``torch.autocast`` everything is cast to its dtype; sums and the running cell state
-    are float32 then.
-
-    Args:
-        input: with ``weight_ih``, x (T, B, I) that all groups share or (T, B, G, I). Without,
-            igates (T, B, G, 4H): ``x W_ih^T + b_ih + b_hh``, gates in order i, f, g, o. Any stride
-            in T, B and G, zero included: a transposed or expanded input costs no memory.
-        weight_hh: G tensors (4H, P), where P = H unless ``weight_hr`` is given.
-        hx: (G, B, P) first hidden state. Default: zeros.
-        cx: (G, B, H) first cell state. Default: zeros.
-        weight_ih: G tensors (4H, I). Default: none, the input is igates.
-        bias_ih, bias_hh: G tensors (4H) each, with ``weight_ih`` only. Default: none.
-        weight_ch: G tensors (3H), the diagonal peepholes i, f, o. Default: none.
-        weight_hr: G tensors (P, H), output projections. Default: none.
-        reverse: G flags, true for a group that reads from the last step to the first. Default:
-            all false.
-        lengths: (B,) integers in 1..T. A row ends after its length: y is zero from there on, its
-            state stays, and a reversed group starts it at its own last step. Default: all T.
-        batch_sizes: (T,) integers on the CPU, of a PackedSequence whose data (N, I), (N, G, I) or
-            (N, G, 4H) the input is: step t has the first ``batch_sizes[t]`` rows of the batch. y
-            and cells are then (N, G, P) and (N, G, H). Not with lengths or reset. Default: none.
-        reset: (T, B) booleans, true where a new sequence begins: no state crosses from step t - 1
-            to t, nor from t to t - 1 in a reversed group. At t = 0 it drops hx and cx of a group
-            that reads forward. Default: none.
-        return_all_cells: return the cell state of every step too. Default: False.
-        packed: what keeps the packed weights for the next call, which saves packing them in every
-            call. Only inference on the cpu backend uses it. Default: nothing is kept.
-        backend: "auto" or the name of one; see :func:`fastlstm.explain`.
-
-    Returns:
-        y (T, B, G, P), hy (G, B, P) and cy (G, B, H); with ``return_all_cells`` then cells
-        (T, B, G, H), zero past a row's length as y is.
-
-    Raises:
-        RuntimeError: a wrong number of dimensions or a wrong size, an empty sequence, a length
-            outside 1..T, batch sizes that no PackedSequence has, or tensors on different devices.
-        ValueError: tensors of different dtypes, arguments that exclude each other, or a backend
-            that is unknown or cannot run this.
-    """
-    groups = [list(w or ()) for w in (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)]
-    G = len(weight_hh)
-    if is_autocast(input):
-        dtype = compute_dtype(input)
-        input = input.to(dtype)
-        hx, cx = (None if state is None else state.to(dtype) for state in (hx, cx))
-        groups = [[weight.to(dtype) for weight in group] for group in groups]
-    flags = [False] * G if reverse is None else [bool(flag) for flag in reverse]
-    course = Course(flags, lengths, batch_sizes, reset)
-    T, B = check_sequence(input, groups, hx, cx, course)
-
-    w_ih, _, _, w_hh, w_ch, w_hr = groups
-    H = w_hh[0].shape[0] // 4
-    if hx is None:
-        hx = input.new_zeros(G, B, w_hh[0].shape[1])
-    if cx is None:
-        cx = input.new_zeros(G, B, H)
-    problem = Problem(
-        device=input.device.type,
-        dtype=input.dtype,
-        T=T,
-        B=B,
-        G=G,
-        H=H,
-        I=w_ih[0].shape[1] if w_ih else 0,
-        peephole=bool(w_ch),
-        proj_size=w_hr[0].shape[0] if w_hr else 0,
-        lengths=lengths is not None or batch_sizes is not None,
-        batch_sizes=batch_sizes is not None,
-        reset=reset is not None,
-        return_all_cells=return_all_cells,
-    )
-    chosen = dispatch.select(problem, backend)
-    outputs = _run(
-        chosen, ops.Call._make((input, *groups, hx, cx, *course)), packed, return_all_cells
-    )
-    return outputs if return_all_cells else outputs[:3]
-
-
-def _run(
-    chosen: ModuleType, call: ops.Call, packed: PackedWeights | None, return_all_cells: bool
-) -> tuple[Tensor, ...]:
-    """What :func:`lstm_sequence` does once all is checked: (y, hy, cy, cells).
-
-    Where nothing wants to see the op, no compiler, tracer or mode, its kernels are called without
-    it: that saves a quarter of the time of a short call (15 of 60 us), and in training more.
-    """
-    if chosen in (backends.reference, backends.onnx):
-        return chosen.lstm_sequence(*call)
-    tensors = call.tensors
-    # A trace keeps the flag, and may train whatever the mode was in which it was recorded.
-    records = torch.is_grad_enabled() or torch.jit.is_tracing()
-    train = records and any(t.requires_grad for t in tensors)
-    name = dispatch.name(chosen)
-    if ops.is_watched(tensors):
-        return ops.lstm_sequence(*call, train, return_all_cells, name)[:4]
-    if train:
-        return ops.differentiable_lstm_sequence(call, return_all_cells, name)
-    kept = (packed,) if chosen is backends.cpu else ()
-    return chosen.forward(*call, train, return_all_cells, *kept)[:4]
+from fastlstm.checks import check_cell, check_layers
+from fastlstm.sequence import run
+from fastlstm.types import Call, Course, LSTMWeights, Problem
 
 
 def lstm(
@@ -175,7 +51,7 @@ def lstm(
             and at the first step hx is dropped. Not with a PackedSequence.
         return_all_cells: return the last layer's cell state of every step too. Default: False.
         packed: what keeps each layer's packed weights for the next call; see
-            :func:`lstm_sequence`. Default: nothing is kept.
+            :func:`fastlstm.lstm_sequence`. Default: nothing is kept.
         backend: "auto" or the name of one.
 
     Returns:
@@ -183,7 +59,7 @@ def lstm(
         ``return_all_cells`` then cells (T, B, D * H) in the layout of the output.
 
     Raises:
-        RuntimeError, ValueError: as ``nn.LSTM`` and :func:`lstm_sequence` do.
+        RuntimeError, ValueError: as ``nn.LSTM`` and :func:`fastlstm.lstm_sequence` do.
     """
     weights = tuple(weights)
     D = 2 if bidirectional else 1
@@ -240,7 +116,7 @@ def lstm_cell(
         The next (h, c), both (B, H).
 
     Raises:
-        RuntimeError, ValueError: as ``nn.LSTMCell`` and :func:`lstm_sequence` do.
+        RuntimeError, ValueError: as ``nn.LSTMCell`` and :func:`fastlstm.lstm_sequence` do.
     """
     check_cell(input, hx, weights)
     if hx is None:
@@ -265,13 +141,15 @@ def layers_problem(
 ) -> Problem:
     """What :func:`lstm` asks the backends about these arguments."""
     if isinstance(input, PackedSequence):
+        data = input.data
         T, B, has_lengths = input.batch_sizes.shape[0], int(input.batch_sizes[0]), True
     else:
+        data = input
         T, B = input.shape[:2] if not batch_first else (input.shape[1], input.shape[0])
     first = weights[0]
-    differentiable = input.data.requires_grad or first.weight_hh.requires_grad
+    differentiable = data.requires_grad or first.weight_hh.requires_grad
     return Problem(
-        device=input.data.device.type,
+        device=data.device.type,
         dtype=compute_dtype(first.weight_hh),
         T=T,
         B=B,
@@ -284,6 +162,7 @@ def layers_problem(
         lengths=has_lengths,
         batch_sizes=isinstance(input, PackedSequence),
         whole_layers=True,
+        transformed=transforms.is_forward_mode() or transforms.is_vmapped(),
         train=differentiable and torch.is_grad_enabled(),
     )
 
@@ -319,9 +198,9 @@ def _fused_layers(
             dtype = compute_dtype(x)
             x, h0, c0 = x.to(dtype), h0.to(dtype), c0.to(dtype)
             groups = [[weight.to(dtype) for weight in group] for group in groups]
-        call = ops.Call._make((x, *groups, h0, c0, *course))
+        call = Call._make((x, *groups, h0, c0, *course))
         is_last = start + D == len(weights)
-        y, h, c, *cells = _run(chosen, call, packed[start // D], return_all_cells and is_last)
+        y, h, c, *cells = run(chosen, call, packed[start // D], return_all_cells and is_last)
         x = y.flatten(-2)
         hy.append(h)
         cy.append(c)

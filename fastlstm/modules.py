@@ -56,6 +56,9 @@ class LSTM(nn.RNNBase):
         o_t = sigmoid(W_io x_t + W_ho h_{t-1} + w_co * c_t     + b_o)
         h_t = o_t * tanh(c_t)
 
+    Second derivatives and forward mode run in plain torch, ``torch.func.vmap`` and ``grad`` in the
+    backend's kernels; see :func:`fastlstm.lstm_sequence`.
+
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
             device, dtype: as in ``nn.LSTM``.

@@ -6,16 +6,17 @@ torch.export see through them. The fused backends implement both; which one is a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain, islice
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastlstm import dispatch
+from fastlstm import dispatch, second_order, transforms, vmap
 from fastlstm.course_checks import check_batch_sizes
-from fastlstm.types import Course
+from fastlstm.types import Call, Course, split
 
 _FORWARD = "fastlstm::lstm_sequence"
 _BACKWARD = "fastlstm::lstm_sequence_backward"
@@ -39,39 +40,6 @@ torch.library.define(
     " -> (Tensor dinput, Tensor dweight_ih, Tensor dbias, Tensor dweight_hh, Tensor dweight_ch,"
     " Tensor dweight_hr, Tensor dhx, Tensor dcx)",
 )
-
-
-class Call(NamedTuple):
-    """The arguments that both ops have in common: all that the outputs are a function of."""
-
-    input: Tensor
-    weight_ih: list[Tensor]
-    bias_ih: list[Tensor]
-    bias_hh: list[Tensor]
-    weight_hh: list[Tensor]
-    weight_ch: list[Tensor]
-    weight_hr: list[Tensor]
-    hx: Tensor
-    cx: Tensor
-    reverse: Sequence[bool]
-    lengths: Tensor | None
-    batch_sizes: Tensor | None
-    reset: Tensor | None
-
-    @property
-    def course(self) -> Course:
-        """The way through time."""
-        return Course(*self[-4:])
-
-    @property
-    def groups(self) -> tuple[list[Tensor], ...]:
-        """The lists of weights, from weight_ih to weight_hr."""
-        return self[1:7]
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """Those that have gradients: input, hx, cx and all weights."""
-        return [self.input, self.hx, self.cx, *chain.from_iterable(self.groups)]
 
 
 _INPUTS = len(Call._fields)
@@ -128,13 +96,14 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _differentiate(
     ctx: Any,
+    needs: Sequence[Any],
     dy: Tensor | None,
     dhy: Tensor | None,
     dcy: Tensor | None,
     dcells: Tensor | None,
     _: Tensor | None,
 ) -> tuple[Any, ...]:
-    asked = [any(need) if isinstance(need, list) else need for need in ctx.needs_input_grad[:7]]
+    asked = [any(need) if isinstance(need, list) else need for need in needs[:7]]
     return *_gradients(ctx, asked, dy, dhy, dcy, dcells), *[None] * 7
 
 
@@ -142,16 +111,25 @@ def _gradients(ctx: Any, asked: Sequence[bool], *grads: Tensor | None) -> tuple[
     """Of the first nine inputs of the op; ``asked`` is about the first seven."""
     if not ctx.train:
         raise RuntimeError("lstm_sequence: expected train=True for a backward pass, got False")
-    y, reserve, lengths, batch_sizes, reset, input, hx, cx, *weights = ctx.saved_tensors
+    saved = ctx.saved_tensors  # once: a checkpoint brings them back a single time
+    y, reserve, lengths, batch_sizes, reset, input, hx, cx, *weights = saved
     groups = split(weights, ctx.counts)
     call = Call._make((input, *groups, hx, cx, ctx.reverse, lengths, batch_sizes, reset))
     needs = [*asked[:2], asked[2] or asked[3], *asked[4:]]
-    arguments = (*grads, y, reserve, *call, needs)
-    tensors = [t for t in (*grads, *ctx.saved_tensors) if t is not None]
-    if torch.is_grad_enabled() or is_watched(tensors):
-        gradients = _lstm_sequence_backward(*arguments, ctx.backend)
+    rest = (y, reserve, *call, needs)
+    tensors = [t for t in (*grads, *saved) if t is not None]
+    if transforms.is_forward_mode():
+        gradients = second_order.gradients(grads, call, needs)
+    elif any(map(transforms.is_batched_by_autograd, grads)):
+        gradients = transforms.through_vmap(
+            lambda *grads: _transformed_backward(*grads, *rest, ctx.backend), grads
+        )
+    elif transforms.is_active():
+        gradients = _transformed_backward(*grads, *rest, ctx.backend)
+    elif torch.is_grad_enabled() or is_watched(tensors):
+        gradients = _lstm_sequence_backward(*grads, *rest, ctx.backend)
     else:
-        gradients = dispatch.get(ctx.backend).backward(*arguments)
+        gradients = dispatch.get(ctx.backend).backward(*grads, *rest)
     dinput, dweight_ih, dbias, *dweights, dhx, dcx = gradients
     # Both biases have one gradient, but not one memory: what is done to one must not reach the
     # other.
@@ -188,28 +166,56 @@ def differentiable_lstm_sequence(
     return _LSTMSequence.apply(options, *call.tensors)
 
 
-def split(items: Iterable[Any], sizes: Sequence[int]) -> list[list[Any]]:
-    """Lists of those sizes, in order."""
-    items = iter(items)
-    return [list(islice(items, size)) for size in sizes]
-
-
 def _unbind(gradient: Tensor, asked: bool, count: int) -> list[Tensor | None]:
     return list(gradient.unbind()) if asked else [None] * count
 
 
-def _refuse_second_derivative(ctx: Any, *_: Tensor | None) -> tuple[Any, ...]:
-    raise RuntimeError(
-        "lstm_sequence: fused backends have first derivatives only; "
-        "backend='reference' has those of every order"
-    )
+def _save_for_second_order(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    grads, call, needs = inputs[:4], Call._make(inputs[6 : 6 + _INPUTS]), inputs[-2]
+    ctx.reverse, ctx.counts = call.reverse, [len(group) for group in call.groups]
+    ctx.needs = needs
+    ctx.save_for_backward(*grads, call.lengths, call.batch_sizes, call.reset, *call.tensors)
+    ctx.set_materialize_grads(False)
 
 
-torch.library.register_autograd(_FORWARD, _differentiate, setup_context=_save_for_backward)
-torch.library.register_autograd(_BACKWARD, _refuse_second_derivative)
+def _differentiate_again(ctx: Any, _: Sequence[Any], *dgradients: Tensor | None) -> tuple[Any, ...]:
+    *grads, lengths, batch_sizes, reset, input, hx, cx = (saved := ctx.saved_tensors)[:10]
+    weights = saved[10:]
+    groups = split(weights, ctx.counts)
+    call = Call._make((input, *groups, hx, cx, ctx.reverse, lengths, batch_sizes, reset))
+    dgrads, dcall = second_order.differentiate(dgradients, grads, call, ctx.needs)
+    return *dgrads, None, None, *dcall[: -len(Course._fields)], *[None] * 6
+
 
 lstm_sequence = torch.ops.fastlstm.lstm_sequence.default
 _lstm_sequence_backward = torch.ops.fastlstm.lstm_sequence_backward.default
+
+
+def _register(
+    name: str, op: Any, save: Any, differentiate: Any, rule: Any
+) -> Callable[..., tuple[Tensor, ...]]:
+    """Autograd and vmap of the op for ``torch.library``; returns what ``torch.func`` transforms."""
+    torch.library.register_autograd(
+        name,
+        lambda ctx, *grads: differentiate(ctx, ctx.needs_input_grad, *grads),
+        setup_context=save,
+    )
+    torch.library.register_vmap(name, partial(rule, op))
+    return transforms.transformable(op, save, differentiate, rule)
+
+
+_transformed = _register(_FORWARD, lstm_sequence, _save_for_backward, _differentiate, vmap.forward)
+_transformed_backward = _register(
+    _BACKWARD, _lstm_sequence_backward, _save_for_second_order, _differentiate_again, vmap.backward
+)
+
+
+def transformed_lstm_sequence(
+    call: Call, return_all_cells: bool, backend: str
+) -> tuple[Tensor, ...]:
+    """(y, hy, cy, cells) inside of a function that ``torch.func`` transforms."""
+    train = torch.is_grad_enabled() and any(map(transforms.requires_grad, call.tensors))
+    return _transformed(*call, train, return_all_cells, backend)[:4]
 
 
 def is_watched(tensors: Sequence[Tensor]) -> bool:

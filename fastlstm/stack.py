@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastlstm.functional import lstm, lstm_sequence
+from fastlstm.functional import lstm
+from fastlstm.sequence import lstm_sequence
 from fastlstm.types import LSTMWeights, Problem
 
 State = tuple[Tensor, Tensor]

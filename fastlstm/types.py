@@ -1,9 +1,10 @@
-"""What passes between the layers of the library: weights, ways through time, and a problem."""
+"""What passes between the layers of the library: weights, ways through time, calls, problems."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from itertools import chain, islice
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,6 +52,51 @@ class Course(NamedTuple):
     """(T, B) true where no state may cross from the step before, in either direction; None: no"""
 
 
+class Call(NamedTuple):
+    """What both ops have in common: all that the outputs are a function of."""
+
+    input: Tensor
+    weight_ih: list[Tensor]
+    bias_ih: list[Tensor]
+    bias_hh: list[Tensor]
+    weight_hh: list[Tensor]
+    weight_ch: list[Tensor]
+    weight_hr: list[Tensor]
+    hx: Tensor
+    cx: Tensor
+    reverse: Sequence[bool]
+    lengths: Tensor | None
+    batch_sizes: Tensor | None
+    reset: Tensor | None
+
+    @property
+    def course(self) -> Course:
+        """The way through time."""
+        return Course(*self[-4:])
+
+    @property
+    def groups(self) -> tuple[list[Tensor], ...]:
+        """The lists of weights, from weight_ih to weight_hr."""
+        return self[1:7]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Those that have gradients: input, hx, cx and all weights."""
+        return [self.input, self.hx, self.cx, *chain.from_iterable(self.groups)]
+
+    def replace_tensors(self, tensors: Iterable[Any]) -> Call:
+        """The same call with others in the place of ``self.tensors``, or their gradients."""
+        input, hx, cx, *weights = tensors
+        groups = split(weights, [len(group) for group in self.groups])
+        return Call._make((input, *groups, hx, cx, *self.course))
+
+
+def split(items: Iterable[Any], sizes: Sequence[int]) -> list[list[Any]]:
+    """Lists of those sizes, in order."""
+    items = iter(items)
+    return [list(islice(items, size)) for size in sizes]
+
+
 class Problem(NamedTuple):
     """All that a backend may need to know to say yes or no.
 
@@ -66,6 +112,7 @@ class Problem(NamedTuple):
         reset: a mask says where states start afresh.
         return_all_cells: the cell state of every step is asked for.
         whole_layers: the input and all layers' weights are at hand, not only projected igates.
+        transformed: inside of ``torch.func.vmap``, or in forward mode.
         cell: a single call of LSTMCell, for which PyTorch has a function of its own.
         train: gradients of the input or the weights are recorded.
     """
@@ -85,5 +132,6 @@ class Problem(NamedTuple):
     reset: bool = False
     return_all_cells: bool = False
     whole_layers: bool = False
+    transformed: bool = False
     cell: bool = False
     train: bool = False

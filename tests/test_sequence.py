@@ -319,14 +319,6 @@ def test_saturated_gates_are_finite(fused_backend, dtype, huge):
     assert_close(ours, truth, case.tolerance * torch.finfo(dtype).eps / 2**-52)
 
 
-def test_second_derivative_is_refused_not_wrong(fused_backend):
-    igates = torch.randn(2, 2, 1, 8, requires_grad=True)
-    y, _, _ = lstm_sequence(igates, [torch.randn(8, 2)], backend=fused_backend)
-    (gradient,) = torch.autograd.grad(y.sum(), igates, create_graph=True)
-    with pytest.raises(RuntimeError, match="first derivatives only"):
-        torch.autograd.grad(gradient.square().sum(), igates)
-
-
 @settings(
     max_examples=60,
     deadline=None,

@@ -209,6 +209,8 @@ def backward(
     dhy, dcy, dcells = (None if d is None else d.contiguous() for d in (dhy, dcy, dcells))
     x = memory.unit_stride(input) if weight_ih else None
     hx, cx = hx.contiguous(), cx.contiguous()
+    # As forward wrote them, unless vmap or a hook on saved tensors laid them out anew.
+    y, reserve = y.contiguous(), reserve.contiguous()
     parameters = (weight_ih, weight_hh, weight_ch, weight_hr)
     (w_ih, w_hh, w_ch, w_hr), _owners = zip(*map(memory.grid, parameters), strict=True)
     workspace = memory.workspace(_C.lstm_backward_workspace(*sizes, threads, isa))

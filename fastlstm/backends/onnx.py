@@ -49,13 +49,15 @@ def lstm_sequence(
     cx: Tensor,
     reverse: Sequence[bool],
     lengths: Tensor | None,
-    batch_sizes: None = None,
-    reset: None = None,
+    batch_sizes: Tensor | None = None,
+    reset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Records every group; arguments as in ``reference.lstm_sequence``, results without cells.
 
     Both directions of a bidirectional layer are one node, other groups one node each. A node
     computes in float32 what is bfloat16, which ONNX has for an LSTM from opset 22 on only.
+
+    ``batch_sizes`` and ``reset`` are None: :func:`supports` says no to them.
 
     Raises:
         RuntimeError: torch has no ``torch.onnx.ops`` (before 2.8), or the exporter is the one of

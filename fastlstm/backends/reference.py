@@ -83,7 +83,7 @@ def lstm_sequence(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(y, hy, cy, cells) of every group over every time step.
 
-    Shapes as in :func:`fastlstm.functional.lstm_sequence`. Every list of weights but ``weight_hh``
+    Shapes as in :func:`fastlstm.lstm_sequence`. Every list of weights but ``weight_hh``
     holds one tensor a group, or nothing. Without ``weight_ih`` the input is igates.
     """
     groups = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)

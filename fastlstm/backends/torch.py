@@ -15,13 +15,16 @@ def supports(problem: Problem) -> str | None:
     """None, or why PyTorch's LSTM cannot run ``problem``."""
     if not problem.whole_layers:
         return "takes whole layers, not igates that are already projected"
+    if problem.transformed:
+        return "has no rules for torch.func.vmap and for forward mode"
     if problem.peephole:
         return "has no peephole connections"
     if problem.reset:
         return "has no reset mask"
     if problem.return_all_cells:
         return "returns only the last cell state"
-    if problem.lengths and problem.device == "cuda" and torch.cuda.is_current_stream_capturing():
+    on_host = problem.lengths and not problem.batch_sizes
+    if on_host and problem.device == "cuda" and torch.cuda.is_current_stream_capturing():
         return "copies lengths to the cpu, which ends the capture of a CUDA graph"
     return None
 
