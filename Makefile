@@ -9,6 +9,9 @@
 #   make native     build the tests of tests/native and run them
 #   make sanitize   the same with AddressSanitizer and UBSan, then with ThreadSanitizer
 #   make aarch64    the same for 64-bit ARM, cross-compiled and run by qemu
+#
+# One more runs torch's own tests with our classes in the place of torch's:
+#   make conformance TORCH_TESTS=path/to/pytorch/test
 
 MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
@@ -26,7 +29,7 @@ define run_native
 	$(CMAKE) --build build/$(1) --parallel $(shell nproc) --target check
 endef
 
-.PHONY: demo test lint format slow wheel native sanitize aarch64 clean
+.PHONY: demo test lint format slow wheel native sanitize aarch64 conformance clean
 
 demo: .venv/.built
 	$(BIN)/fastlstm fit --config configs/demo.yaml $(if $(wildcard $(LAST)),--ckpt_path last)
@@ -66,6 +69,12 @@ aarch64:
 	@for tool in $(ARM_TOOLS); do command -v $$tool > /dev/null || { \
 	  echo "$$tool is missing: apt install g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }; done
 	$(call run_native,aarch64,-DCMAKE_TOOLCHAIN_FILE=aarch64.cmake)
+
+conformance: .venv/.built
+	@test -n "$(TORCH_TESTS)" || { \
+	  echo "TORCH_TESTS is missing: the folder test of torch's source" >&2; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check expecttest
+	$(BIN)/python tests/conformance $(TORCH_TESTS)
 
 .venv/.built: pyproject.toml constraints.txt setup.py CMakeLists.txt $(KERNELS)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -35,8 +35,8 @@ def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> Non
         )
 
 
-def check_states(hx: Sequence[Tensor]) -> None:
-    """TypeError unless (h_0, c_0) is a tuple or list, RuntimeError unless of two."""
+def check_states(hx: Sequence[Tensor]) -> Sequence[Tensor]:
+    """``hx``; TypeError unless it is a tuple or list of tensors, RuntimeError unless of two."""
     if not isinstance(hx, (tuple, list)):
         raise TypeError(f"hx: expected a tuple of two tensors, got {type(hx).__name__}")
     if len(hx) != 2:
@@ -44,6 +44,7 @@ def check_states(hx: Sequence[Tensor]) -> None:
     for state in hx:
         if not isinstance(state, Tensor):
             raise TypeError(f"hx: expected a Tensor, got {type(state).__name__}")
+    return hx
 
 
 def check_sequence(
@@ -260,14 +261,7 @@ def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWei
         )
     _check_weights([weights], 1, input)
     autocast = is_autocast(input)
-    if input.dtype != weights.weight_ih.dtype and not autocast:
-        raise RuntimeError(
-            f"input: expected dtype {weights.weight_ih.dtype}, that of weight_ih, got {input.dtype}"
-        )
-    if hx is None:
-        return
-    check_states(hx)
-    for index, state in enumerate(hx):
+    for index, state in enumerate(() if hx is None else check_states(hx)):
         if state.shape[0] != input.shape[0]:
             raise RuntimeError(
                 f"Input batch size {input.shape[0]} doesn't match hidden{index} batch size "
@@ -278,6 +272,12 @@ def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWei
                 f"hidden{index} has inconsistent hidden_size: "
                 f"got {state.shape[1]}, expected {four_h // 4}"
             )
+    # After the sizes: where both are wrong, nn.LSTMCell tells of the size.
+    if input.dtype != weights.weight_ih.dtype and not autocast:
+        raise RuntimeError(
+            f"input: expected dtype {weights.weight_ih.dtype}, that of weight_ih, got {input.dtype}"
+        )
+    for index, state in enumerate(hx or ()):
         if state.dtype != weights.weight_hh.dtype and not autocast:
             raise RuntimeError(
                 f"hx[{index}]: expected dtype {weights.weight_hh.dtype}, that of weight_hh, "

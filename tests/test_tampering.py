@@ -221,3 +221,11 @@ def test_states_as_a_list():
     module, cell = fastlstm.LSTM(3, 4), fastlstm.LSTMCell(3, 4)
     assert torch.equal(module(x, [h, h])[0], module(x)[0])
     assert torch.equal(cell(x[0], [h[0], h[0]])[0], cell(x[0])[0])
+
+
+def test_a_cell_tells_of_the_size_before_the_dtype():
+    """In nn.LSTMCell's words, where both are wrong."""
+    arguments = (x[0].double(), (h[0, :, :3].double(), h[0].double()))
+    _raises_as_torch(
+        "LSTMCell", arguments, "hidden0 has inconsistent hidden_size: got 3, expected 4"
+    )

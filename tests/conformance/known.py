@@ -1,0 +1,41 @@
+"""Tests that pass with torch's classes only, and why that is to stay so: pattern, reason."""
+
+_SECOND = (
+    "takes second derivatives, which the fused backends lack and say so; "
+    "backend='reference' has them"
+)
+_BATCHED = (
+    "asks for gradients in a batch (is_grads_batched), for which the op has no rule: an error; "
+    "backend='reference' and backend='torch' take them"
+)
+_CLASS = (
+    "torch's quantisation looks for nn.LSTM and nn.LSTMCell by their exact class; "
+    "to_torch() makes one, see tests/test_script_and_trace.py"
+)
+_SCRIPT_MODULE = (
+    "torch.jit.ScriptModule as a base class compiles what is assigned to it without asking for "
+    "__prepare_scriptable__, as torch.jit.script does; torch.jit.script of the module works"
+)
+
+KNOWN = {
+    "test_modules.py::*::test_gradgrad_nn_LSTM*": _SECOND,
+    "test_modules.py::*::test_grad_nn_LSTM_*_mode_*": _BATCHED,
+    "test_nn.py::*::test_LSTM_grad_and_gradgrad_*": _SECOND,
+    "test_nn.py::*::test_LSTM_differentiable_backward_*": _SECOND,
+    "test_jit.py::TestModels::test_time_sequence_prediction": _SCRIPT_MODULE,
+    "test_jit.py::TestScript::test_nn_LSTM*": _SCRIPT_MODULE,
+    "test_expanded_weights.py::*": (
+        "torch.nn.utils._expanded_weights, a prototype, knows torch.lstm by name and no other op"
+    ),
+    "quantization/core/test_quantized_module.py::TestReferenceQuantizedModule::test_rnn": (
+        "writes to nn.LSTM's private _flat_weights; ours reads the parameters by their names"
+    ),
+    "quantization/fx/test_numeric_suite_fx.py::*::test_compare_shadow_activations_lstm_dynamic": (
+        "the numeric suite has no rule for a keyword whose default is None: our lengths"
+    ),
+    "quantization/core/test_quantized_op.py::*::test_custom_module_lstm": _CLASS,
+    "quantization/eager/test_numeric_suite_eager.py::*_lstm_dynamic": _CLASS,
+    "quantization/eager/test_quantize_eager_ptq.py::*::test_quantized_rnn*": _CLASS,
+    "quantization/fx/test_quantize_fx.py::*::test_static_lstm*": _CLASS,
+    "quantization/fx/test_quantize_fx.py::*::test_rnn*": _CLASS,
+}
