@@ -1,13 +1,5 @@
 """Tests that pass with torch's classes only, and why that is to stay so: pattern, reason."""
 
-_SECOND = (
-    "takes second derivatives, which the fused backends lack and say so; "
-    "backend='reference' has them"
-)
-_BATCHED = (
-    "asks for gradients in a batch (is_grads_batched), for which the op has no rule: an error; "
-    "backend='reference' and backend='torch' take them"
-)
 _CLASS = (
     "torch's quantisation looks for nn.LSTM and nn.LSTMCell by their exact class; "
     "to_torch() makes one, see tests/test_script_and_trace.py"
@@ -18,10 +10,6 @@ _SCRIPT_MODULE = (
 )
 
 KNOWN = {
-    "test_modules.py::*::test_gradgrad_nn_LSTM*": _SECOND,
-    "test_modules.py::*::test_grad_nn_LSTM_*_mode_*": _BATCHED,
-    "test_nn.py::*::test_LSTM_grad_and_gradgrad_*": _SECOND,
-    "test_nn.py::*::test_LSTM_differentiable_backward_*": _SECOND,
     "test_jit.py::TestModels::test_time_sequence_prediction": _SCRIPT_MODULE,
     "test_jit.py::TestScript::test_nn_LSTM*": _SCRIPT_MODULE,
     "test_expanded_weights.py::*": (
