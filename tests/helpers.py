@@ -114,6 +114,7 @@ class Case:
             peephole=self.peephole,
             proj_size=self.proj_size,
             lengths=self.lengths or self.packed,
+            batch_sizes=self.packed,
             reset=self.reset,
             return_all_cells="cells" in self.uses,
         )

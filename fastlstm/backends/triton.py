@@ -116,7 +116,6 @@ def forward(
     lengths: Tensor | None,
     batch_sizes: Tensor | None,
     reset: Tensor | None,
-    packed: Tensor | None,
     train: bool,
     return_all_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
