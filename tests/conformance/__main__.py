@@ -32,22 +32,27 @@ def run(folder: Path, file: str, lstm: str, record: Path, *options: str) -> dict
     command = [sys.executable, "-m", "pytest", "-p", "plugin", "--noconftest", "-q", "--tb=line"]
     command += ["-c", os.devnull, "--rootdir", str(folder), "-p", "no:cacheprovider"]
     command += ["--lstm", lstm, "--record", str(record), *options, Path(file).name]
-    process = subprocess.run(
-        command,
-        cwd=(folder / file).parent,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=LIMIT,
-    )
+    try:
+        process = subprocess.run(
+            command,
+            cwd=(folder / file).parent,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths))},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=LIMIT,
+        )
+        errors = [line for line in process.stdout.splitlines() if line.startswith("E ")]
+        error = (errors or [f"pytest ended with {process.returncode}"])[-1]
+        nothing_selected = process.returncode == 5
+    except subprocess.TimeoutExpired:
+        error, nothing_selected = f"not done after {LIMIT} s", False
     entries: dict[str, dict] = {}
     for line in record.read_text().splitlines() if record.exists() else ():
         entry = json.loads(line)
         entries[entry["test"]] = entry
-    if not entries and process.returncode != 5:  # 5: the expression selects nothing
-        errors = [line for line in process.stdout.splitlines() if line.startswith("E ")]
-        print(f"{file}: not run with {lstm}'s classes: {(errors or ['?'])[-1]}", flush=True)
+    if not entries and not nothing_selected:
+        print(f"{file}: not run with {lstm}'s classes: {error}", flush=True)
     return entries
 
 
