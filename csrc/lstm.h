@@ -18,7 +18,7 @@
 
 namespace fastlstm {
 
-enum class DType : int { float32 = 0, float64 = 1, bfloat16 = 2 };
+enum class DType : int { float32 = 0, float64 = 1, bfloat16 = 2, float16 = 3 };
 
 // Sizes that every call needs, and the order in which each group and each row is read. Where a
 // comment below says P, it is H if nothing is projected.
