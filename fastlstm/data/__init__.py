@@ -1,6 +1,35 @@
-"""Video data: digit images and the Moving MNIST generator. Needs NumPy and torch only."""
+"""Data: digits, Moving MNIST, videos, text, and long sequences of any kind read by slices.
+
+NumPy and torch suffice, but for files that have a package of their own: `pip install
+'fastlstm[train]'`.
+"""
 
 from fastlstm.data.digits import load_digits
 from fastlstm.data.moving_mnist import MovingMNIST
+from fastlstm.data.sequences import (
+    BytesSequence,
+    LongSequence,
+    NumpySequence,
+    ParquetSequence,
+    SafetensorsSequence,
+    open_sequences,
+)
+from fastlstm.data.streams import Piece, Streams, WindowPlan
+from fastlstm.data.text import load_text
+from fastlstm.data.video_files import VideoFrames
 
-__all__ = ["MovingMNIST", "load_digits"]
+__all__ = [
+    "BytesSequence",
+    "LongSequence",
+    "MovingMNIST",
+    "NumpySequence",
+    "ParquetSequence",
+    "Piece",
+    "SafetensorsSequence",
+    "Streams",
+    "VideoFrames",
+    "WindowPlan",
+    "load_digits",
+    "load_text",
+    "open_sequences",
+]

@@ -1,0 +1,107 @@
+"""Video files as long sequences of frames, decoded by PyAV where they are read."""
+
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class VideoFrames:
+    """The frames of a video file: `video[start:stop]` is (steps, height, width[, 3]) uint8.
+
+    Nothing is decoded but what a slice needs: it seeks to the key frame before its first frame
+    and decodes from there; a slice that goes on where the last one stopped just decodes on. The
+    frames' times are read once from the packets, without decoding. Needs the package av.
+
+    Args:
+        path: of the file; its first video stream is read.
+        size: (height, width) to scale frames to. Default: as they are.
+        color: "gray" or "rgb". Default: "gray".
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: PyAV cannot read it, it has no video, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        size: tuple[int, int] | None = None,
+        color: Literal["gray", "rgb"] = "gray",
+    ) -> None:
+        if color not in ("gray", "rgb"):
+            raise ValueError(f"color: expected 'gray' or 'rgb', got {color!r}")
+        if size is not None and (len(size) != 2 or min(size) < 1):
+            raise ValueError(f"size: expected (height, width) of at least 1, got {size}")
+        self.path = Path(path)
+        self.size = size
+        self.color = color
+        self._times, self._keys = self._read_times()
+        self._decoding: tuple[int, Any, Any] | None = None  # the next frame, file and decoder
+
+    def __len__(self) -> int:
+        return len(self._times)
+
+    def __getitem__(self, steps: slice) -> NDArray[np.uint8]:
+        start, stop, _ = steps.indices(len(self))
+        if self._decoding is None or self._decoding[0] != start:
+            self._seek(start)
+        assert self._decoding is not None
+        _, container, frames = self._decoding
+        read = [self._array(frame) for frame in islice(frames, max(1, stop - start))]
+        self._decoding = start + len(read), container, frames
+        if len(read) < stop - start:
+            raise ValueError(f"{self.path}: frame {start + len(read)} of {len(self)} is damaged")
+        return np.stack(read)[: max(0, stop - start)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_decoding": None}  # an open file is no other process' business
+
+    def _open(self) -> Any:
+        import av
+
+        if not self.path.exists():
+            raise FileNotFoundError(f"path: expected a video file, {self.path} is absent")
+        try:
+            container = av.open(str(self.path))
+        except av.FFmpegError as error:
+            raise ValueError(f"path: PyAV cannot read {self.path}: {error}") from error
+        if not container.streams.video:
+            raise ValueError(f"path: expected a video, {self.path} has no video stream")
+        return container
+
+    def _read_times(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The presentation time of every frame, in order, and those of key frames before their
+        decoding times: (K, 2); in the stream's unit.
+        """
+        with self._open() as container:
+            packets = [p for p in container.demux(video=0) if p.pts is not None]
+        if not packets:
+            raise ValueError(f"path: expected a video, {self.path} has no frames")
+        keys = [(p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe]
+        times = np.sort(np.array([p.pts for p in packets], np.int64))
+        return times, np.array(sorted(keys) or [(times[0], times[0])], np.int64)
+
+    def _seek(self, start: int) -> None:
+        container = self._open()
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        time = int(self._times[start]) if start < len(self) else int(self._times[-1]) + 1
+        # Some containers are indexed by decoding time, which may be before that of presentation:
+        # a search for the frame itself would then find a later key frame.
+        place = max(0, int(np.searchsorted(self._keys[:, 0], time, side="right")) - 1)
+        container.seek(int(self._keys[place, 1]), stream=stream)
+
+        def frames() -> Any:
+            for frame in container.decode(stream):
+                if frame.pts is not None and frame.pts >= time:
+                    yield frame
+
+        self._decoding = start, container, frames()
+
+    def _array(self, frame: Any) -> NDArray[np.uint8]:
+        height, width = self.size or (frame.height, frame.width)
+        form = {"gray": "gray", "rgb": "rgb24"}[self.color]
+        return frame.to_ndarray(width=width, height=height, format=form)

@@ -1,0 +1,131 @@
+"""Long sequences on disk: any slice of them, nothing more in memory, and clear errors."""
+
+import pickle
+
+import av
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from safetensors.numpy import save_file
+
+from fastlstm.data import VideoFrames, load_text, open_sequences
+
+ARRAY = np.arange(60, dtype=np.float32).reshape(20, 3)
+
+
+def write_numpy(folder):
+    np.save(folder / "a.npy", ARRAY)
+
+
+def write_safetensors(folder):
+    save_file({"a": ARRAY}, folder / "a.safetensors")
+
+
+def write_parquet(folder):
+    columns = {"x": ARRAY[:, 0], "yz": list(ARRAY[:, 1:])}  # a number, and a list of two
+    pq.write_table(pa.table(columns), folder / "a.parquet", row_group_size=6)
+
+
+@pytest.mark.parametrize("write", [write_numpy, write_safetensors, write_parquet])
+def test_slices_are_those_of_the_array(tmp_path, write):
+    write(tmp_path)
+    (sequence,) = open_sequences(tmp_path)
+    assert len(sequence) == 20
+    for copy in (sequence, pickle.loads(pickle.dumps(sequence))):
+        for start, stop in [(0, 20), (0, 1), (5, 7), (4, 13), (12, 12), (19, 20), (6, 12)]:
+            read = copy[start:stop]
+            np.testing.assert_array_equal(read, ARRAY[start:stop])
+            assert read.dtype == ARRAY.dtype
+
+
+def test_a_folder_is_its_files_by_name_and_pattern(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "b.txt").write_bytes(b"second")
+    (tmp_path / "a.txt").write_bytes(b"first")
+    (tmp_path / "deep" / "c.txt").write_bytes(b"third")
+    save_file({"z": ARRAY, "y": ARRAY[:4]}, tmp_path / "d.safetensors")
+    assert [len(s) for s in open_sequences(tmp_path)] == [5, 6, 4, 20, 5]
+    assert [s[1:4].tobytes() for s in open_sequences(tmp_path, "*.txt")] == [b"irs", b"eco"]
+    assert open_sequences(tmp_path / "a.txt")[0][:].tobytes() == b"first"
+
+
+def test_what_cannot_be_read_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"path: .*nowhere is absent"):
+        open_sequences(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="expected files that fit"):
+        open_sequences(tmp_path)
+    for name in ("a.npy", "a.safetensors", "a.parquet"):
+        (tmp_path / name).write_bytes(b"not what the name says")
+        with pytest.raises(ValueError, match=rf"path: cannot read .*{name}"):
+            open_sequences(tmp_path / name)
+
+
+def test_text_is_split_by_file_and_no_file_is_in_two_splits(tmp_path):
+    for number in range(200):
+        (tmp_path / f"{number}.txt").write_text(f"file {number}")
+    (tmp_path / "other.md").write_text("not asked for")
+    splits = {
+        split: {s[:].tobytes() for s in load_text(tmp_path, split, "*.txt")}
+        for split in ("train", "val", "test")
+    }
+    assert set.union(*splits.values()) == {b"file %d" % n for n in range(200)}
+    assert sum(map(len, splits.values())) == 200
+    assert 2 <= len(splits["val"]) <= 30 and 2 <= len(splits["test"]) <= 30
+    with pytest.raises(ValueError, match="split: expected one of"):
+        load_text(tmp_path, "all")
+    with pytest.raises(FileNotFoundError, match=r"folder: .* is absent"):
+        load_text(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="files of the val split"):
+        load_text(tmp_path, "val", "nothing*")
+
+
+def test_without_a_folder_text_is_pythons_own_library():
+    files = load_text(split="val")
+    assert len(files) > 10
+    assert any(b"import" in file[:].tobytes() for file in files)
+
+
+FRAMES = 23
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    """Frames whose grey level counts, with a key frame every 6 and frames that look ahead."""
+    path = tmp_path_factory.mktemp("video") / "counting.mp4"
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream("mpeg4", rate=25, options={"g": "6", "bf": "2"})
+        stream.bit_rate = 4_000_000
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        for number in range(FRAMES):
+            image = np.full((32, 48, 3), 10 * number, np.uint8)
+            file.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
+        file.mux(stream.encode())
+    return path
+
+
+def levels(frames):
+    """The counts that frames show; compression moves a grey level by less than half a count."""
+    return [round(frame.mean() / 10) for frame in frames]
+
+
+def test_video_slices_are_the_frames_wherever_they_begin(video):
+    frames = VideoFrames(video)
+    assert len(frames) == FRAMES
+    for start, stop in [(0, 4), (4, 9), (20, 23), (7, 8), (0, 23), (3, 3), (9, 11)]:
+        assert levels(frames[start:stop]) == list(range(start, stop))
+    assert frames[2:5].shape == (3, 32, 48)
+    assert VideoFrames(video, size=(8, 12), color="rgb")[5:7].shape == (2, 8, 12, 3)
+    assert levels(pickle.loads(pickle.dumps(frames))[6:9]) == [6, 7, 8]
+
+
+def test_what_is_no_video_is_named(tmp_path, video):
+    with pytest.raises(FileNotFoundError, match="is absent"):
+        VideoFrames(tmp_path / "nowhere.mp4")
+    (tmp_path / "text.mp4").write_bytes(b"no video" * 100)
+    with pytest.raises(ValueError, match=r"PyAV cannot read .*text\.mp4"):
+        VideoFrames(tmp_path / "text.mp4")
+    with pytest.raises(ValueError, match="color: expected"):
+        VideoFrames(video, color="blue")
+    with pytest.raises(ValueError, match="size: expected"):
+        VideoFrames(video, size=(0, 4))
