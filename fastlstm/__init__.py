@@ -4,6 +4,7 @@ from fastlstm.cell import LSTMCell
 from fastlstm.dispatch import explain
 from fastlstm.functional import lstm, lstm_cell
 from fastlstm.interop import Replacement, replace
+from fastlstm.language import ByteLSTM
 from fastlstm.modules import LSTM
 from fastlstm.sequence import lstm_sequence
 from fastlstm.types import LSTMWeights
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LSTM",
+    "ByteLSTM",
     "CompositeLSTM",
     "LSTMAutoencoder",
     "LSTMCell",

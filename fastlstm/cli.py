@@ -1,4 +1,4 @@
-"""The `fastlstm` command: `fit`, `validate`, `test`, `predict` and `info`."""
+"""The `fastlstm` command: `fit`, `validate`, `test`, `predict`, the same of `language`, `info`."""
 
 import ctypes
 import platform
@@ -16,7 +16,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: the arguments are wrong, or training is asked for without the packages of the
             extra `fastlstm[train]`; with one sentence that says so.
-        ValueError, FileNotFoundError: see `fastlstm.training.command.TrainingCommand`.
+        ValueError, FileNotFoundError: see `fastlstm.training.run_command.RunCommand`.
     """
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["info"]:
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     try:
         # late, because `info` and `import fastlstm.cli` do without Lightning
-        from fastlstm.training.command import TrainingCommand
+        from fastlstm.training.language_command import LanguageCommand
+        from fastlstm.training.video_command import VideoCommand
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         raise SystemExit(
@@ -39,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     # step takes twice as long. Set before torch starts its threads, which inherit it.
     torch.set_flush_denormal(True)
     _keep_freed_memory()
-    TrainingCommand(None if argv is None else words)
+    if words[:1] == ["language"]:
+        LanguageCommand(words[1:])
+    else:
+        VideoCommand(words)
 
 
 def _keep_freed_memory() -> None:

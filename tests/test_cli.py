@@ -159,10 +159,10 @@ SMALL = [
     ids=lambda value: value[-1] if isinstance(value, list) else "",
 )
 def test_the_configurations_in_the_repository_run(tmp_path, files, model, conditional):
-    from fastlstm.training.command import TrainingCommand
+    from fastlstm.training.video_command import VideoCommand
 
     chosen = [word for name in files for word in ("--config", str(CONFIGS / f"{name}.yaml"))]
-    command = TrainingCommand(["fit", *chosen, *SMALL, "--run", str(tmp_path)])
+    command = VideoCommand(["fit", *chosen, *SMALL, "--run", str(tmp_path)])
     trained = command.model.model
     assert type(trained).__name__ == model
     assert conditional.items() <= trained.config.items()

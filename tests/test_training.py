@@ -20,6 +20,7 @@ from fastlstm.training import (
 )
 from fastlstm.training.datamodule import EndlessBatches
 from fastlstm.training.initialization import smooth_over_image
+from fastlstm.training.schedule import learning_rate_factor
 
 
 @pytest.fixture(autouse=True)
@@ -200,7 +201,7 @@ def test_the_learning_rate_follows_the_schedule(tmp_path, options, expected):
 
 
 def test_the_staircase_falls_every_10000_steps():
-    factor = VideoTask(tiny_model(), schedule="staircase")._factor(30_000)
+    factor = learning_rate_factor("staircase", 0, 30_000)
     assert [factor(s) for s in (0, 9_999, 10_000, 20_000)] == pytest.approx([1, 1, 0.9, 0.81])
 
 
@@ -238,12 +239,12 @@ def test_sampling_reaches_the_model(tmp_path):
 def test_throughput_counts_sequences_outside_validation(tmp_path, monkeypatch):
     clock = iter([10.0, 12.0, 50.0, 54.0])  # ends of four steps, validation after the second
     monkeypatch.setattr("fastlstm.training.progress.time.perf_counter", lambda: next(clock))
-    throughput = Throughput()
+    throughput = Throughput("sequences", lambda batch: batch.frames.shape[1])
     t = trainer(tmp_path, throughput, max_steps=4, val_check_interval=2, limit_val_batches=1)
     task, data = VideoTask(tiny_model()), tiny_data()
     with monkeypatch.context():
         t.fit(task, datamodule=data)
-    assert throughput.sequences_per_second == pytest.approx(2 * 4 / (2.0 + 4.0))
+    assert throughput.per_second == pytest.approx(2 * 4 / (2.0 + 4.0))
 
 
 def test_smoothing_is_a_gaussian_blur_that_wraps_and_keeps_the_spread():

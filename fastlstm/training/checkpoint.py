@@ -1,12 +1,14 @@
-"""Checkpoints that can always be resumed from: written whole or not at all, between two steps."""
+"""Checkpoints that can always be resumed from: whole or absent, between two steps, to the bit."""
 
 import contextlib
 import os
 import pickle
+import random
 import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,18 +25,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
+        """Write it, or leave the file of that name as it is.
+
+        Raises:
+            OSError: it cannot be written: no space, no permission, no folder.
+            TypeError: `storage_options`, which local files have none of.
+        """
         if storage_options is not None:
             raise TypeError(
                 f"storage_options: expected None for a local file, got {storage_options}"
             )
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         part = target.with_name(target.name + ".part")
-        with part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, target)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, target)
+        except (OSError, RuntimeError) as error:  # a full disk is either, by where torch meets it
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
+            before = "the one before is still whole" if target.is_file() else "there is none before"
+            reason = str(error).splitlines()[0]
+            raise OSError(f"checkpoint: cannot write {target} ({reason}); {before}") from error
 
     def load_checkpoint(
         self,
@@ -62,6 +77,33 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"ckpt_path: expected a whole checkpoint, got {target} of {size} bytes, which"
                 f" torch.load cannot read ({reason})"
             ) from error
+
+
+class StepSeeds(Callback):
+    """Every training step draws its random numbers from a seed of its own.
+
+    So a resumed run draws what the uninterrupted one would have drawn, however often validation
+    or a data loader drew in between, and no state of a generator need be kept. Seeds torch (all
+    devices), NumPy and Python.
+
+    Args:
+        seed: non-negative, of the run; process `rank` at step s is seeded by (seed, s, rank).
+    """
+
+    def __init__(self, seed: int) -> None:
+        if seed < 0:
+            raise ValueError(f"seed: expected at least 0, got {seed}")
+        self.seed = seed
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        accumulated = batch_idx % trainer.accumulate_grad_batches
+        key = (self.seed, trainer.global_step, trainer.global_rank, accumulated)
+        for_torch, for_numpy, for_python = np.random.SeedSequence(key).generate_state(3)
+        torch.manual_seed(int(for_torch))
+        np.random.seed(for_numpy)
+        random.seed(int(for_python))
 
 
 class StopBetweenSteps(Callback):

@@ -111,11 +111,9 @@ class MovingMNISTData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         videos = self._videos("train", self.seed)
-        rank = self.trainer.global_rank if self.trainer else 0
-        world_size = self.trainer.world_size if self.trainer else 1
         return DataLoader(
             videos,
-            batch_sampler=EndlessBatches(self.batch_size, self._next_batch, rank, world_size),
+            batch_sampler=EndlessBatches(self.batch_size, self._next_batch, *self._share()),
             collate_fn=self._split,
             num_workers=self.num_workers,
         )
@@ -132,6 +130,15 @@ class MovingMNISTData(LightningDataModule):
     def training_sample(self, count: int) -> VideoBatch:
         """The first `count` training videos as one batch, to fit baselines on."""
         return self._split(self._videos("train", self.seed).__getitems__(range(count)))
+
+    def describe_batch(self, number: int) -> str:
+        """What a training batch has, in words that go on after its number."""
+        rank, world_size = self._share()
+        first = (number * world_size + rank) * self.batch_size
+        return f" (videos {first} to {first + self.batch_size - 1})"
+
+    def _share(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _next_batch(self) -> int:
         # Counted in optimiser steps, which are what a checkpoint keeps of the gradients: a batch

@@ -1,22 +1,17 @@
 """The training of a video model: what is minimised, what is measured, how steps are taken."""
 
-import math
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
 
 from fastlstm.training.baselines import frame_error
 from fastlstm.training.datamodule import VideoBatch
+from fastlstm.training.schedule import Schedule, check_schedule, scheduled
 from fastlstm.video import VideoLSTM
-
-Schedule = Literal["constant", "linear", "cosine", "staircase"]
-
-_STAIR, _FALL = 10_000, 0.9  # the authors' released code: x0.9 every 10,000 steps
 
 
 class VideoTask(LightningModule):
@@ -54,10 +49,7 @@ class VideoTask(LightningModule):
         sampling: float = 0.0,
     ) -> None:
         super().__init__()
-        if schedule not in get_args(Schedule):
-            raise ValueError(f"schedule: expected one of {get_args(Schedule)}, got {schedule!r}")
-        if warmup_steps < 0:
-            raise ValueError(f"warmup_steps: expected at least 0, got {warmup_steps}")
+        check_schedule(schedule, warmup_steps)
         if not input_lr_scale > 0:
             raise ValueError(f"input_lr_scale: expected a number above 0, got {input_lr_scale}")
         if not 0 <= sampling <= 1:
@@ -127,33 +119,7 @@ class VideoTask(LightningModule):
             reads_frames[name.endswith("weight_ih_l0")].append(parameter)
         optimizer = self.optimizer([{"params": reads_frames[k]} for k in (False, True)])
         optimizer.param_groups[1]["lr"] *= self.input_lr_scale
-        steps = self.trainer.estimated_stepping_batches
-        if not math.isfinite(steps):
-            raise ValueError(
-                "trainer.max_steps: expected a number of steps, training videos have no end; got"
-                f" {self.trainer.max_steps}"
-            )
-        scheduler = LambdaLR(optimizer, self._factor(int(steps)))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def _factor(self, steps: int) -> Any:
-        schedule, warmup = self.schedule, self.warmup_steps
-
-        def factor(step: int) -> float:
-            rise = min(1.0, (step + 1) / (warmup + 1))
-            done = min(1.0, max(0, step - warmup) / max(1, steps - warmup))
-            if schedule == "linear":
-                return rise * (1 - done)
-            if schedule == "cosine":
-                return rise * (1 + math.cos(math.pi * done)) / 2
-            if schedule == "staircase":
-                return rise * _FALL ** (step // _STAIR)
-            return rise
-
-        return factor
+        return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["video_model"] = self._architecture()

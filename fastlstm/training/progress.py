@@ -1,16 +1,15 @@
-"""How far and how fast training goes: a progress bar over all steps, sequences a second."""
+"""How far and how fast training goes: a progress bar over all steps, throughput."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
 
-from fastlstm.training.datamodule import VideoBatch
-
 
 class StepProgressBar(TQDMProgressBar):
-    """Lightning's bar, with an end to it although the training videos have none."""
+    """Lightning's bar, with an end to it although the training data have none."""
 
     @property
     def total_train_batches(self) -> int | float:
@@ -26,15 +25,21 @@ class StepProgressBar(TQDMProgressBar):
 
 
 class Throughput(Callback):
-    """Counts training videos a second, making them included, validation excluded.
+    """Counts what is trained on a second, making it included, validation excluded.
 
-    Logs `train/sequences_per_second`; `sequences_per_second` holds the value so far (None before
-    the second step: the first one warms up).
+    Logs `train/UNIT_per_second`; `per_second` holds the value so far (None before the second step:
+    the first one warms up).
+
+    Args:
+        unit: what is counted, in the plural.
+        count: how many of them a batch has.
     """
 
-    def __init__(self) -> None:
-        self.sequences_per_second: float | None = None
-        self._sequences = 0
+    def __init__(self, unit: str, count: Callable[[Any], int]) -> None:
+        self.unit = unit
+        self.count = count
+        self.per_second: float | None = None
+        self._counted = 0
         self._seconds = 0.0
         self._since: float | None = None
 
@@ -43,15 +48,15 @@ class Throughput(Callback):
         trainer: Trainer,
         pl_module: LightningModule,
         outputs: Any,
-        batch: VideoBatch,
+        batch: Any,
         batch_idx: int,
     ) -> None:
         now = time.perf_counter()
         if self._since is not None:
             self._seconds += now - self._since
-            self._sequences += batch.frames.shape[1] * trainer.world_size
-            self.sequences_per_second = self._sequences / self._seconds
-            pl_module.log("train/sequences_per_second", self.sequences_per_second)
+            self._counted += self.count(batch) * trainer.world_size
+            self.per_second = self._counted / self._seconds
+            pl_module.log(f"train/{self.unit}_per_second", self.per_second)
         self._since = now
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

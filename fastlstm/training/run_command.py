@@ -1,35 +1,35 @@
-"""`fastlstm fit|validate|test|predict`: where a run's files go and what is said at its end."""
+"""What every training command shares: one folder for all of a run's files, and their safety."""
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from fastlstm.training.baselines import Baselines
-from fastlstm.training.checkpoint import AtomicCheckpointIO, StopBetweenSteps
-from fastlstm.training.figures import PredictionFigure
-from fastlstm.training.module import VideoTask
-from fastlstm.training.predictions import PredictionWriter
+from fastlstm.training.checkpoint import AtomicCheckpointIO, StepSeeds, StopBetweenSteps
+from fastlstm.training.finite import StopOnNonFinite
 from fastlstm.training.progress import StepProgressBar, Throughput
 
-_DESCRIPTION = (
-    "Train and use LSTM models of video. Besides the commands below, `fastlstm info` tells what"
-    " is installed and which backends run here."
-)
 
-
-class TrainingCommand(LightningCLI):
-    """`fastlstm fit|validate|test|predict`: LightningCLI over VideoTask and any VideoBatch data.
+class RunCommand(LightningCLI, ABC):
+    """`fit|validate|test|predict` for one task and its data; derived classes say which.
 
     A run keeps everything in one folder, `--run`: config.yaml, TensorBoard events, metrics/ (CSV,
-    a version for each resumption), checkpoints/last.ckpt and best.ckpt, figures/, predictions/.
+    a version for each resumption), checkpoints/last.ckpt and best.ckpt (of the lowest val/error).
     `--ckpt_path` takes a file, `best` or `last`; without it `fit` starts afresh and the other
     commands take the run's best.
+
+    Args:
+        task: the LightningModule; it logs `val/error`.
+        throughput: counts what is trained on.
+        words: the command as it is called, for its help.
+        description: of the command.
+        args: the arguments; None for those of the process.
 
     Raises:
         FileNotFoundError: a checkpoint that is not there.
@@ -37,23 +37,32 @@ class TrainingCommand(LightningCLI):
             of another configuration; an argument out of range.
     """
 
-    def __init__(self, args: ArgsType = None) -> None:
+    def __init__(
+        self,
+        task: type[LightningModule],
+        throughput: Throughput,
+        words: str,
+        description: str,
+        args: ArgsType = None,
+    ) -> None:
+        self.throughput = throughput
         # of torch, raised by Lightning at every run; nothing that a user could do about it
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # `language` is cut off
         super().__init__(
-            VideoTask,
+            task,
             LightningDataModule,
             subclass_mode_data=True,
             trainer_defaults={
-                "max_epochs": -1,  # training videos have no end: max_steps is the length of a run
+                "max_epochs": -1,  # training data have no end: max_steps is the length of a run
                 "max_steps": 1000,
                 "val_check_interval": 500,
                 "log_every_n_steps": 20,
-                "use_distributed_sampler": False,  # EndlessBatches shares out the work itself
+                "use_distributed_sampler": False,  # the data modules share out the work themselves
             },
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
-            parser_kwargs={"prog": "fastlstm", "description": _DESCRIPTION},
+            parser_kwargs={"prog": words, "description": description},
             auto_configure_optimizers=False,
             args=args,
         )
@@ -66,13 +75,10 @@ class TrainingCommand(LightningCLI):
         parser.add_argument(
             "--checkpoint_every", type=int, default=200, help="Steps between saves of last.ckpt."
         )
-        parser.add_lightning_class_args(PredictionFigure, "figure")
-        parser.add_lightning_class_args(Baselines, "baselines")
-        parser.add_lightning_class_args(PredictionWriter, "predictions")
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would take the model's arguments from the checkpoint, silently, over the
-        # configuration's. Here the configuration decides, and VideoTask compares on loading.
+        # configuration's. Here the configuration decides, and the task compares on loading.
         pass
 
     @property
@@ -110,7 +116,6 @@ class TrainingCommand(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         fit = self.subcommand == "fit"
-        self.throughput = Throughput()
         callbacks: list[Callback] = list(config["callbacks"] or [])
         callbacks.append(self.throughput)
         if config["enable_progress_bar"] is not False:
@@ -124,9 +129,13 @@ class TrainingCommand(LightningCLI):
             ]
         if fit and loggers:
             callbacks.append(LearningRateMonitor())
+        seed = self._get(self.config, "seed_everything")
+        if fit and seed is not False:
+            callbacks.append(StepSeeds(int(seed)))
         if fit and config["enable_checkpointing"] is not False:
             callbacks += [
                 StopBetweenSteps(),
+                StopOnNonFinite(self._checkpoints),
                 ModelCheckpoint(
                     self._checkpoints,
                     "best",
@@ -166,33 +175,9 @@ class TrainingCommand(LightningCLI):
         )
         print("\n".join(self._summary(steps, errors, tested)))
 
+    @abstractmethod
     def _summary(self, steps: int, errors: Mapping[str, float], tested: str | None) -> list[str]:
-        model = self.model.model
-        speed = self.throughput.sequences_per_second
-        lines = [
-            "",
-            f"{type(model).__name__} after {steps:,} steps"
-            + (f", {speed:,.0f} training sequences/s" if speed else ""),
-            f"Held-out digits, {tested or 'weights of the last step'},"
-            f" {'nats' if model.frames == 'binary' else 'half squared error'} per frame:",
-        ]
-        for label, name in (
-            ("reconstruction", "reconstruction"),
-            ("future, teacher-forced", "future"),
-            ("future, closed loop", "future_closed_loop"),
-            ("  baseline: mean frame", "mean_frame"),
-            ("  baseline: copy last", "copy_last"),
-        ):
-            if f"test/{name}" in errors:
-                lines.append(f"  {label:<26}{errors[f'test/{name}']:>9.1f}")
-        drawn_before = max((self._folder / "figures").glob("step_*.png"), default=None)
-        figure = self._get(self.config_init, "figure").latest or drawn_before
-        if figure:
-            lines += [f"figure  {figure}", f"video   {figure.with_suffix('.gif')}"]
-        lines.append(f"run     {self._folder}")
-        return lines
+        """What is said after `fit`: lines about `steps` steps and the `errors` of the test set.
 
-    def after_predict(self) -> None:
-        """Says what was written where."""
-        for path in self._get(self.config_init, "predictions").written:
-            print(f"wrote {path}")
+        `tested` is the checkpoint that was tested; None: the weights of the last step.
+        """

@@ -1,0 +1,112 @@
+"""The training of a model of long sequences by truncated backpropagation through time."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from fastlstm.training.schedule import Schedule, check_schedule, scheduled
+from fastlstm.training.tbptt import Window, detach, window_loss
+
+
+class SequenceTask(LightningModule):
+    """Trains a stateful model on `Window`s, whose state goes on from one to the next.
+
+    Logged: `train/loss`, and in validation and test `error`, the mean loss of all steps with the
+    state handed on through the whole set, and `error_in_window`, with every window read from a
+    fresh state: what the model knows without what lies before. The state is in each checkpoint,
+    of every process.
+
+    Args:
+        model: a `fastlstm.training.tbptt.StatefulModel`, such as `fastlstm.ByteLSTM`.
+        optimizer: any torch optimiser, without its parameters. Default: Adam, lr 1e-3.
+        schedule: of the learning rate, as in `VideoTask`.
+        warmup_steps: steps over which the learning rate rises linearly to its full value.
+
+    Raises:
+        ValueError: an argument out of range.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: OptimizerCallable = torch.optim.Adam,
+        schedule: Schedule = "linear",
+        warmup_steps: int = 0,
+    ) -> None:
+        super().__init__()
+        check_schedule(schedule, warmup_steps)
+        self.model = model
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.warmup_steps = warmup_steps
+        self.state: Any = None
+        self._read: Any = None  # the state in validation and test
+
+    def training_step(self, window: Window, batch_idx: int) -> Tensor:
+        loss, self.state = window_loss(self.model, window, self.state)  # type: ignore[arg-type]
+        self.log("train/loss", loss, batch_size=window.reset.shape[1], prog_bar=True)
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        self._read = None
+
+    def on_test_epoch_start(self) -> None:
+        self._read = None
+
+    def validation_step(self, window: Window, batch_idx: int) -> None:
+        self._log_errors("val", window)
+
+    def test_step(self, window: Window, batch_idx: int) -> None:
+        self._log_errors("test", window)
+
+    def _log_errors(self, stage: str, window: Window) -> None:
+        # every step once: not those that a window of k2 > k1 reads again
+        error, self._read = window_loss(self.model, window, self._read)  # type: ignore[arg-type]
+        alone, _ = window_loss(self.model, window, None)  # type: ignore[arg-type]
+        steps = window.fresh * window.reset.shape[1]
+        self.log(f"{stage}/error", error, batch_size=steps, prog_bar=True, sync_dist=True)
+        self.log(f"{stage}/error_in_window", alone, batch_size=steps, sync_dist=True)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer(self.parameters())
+        return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        mine = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, self.state)
+        states = [mine]
+        if dist.is_available() and dist.is_initialized():
+            states = [None] * dist.get_world_size()
+            dist.all_gather_object(states, mine)
+        checkpoint["sequence_states"] = states
+        checkpoint["sequence_model"] = self._architecture()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Before the weights are loaded: one line that says what differs, not a list of shapes.
+        received, expected = checkpoint.get("sequence_model", {}), self._architecture()
+        if received != expected:
+            raise ValueError(
+                f"ckpt_path: expected a checkpoint of {expected} as configured, got {received}"
+            )
+        states = checkpoint["sequence_states"]
+        if self._trainer is None or not self.trainer.training:
+            return
+        if len(states) != self.trainer.world_size:
+            raise ValueError(
+                f"ckpt_path: expected the states of {self.trainer.world_size} processes, which"
+                f" train now, got those of {len(states)}"
+            )
+        self.state = detach(states[self.trainer.global_rank])
+
+    def on_train_start(self) -> None:
+        place = self.device
+        self.state = tree_map(lambda s: s.to(place) if isinstance(s, Tensor) else s, self.state)
+
+    def _architecture(self) -> dict[str, Any]:
+        """What the weights depend on, as far as the model tells: its `config`."""
+        return {"class": type(self.model).__name__, **getattr(self.model, "config", {})}

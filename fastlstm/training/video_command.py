@@ -1,0 +1,65 @@
+"""`fastlstm fit|validate|test|predict`: the training of video models."""
+
+from collections.abc import Mapping
+
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+
+from fastlstm.training.baselines import Baselines
+from fastlstm.training.figures import PredictionFigure
+from fastlstm.training.module import VideoTask
+from fastlstm.training.predictions import PredictionWriter
+from fastlstm.training.progress import Throughput
+from fastlstm.training.run_command import RunCommand
+
+_DESCRIPTION = (
+    "Train and use LSTM models of video. Besides the commands below, `fastlstm language` trains"
+    " models of text, and `fastlstm info` tells what is installed and which backends run here."
+)
+
+
+class VideoCommand(RunCommand):
+    """`RunCommand` for VideoTask and any VideoBatch data.
+
+    The run's folder also has figures/ and predictions/.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        throughput = Throughput("sequences", lambda batch: batch.frames.shape[1])
+        super().__init__(VideoTask, throughput, "fastlstm", _DESCRIPTION, args)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_lightning_class_args(PredictionFigure, "figure")
+        parser.add_lightning_class_args(Baselines, "baselines")
+        parser.add_lightning_class_args(PredictionWriter, "predictions")
+
+    def _summary(self, steps: int, errors: Mapping[str, float], tested: str | None) -> list[str]:
+        model = self.model.model
+        speed = self.throughput.per_second
+        lines = [
+            "",
+            f"{type(model).__name__} after {steps:,} steps"
+            + (f", {speed:,.0f} training sequences/s" if speed else ""),
+            f"Held-out digits, {tested or 'weights of the last step'},"
+            f" {'nats' if model.frames == 'binary' else 'half squared error'} per frame:",
+        ]
+        for label, name in (
+            ("reconstruction", "reconstruction"),
+            ("future, teacher-forced", "future"),
+            ("future, closed loop", "future_closed_loop"),
+            ("  baseline: mean frame", "mean_frame"),
+            ("  baseline: copy last", "copy_last"),
+        ):
+            if f"test/{name}" in errors:
+                lines.append(f"  {label:<26}{errors[f'test/{name}']:>9.1f}")
+        drawn_before = max((self._folder / "figures").glob("step_*.png"), default=None)
+        figure = self._get(self.config_init, "figure").latest or drawn_before
+        if figure:
+            lines += [f"figure  {figure}", f"video   {figure.with_suffix('.gif')}"]
+        lines.append(f"run     {self._folder}")
+        return lines
+
+    def after_predict(self) -> None:
+        """Says what was written where."""
+        for path in self._get(self.config_init, "predictions").written:
+            print(f"wrote {path}")

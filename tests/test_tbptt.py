@@ -1,0 +1,175 @@
+"""Truncated backpropagation: gradients of the last k2 steps, a state that goes on, and resets."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import assert_close
+from lightning.pytorch import Callback, Trainer
+
+import fastlstm
+from fastlstm.training import AtomicCheckpointIO, SequenceTask, TextData, Windows, window_loss
+
+H = 5
+
+
+def model(**options):
+    torch.manual_seed(0)
+    return fastlstm.ByteLSTM(H, 2, 3, dtype=torch.float64, **options)
+
+
+def sequences(*lengths):
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, length, np.uint8) for length in lengths]
+
+
+def gradients(loss, module):
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in module.named_parameters()}
+    module.zero_grad()
+    return found
+
+
+def test_a_window_as_long_as_the_sequence_is_plain_training():
+    text = sequences(21)
+    (window,) = [Windows(text, batch_size=1, k1=20, shuffle=False)[0]]
+    lstm = model()
+    loss, state = window_loss(lstm, window, None)
+    read = torch.from_numpy(text[0])[:, None]
+    losses, expected = lstm.losses(read[:-1], read[1:])
+    assert torch.equal(loss, losses.mean())
+    assert all(
+        torch.equal(a, b) and not a.requires_grad for a, b in zip(state, expected, strict=True)
+    )
+
+
+@pytest.mark.parametrize("k1, k2", [(4, 4), (3, 8), (4, 5), (2, 6)])
+def test_gradients_go_back_k2_steps_and_the_state_as_far_as_the_sequence(k1, k2):
+    text = sequences(40)
+    windows = Windows(text, batch_size=1, k1=k1, k2=k2, shuffle=False)
+    read, lstm, state = torch.from_numpy(text[0])[:, None], model(), None
+    for number in range(len(windows)):
+        loss, state = window_loss(lstm, windows[number], state)
+        ours = gradients(loss, lstm)
+        stop = min((number + 1) * k1, 39)
+        start, fresh = max(0, (number + 1) * k1 - k2), number * k1
+        with torch.no_grad():  # by hand: all that lies before is read without gradients
+            _, before = lstm.losses(read[:start], read[1 : start + 1]) if start else (None, None)
+        losses, _ = lstm.losses(read[start:stop], read[start + 1 : stop + 1], before)
+        expected = losses[fresh - start :].mean()
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+        assert_close(ours, gradients(expected, lstm), 1e-10)
+
+
+def test_no_state_crosses_into_another_sequence():
+    text = sequences(7, 9, 12)
+    windows = Windows(text, batch_size=1, k1=5, shuffle=False)
+    lstm, state, ours = model(), None, []
+    for number in range(len(windows)):
+        window = windows[number]
+        losses, state = lstm.losses(window.input, window.target, state, window.reset)
+        ours.append(losses)
+    each = [torch.from_numpy(t)[:, None] for t in text]
+    expected = [lstm.losses(t[:-1], t[1:])[0] for t in each]
+    torch.testing.assert_close(torch.cat(ours), torch.cat(expected), rtol=1e-12, atol=0)
+
+
+def test_targets_of_their_own():
+    xs = [np.arange(n, dtype=np.float32)[:, None] for n in (4, 3)]
+    ys = [10 * x for x in xs]
+    window = Windows(xs, ys, batch_size=1, k1=7, shuffle=False)[0]
+    assert window.input.shape == (7, 1, 1)
+    assert torch.equal(window.target, 10 * window.input)
+    assert window.reset[:, 0].tolist() == [True, False, False, False, True, False, False]
+    with pytest.raises(ValueError, match="targets: expected one for each sequence"):
+        Windows(xs, ys[:1], batch_size=1, k1=2)
+
+
+def test_sampling_repeats_and_goes_on_from_the_prompt():
+    lstm = model().eval()
+    drawn = lstm.sample(b"def ", 20, temperature=0.8)
+    assert len(drawn) == 20
+    assert drawn == lstm.sample(b"def ", 20, temperature=0.8) != lstm.sample(b"def ", 20, seed=1)
+    greedy = lstm.sample(b"def ", 3, temperature=1e-6)
+    assert lstm.sample(b"def " + greedy[:2], 1, temperature=1e-6) == greedy[2:]
+    for wrong, says in [
+        ({"prompt": b""}, "prompt: expected at least 1 byte"),
+        ({"length": -1}, "length: expected at least 0, got -1"),
+        ({"temperature": 0.0}, "temperature: expected a number above 0"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            lstm.sample(**{"prompt": b"a", "length": 1, **wrong})
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.losses = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.losses.append(float(outputs["loss"]))
+
+
+@pytest.fixture
+def text(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number}.txt").write_text(f"{number} " * 12)
+    return folder
+
+
+def fit(folder, text, steps, ckpt_path=None, **options):
+    recorder, task = Losses(), SequenceTask(model(), schedule="constant")
+    trainer = Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        callbacks=[recorder],
+        plugins=[AtomicCheckpointIO()],
+        max_epochs=-1,
+        max_steps=steps,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        **options,
+    )
+    trainer.fit(task, datamodule=TextData(str(text), batch_size=3, k1=6, k2=9), ckpt_path=ckpt_path)
+    trainer.save_checkpoint(folder / f"step_{steps}.ckpt")
+    return recorder.losses, task, trainer
+
+
+def test_a_resumed_run_goes_on_with_the_state_and_the_window(tmp_path, text):
+    whole, _, _ = fit(tmp_path, text, 8)
+    first, _, _ = fit(tmp_path, text, 3)
+    rest, _, _ = fit(tmp_path, text, 8, tmp_path / "step_3.ckpt")
+    assert first + rest == whole
+
+
+def test_a_checkpoint_of_other_processes_or_another_model_is_refused(tmp_path, text):
+    fit(tmp_path, text, 1)
+    path = tmp_path / "step_1.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["sequence_states"] *= 2
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match="states of 1 processes, which train now, got those of 2"):
+        fit(tmp_path, text, 2, path)
+    checkpoint["sequence_model"]["hidden_size"] = 6
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=r"'hidden_size': 5.* got .*'hidden_size': 6"):
+        fit(tmp_path, text, 2, path)
+
+
+def test_errors_with_and_without_the_state(tmp_path, text):
+    _, task, trainer = fit(tmp_path, text, 1)
+    data = TextData(str(text), batch_size=1, k1=6)
+    (errors,) = trainer.test(task, datamodule=data, verbose=False)
+    lstm = task.model.eval()
+    expected, steps = 0.0, 0
+    with torch.no_grad():
+        for file in data.sequences("test")[0]:
+            read = torch.from_numpy(file[:])[:, None]
+            expected += lstm.losses(read[:-1], read[1:])[0].sum().item()
+            steps += len(read) - 1
+    assert errors["test/error"] == pytest.approx(expected / steps, rel=1e-5)
+    assert errors["test/error_in_window"] != errors["test/error"]
