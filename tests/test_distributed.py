@@ -15,6 +15,7 @@ from torch.distributed.tensor import Shard
 from torch.nn.parallel import DistributedDataParallel
 
 import fastlstm
+from fastlstm.training import Windows, window_loss
 
 WORLD = 2
 T, B, I, H = 5, 6, 3, 8  # B of all processes together
@@ -84,6 +85,34 @@ def _check_fsdp(model, rank):
         torch.testing.assert_close(mine.full_tensor(), expected.detach(), **TOLERANCE)
 
 
+def _windows(rank, world_size):
+    text = [torch.arange(n, dtype=torch.uint8).numpy() for n in (30, 41, 7)]
+    share = {"rank": rank, "world_size": world_size, "batch_size": 4 // world_size}
+    return Windows(text, k1=5, k2=7, **share)
+
+
+def _check_tbptt(rank):
+    """Streams shared out to the processes, each with its states, train as all do in one."""
+    torch.manual_seed(0)
+    alone = fastlstm.ByteLSTM(H, 2, 3, dtype=torch.float64)
+    together = copy.deepcopy(alone)
+    runs = []
+    for model, share in ((alone, (0, 1)), (together, (rank, WORLD))):
+        windows, state = _windows(*share), None
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
+        for number in range(len(windows) + 3):  # into the next epoch, over a shorter last window
+            loss, state = window_loss(model, windows[number], state)
+            loss.backward()
+            if model is together:
+                for parameter in model.parameters():
+                    dist.all_reduce(parameter.grad, dist.ReduceOp.AVG)
+            optimizer.step()
+            optimizer.zero_grad()
+        runs.append(dict(model.named_parameters()))
+    for name, expected in runs[0].items():
+        torch.testing.assert_close(runs[1][name], expected, **TOLERANCE)
+
+
 def _worker(rank, path, model, shared):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=WORLD)
@@ -91,6 +120,7 @@ def _worker(rank, path, model, shared):
         _check_ddp(model, rank, with_unused=True)
         _check_ddp(model, rank, with_unused=False)
         _check_fsdp(model, rank)
+        _check_tbptt(rank)
         with torch.no_grad():
             shared.bias_hh_l0[rank] = shared(torch.ones(1, 1, I))[0].sum().sign() * (rank + 1)
     finally:
