@@ -1,0 +1,199 @@
+"""Rung 2: every backend beside nn.LSTM (cuDNN), and beside the least time that a step could take.
+
+    python -m benchmarks.gpu.compare --out FOLDER [--minutes 9] [--device cpu --small]
+    python -m benchmarks.gpu.compare --out FOLDER --plot       # of what is in FOLDER already
+
+T = 512, I = H; H x B x layers x directions x precision, forward, and forward with backward, in an
+order in which the cells that matter come first. A second run goes on where the first one stopped.
+Each contender's output and gradients are compared with nn.LSTM's in float32 before it is timed: one
+that errs more than four times as much as nn.LSTM at its own precision is not timed. us/step, by
+paired rounds of CUDA events; `ratio` is nn.LSTM's time over the contender's, `floor` the modelled
+least time over the contender's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+import fastlstm
+from benchmarks.gpu import record
+
+# Modelled work of a step with W_hh resident, bfloat16, in us, (forward, backward) by (H, B): the
+# largest of mma, shared memory and L2 at an H100's peak rates. To each a barrier and a trip to L2
+# are added.
+_FLOOR = {
+    (256, 64): (0.2, 0.4),
+    (512, 64): (0.5, 0.9),
+    (1024, 1): (0.6, 0.9),
+    (1024, 16): (0.8, 1.1),
+    (1024, 64): (1.9, 2.3),
+    (1024, 128): (3.5, 4.3),
+    (2048, 1): (1.5, 2.1),
+    (2048, 16): (2.0, 3.1),
+    (2048, 64): (6.9, 12.0),
+    (2048, 128): (13.0, 23.0),
+}
+_WAIT = 1.3  # us of each step of each pass
+_BACKENDS = ("cuda", "triton")
+
+
+class Cell(NamedTuple):
+    """One line of the table."""
+
+    precision: str
+    H: int
+    B: int
+    L: int
+    D: int
+    train: bool
+
+
+def cells(small: bool) -> Iterator[Cell]:
+    """What is measured, the first first."""
+    if small:
+        yield from (
+            Cell("float32", 8, 2, L, D, t) for L, D in ((1, 1), (2, 2)) for t in (False, True)
+        )
+        return
+    stacks = ((1, 1), (2, 1), (1, 2), (2, 2))
+    for precision in ("bfloat16", "float16", "tf32"):
+        for L, D in stacks:
+            for B in (16, 64, 1, 128):
+                for H in (1024, 512, 2048, 256, 768, 128):
+                    for train in (True, False):
+                        yield Cell(precision, H, B, L, D, train)
+
+
+def floor(cell: Cell) -> float | None:
+    """us/step of the model; None where it has no number."""
+    work = _FLOOR.get((cell.H, cell.B))
+    if work is None or cell.precision == "tf32":
+        return None
+    # layers could run side by side only where all are resident: they are counted one by one
+    return cell.L * (work[0] + _WAIT + cell.train * (work[1] + _WAIT))
+
+
+def errors(found: list[torch.Tensor], truth: list[torch.Tensor]) -> float:
+    """The largest difference relative to the largest number, over all tensors."""
+    pairs = zip(found, truth, strict=True)
+    return max(float((f.float() - t).abs().max() / t.abs().max()) for f, t in pairs)
+
+
+def outputs(module: nn.Module, x: torch.Tensor, train: bool) -> list[torch.Tensor]:
+    """The output, and in training the gradients of the parameters and of x."""
+    output = module(x)[0]
+    if not train:
+        return [output.detach()]
+    leaves = [x, *module.parameters()]
+    return [output.detach(), *torch.autograd.grad(output.float().square().sum(), leaves)]
+
+
+def measure(cell: Cell, T: int, device: str) -> dict[str, Any]:
+    """One row: us/step by contender, ratios, errors, and why a contender was not timed."""
+    dtype = (
+        torch.float32 if cell.precision in ("tf32", "float32") else getattr(torch, cell.precision)
+    )
+    sizes: dict[str, Any] = {"num_layers": cell.L, "bidirectional": cell.D == 2, "device": device}
+    torch.manual_seed(0)
+    exact = nn.LSTM(cell.H, cell.H, **sizes)
+    x32 = torch.randn(T, cell.B, cell.H, device=device).requires_grad_(cell.train)
+    torch.backends.cudnn.allow_tf32 = False
+    truth = outputs(exact, x32, cell.train)
+    torch.backends.cudnn.allow_tf32 = True  # torch's default, and what its users get
+    torch.backends.cuda.matmul.allow_tf32 = cell.precision == "tf32"
+
+    x = x32.detach().to(dtype).requires_grad_(cell.train)
+    modules: dict[str, nn.Module] = {"nn.LSTM": nn.LSTM(cell.H, cell.H, dtype=dtype, **sizes)}
+    for backend in _BACKENDS if device == "cuda" else ("cpu",):
+        modules[backend] = fastlstm.LSTM(cell.H, cell.H, dtype=dtype, backend=backend, **sizes)
+    contenders: dict[str, Callable[[], object]] = {}
+    row: dict[str, Any] = {**cell._asdict(), "T": T, "floor_us": floor(cell)}
+    limit = 0.0
+    for name, module in modules.items():
+        module.load_state_dict(exact.state_dict())
+        try:
+            error = errors(outputs(module, x, cell.train), truth)
+        except (ValueError, RuntimeError, torch.cuda.OutOfMemoryError) as refusal:
+            row[f"{name} refused"] = str(refusal).splitlines()[0]
+            continue
+        limit = limit or 4 * error + 1e-6
+        row[f"{name} error"] = error
+        if error > limit:
+            row[f"{name} refused"] = f"errs by {error:.1e}, more than {limit:.1e}"
+            continue
+        contenders[name] = lambda module=module: outputs(module, x, cell.train)
+    with torch.set_grad_enabled(cell.train):
+        seconds = record.paired(contenders, device)
+    for name, samples in seconds.items():
+        us = 1e6 * record.median(samples) / T
+        row[f"{name} us"] = us
+        if row["floor_us"] is not None:
+            row[f"{name} floor"] = row["floor_us"] / us
+        if name != "nn.LSTM" and "nn.LSTM" in seconds:
+            rounds = zip(seconds["nn.LSTM"], samples, strict=True)
+            row[f"{name} ratio"] = record.median([a / b for a, b in rounds])
+    return row
+
+
+def plot(arguments: argparse.Namespace) -> None:
+    """Ratios over H, a panel for each precision and batch, from what `compare.json` has."""
+    import matplotlib.pyplot as plt
+
+    found = record.read(arguments.out / "compare.json")
+    rows = [row for row in found["rows"] if row["train"]]
+    panels = sorted({(row["precision"], row["B"]) for row in rows})
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(3.2 * len(panels), 3.4), squeeze=False, sharey=True
+    )
+    for panel, (precision, B) in zip(axes[0], panels, strict=True):
+        chosen = [row for row in rows if (row["precision"], row["B"]) == (precision, B)]
+        for L, D in sorted({(row["L"], row["D"]) for row in chosen}):
+            for name in (*_BACKENDS, "cpu"):
+                points = sorted(
+                    (row["H"], row[f"{name} ratio"])
+                    for row in chosen
+                    if (row["L"], row["D"]) == (L, D) and f"{name} ratio" in row
+                )
+                if points:
+                    panel.plot(*zip(*points, strict=True), "o-", label=f"{name}, L={L}, D={D}")
+        panel.axhline(1, color="gray", linestyle=":")
+        panel.set(title=f"{precision}, B={B}", xlabel="H", xscale="log", yscale="log")
+    axes[0][0].set_ylabel("nn.LSTM's time / ours, training")
+    axes[0][-1].legend(fontsize=6)
+    figure.suptitle(str(found["device"]))
+    figure.tight_layout()
+    figure.savefig(arguments.out / "compare.png", dpi=110)
+
+
+def main() -> None:
+    options = record.parser(__doc__, minutes=8.5)
+    options.add_argument("--plot", action="store_true", help="draw what is there, measure nothing")
+    arguments = options.parse_args()
+    if arguments.plot:
+        plot(arguments)
+        return
+    path = arguments.out / "compare.json"
+    before = record.read(path)["rows"] if path.exists() else []
+    results = record.Results(arguments, "compare")
+    for row in before:
+        results.rows.append(row)
+    done = {tuple(row[name] for name in Cell._fields) for row in before}
+    for cell in cells(arguments.small):
+        if tuple(cell) in done:
+            continue
+        if results.seconds_left < 0:
+            break
+        try:
+            results.add(**measure(cell, 8 if arguments.small else 512, arguments.device))
+        except torch.cuda.OutOfMemoryError as error:
+            results.add(**cell._asdict(), error=str(error).splitlines()[0])
+    plot(arguments)
+
+
+if __name__ == "__main__":
+    main()

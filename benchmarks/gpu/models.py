@@ -1,0 +1,110 @@
+"""Rung 4: whole models on a GPU, and sequences too long to be stored.
+
+    python -m benchmarks.gpu.models --out FOLDER [--device cpu --small]
+
+A training step (forward, loss, backward, Adam) of CompositeLSTM, 2,048 units, 1 and 2 layers, batch
+100, under autocast in bfloat16, beside the same model on nn.LSTM (which lacks peepholes) and on a
+loop over steps in plain torch; sequences a second and peak memory. Then one LSTM over T = 100,000
+steps, with checkpoints and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+import fastlstm
+from benchmarks.composite import TorchComposite, training_step
+from benchmarks.gpu import record
+
+
+def peak(device: str, call: Callable[[], object]) -> float | None:
+    """GB that a call has allocated at its highest, with what was there before; None on a CPU."""
+    if device == "cpu":
+        return None
+    torch.cuda.reset_peak_memory_stats()
+    call()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() / 1e9
+
+
+def composite(results: record.Results, device: str, layers: int, small: bool) -> None:
+    """One row: the three models' sequences a second, their ratios and memory."""
+    I, H, B, T = (64, 16, 4, 3) if small else (4096, 2048, 100, 10)
+    frames, future = torch.rand(2, T, B, I, device=device)
+    sizes: dict[str, Any] = {"input_size": I, "hidden_size": H, "num_layers": layers}
+    backend = "cuda" if device == "cuda" else "cpu"
+    ours = fastlstm.CompositeLSTM(**sizes, backend=backend, device=device)
+    loop = fastlstm.CompositeLSTM(**sizes, backend="reference", device=device)
+    loop.load_state_dict(ours.state_dict())
+    theirs = TorchComposite(**sizes).to(device)
+
+    def step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+        def run() -> torch.Tensor:
+            with torch.autocast(device, torch.bfloat16):
+                return loss()
+
+        return training_step(model, run)
+
+    with torch.no_grad():
+        losses = [float(model.loss(frames, future).total) for model in (ours, loop)]
+    steps = {
+        "ours": step(ours, lambda: ours.loss(frames, future).total),
+        "nn.LSTM, no peepholes": step(theirs, lambda: theirs.loss(frames, future)),
+        "torch loop, peepholes": step(loop, lambda: loop.loss(frames, future).total),
+    }
+    row: dict[str, Any] = {"model": "CompositeLSTM", **sizes, "B": B, "losses": losses}
+    seconds = record.paired(steps, device)
+    for name, samples in seconds.items():
+        row[f"{name} sequences/s"] = B / record.median(samples)
+        row[f"{name} GB"] = peak(device, steps[name])
+        if name != "ours":
+            rounds = zip(samples, seconds["ours"], strict=True)
+            row[f"{name} / ours"] = record.median([a / b for a, b in rounds])
+    results.add(**row)
+
+
+def long_sequence(results: record.Results, device: str, small: bool) -> None:
+    """One row: ms and GB of forward and backward over a long sequence, three ways."""
+    T, B, H = (200, 1, 16) if small else (100_000, 4, 256)
+    dtype = torch.float32 if device == "cpu" else torch.bfloat16
+    row: dict[str, Any] = {"model": "LSTM", "T": T, "B": B, "hidden_size": H}
+    ways: dict[str, Callable[[], nn.Module]] = {
+        "ours": lambda: fastlstm.LSTM(H, H, device=device, dtype=dtype),
+        "ours, checkpoints": lambda: fastlstm.LSTM(
+            H, H, device=device, dtype=dtype, checkpoint_every="auto"
+        ),
+        "nn.LSTM": lambda: nn.LSTM(H, H, device=device, dtype=dtype),
+    }
+    x = torch.randn(T, B, H, device=device, dtype=dtype)
+    for name, make in ways.items():
+        module = make()
+
+        def run(module: nn.Module = module) -> None:
+            module.zero_grad(set_to_none=True)
+            module(x)[0].float().square().mean().backward()
+
+        try:
+            seconds = record.paired({name: run}, device, rounds=3)[name]
+        except (RuntimeError, ValueError) as error:
+            row[f"{name} refused"] = str(error).splitlines()[0]
+            continue
+        row[f"{name} ms"] = 1e3 * record.median(seconds)
+        row[f"{name} GB"] = peak(device, run)
+    results.add(**row)
+
+
+def main() -> None:
+    arguments = record.parser(__doc__, minutes=9).parse_args()
+    results = record.Results(arguments, "models")
+    for layers in (1, 2):
+        composite(results, arguments.device, layers, arguments.small)
+    if results.seconds_left > 0:
+        long_sequence(results, arguments.device, arguments.small)
+
+
+if __name__ == "__main__":
+    main()

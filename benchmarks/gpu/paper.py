@@ -1,0 +1,94 @@
+"""Rung 5: the paper's best model on Moving MNIST, trained and evaluated within ten minutes.
+
+    python -m benchmarks.gpu.paper --out FOLDER [--minutes 9] [--device cpu --small]
+
+`fastlstm fit` with configs/paper/base.yaml and composite_conditional_future.yaml, in bfloat16, but
+with a learning rate that fits a short run (the paper trains for days) and scheduled sampling, which
+a conditional decoder needs to predict from its own frames so soon. Ends with the errors on held-out
+digits: nats per frame, teacher-forced as in the paper (341.2), and in closed loop. The curve, the
+figure of predictions and the numbers are copied to FOLDER; the weights are too large to keep.
+"""
+
+from __future__ import annotations
+
+import csv
+import shutil
+import time
+from pathlib import Path
+
+from benchmarks.gpu import record
+from fastlstm.training.video_command import VideoCommand
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "paper"
+_PAPER = 341.2  # nats a frame, composite model with conditional future, teacher-forced
+_EVALUATION_S = 75  # kept back from training, for the test set and the figure
+_TRIAL_STEPS = 30  # whose speed says how many steps there is time for
+
+
+def words(arguments: object, run: Path, seconds: float, steps: int) -> list[str]:
+    """The command's arguments."""
+    device, small = arguments.device, arguments.small  # type: ignore[attr-defined]
+    found = ["fit", "--config", str(CONFIGS / "base.yaml")]
+    found += ["--config", str(CONFIGS / "composite_conditional_future.yaml"), "--run", str(run)]
+    found += ["--trainer.max_time", time.strftime("00:%H:%M:%S", time.gmtime(seconds))]
+    found += ["--trainer.max_steps", str(steps), "--model.schedule", "linear"]
+    found += ["--model.optimizer.lr", "2e-3", "--model.warmup_steps", "100"]
+    found += ["--model.input_lr_scale", "0.08", "--model.sampling", "0.25"]
+    found += ["--model.model.readout_bias", "-3", "--trainer.enable_progress_bar", "false"]
+    found += ["--trainer.val_check_interval", str(max(1, steps // 4)), "--data.val_size", "500"]
+    found += ["--overwrite", "true", "--trainer.accelerator", "gpu" if device == "cuda" else "cpu"]
+    if device == "cuda":
+        found += ["--trainer.precision", "bf16-mixed", "--data.num_workers", "8"]
+    if small:
+        found += ["--model.model.hidden_size", "16", "--data.batch_size", "4"]
+        found += ["--data.val_size", "4", "--data.test_size", "4", "--data.num_workers", "0"]
+    return found
+
+
+def main() -> None:
+    options = record.parser(__doc__, minutes=9)
+    options.add_argument("--steps", type=int, help="of training; the learning rate ends with them")
+    arguments = options.parse_args()
+    results = record.Results(arguments, "paper")
+    steps, run = arguments.steps, arguments.out / "run"
+    if steps is None:
+        trial = [*words(arguments, run, 60, _TRIAL_STEPS), "--trainer.limit_val_batches", "0"]
+        command = VideoCommand([*trial, "--trainer.limit_test_batches", "1"])
+        batches = (command.throughput.per_second or 1) / command.datamodule.batch_size
+        steps = 4 if arguments.small else int(batches * (results.seconds_left - _EVALUATION_S))
+    seconds = max(10.0, results.seconds_left - _EVALUATION_S)
+    command = VideoCommand(words(arguments, run, seconds, steps))
+    errors = {k: float(v) for k, v in command.trainer.callback_metrics.items()}
+    named = {name.removeprefix("test/"): e for name, e in errors.items() if name[:5] == "test/"}
+    speed = command.throughput.per_second
+    results.add(
+        steps=command.trainer.global_step, sequences_per_second=speed, paper=_PAPER, **named
+    )
+    for path in sorted((run / "figures").glob("*.png"))[-1:]:
+        shutil.copy(path, arguments.out / "paper_predictions.png")
+    curves = sorted((run / "metrics").glob("version_*/metrics.csv"))
+    if curves:
+        shutil.copy(curves[-1], arguments.out / "paper_curve.csv")
+        plot(arguments.out)
+
+
+def plot(out: Path) -> None:
+    """The curve's losses over steps."""
+    from matplotlib.figure import Figure
+
+    with (out / "paper_curve.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name in ("train/future", "val/future", "val/future_closed_loop"):
+        points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name, marker="o" if "val" in name else None)
+    axes.axhline(_PAPER, color="gray", linestyle="--", label=f"the paper: {_PAPER}")
+    axes.set(xlabel="training step", ylabel="nats a frame")
+    axes.legend()
+    figure.savefig(out / "paper_curve.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

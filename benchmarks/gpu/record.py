@@ -1,0 +1,137 @@
+"""What the GPU scripts share: options, what they ran on, results that are written as they come."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastlstm.cli import info
+
+_SAMPLE_S = 0.02  # a sample is the mean of as many calls as fill it
+
+
+def parser(doc: str, minutes: float) -> argparse.ArgumentParser:
+    """The options of every script, under the first line of its docstring."""
+    options = argparse.ArgumentParser(description=doc.splitlines()[0])
+    options.add_argument("--out", type=Path, required=True, help="folder of the results")
+    options.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
+    options.add_argument("--minutes", type=float, default=minutes, help="begin nothing after them")
+    options.add_argument("--small", action="store_true", help="tiny sizes, to try the script")
+    return options
+
+
+def command_output(*command: str) -> str | None:
+    """What a command prints, or None if it fails or is not there."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the numbers depend on: GPU, driver, torch, commit."""
+    query = "--query-gpu=name,driver_version,clocks.max.sm,power.limit"
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "nvidia_smi": command_output("nvidia-smi", query, "--format=csv,noheader"),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if device == "cuda" else None,
+        "commit": command_output("git", "rev-parse", "HEAD"),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+        "info": info().splitlines(),
+    }
+
+
+class Results:
+    """Rows that are on disk as soon as they are known.
+
+    Args:
+        arguments: of a script, from `parser`.
+        name: of the file, without `.json`.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, name: str) -> None:
+        if arguments.device == "cuda" and not torch.cuda.is_available():
+            raise SystemExit("--device cuda: torch finds no CUDA device; cpu tries the script only")
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        self.path = arguments.out / f"{name}.json"
+        self.machine = machine(arguments.device)
+        self.rows: list[dict[str, Any]] = []
+        self._end = time.monotonic() + 60 * arguments.minutes
+        print(", ".join(f"{k} {v}" for k, v in self.machine.items() if k != "info"), flush=True)
+
+    @property
+    def seconds_left(self) -> float:
+        """Until nothing more should be begun."""
+        return self._end - time.monotonic()
+
+    def add(self, **row: Any) -> dict[str, Any]:
+        """Keep a row, print it, and write all of them."""
+        self.rows.append(row)
+        print("  ".join(f"{name} {_short(value)}" for name, value in row.items()), flush=True)
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps({**self.machine, "rows": self.rows}, indent=1))
+        part.replace(self.path)
+        return row
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What `Results` wrote."""
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+def synchronize(device: str) -> None:
+    """Wait for all that was asked of the device."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _sample(call: Callable[[], object], calls: int, device: str) -> float:
+    """Seconds a call, launched one after the other as a program would."""
+    synchronize(device)
+    if device == "cpu":
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        return (time.perf_counter() - start) / calls
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(calls):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / calls
+
+
+def paired(
+    contenders: Mapping[str, Callable[[], object]], device: str, rounds: int = 5
+) -> dict[str, list[float]]:
+    """Seconds a call of each contender, one sample of each in every round, by CUDA events."""
+    counts = {}
+    for name, call in contenders.items():
+        call()  # compiles, allocates
+        counts[name] = max(1, min(200, round(_SAMPLE_S / max(_sample(call, 2, device), 1e-6))))
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(rounds):
+        for name, call in contenders.items():
+            seconds[name].append(_sample(call, counts[name], device))
+    return seconds
+
+
+def median(seconds: list[float]) -> float:
+    return statistics.median(seconds)

@@ -1,0 +1,129 @@
+"""How data-parallel training scales: a measured step and a measured all-reduce, extrapolated.
+
+    python -m benchmarks.scaling [--config configs/demo.yaml] [--rounds 7] [--json FILE]
+    python -m benchmarks.scaling --step-ms 12 --gradient-mb 300 --latency-us 8 --gbytes-per-s 40
+
+Without numbers of another machine it measures its own: one training step of the configuration's
+model on one process, and the all-reduce of as many bytes as the model has gradients between two
+processes over gloo. Then it prints, for each number of processes n, the time of a step in which the
+all-reduce follows the whole backward pass (the worst case: DDP overlaps them where there are many
+layers) at the same batch for each process::
+
+    t(n) = step + 2 (n - 1) latency + 2 (n - 1) / n * bytes / bandwidth      (ring all-reduce)
+
+Only n = 1 and the two constants are measured; all else is this model.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from benchmarks import common
+
+PROCESSES = (1, 2, 8, 64, 256, 1024)
+_SMALL = 1024  # bytes whose all-reduce is all latency
+
+
+def measure_step(config: str, rounds: int) -> tuple[float, int]:
+    """Seconds of a training step of a configuration, and bytes of its gradients."""
+    from fastlstm.training.video_command import VideoCommand
+
+    words = ["fit", "--config", config, "--run", tempfile.mkdtemp(), "--trainer.max_steps"]
+    words += ["1", "--trainer.enable_progress_bar", "false", "--trainer.limit_test_batches", "0"]
+    words += ["--trainer.limit_val_batches", "0", "--trainer.logger", "false"]
+    words += ["--trainer.enable_checkpointing", "false", "--trainer.enable_model_summary", "false"]
+    command = VideoCommand(words)
+    task = command.model
+    batch = next(iter(command.datamodule.train_dataloader()))
+    optimizer = torch.optim.Adam(task.parameters(), fused=True)
+
+    def step() -> float:
+        start = time.perf_counter()
+        task.model.loss(*map(task.floats, batch)).total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return time.perf_counter() - start
+
+    step()
+    seconds = statistics.median(step() for _ in range(rounds))
+    return seconds, sum(p.numel() * p.element_size() for p in task.parameters())
+
+
+def _all_reduce(rank: int, path: str, size: int, rounds: int, answer: torch.Tensor) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{path}", rank=rank, world_size=2)
+    for place, count in enumerate((_SMALL // 4, size // 4)):
+        gradients, seconds = torch.ones(count), []
+        for _ in range(rounds + 1):  # the first one sets up connections
+            dist.barrier()
+            start = time.perf_counter()
+            dist.all_reduce(gradients)
+            seconds.append(time.perf_counter() - start)
+        if rank == 0:
+            answer[place] = statistics.median(seconds[1:])
+    dist.destroy_process_group()
+
+
+def measure_all_reduce(size: int, rounds: int) -> tuple[float, float]:
+    """(seconds of latency, bytes a second) between two processes."""
+    answer = torch.zeros(2, dtype=torch.float64).share_memory_()
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "rendezvous")
+        mp.spawn(_all_reduce, (path, size, rounds, answer), nprocs=2)
+    small, large = answer.tolist()
+    return small / 2, size / max(large - small, 1e-9)
+
+
+def step_seconds(n: int, step: float, size: int, latency: float, bandwidth: float) -> float:
+    """The model of the module's docstring."""
+    return step + 2 * (n - 1) * latency + 2 * (n - 1) / n * size / bandwidth
+
+
+def main() -> None:
+    options = common.parser(__doc__)
+    options.add_argument("--config", default="configs/demo.yaml", help="whose step is measured")
+    options.add_argument("--step-ms", type=float, help="of one process, instead of measuring")
+    options.add_argument("--gradient-mb", type=float, help="1e6 bytes, with --step-ms")
+    options.add_argument("--latency-us", type=float, help="of one message, instead of measuring")
+    options.add_argument("--gbytes-per-s", type=float, help="of a link, with --latency-us")
+    arguments = options.parse_args()
+    if (arguments.step_ms is None) != (arguments.gradient_mb is None):
+        options.error("--step-ms and --gradient-mb: expected both or neither")
+    if (arguments.latency_us is None) != (arguments.gbytes_per_s is None):
+        options.error("--latency-us and --gbytes-per-s: expected both or neither")
+    machine = common.begin(arguments)
+
+    if arguments.step_ms is None:
+        step, size = measure_step(arguments.config, arguments.rounds)
+    else:
+        step, size = arguments.step_ms / 1e3, int(arguments.gradient_mb * 1e6)
+    if arguments.latency_us is None:
+        latency, bandwidth = measure_all_reduce(size, arguments.rounds)
+    else:
+        latency, bandwidth = arguments.latency_us / 1e6, arguments.gbytes_per_s * 1e9
+    given = ("measured", "given")
+    print(
+        f"step {1e3 * step:.1f} ms, gradients {size / 1e6:.1f} MB"
+        f" ({given[arguments.step_ms is not None]}); latency {1e6 * latency:.0f} us, bandwidth"
+        f" {bandwidth / 1e9:.2f} GB/s ({given[arguments.latency_us is not None]})"
+    )
+    print(f"{'processes':>9} {'step, ms':>9} {'efficiency':>10} {'speed-up':>9}")
+    rows = []
+    for n in PROCESSES:
+        seconds = step_seconds(n, step, size, latency, bandwidth)
+        row = {"n": n, "ms": 1e3 * seconds, "efficiency": step / seconds}
+        rows.append(row)
+        print(f"{n:>9} {row['ms']:>9.1f} {row['efficiency']:>10.2f} {n * step / seconds:>9.1f}")
+    constants = {"step_s": step, "bytes": size, "latency_s": latency, "bandwidth": bandwidth}
+    common.write(arguments.json, {**machine, **constants}, rows)
+
+
+if __name__ == "__main__":
+    main()
