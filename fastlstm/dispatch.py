@@ -6,7 +6,7 @@ from types import ModuleType
 
 import torch
 
-from fastlstm import backends, gpu_choice
+from fastlstm import backends, gpu_choice, gpu_measured
 from fastlstm.types import Problem
 
 # Fastest first. "auto" takes the first one that supports the problem, but torch before cpu where
@@ -88,7 +88,8 @@ def describe(problem: Problem, backend: str = "auto") -> str:
         else:
             slower = backends.cpu.slower(problem) if module is backends.cpu else None
             reason = f"could run it, {slower}" if slower else "could run it"
-        if module in (backends.cuda, backends.triton) and not reason.startswith("no: "):
+        unrun = module in (backends.cuda, backends.triton) and not gpu_measured.TABLES
+        if unrun and not reason.startswith("no: "):
             reason += "; it has not yet run on a GPU"
         lines.append(f"  {name(module):<10} {reason}")
     return "\n".join(lines)

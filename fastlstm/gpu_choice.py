@@ -4,8 +4,8 @@
    the nearest sizes.
 2. Else, where cuDNN can run the LSTM, cuDNN, by the backend ``torch``: kernels that have never run
    on a GPU are not taken unasked in its place.
-3. Else, with peepholes and the like, ``triton`` where one multiprocessor holds all of W_hh, so that
-   no step waits at a barrier, and ``cuda`` for more units.
+3. Else, with peepholes and the like, ``cuda``, and ``triton`` where that was not built: of few
+   units both keep W_hh on one multiprocessor, of more only ``cuda`` keeps it on chip.
 
 :func:`expected` is a model of what 1 will say, for ``explain`` and for the choice of what to
 measure first. It counts, for one step of one group: multiplications at the tensor cores' peak, and
@@ -23,28 +23,25 @@ import torch
 
 from fastlstm import gpu_measured
 from fastlstm.backends import gpu
-from fastlstm.kernels.configurations import single_launch
 from fastlstm.types import Problem
 
-# H100 SXM. Dense bfloat16 at 989 TFLOP/s and 132 multiprocessors are of NVIDIA's data sheet; that
-# products of one step reach 0.6 of it, and the other three, are assumptions to be measured.
+# H100 SXM. Dense bfloat16 at 989 TFLOP/s is of NVIDIA's data sheet; that products of one step reach
+# 0.6 of it, and the other numbers, are assumptions to be measured.
 _FLOPS = 0.6 * 989e12
 _L2 = 5.5e12  # bytes a second, read by all multiprocessors together
-_BLOCKS = 128
+_UNITS = 16  # of a block of the persistent kernel
 _BARRIER = 1.3e-6
 _LAUNCH = 2e-6  # from one kernel's end to the next one's work
 
 
 def choose(problem: Problem, able: Sequence[str]) -> str:
-    """The backend for ``problem``, among those that are ``able`` to run it, best known last."""
+    """The backend for ``problem``, among those that are ``able`` to run it, the safest last."""
     measured = _nearest(problem)
     if measured is not None and measured.backend in able:
         return measured.backend
     if "torch" in able:
         return "torch"
-    small = single_launch(gpu.capability(), problem.dtype.itemsize, problem.H) is not None
-    order = ("triton", "cuda") if small else ("cuda", "triton")
-    return next((name for name in order if name in able), able[-1])
+    return next((name for name in ("cuda", "triton") if name in able), able[-1])
 
 
 def reason(problem: Problem, able: Sequence[str]) -> str:
@@ -63,7 +60,7 @@ def expected(problem: Problem) -> str:
         return "torch"
     size, (B, H) = problem.dtype.itemsize, (problem.B, problem.H)
     products = 8 * B * H * H / (_FLOPS * 2 / size)
-    persistent = _BARRIER + max(products, _BLOCKS * B * H * size / _L2)
+    persistent = _BARRIER + max(products, H / _UNITS * B * H * size / _L2)
     stepwise = 2 * _LAUNCH + max(products, 4 * H * H * size / _L2)
     return "cuda" if persistent < stepwise else "torch"
 

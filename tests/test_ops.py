@@ -159,7 +159,7 @@ def test_explain_names_the_choice_and_every_reason():
     assert list(lines) == ["cpu", "torch", "cuda", "triton", "reference"]
     assert lines["cpu"].endswith("no: runs on the cpu, not on meta")
     assert lines["torch"].endswith("chosen")
-    assert lines["cuda"].endswith("no: runs on cuda, not on meta")
+    assert lines["cuda"].endswith("no: needs tensors on cuda, not on meta")
     assert "no: " in lines["triton"]
     assert lines["reference"].endswith("could run it")
 

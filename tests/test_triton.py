@@ -6,6 +6,7 @@ or on a GPU (`pytest -m gpu`).
 """
 
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import fastlstm
 from fastlstm import dispatch
-from fastlstm.backends import triton
+from fastlstm.backends import cuda, gpu, triton
 from fastlstm.kernels import INTERPRETED, configurations
 from fastlstm.types import Problem
 
@@ -25,9 +26,11 @@ DIRECTIONS = [(False,), (True,), (False, True)]
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """A machine with triton and an H100, as far as ``supports`` looks."""
+    """A machine with triton and an H100, as far as ``supports`` looks, and no other kernels."""
     monkeypatch.setattr(triton, "_INSTALLED", True)
     monkeypatch.setattr(triton, "_capability", lambda: (9, 0))
+    monkeypatch.setattr(gpu, "capability", lambda: (9, 0))
+    monkeypatch.setattr(cuda, "kernels", SimpleNamespace(built=False, reason="this is a test"))
     monkeypatch.setattr(torch.version, "hip", None)
 
 

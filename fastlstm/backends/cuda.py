@@ -34,7 +34,7 @@ def runs_on(device_type: str) -> bool:
 def supports(problem: Problem) -> str | None:
     """None, or why these kernels cannot run ``problem``."""
     if not runs_on(problem.device):
-        return f"runs on cuda, not on {problem.device}"
+        return f"needs tensors on cuda, not on {problem.device}"
     if not kernels.built:
         return f"this build has no CUDA kernels: {kernels.reason}"
     if problem.dtype not in cuda_recurrence.DTYPES:
