@@ -50,6 +50,37 @@ def is_right(h, problem):
     return bool(((h.double() - reference(problem)).abs() <= 0.02).all())
 
 
+def rounded(format, values):
+    """float32 numbers as that format has them."""
+    if format == "tf32":  # 13 bits fewer, to nearest, ties away from zero
+        bits = values.view(torch.int32)
+        return torch.where(values.isfinite(), (bits + 0x1000) & -0x2000, bits).view(torch.float32)
+    return values.to(getattr(torch, format)).float()
+
+
+@pytest.mark.parametrize("format", ["bfloat16", "float16", "tf32"])
+def test_numbers_are_rounded_as_by_the_hardware(harness, format):
+    """All bit patterns of the upper half of a float, with lower halves around the ties."""
+    upper = torch.arange(2**16, dtype=torch.int64) << 16
+    lower = torch.tensor([0, 1, 0x0FFF, 0x1000, 0x1001, 0x3000, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
+    bits = (upper[:, None] + lower).flatten()
+    values = torch.where(bits >= 2**31, bits - 2**32, bits).int().view(torch.float32)
+    if format == "tf32":
+        values = values[~values.isnan()]
+    found = torch.empty_like(values)
+    harness.round_trip(format, values.data_ptr(), found.data_ptr(), values.numel())
+    torch.testing.assert_close(found, rounded(format, values), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("format", ["bfloat16", "float16", "tf32"])
+def test_a_product_of_fragments(harness, format):
+    K = 8 if format == "tf32" else 16
+    a, b, d = torch.randn(16, K), torch.randn(8, K), torch.empty(16, 8)
+    harness.product(format, a.data_ptr(), b.data_ptr(), d.data_ptr())
+    exact = rounded(format, a).double() @ rounded(format, b).double().T
+    torch.testing.assert_close(d.double(), exact, rtol=0, atol=K * 2e-6)
+
+
 def test_a_correct_kernel_is_right_under_every_schedule(harness, problem):
     for seed in SEEDS:
         harness.set_schedule(seed)
@@ -85,7 +116,7 @@ def test_each_barrier_that_is_left_out_is_found(harness, problem):
 
 
 def test_a_launch_that_is_not_cooperative_has_no_barrier_of_blocks(harness, problem):
-    with pytest.raises(RuntimeError, match="deadlock: .*block .* in poll at recurrence.cu"):
+    with pytest.raises(RuntimeError, match=r"deadlock: .*block .* in poll at recurrence.cu"):
         for seed in SEEDS:
             harness.set_schedule(seed)
             run(harness, problem, cooperative=False)

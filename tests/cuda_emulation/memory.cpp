@@ -10,7 +10,7 @@ namespace fastlstm::emulation {
 namespace {
 
 constexpr size_t kAlignment = 128;
-constexpr size_t kGuard = 4096;                 // bytes on either side
+constexpr size_t kGuard = 512;                  // bytes on either side
 constexpr uint8_t kGuardByte[] = {0xa5, 0xff};  // NaN in float, bfloat16 and float16
 constexpr uint8_t kPoison = 0xff;               // NaN in any type
 constexpr size_t kCopyBytes = 16;

@@ -1,6 +1,7 @@
 // The module emulation_harness: kernels that the emulation itself is tested with.
 #include "controls.h"
 #include "mistakes.h"
+#include "numbers.h"
 #include "recurrence.h"
 
 namespace py = pybind11;
@@ -30,5 +31,7 @@ PYBIND11_MODULE(emulation_harness, module) {
   emulation::bind_controls(module);
   module.def("recurrence", &harness::recurrence, "T"_a, "weight"_a, "x"_a, "h"_a, "counter"_a,
              "cooperative"_a = true);
+  module.def("round_trip", &harness::round_trip, "format"_a, "from_"_a, "to"_a, "count"_a);
+  module.def("product", &harness::product, "format"_a, "a"_a, "b"_a, "d"_a);
   module.def("mistake", &harness::mistake, "name"_a, "Runs a kernel that makes one mistake.");
 }

@@ -17,9 +17,10 @@ inline float __half2float(__half from) {
   const uint32_t sign = (from.bits & 0x8000u) << 16, rest = (from.bits & 0x7fffu) << 13;
   float value;  // with an exponent that is 112 too small, whether it is subnormal or not
   std::memcpy(&value, &rest, sizeof value);
-  value = rest < 0x0f800000u ? value * 0x1p112f : value * 0x1p112f * 0x1p16f * 0x1p112f;
+  value *= 0x1p112f;
   uint32_t bits;
   std::memcpy(&bits, &value, sizeof bits);
+  if (rest >= 0x0f800000u) bits |= 0x7f800000u;  // infinite or NaN
   bits |= sign;
   std::memcpy(&value, &bits, sizeof bits);
   return value;
