@@ -50,6 +50,8 @@ Plan parse_plan(const py::dict& from) {
   plan.k_warps = from["k_warps"].cast<int>();
   plan.register_steps = from["register_steps"].cast<int>();
   plan.shared_steps = from["shared_steps"].cast<int>();
+  plan.chunk_steps = from["chunk_steps"].cast<int>();
+  plan.stages = from["stages"].cast<int>();
   plan.shared_bytes = from["shared_bytes"].cast<size_t>();
   return plan;
 }
@@ -58,7 +60,8 @@ py::dict to_dict(const Plan& plan) {
   return py::dict("refusal"_a = plan.refusal, "kernel"_a = plan.kernel, "units"_a = plan.units,
                   "slices"_a = plan.slices, "tiles"_a = plan.tiles, "tile_rows"_a = plan.tile_rows,
                   "k_warps"_a = plan.k_warps, "register_steps"_a = plan.register_steps,
-                  "shared_steps"_a = plan.shared_steps, "shared_bytes"_a = plan.shared_bytes);
+                  "shared_steps"_a = plan.shared_steps, "chunk_steps"_a = plan.chunk_steps,
+                  "stages"_a = plan.stages, "shared_bytes"_a = plan.shared_bytes);
 }
 
 LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H) {
