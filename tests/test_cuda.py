@@ -48,7 +48,7 @@ def test_a_call_without_a_driver_raises():
     [
         ({"device": "xpu"}, "needs tensors on cuda, not on xpu"),
         ({"dtype": torch.complex64}, "not torch.complex64"),
-        ({"G": 33}, "at most 32 groups, not 33"),
+        ({"G": 257}, "at most 256 groups, not 257"),
         ({"proj_size": 5}, "proj_size=5"),
     ],
 )
