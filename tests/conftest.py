@@ -16,16 +16,20 @@ def _same_seed_and_poisoned_memory():
     """Every test draws the same numbers, and uninitialised memory is NaN (255 in a byte tensor).
 
     Torch fills what ``empty``, ``new_empty`` and ``empty_like`` return when it is asked for
-    deterministic algorithms, so a kernel that reads what it did not write is found out.
+    deterministic algorithms, so a kernel that reads what it did not write is found out. On a GPU
+    float32 is not TF32, which it is by default in cuDNN and in kernels that follow it.
     """
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     threads = torch.get_num_threads()
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.manual_seed(0)
     yield
+    torch.backends.cudnn.allow_tf32 = tf32
     torch.set_num_threads(threads)
     torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)

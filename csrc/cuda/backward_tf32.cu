@@ -1,0 +1,9 @@
+#include "cuda/backward.cuh"
+
+namespace fastlstm::cuda {
+
+BackwardKernel backward_tf32(int kernel) {
+  return backward_variant<Tf32Element, Products::tf32>(kernel);
+}
+
+}  // namespace fastlstm::cuda

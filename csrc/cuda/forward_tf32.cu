@@ -1,0 +1,9 @@
+#include "cuda/forward.cuh"
+
+namespace fastlstm::cuda {
+
+ForwardKernel forward_tf32(int kernel) {
+  return forward_variant<Tf32Element, Products::tf32>(kernel);
+}
+
+}  // namespace fastlstm::cuda

@@ -1,0 +1,9 @@
+#include "cuda/forward.cuh"
+
+namespace fastlstm::cuda {
+
+ForwardKernel forward_tf32x3(int kernel) {
+  return forward_variant<Tf32x3Element, Products::tf32x3>(kernel);
+}
+
+}  // namespace fastlstm::cuda
