@@ -108,8 +108,9 @@ double cost(Direction direction, const LstmShape& shape, Products products, cons
   const Recurrence r = lay_out(direction, shape, plan);
   const int warps = kWarps / 4;  // of one tensor core
   const int products_each = products == Products::tf32x3 && shape.dtype == DType::float32 ? 3 : 1;
-  const double mma =
-      products_each * std::max(kMultiply * warps * variant.m_tiles * variant.n_tiles, kLatency);
+  const int mma_of_step = variant.m_tiles * variant.n_tiles;
+  const double mma = products_each * std::max(kMultiply * warps * mma_of_step,
+                                              mma_of_step == 1 ? kLatency / 2 : kLatency);
   const double multiply = r.steps * mma;
   const double read = kReadFragment * kWarps *
                       (plan.shared_steps * variant.m_tiles + r.steps * variant.n_tiles / 2.0);
