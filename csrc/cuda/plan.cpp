@@ -127,6 +127,7 @@ double cost(Direction direction, const LstmShape& shape, Products products, cons
 }
 
 Plan plan(Direction direction, const LstmShape& shape, Products products, const Device& device) {
+  if (shape.dtype != DType::float32) products = Products::tf32;  // which they do not depend on
   if (shape.dtype == DType::float64) {
     return refuse("float64 has no resident kernel: tensor cores multiply it at 1/16 of the rate");
   }
@@ -170,6 +171,7 @@ Plan plan(Direction direction, const LstmShape& shape, Products products, const 
 
 Recurrence lay_out(Direction direction, const LstmShape& shape, Products products,
                    const Plan& plan) {
+  if (shape.dtype != DType::float32) products = Products::tf32;
   const bool is_forward = direction == Direction::forward;
   const Variant variant = cuda::variant(direction, products, plan.kernel);
   Recurrence r{};
