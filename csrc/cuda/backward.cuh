@@ -58,7 +58,7 @@ class Backward {
     domain_.set_backward_flags(0);
     __syncthreads();
     fetch(0, 0);
-    for (int64_t s = 0;; ++s) {
+    for (int s = 0;; ++s) {
       if (s > 0) {
         domain_.wait(s);
         operand_.begin_step(s);
@@ -75,7 +75,7 @@ class Backward {
         finish(s, pass);
         if (pass + 1 < r_.passes) fetch(s, pass + 1);
       }
-      if (s == shape_.T) break;
+      if (s == domain_.steps()) break;
       domain_.arrive();
       fetch(s + 1, 0);
     }
@@ -115,7 +115,7 @@ class Backward {
   }
 
   // Sets out to read what the cells of a pass need.
-  __device__ __forceinline__ void fetch(int64_t s, int pass) {
+  __device__ __forceinline__ void fetch(int s, int pass) {
     const int64_t t = domain_.time_from_end(s);
     for_each_row(s, pass, [&](int j, int row, unsigned flags) {
       if (!(flags & kReads)) return;
@@ -157,7 +157,7 @@ class Backward {
   }
 
   // The gradient of the LSTM cell, on the sums of a pass.
-  __device__ __forceinline__ void finish(int64_t s, int pass) {
+  __device__ __forceinline__ void finish(int s, int pass) {
     const int64_t t = domain_.time_from_end(s);
     for_each_row(s, pass, [&](int j, int row, unsigned flags) {
       float dh = 0, dc = *cell(row);
@@ -192,7 +192,7 @@ class Backward {
         store(static_cast<Stored*>(call_.dhx) + state(row), dh);
       }
       *cell(row) = dc;
-      if (s == shape_.T) return;
+      if (s == domain_.steps()) return;
       Stored* to = static_cast<Stored*>(call_.dinput) + t * call_.dinput_stride[0] +
                    (domain_.first_row + row) * call_.dinput_stride[1] +
                    domain_.group * call_.dinput_stride[2] + unit_;
@@ -231,7 +231,7 @@ class Backward {
 
   // Calls visit(j, row of the tile, its flags at step s) for this thread's rows of a pass.
   template <class Visit>
-  __device__ __forceinline__ void for_each_row(int64_t s, int pass, const Visit& visit) const {
+  __device__ __forceinline__ void for_each_row(int s, int pass, const Visit& visit) const {
     if (unit_ >= H_) return;
 #pragma unroll
     for (int j = 0; j < kThreadRows; ++j) {
@@ -282,9 +282,9 @@ __global__ void __launch_bounds__(kThreads, 1)
 }
 
 // The instantiation for variant `kernel` of a type of products.
-template <class Element, Products kProducts>
+template <class Element>
 BackwardKernel backward_variant(int kernel) {
-  constexpr auto of = [](int k) { return variant(Direction::backward, kProducts, k); };
+  constexpr auto of = [](int k) { return variant(Direction::backward, k); };
   constexpr Variant a = of(0), b = of(1), c = of(2), d = of(3);
   constexpr BackwardKernel kernels[kVariants] = {
       backward_kernel<Element, a.m_tiles, a.n_tiles, a.register_steps>,

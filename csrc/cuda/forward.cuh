@@ -55,7 +55,7 @@ class Forward {
     if (r_.slices == 1) __syncthreads();
     domain_.arrive();
     fetch(0, 0);
-    for (int64_t s = 0; s < shape_.T; ++s) {
+    for (int s = 0; s < domain_.steps(); ++s) {
       domain_.wait(s + 1);
       operand_.begin_step(s);
       domain_.set_forward_flags(s + 1);
@@ -68,7 +68,7 @@ class Forward {
         finish(s, pass);
         if (pass + 1 < r_.passes) fetch(s, pass + 1);
       }
-      if (s + 1 == shape_.T) break;
+      if (s + 1 == domain_.steps()) break;
       domain_.arrive();
       fetch(s + 1, 0);
     }
@@ -109,7 +109,7 @@ class Forward {
   }
 
   // Sets out to read the igates of a pass.
-  __device__ __forceinline__ void fetch(int64_t s, int pass) {
+  __device__ __forceinline__ void fetch(int s, int pass) {
     const Stored* igates = static_cast<const Stored*>(call_.input) + unit_ +
                            domain_.time_of(s) * call_.input_stride[0] +
                            domain_.group * call_.input_stride[2];
@@ -139,7 +139,7 @@ class Forward {
   }
 
   // The LSTM cell, on the sums of a pass.
-  __device__ __forceinline__ void finish(int64_t s, int pass) {
+  __device__ __forceinline__ void finish(int s, int pass) {
     const int64_t t = domain_.time_of(s);
     for_each_row(s, pass, [&](int j, int row, unsigned flags) {
       const int64_t at = ((t * shape_.B + domain_.first_row + row) * shape_.G + domain_.group);
@@ -191,7 +191,7 @@ class Forward {
 
   // Calls visit(j, row of the tile, its flags at step s) for this thread's rows of a pass.
   template <class Visit>
-  __device__ __forceinline__ void for_each_row(int64_t s, int pass, const Visit& visit) const {
+  __device__ __forceinline__ void for_each_row(int s, int pass, const Visit& visit) const {
     if (unit_ >= H_) return;
 #pragma unroll
     for (int j = 0; j < kThreadRows; ++j) {
@@ -203,7 +203,7 @@ class Forward {
     }
   }
 
-  __device__ __forceinline__ void write_operand(int64_t s, int row, float h) const {
+  __device__ __forceinline__ void write_operand(int s, int row, float h) const {
     store(reinterpret_cast<Stored*>(operand_.row(s, row)) + unit_, Element::operand(h));
   }
   // This thread's unit of a row in (G, B, H); and its c.
@@ -239,10 +239,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   Forward<Element, kMTiles, kNTiles, kRegisterSteps>(arguments).run();
 }
 
-// The instantiation for variant kernel of a type of products.
-template <class Element, Products kProducts>
+// The instantiation for variant `kernel` of a type of products.
+template <class Element>
 ForwardKernel forward_variant(int kernel) {
-  constexpr auto of = [](int k) { return variant(Direction::forward, kProducts, k); };
+  constexpr auto of = [](int k) { return variant(Direction::forward, k); };
   constexpr Variant a = of(0), b = of(1), c = of(2), d = of(3);
   constexpr ForwardKernel kernels[kVariants] = {
       forward_kernel<Element, a.m_tiles, a.n_tiles, a.register_steps>,

@@ -116,11 +116,16 @@ class Product {
     for (int step = 0; step < 2; ++step) {
       uint32_t a[kMTiles][4];
       fragments(step, a);
+      typename Element::template Words<2> of_rows[kNTiles];
 #pragma unroll
       for (int n = 0; n < kNTiles; ++n) {
-        const uint32_t of_step[2] = {b[n][2 * step], b[n][2 * step + 1]};
+        of_rows[n] = Element::words({b[n][2 * step], b[n][2 * step + 1]});
+      }
 #pragma unroll
-        for (int m = 0; m < kMTiles; ++m) Element::multiply(sums[m][n], a[m], of_step);
+      for (int m = 0; m < kMTiles; ++m) {
+        const auto of_weights = Element::words(a[m]);
+#pragma unroll
+        for (int n = 0; n < kNTiles; ++n) Element::multiply(sums[m][n], of_weights, of_rows[n]);
       }
     }
   }
