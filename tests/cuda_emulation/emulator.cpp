@@ -127,7 +127,7 @@ void Grid::run() {
   size_t in_vain = 0;  // runs of a warp since one of them made progress
   while (Warp* warp = schedule.next()) {
     running_ = warp;
-    for (int i = 0; i < schedule.burst() && warp->ready != 0; ++i) {
+    for (int left = schedule.burst(); left > 0 && warp->ready != 0; --left) {
       progress = false;
       run_warp(*warp);
       if (!failure_.empty()) throw Failure(failure_);

@@ -4,7 +4,6 @@ namespace fastlstm::emulation {
 namespace {
 
 constexpr int kContenders[] = {1, 16, 16, 4};
-constexpr int kBurst[] = {1, 4, 32, 8};
 constexpr bool kByBlock[] = {false, false, true, false};
 constexpr int kSpinEvery = 16;      // a warp that polls in vain runs so much more seldom
 constexpr int kChangeEvery = 1024;  // draws between changes of a priority
@@ -23,10 +22,7 @@ uint64_t Random::next() {
 }
 
 Schedule::Schedule(uint64_t seed)
-    : random(seed),
-      contenders_(kContenders[seed % 4]),
-      burst_(kBurst[seed % 4]),
-      by_block_(kByBlock[seed % 4]) {}
+    : random(seed), contenders_(kContenders[seed % 4]), by_block_(kByBlock[seed % 4]) {}
 
 void Schedule::prioritise(Block& block) {
   const auto shared = static_cast<uint32_t>(random.next());

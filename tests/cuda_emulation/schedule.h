@@ -36,16 +36,18 @@ class Schedule {
   // Removes and returns a warp; null if there is none.
   Warp* next();
 
-  // How many times a drawn warp runs before another is drawn.
-  int burst() const { return burst_; }
+  // How many times a drawn warp runs before another is drawn. Long ones spare the caches, which
+  // the stacks of a large grid overflow.
+  int burst() { return 1 << random.below(kBursts); }
 
   size_t runnable() const { return busy_.size() + spinning_.size(); }
   bool all_spin() const { return busy_.empty(); }
 
  private:
+  static constexpr int kBursts = 8;
+
   int contenders_;  // the first by priority among so many draws runs
-  int burst_;
-  bool by_block_;  // warps of a block share their priority
+  bool by_block_;   // warps of a block share their priority
   std::vector<Warp*> busy_, spinning_;
 };
 
