@@ -2,8 +2,6 @@
 
 namespace fastlstm::cuda {
 
-BackwardKernel backward_bfloat16(int kernel) {
-  return backward_variant<BFloat16Element, Products::tf32>(kernel);
-}
+BackwardKernel backward_bfloat16(int kernel) { return backward_variant<BFloat16Element>(kernel); }
 
 }  // namespace fastlstm::cuda

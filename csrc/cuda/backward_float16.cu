@@ -2,8 +2,6 @@
 
 namespace fastlstm::cuda {
 
-BackwardKernel backward_float16(int kernel) {
-  return backward_variant<Float16Element, Products::tf32>(kernel);
-}
+BackwardKernel backward_float16(int kernel) { return backward_variant<Float16Element>(kernel); }
 
 }  // namespace fastlstm::cuda

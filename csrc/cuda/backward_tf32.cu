@@ -2,8 +2,6 @@
 
 namespace fastlstm::cuda {
 
-BackwardKernel backward_tf32(int kernel) {
-  return backward_variant<Tf32Element, Products::tf32>(kernel);
-}
+BackwardKernel backward_tf32(int kernel) { return backward_variant<Tf32Element>(kernel); }
 
 }  // namespace fastlstm::cuda

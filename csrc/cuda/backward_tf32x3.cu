@@ -2,8 +2,6 @@
 
 namespace fastlstm::cuda {
 
-BackwardKernel backward_tf32x3(int kernel) {
-  return backward_variant<Tf32x3Element, Products::tf32x3>(kernel);
-}
+BackwardKernel backward_tf32x3(int kernel) { return backward_variant<Tf32x3Element>(kernel); }
 
 }  // namespace fastlstm::cuda

@@ -36,8 +36,7 @@ class Domain {
     int* lengths = reinterpret_cast<int*>(dynamic_shared() + r_.lengths);
     for (int row = threadIdx.x; row < r_.passes * r_.pass_rows; row += kThreads) {
       if (row < rows) {
-        lengths[row] =
-            static_cast<int>(shape_.lengths ? shape_.lengths[first_row + row] : shape_.T);
+        lengths[row] = shape_.lengths ? static_cast<int>(shape_.lengths[first_row + row]) : steps();
       } else {
         for (int s = 0; s < kLaterFlags; ++s) *flags_at(s, row) = kAbsent;
       }
@@ -47,24 +46,23 @@ class Domain {
   __device__ __forceinline__ int length(int row) const {
     return reinterpret_cast<const int*>(dynamic_shared() + r_.lengths)[row];
   }
-  __device__ __forceinline__ unsigned flags(int64_t s, int row) const { return *flags_at(s, row); }
+  __device__ __forceinline__ unsigned flags(int s, int row) const { return *flags_at(s, row); }
 
   // Step s of the forward pass, and of the backward pass, in time.
-  __device__ __forceinline__ int64_t time_of(int64_t s) const {
-    return reverse ? shape_.T - 1 - s : s;
+  __device__ __forceinline__ int time_of(int s) const { return reverse ? steps() - 1 - s : s; }
+  __device__ __forceinline__ int time_from_end(int s) const {
+    return reverse ? s : steps() - 1 - s;
   }
-  __device__ __forceinline__ int64_t time_from_end(int64_t s) const {
-    return reverse ? s : shape_.T - 1 - s;
-  }
+  __device__ __forceinline__ int steps() const { return static_cast<int>(shape_.T); }
 
   // The flags of step s, which are read after a __syncthreads. They overwrite those of four steps
   // ago. Steps outside of 0..T do nothing, but that dhx is due at step T.
-  __device__ __forceinline__ void set_forward_flags(int64_t s) const {
-    const int64_t t = time_of(s);
+  __device__ __forceinline__ void set_forward_flags(int s) const {
+    const int t = time_of(s);
     for (int row = threadIdx.x; row < rows; row += kThreads) {
       const Course course(shape_, first_row + row, reverse, length(row));
       unsigned flags = 0;
-      if (s < shape_.T && course.visits(t)) {
+      if (s < steps() && course.visits(t)) {
         flags = kReads;
         if (t == course.last()) flags |= kLast;
         if (course.starts_afresh(t)) flags |= kCuts;
@@ -72,12 +70,12 @@ class Domain {
       *flags_at(s, row) = flags;
     }
   }
-  __device__ __forceinline__ void set_backward_flags(int64_t s) const {
-    const int64_t t = time_from_end(s);
+  __device__ __forceinline__ void set_backward_flags(int s) const {
+    const int t = time_from_end(s);
     for (int row = threadIdx.x; row < rows; row += kThreads) {
       const Course course(shape_, first_row + row, reverse, length(row));
       unsigned flags = 0;
-      if (s < shape_.T && course.visits(t)) {
+      if (s < steps() && course.visits(t)) {
         flags = kReads;
         if (t == course.first()) flags |= kFirst;
         if (course.starts_afresh(t)) flags |= kAfresh;
@@ -101,7 +99,7 @@ class Domain {
     __syncthreads();
     if (threadIdx.x == 0) cuda::arrive(counter());
   }
-  __device__ __forceinline__ void wait(int64_t n) const {
+  __device__ __forceinline__ void wait(int n) const {
     if (r_.slices == 1) return;
     if (threadIdx.x == 0) {
       const unsigned all = static_cast<unsigned>(n) * r_.slices;
@@ -112,9 +110,8 @@ class Domain {
   }
 
  private:
-  __device__ __forceinline__ unsigned char* flags_at(int64_t s, int row) const {
-    const int step = static_cast<int>(s) & (kLaterFlags - 1);
-    return dynamic_shared() + r_.flags + step * r_.passes * r_.pass_rows + row;
+  __device__ __forceinline__ unsigned char* flags_at(int s, int row) const {
+    return dynamic_shared() + r_.flags + (s & (kLaterFlags - 1)) * r_.passes * r_.pass_rows + row;
   }
   __device__ __forceinline__ unsigned* counter() const {
     return r_.counters + (group * r_.tiles + tile) * (kCounterBytes / sizeof(unsigned));

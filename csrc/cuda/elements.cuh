@@ -58,11 +58,27 @@ struct GateMath<double> {
   __device__ __forceinline__ static double tanh(double x) { return ::tanh(x); }
 };
 
+// The words of a fragment, as they are.
+struct PlainWords {
+  template <int kWords>
+  struct Words {
+    uint32_t of[kWords];
+  };
+  template <int kWords>
+  __device__ __forceinline__ static Words<kWords> words(const uint32_t (&from)[kWords]) {
+    Words<kWords> same;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) same.of[i] = from[i];
+    return same;
+  }
+};
+
 // An element of a product: `Stored` in memory, kPerWord in 32 bits of a fragment. `word` turns the
-// weights of a word as they lie in memory into it, `operand` a number into what products read of
-// it, and `multiply` adds a product of fragments to d.
+// weights of a word, as they lie in memory, into it, and `operand` a number of the operand into
+// what is read of it. Words<n> are n words of a fragment as products want them, which `words`
+// makes; `multiply` adds the product of two fragments to d.
 template <class Number>
-struct HalfElement {
+struct HalfElement : PlainWords {
   using Stored = Number;
   using Bits = uint16_t;
   static constexpr int kPerWord = 2;
@@ -71,9 +87,9 @@ struct HalfElement {
     return weights[0] | uint32_t{weights[1]} << 16;
   }
   __device__ __forceinline__ static float operand(float value) { return value; }
-  __device__ __forceinline__ static void multiply(float (&d)[4], const uint32_t (&a)[4],
-                                                  const uint32_t (&b)[2]) {
-    multiply_add(Number{}, d, a, b);
+  __device__ __forceinline__ static void multiply(float (&d)[4], const Words<4>& a,
+                                                  const Words<2>& b) {
+    multiply_add(Number{}, d, a.of, b.of);
   }
 };
 
@@ -81,7 +97,7 @@ using BFloat16Element = HalfElement<__nv_bfloat16>;
 using Float16Element = HalfElement<__half>;
 
 // float32 with 10 bits of mantissa in products.
-struct Tf32Element {
+struct Tf32Element : PlainWords {
   using Stored = float;
   using Bits = float;
   static constexpr int kPerWord = 1;
@@ -92,9 +108,9 @@ struct Tf32Element {
   __device__ __forceinline__ static float operand(float value) {
     return __uint_as_float(round_to_tf32(value));
   }
-  __device__ __forceinline__ static void multiply(float (&d)[4], const uint32_t (&a)[4],
-                                                  const uint32_t (&b)[2]) {
-    multiply_add(Tf32{}, d, a, b);
+  __device__ __forceinline__ static void multiply(float (&d)[4], const Words<4>& a,
+                                                  const Words<2>& b) {
+    multiply_add(Tf32{}, d, a.of, b.of);
   }
 };
 
@@ -104,28 +120,31 @@ struct Tf32x3Element {
   using Stored = float;
   using Bits = float;
   static constexpr int kPerWord = 1;
+  template <int kWords>
+  struct Words {
+    uint32_t high[kWords], low[kWords];
+  };
 
   __device__ __forceinline__ static uint32_t word(const Bits (&weights)[1]) {
     return __float_as_uint(weights[0]);
   }
   __device__ __forceinline__ static float operand(float value) { return value; }
   template <int kWords>
-  __device__ __forceinline__ static void split(const uint32_t (&from)[kWords],
-                                               uint32_t (&high)[kWords], uint32_t (&low)[kWords]) {
+  __device__ __forceinline__ static Words<kWords> words(const uint32_t (&from)[kWords]) {
+    Words<kWords> split;
 #pragma unroll
     for (int i = 0; i < kWords; ++i) {
-      high[i] = round_to_tf32(__uint_as_float(from[i]));
-      low[i] = round_to_tf32(__uint_as_float(from[i]) - __uint_as_float(high[i]));
+      const float value = __uint_as_float(from[i]);
+      split.high[i] = round_to_tf32(value);
+      split.low[i] = round_to_tf32(value - __uint_as_float(split.high[i]));
     }
+    return split;
   }
-  __device__ __forceinline__ static void multiply(float (&d)[4], const uint32_t (&a)[4],
-                                                  const uint32_t (&b)[2]) {
-    uint32_t a_high[4], a_low[4], b_high[2], b_low[2];
-    split(a, a_high, a_low);
-    split(b, b_high, b_low);
-    multiply_add(Tf32{}, d, a_low, b_high);
-    multiply_add(Tf32{}, d, a_high, b_low);
-    multiply_add(Tf32{}, d, a_high, b_high);
+  __device__ __forceinline__ static void multiply(float (&d)[4], const Words<4>& a,
+                                                  const Words<2>& b) {
+    multiply_add(Tf32{}, d, a.low, b.high);
+    multiply_add(Tf32{}, d, a.high, b.low);
+    multiply_add(Tf32{}, d, a.high, b.high);
   }
 };
 

@@ -21,41 +21,37 @@
 // H = 2048 to 2 of 8 warps, and reads igates and writes y in pieces of 16 bytes.
 #pragma once
 
-#include "cuda/product.cuh"
+#include "cuda/share.cuh"
 
 namespace fastlstm::cuda {
 
 template <class Element, int kMTiles, int kNTiles, int kRegisterSteps>
-class Forward {
-  using Stored = typename Element::Stored;
+class Forward : Share<Element, kNTiles> {
+  using Base = Share<Element, kNTiles>;
+  using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::offset, Base::place,
+      Base::state, Base::carried, Base::shape_, Base::r_, Base::domain_, Base::operand_, Base::H_,
+      Base::unit_, Base::kPassRows;
+  using typename Base::Stored;
   using Weights = Product<Element, kMTiles, kNTiles, kRegisterSteps>;
-  static constexpr int kPassRows = 8 * kNTiles;
   static constexpr int kWarpUnits = 4 * kMTiles;
 
  public:
   __device__ __forceinline__ explicit Forward(const ForwardArguments& arguments)
-      : call_(arguments.call),
-        shape_(arguments.call.shape),
-        r_(arguments.recurrence),
-        H_(static_cast<int>(shape_.H)),
-        domain_(shape_, r_),
-        operand_(shape_, r_, domain_),
+      : Base(arguments.call.shape, arguments.recurrence),
+        call_(arguments.call),
         weights_(r_),
-        unit_(domain_.slice * r_.units + threadIdx.x % r_.units),
-        thread_row_(threadIdx.x / r_.units),
-        row_step_(kThreads / r_.units) {}
+        peepholes_(this->load_peepholes(call_.weight_ch)) {}
 
   __device__ __forceinline__ void run() {
     load_weights();
     domain_.prepare();
     operand_.clear();
+    domain_.set_forward_flags(0);
     __syncthreads();
     start();
-    domain_.set_forward_flags(0);
-    if (r_.slices == 1) __syncthreads();
     domain_.arrive();
     fetch(0, 0);
-    for (int64_t s = 0; s < shape_.T; ++s) {
+    for (int s = 0; s < domain_.steps(); ++s) {
       domain_.wait(s + 1);
       operand_.begin_step(s);
       domain_.set_forward_flags(s + 1);
@@ -68,7 +64,7 @@ class Forward {
         finish(s, pass);
         if (pass + 1 < r_.passes) fetch(s, pass + 1);
       }
-      if (s + 1 == shape_.T) break;
+      if (s + 1 == domain_.steps()) break;
       domain_.arrive();
       fetch(s + 1, 0);
     }
@@ -89,35 +85,25 @@ class Forward {
 
   // The state before the first step; and, of rows that have no step, after the last.
   __device__ __forceinline__ void start() {
-    if (unit_ >= H_) return;
-    if (call_.weight_ch.data) {
-      const Stored* weight = static_cast<const Stored*>(call_.weight_ch.data) +
-                             domain_.group * call_.weight_ch.stride + unit_;
-      peepholes_ = {to_sum(weight[0]), to_sum(weight[H_]), to_sum(weight[2 * H_])};
-    }
-    for (int row = thread_row_; row < domain_.rows; row += row_step_) {
-      const int64_t at = state(row);
-      const Stored h = static_cast<const Stored*>(call_.hx)[at];
-      const Stored c = static_cast<const Stored*>(call_.cx)[at];
-      *cell(row) = to_sum(c);
+    for_each_row([&](int row) {
+      const Stored h = in(call_.hx)[state(row)], c = in(call_.cx)[state(row)];
+      carried(row) = to_sum(c);
       write_operand(0, row, to_sum(h));
       if (domain_.length(row) == 0) {
-        static_cast<Stored*>(call_.hy)[at] = h;
-        static_cast<Stored*>(call_.cy)[at] = c;
+        out(call_.hy)[state(row)] = h;
+        out(call_.cy)[state(row)] = c;
       }
-    }
+    });
   }
 
   // Sets out to read the igates of a pass.
-  __device__ __forceinline__ void fetch(int64_t s, int pass) {
-    const Stored* igates = static_cast<const Stored*>(call_.input) + unit_ +
-                           domain_.time_of(s) * call_.input_stride[0] +
-                           domain_.group * call_.input_stride[2];
-    for_each_row(s, pass, [&](int j, int row, unsigned flags) {
+  __device__ __forceinline__ void fetch(int s, int pass) {
+    const int t = domain_.time_of(s);
+    for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
       if (!(flags & kReads)) return;
-      const Stored* from = igates + (domain_.first_row + row) * call_.input_stride[1];
+      const Stored* igates = in(call_.input) + offset(call_.input_stride, t, row);
 #pragma unroll
-      for (int gate = 0; gate < 4; ++gate) igates_[j][gate] = from[gate * shape_.H];
+      for (int gate = 0; gate < 4; ++gate) igates_[j][gate] = igates[gate * shape_.H];
     });
   }
 
@@ -131,7 +117,7 @@ class Forward {
       for (int n = 0; n < kNTiles; ++n) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          *sum(row + n * 8 + j, unit + m * 4) = make_float4(
+          sum(row + n * 8 + j, unit + m * 4) = make_float4(
               sums[m][n][j], sums[m][n][2 + j], sums[m + 1][n][j], sums[m + 1][n][2 + j]);
         }
       }
@@ -139,27 +125,25 @@ class Forward {
   }
 
   // The LSTM cell, on the sums of a pass.
-  __device__ __forceinline__ void finish(int64_t s, int pass) {
-    const int64_t t = domain_.time_of(s);
-    for_each_row(s, pass, [&](int j, int row, unsigned flags) {
-      const int64_t at = ((t * shape_.B + domain_.first_row + row) * shape_.G + domain_.group);
-      Stored* y = static_cast<Stored*>(call_.y) + at * shape_.H + unit_;
-      Stored* cells = static_cast<Stored*>(call_.cells) + at * shape_.H + unit_;
+  __device__ __forceinline__ void finish(int s, int pass) {
+    const int t = domain_.time_of(s);
+    for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
+      const int64_t at = place(t, row);
+      Stored* y = out(call_.y) + at * shape_.H + unit_;
+      Stored* cells = out(call_.cells) + at * shape_.H + unit_;
       if (!(flags & kReads)) {
         store(y, 0.0f);
         if (call_.cells) store(cells, 0.0f);
         // Only in a reversed group does a row start later than at step 0.
-        if (domain_.reverse) {
-          write_operand(s + 1, row, to_sum(static_cast<const Stored*>(call_.hx)[state(row)]));
-        }
+        if (domain_.reverse) write_operand(s + 1, row, to_sum(in(call_.hx)[state(row)]));
         return;
       }
       Gates<float> gates = {0, 0, 0, 0};
       float c = 0;
       if (!(flags & kCuts)) {
-        c = *cell(row);
+        c = carried(row);
         for (int k_warp = 0; k_warp < r_.k_warps; ++k_warp) {
-          const float4 part = *sum(k_warp * kPassRows + row % kPassRows, threadIdx.x % r_.units);
+          const float4 part = sum(k_warp * kPassRows + row % kPassRows, threadIdx.x % r_.units);
           gates.i += part.x, gates.f += part.y, gates.g += part.z, gates.o += part.w;
         }
       }
@@ -171,11 +155,11 @@ class Forward {
                           ? fastlstm::cell_forward<GateMath<float>, true>(gates, peepholes_, c)
                           : fastlstm::cell_forward<GateMath<float>, false>(gates, peepholes_, c);
       write_operand(s + 1, row, h);
-      *cell(row) = c;
+      carried(row) = c;
       store(y, h);
       if (call_.cells) store(cells, c);
       if (call_.reserve) {
-        Stored* reserve = static_cast<Stored*>(call_.reserve) + at * 5 * shape_.H + unit_;
+        Stored* reserve = out(call_.reserve) + at * 5 * shape_.H + unit_;
         store(reserve, gates.i);
         store(reserve + shape_.H, gates.f);
         store(reserve + 2 * shape_.H, gates.g);
@@ -183,53 +167,23 @@ class Forward {
         store(reserve + 4 * shape_.H, c);
       }
       if (flags & kLast) {
-        store(static_cast<Stored*>(call_.hy) + state(row), h);
-        store(static_cast<Stored*>(call_.cy) + state(row), c);
+        store(out(call_.hy) + state(row), h);
+        store(out(call_.cy) + state(row), c);
       }
     });
   }
 
-  // Calls visit(j, row of the tile, its flags at step s) for this thread's rows of a pass.
-  template <class Visit>
-  __device__ __forceinline__ void for_each_row(int64_t s, int pass, const Visit& visit) const {
-    if (unit_ >= H_) return;
-#pragma unroll
-    for (int j = 0; j < kThreadRows; ++j) {
-      const int in_pass = thread_row_ + j * row_step_, row = pass * kPassRows + in_pass;
-      if (in_pass >= kPassRows) break;
-      const unsigned flags = domain_.flags(s, row);
-      if (flags & kAbsent) break;
-      visit(j, row, flags);
-    }
-  }
-
-  __device__ __forceinline__ void write_operand(int64_t s, int row, float h) const {
+  __device__ __forceinline__ void write_operand(int s, int row, float h) const {
     store(reinterpret_cast<Stored*>(operand_.row(s, row)) + unit_, Element::operand(h));
   }
-  // This thread's unit of a row in (G, B, H); and its c.
-  __device__ __forceinline__ int64_t state(int row) const {
-    return (domain_.group * shape_.B + domain_.first_row + row) * shape_.H + unit_;
-  }
-  __device__ __forceinline__ float* cell(int row) const {
-    return reinterpret_cast<float*>(dynamic_shared() + r_.state) + row * r_.units +
-           threadIdx.x % r_.units;
-  }
   // The gates of a unit of the block; rows count through all k warps.
-  __device__ __forceinline__ float4* sum(int row, int unit) const {
-    return reinterpret_cast<float4*>(dynamic_shared() + r_.sums) + row * (r_.units + 1) + unit;
+  __device__ __forceinline__ float4& sum(int row, int unit) const {
+    return reinterpret_cast<float4*>(dynamic_shared() + r_.sums)[row * (r_.units + 1) + unit];
   }
 
   const LstmForward& call_;
-  const LstmShape& shape_;
-  const Recurrence& r_;
-  const int H_;
-  const Domain domain_;
-  Operand operand_;
   Weights weights_;
-  const int unit_;        // of the group
-  const int thread_row_;  // of a pass: this thread's first
-  const int row_step_;
-  Peepholes<float> peepholes_;
+  const Peepholes<float> peepholes_;
   Stored igates_[kThreadRows][4];
 };
 
@@ -239,10 +193,10 @@ __global__ void __launch_bounds__(kThreads, 1)
   Forward<Element, kMTiles, kNTiles, kRegisterSteps>(arguments).run();
 }
 
-// The instantiation for variant kernel of a type of products.
-template <class Element, Products kProducts>
+// The instantiation for variant `kernel` of a type of products.
+template <class Element>
 ForwardKernel forward_variant(int kernel) {
-  constexpr auto of = [](int k) { return variant(Direction::forward, kProducts, k); };
+  constexpr auto of = [](int k) { return variant(Direction::forward, k); };
   constexpr Variant a = of(0), b = of(1), c = of(2), d = of(3);
   constexpr ForwardKernel kernels[kVariants] = {
       forward_kernel<Element, a.m_tiles, a.n_tiles, a.register_steps>,

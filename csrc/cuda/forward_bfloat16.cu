@@ -2,8 +2,6 @@
 
 namespace fastlstm::cuda {
 
-ForwardKernel forward_bfloat16(int kernel) {
-  return forward_variant<BFloat16Element, Products::tf32>(kernel);
-}
+ForwardKernel forward_bfloat16(int kernel) { return forward_variant<BFloat16Element>(kernel); }
 
 }  // namespace fastlstm::cuda

@@ -2,8 +2,6 @@
 
 namespace fastlstm::cuda {
 
-ForwardKernel forward_float16(int kernel) {
-  return forward_variant<Float16Element, Products::tf32>(kernel);
-}
+ForwardKernel forward_float16(int kernel) { return forward_variant<Float16Element>(kernel); }
 
 }  // namespace fastlstm::cuda

@@ -2,8 +2,6 @@
 
 namespace fastlstm::cuda {
 
-ForwardKernel forward_tf32(int kernel) {
-  return forward_variant<Tf32Element, Products::tf32>(kernel);
-}
+ForwardKernel forward_tf32(int kernel) { return forward_variant<Tf32Element>(kernel); }
 
 }  // namespace fastlstm::cuda

@@ -2,8 +2,6 @@
 
 namespace fastlstm::cuda {
 
-ForwardKernel forward_tf32x3(int kernel) {
-  return forward_variant<Tf32x3Element, Products::tf32x3>(kernel);
-}
+ForwardKernel forward_tf32x3(int kernel) { return forward_variant<Tf32x3Element>(kernel); }
 
 }  // namespace fastlstm::cuda

@@ -10,11 +10,10 @@ size_t counter_bytes(const LstmShape& shape, const Plan& plan) {
 }
 
 // One block to a tile shares nothing with others.
-size_t workspace_bytes(Direction direction, const LstmShape& shape, const Plan& plan) {
+size_t workspace_bytes(const LstmShape& shape, const Plan& plan) {
   if (plan.slices == 1) return 0;
   const int64_t row =
       int64_t{plan.k_warps} * (plan.register_steps + plan.shared_steps) * kStepBytes;
-  (void)direction;
   return (counter_bytes(shape, plan) + 2 * shape.G * shape.B * row + 255) / 256 * 256;
 }
 
@@ -53,11 +52,11 @@ void run(Direction direction, const Call& call, Products products, const Plan& p
   const LstmShape& shape = call.shape;
   if (shape.G == 0 || shape.B == 0 || shape.H == 0) return;
   const DeviceGuard guard(device);
-  Arguments arguments{call, lay_out(direction, shape, products, plan)};
+  Arguments arguments{call, lay_out(direction, shape, plan)};
   Recurrence& r = arguments.recurrence;
   if (plan.slices > 1) {
     // Counters start at 0, and so do the numbers that pad rows of the operand.
-    check(cudaMemsetAsync(call.workspace, 0, workspace_bytes(direction, shape, plan),
+    check(cudaMemsetAsync(call.workspace, 0, workspace_bytes(shape, plan),
                           static_cast<cudaStream_t>(stream)),
           "cudaMemsetAsync");
     r.counters = static_cast<unsigned*>(call.workspace);
@@ -71,11 +70,11 @@ void run(Direction direction, const Call& call, Products products, const Plan& p
 }  // namespace
 
 size_t forward_workspace(const LstmShape& shape, const Plan& plan) {
-  return workspace_bytes(Direction::forward, shape, plan);
+  return workspace_bytes(shape, plan);
 }
 
 size_t backward_workspace(const LstmShape& shape, const Plan& plan) {
-  return workspace_bytes(Direction::backward, shape, plan);
+  return workspace_bytes(shape, plan);
 }
 
 void forward(const LstmForward& call, Products products, const Plan& plan, int device,

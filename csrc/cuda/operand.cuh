@@ -20,11 +20,13 @@ class Operand {
                                      const Domain& domain)
       : shape_(shape), r_(r), domain_(domain) {
     const int lane = threadIdx.x % 32, k_warp = threadIdx.x / 32 % r.k_warps;
-    lane_offset_ = lane % 8 * row_stride() + lane / 8 * 16 + k_warp * r.chunk_steps * kStepBytes;
+    // Lanes of rows that do not exist read the last one that does.
+    lane_offset_ = min(lane % 8, r.stage_rows - 1) * row_stride() + lane / 8 * 16 +
+                   k_warp * r.chunk_steps * kStepBytes;
   }
 
   // Where the operand of step s has a row of the tile.
-  __device__ __forceinline__ unsigned char* row(int64_t s, int row) const {
+  __device__ __forceinline__ unsigned char* row(int s, int row) const {
     const int64_t slot = s & 1;
     if (r_.stages == 0) {
       return shared() + (slot * r_.passes * r_.pass_rows + row) * row_stride();
@@ -43,7 +45,7 @@ class Operand {
   }
 
   // Before the first pass of a step: the first copies set out.
-  __device__ __forceinline__ void begin_step(int64_t s) {
+  __device__ __forceinline__ void begin_step(int s) {
     source_ = row(s, 0);
     if (r_.stages == 0) return;
     copy_pass_ = copy_chunk_ = copy_stage_ = stage_ = 0;
@@ -122,7 +124,7 @@ class Operand {
     commit_copies();
   }
 
-  __device__ __forceinline__ int stage_bytes() const { return r_.pass_rows * row_stride(); }
+  __device__ __forceinline__ int stage_bytes() const { return r_.stage_rows * row_stride(); }
   __device__ __forceinline__ unsigned char* shared() const { return dynamic_shared() + r_.operand; }
 
   const LstmShape& shape_;

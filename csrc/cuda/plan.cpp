@@ -15,17 +15,17 @@
 namespace fastlstm::cuda {
 namespace {
 
-constexpr double kBarrier = 1000;           // ns
-constexpr double kTripToL2 = 600;           // ns, before the first byte of the operand comes
-constexpr double kL2 = 5500;                // bytes a ns, all multiprocessors
-constexpr double kL2OfOne = 100;            // bytes a ns
-constexpr double kClock = 1.7;              // cycles a ns
-constexpr double kMultiply = 8;             // cycles of one mma on one of 4 tensor cores
-constexpr double kLatency = 33;             // cycles of an mma that waits for the one before
-constexpr double kReadFragment = 4;         // cycles of shared memory
-constexpr double kFinishRow = 150;          // cycles that the gates of a row take a warp
-constexpr double kPass = 200;               // cycles of a pass's two meetings of all threads
-constexpr int kRegisterBytes = 128 * 1024;  // of weights, in the registers of a block
+constexpr double kBarrier = 1000;    // ns
+constexpr double kTripToL2 = 600;    // ns, before the first byte of the operand comes
+constexpr double kL2 = 5500;         // bytes a ns, all multiprocessors
+constexpr double kL2OfOne = 100;     // bytes a ns
+constexpr double kClock = 1.7;       // cycles a ns
+constexpr double kMultiply = 8;      // cycles of one mma on one of 4 tensor cores
+constexpr double kLatency = 33;      // cycles of an mma that waits for the one before
+constexpr double kReadFragment = 4;  // cycles of shared memory
+constexpr double kFinishRow = 150;   // cycles that the gates of a row take a warp
+constexpr double kPass = 200;        // cycles of a pass's two meetings of all threads
+constexpr int kRegisterBytes = 4 * kWeightRegisters * kThreads;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -60,9 +60,9 @@ Plan refuse(const char* format, ...) {
 }
 
 // A block's share of the weights, and the passes, of a layout; true if all blocks fit side by side.
-bool spread(Direction direction, const LstmShape& shape, Products products, const Device& device,
-            int tiles, Plan& plan) {
-  const Variant variant = cuda::variant(direction, products, plan.kernel);
+bool spread(Direction direction, const LstmShape& shape, const Device& device, int tiles,
+            Plan& plan) {
+  const Variant variant = cuda::variant(direction, plan.kernel);
   const int row_warps = kWarps / plan.k_warps;
   plan.units = row_warps * variant.m_tiles * units_of_tile(direction);
   // What one thread finishes of a pass is in its registers.
@@ -71,6 +71,7 @@ bool spread(Direction direction, const LstmShape& shape, Products products, cons
   plan.tile_rows = static_cast<int>(std::min(round_up(ceil_div(shape.B, tiles), 8), shape.B));
   plan.tiles = static_cast<int>(ceil_div(shape.B, plan.tile_rows));
   if (plan.tiles != tiles) return false;  // the same as with fewer
+  if (variant.n_tiles > 1 && plan.tile_rows <= 8) return false;
   if (shape.G * plan.tiles * plan.slices > device.multiprocessors) return false;
   const int64_t numbers = (direction == Direction::forward ? 1 : 4) * shape.H;
   const int64_t steps = ceil_div(numbers * number_bytes(shape), kStepBytes);
@@ -81,17 +82,16 @@ bool spread(Direction direction, const LstmShape& shape, Products products, cons
 }
 
 // Finds room for the operand; false if there is none.
-bool fit(Direction direction, const LstmShape& shape, Products products, const Device& device,
-         Plan& plan) {
+bool fit(Direction direction, const LstmShape& shape, const Device& device, Plan& plan) {
   const int steps = plan.register_steps + plan.shared_steps;
   const auto fits = [&](int stages, int chunk_steps) {
     plan.stages = stages;
     plan.chunk_steps = chunk_steps;
-    plan.shared_bytes = lay_out(direction, shape, products, plan).shared_bytes;
+    plan.shared_bytes = lay_out(direction, shape, plan).shared_bytes;
     return plan.shared_bytes <= device.shared_memory;
   };
   if (plan.slices == 1) return fits(0, steps);
-  const int passes = lay_out(direction, shape, products, plan).passes;
+  const int passes = lay_out(direction, shape, plan).passes;
   if (fits(std::min(passes, kStages), steps)) return true;
   int chunk_steps = 2;
   while (2 * chunk_steps < steps) chunk_steps *= 2;
@@ -103,14 +103,14 @@ bool fit(Direction direction, const LstmShape& shape, Products products, const D
 }
 
 // ns a step.
-double cost(Direction direction, const LstmShape& shape, Products products, const Device& device,
-            const Plan& plan) {
-  const Variant variant = cuda::variant(direction, products, plan.kernel);
-  const Recurrence r = lay_out(direction, shape, products, plan);
+double cost(Direction direction, const LstmShape& shape, Products products, const Plan& plan) {
+  const Variant variant = cuda::variant(direction, plan.kernel);
+  const Recurrence r = lay_out(direction, shape, plan);
   const int warps = kWarps / 4;  // of one tensor core
   const int products_each = products == Products::tf32x3 && shape.dtype == DType::float32 ? 3 : 1;
-  const double mma =
-      products_each * std::max(kMultiply * warps * variant.m_tiles * variant.n_tiles, kLatency);
+  const int mma_of_step = variant.m_tiles * variant.n_tiles;
+  const double mma = products_each * std::max(kMultiply * warps * mma_of_step,
+                                              mma_of_step == 1 ? kLatency / 2 : kLatency);
   const double multiply = r.steps * mma;
   const double read = kReadFragment * kWarps *
                       (plan.shared_steps * variant.m_tiles + r.steps * variant.n_tiles / 2.0);
@@ -120,10 +120,25 @@ double cost(Direction direction, const LstmShape& shape, Products products, cons
   if (plan.slices > 1) {
     const double blocks = static_cast<double>(shape.G) * plan.tiles * plan.slices;
     const double rate = std::min(kL2OfOne, kL2 / blocks);
-    ns += kBarrier + kTripToL2 + 1.0 * plan.tile_rows * r.row_bytes / rate;
+    const double chunks = r.passes * ceil_div(r.steps, r.chunk_steps);  // two are on their way
+    ns += kBarrier +
+          std::max(kTripToL2 + 1.0 * plan.tile_rows * r.row_bytes / rate, kTripToL2 * chunks / 2);
   }
-  (void)device;
   return ns;
+}
+
+Plan too_large(Direction direction, const LstmShape& shape, const Device& device) {
+  // The fewest units of a block with which one block a multiprocessor is enough.
+  int64_t units = direction == Direction::forward ? 8 : 16;
+  while (shape.G * ceil_div(shape.H, units) > device.multiprocessors) units *= 2;
+  return refuse(
+      "W_hh of H=%lld, G=%lld in %s takes %lld KB of each of %lld multiprocessors, which do not "
+      "fit "
+      "into %zu KB of registers and shared memory beside what a step needs",
+      static_cast<long long>(shape.H), static_cast<long long>(shape.G), name(shape.dtype),
+      static_cast<long long>(units * 4 * shape.H * number_bytes(shape) / 1024),
+      static_cast<long long>(shape.G * ceil_div(shape.H, units)),
+      (device.shared_memory + kRegisterBytes) / 1024);
 }
 
 Plan plan(Direction direction, const LstmShape& shape, Products products, const Device& device) {
@@ -145,33 +160,23 @@ Plan plan(Direction direction, const LstmShape& shape, Products products, const 
         Plan plan{};
         plan.kernel = kernel;
         plan.k_warps = k_warps;
-        if (!spread(direction, shape, products, device, tiles, plan)) continue;
-        if (!fit(direction, shape, products, device, plan)) continue;
-        const double ns = cost(direction, shape, products, device, plan);
+        if (!spread(direction, shape, device, tiles, plan)) continue;
+        if (!fit(direction, shape, device, plan)) continue;
+        const double ns = cost(direction, shape, products, plan);
         if (ns >= least) continue;
         least = ns;
         best = plan;
       }
     }
   }
-  if (best.kernel == 0 && best.units == 0) {
-    const int64_t bytes = ceil_div(4 * shape.G * shape.H * shape.H * number_bytes(shape),
-                                   device.multiprocessors * int64_t{1024});
-    return refuse(
-        "W_hh of H=%lld, G=%lld in %s takes %lld KB a multiprocessor, which do not fit in "
-        "its %zu KB of registers and shared memory beside what a step needs",
-        static_cast<long long>(shape.H), static_cast<long long>(shape.G), name(shape.dtype),
-        static_cast<long long>(bytes), (device.shared_memory + kRegisterBytes) / 1024);
-  }
-  return best;
+  return best.units ? best : too_large(direction, shape, device);
 }
 
 }  // namespace
 
-Recurrence lay_out(Direction direction, const LstmShape& shape, Products products,
-                   const Plan& plan) {
+Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan) {
   const bool is_forward = direction == Direction::forward;
-  const Variant variant = cuda::variant(direction, products, plan.kernel);
+  const Variant variant = cuda::variant(direction, plan.kernel);
   Recurrence r{};
   r.slices = plan.slices;
   r.tiles = plan.tiles;
@@ -180,6 +185,7 @@ Recurrence lay_out(Direction direction, const LstmShape& shape, Products product
   r.k_warps = plan.k_warps;
   r.pass_rows = 8 * variant.n_tiles;
   r.passes = static_cast<int>(ceil_div(plan.tile_rows, r.pass_rows));
+  r.stage_rows = plan.tile_rows < 8 ? plan.tile_rows : r.pass_rows;
   r.steps = plan.register_steps + plan.shared_steps;
   r.row_bytes = r.k_warps * r.steps * kStepBytes;
   r.chunk_steps = plan.chunk_steps;
@@ -194,7 +200,7 @@ Recurrence lay_out(Direction direction, const LstmShape& shape, Products product
   take(int64_t{kWarps} * variant.m_tiles * plan.shared_steps * kFragmentBytes);
   const int64_t rows = r.passes * r.pass_rows;
   const int64_t row = int64_t{r.k_warps} * r.chunk_steps * kStepBytes + kRowPad;
-  r.operand = take(row * (r.stages ? r.stages * r.pass_rows : 2 * rows));
+  r.operand = take(row * (r.stages ? r.stages * r.stage_rows : 2 * rows));
   const int64_t sums = int64_t{r.k_warps} * r.pass_rows;
   r.sums = take(is_forward ? sums * (r.units + 1) * 16
                            : std::max<int64_t>(sums * (r.units + 4) * 4, kGradientBytes));

@@ -17,6 +17,9 @@ namespace fastlstm::cuda {
 template <class Element, int kMTiles, int kNTiles, int kRegisterSteps>
 class Product {
   using Word = typename Element::Bits[Element::kPerWord];
+  // A product that adds to the one before waits 33 cycles for it, in which the tensor core could
+  // make four. The other warp and other tiles fill that time, but where there is one tile only.
+  static constexpr int kChains = kMTiles * kNTiles == 1 ? 2 : 1;
 
  public:
   // d of each tile, as mma has it.
@@ -50,17 +53,11 @@ class Product {
 
   // This k warp's part of the product with a pass of the operand.
   __device__ __forceinline__ void multiply(Operand& operand, Sums& sums) const {
-#pragma unroll
-    for (int m = 0; m < kMTiles; ++m) {
-#pragma unroll
-      for (int n = 0; n < kNTiles; ++n) {
-        sums[m][n][0] = sums[m][n][1] = sums[m][n][2] = sums[m][n][3] = 0;
-      }
-    }
+    Sums chains[kChains] = {};
 #pragma unroll
     for (int s = 0; s < kRegisterSteps; s += 2) {
       if (s < steps_) {
-        add(operand, sums, [&](int step, uint32_t (&a)[kMTiles][4]) {
+        add(operand, chains, [&](int step, uint32_t (&a)[kMTiles][4]) {
 #pragma unroll
           for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
@@ -71,7 +68,7 @@ class Product {
     }
     const uint4* shared = shared_;
     for (int s = kRegisterSteps; s < steps_; s += 2) {
-      add(operand, sums, [&](int step, uint32_t (&a)[kMTiles][4]) {
+      add(operand, chains, [&](int step, uint32_t (&a)[kMTiles][4]) {
 #pragma unroll
         for (int m = 0; m < kMTiles; ++m) {
           const uint4 words = shared[(step * kMTiles + m) * 32];
@@ -80,11 +77,22 @@ class Product {
       });
       shared += 2 * kMTiles * 32;
     }
+#pragma unroll
+    for (int m = 0; m < kMTiles; ++m) {
+#pragma unroll
+      for (int n = 0; n < kNTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          sums[m][n][i] = chains[0][m][n][i];
+          if constexpr (kChains == 2) sums[m][n][i] += chains[1][m][n][i];
+        }
+      }
+    }
   }
 
  private:
-  // Word i of a fragment has row lane / 4 + 8 (i % 2), and numbers along k from lane % 4 + 4 (i /
-  // 2) words on.
+  // Word i of a fragment has row lane / 4 + 8 (i % 2), and numbers along k from lane % 4
+  // + 4 (i / 2) words on.
   template <class WeightAt>
   __device__ __forceinline__ void load_step(const WeightAt& weight_at, int s,
                                             uint32_t (&words)[kMTiles][4]) const {
@@ -106,7 +114,7 @@ class Product {
 
   // Two steps: one load_matrices brings both for 8 rows of the batch.
   template <class Fragments>
-  __device__ __forceinline__ void add(Operand& operand, Sums& sums,
+  __device__ __forceinline__ void add(Operand& operand, Sums (&chains)[kChains],
                                       const Fragments& fragments) const {
     const unsigned char* row = operand.next();
     uint32_t b[kNTiles][4];
@@ -116,11 +124,18 @@ class Product {
     for (int step = 0; step < 2; ++step) {
       uint32_t a[kMTiles][4];
       fragments(step, a);
+      typename Element::template Words<2> of_rows[kNTiles];
 #pragma unroll
       for (int n = 0; n < kNTiles; ++n) {
-        const uint32_t of_step[2] = {b[n][2 * step], b[n][2 * step + 1]};
+        of_rows[n] = Element::words({b[n][2 * step], b[n][2 * step + 1]});
+      }
 #pragma unroll
-        for (int m = 0; m < kMTiles; ++m) Element::multiply(sums[m][n], a[m], of_step);
+      for (int m = 0; m < kMTiles; ++m) {
+        const auto of_weights = Element::words(a[m]);
+#pragma unroll
+        for (int n = 0; n < kNTiles; ++n) {
+          Element::multiply(chains[step % kChains][m][n], of_weights, of_rows[n]);
+        }
       }
     }
   }

@@ -32,13 +32,13 @@ struct Variant {
 };
 
 // Forward, two tiles of 16 rows hold the gates i, f and g, o of 8 units; backward, one holds 16
-// units. 128 registers a thread hold weights, fewer where products split them into two: what fits
-// without a spill beside sums and what is fetched ahead.
+// units. 128 registers a thread hold weights: what fits without a spill beside sums and what is
+// fetched ahead.
 constexpr int kVariants = 4;
-constexpr Variant variant(Direction direction, Products products, int kernel) {
-  const int words = products == Products::tf32x3 ? 32 : 128;
+constexpr int kWeightRegisters = 128;
+constexpr Variant variant(Direction direction, int kernel) {
   const int m_tiles = (direction == Direction::forward ? 2 : 1) << kernel / 2;
-  return {m_tiles, 1 + kernel % 2, words / 4 / m_tiles};
+  return {m_tiles, 1 + kernel % 2, kWeightRegisters / 4 / m_tiles};
 }
 constexpr int units_of_tile(Direction direction) {
   return direction == Direction::forward ? 4 : 16;
@@ -49,12 +49,13 @@ constexpr int units_of_tile(Direction direction) {
 struct Recurrence {
   int slices, tiles, tile_rows, units, k_warps;
   int pass_rows, passes;
+  int stage_rows;  // in shared memory: pass_rows, or the tile's if they are fewer than 8
   int steps;      // along k, of each k warp: even
   int row_bytes;  // of the operand: all k warps' steps
   int chunk_steps, stages;
 
   // Bytes before each part of a block's shared memory, and all of it. At 0 are the weights.
-  int operand;  // (stages, pass_rows, k_warps, chunk_steps), rows padded; or two whole operands
+  int operand;  // (stages, stage_rows, k_warps, chunk_steps), rows padded; or two whole operands
   int sums;     // (k_warps, pass_rows, units), rows padded: float4 forward, float backward,
                 // with room for kGradientBytes
   int state;    // (passes * pass_rows, units) float: c or dc
@@ -69,8 +70,7 @@ struct Recurrence {
 constexpr int kCounterBytes = 128;
 
 // All but the last three members.
-Recurrence lay_out(Direction direction, const LstmShape& shape, Products products,
-                   const Plan& plan);
+Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan);
 
 struct ForwardArguments {
   LstmForward call;
