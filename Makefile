@@ -19,7 +19,7 @@ CMAKE ?= cmake
 BIN := .venv/bin
 LAST := runs/demo/checkpoints/last.ckpt
 KERNELS := $(shell find csrc -type f)
-CXX_SOURCES := $(shell find csrc tests/native -name '*.cpp' -o -name '*.h')
+CXX_SOURCES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 MEMORY := -DSANITIZE=address,undefined
 ARM_TOOLS := aarch64-linux-gnu-g++ qemu-aarch64
 

@@ -1,4 +1,8 @@
-"""Builds fastlstm._C, the compiled kernels, with CMake. Everything else is in pyproject.toml."""
+"""Builds fastlstm._C, the compiled kernels, with CMake. Everything else is in pyproject.toml.
+
+The CUDA kernels are built where nvcc is found. FASTLSTM_CUDA_ARCHITECTURES in the environment says
+for which GPUs ("80-real;90"), or OFF for none; see csrc/cuda/kernels.cmake.
+"""
 
 import os
 import shutil
@@ -13,6 +17,7 @@ from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
 COMPILERS = ["c++", "g++"]  # as CMake tries them
+CUDA = "FASTLSTM_CUDA_ARCHITECTURES"
 
 
 class CMakeBuild(build_ext):
@@ -31,8 +36,14 @@ class CMakeBuild(build_ext):
         configure = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
         configure += [f"-DPython_EXECUTABLE={sys.executable}"]
         configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
-        self._run("configure", configure)
-        self._run("build", ["cmake", "--build", build])
+        cuda = os.environ.get(CUDA, "")
+        self._run("configure", [*configure, f"-D{CUDA}={cuda}"])
+        try:
+            self._run("build", ["cmake", "--build", build])
+        except CompileError:  # the CPU's kernels do not wait for an nvcc that works
+            print(f"fastlstm: the build failed; it is tried again with {CUDA}=OFF", file=sys.stderr)
+            self._run("configure", [*configure, f"-D{CUDA}=OFF"])
+            self._run("build", ["cmake", "--build", build])
         self._run("install", ["cmake", "--install", build, "--prefix", target])
 
     def _run(self, step: str, command: list[str | Path]) -> None:

@@ -2,17 +2,15 @@
 //
 // No torch header and no libtorch: one build serves every torch version. Nothing is checked here
 // beyond what would crash the interpreter; the functions of Python do that once, for all backends.
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <array>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "arguments.h"
 #include "cpu/kernels.h"
-#include "lstm.h"
+#ifdef FASTLSTM_CUDA
+#include "cuda/bindings.h"
+#endif
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -20,18 +18,14 @@ using namespace py::literals;
 namespace fastlstm {
 namespace {
 
-using Address = uintptr_t;  // of a tensor's first element; 0 where the contract says null
-using Strides = std::array<int64_t, 3>;
-using Weight = std::pair<Address, int64_t>;  // group 0's address, elements to the next group's
-
 struct alignas(64) CacheLine {
   char bytes[64];
 };
 
-DType parse_dtype(const std::string& name) {
-  if (name == "float32") return DType::float32;
-  if (name == "float64") return DType::float64;
-  if (name == "bfloat16") return DType::bfloat16;
+// Numbers that a kernel of the CPU multiplies.
+DType parse_cpu_dtype(const std::string& name) {
+  const DType dtype = parse_dtype(name);
+  if (dtype != DType::float16) return dtype;
   throw std::invalid_argument("dtype: expected float32, float64 or bfloat16, got " + name);
 }
 
@@ -42,33 +36,12 @@ void check_num_threads(int num_threads) {
   }
 }
 
-// One flag per group, from any sequence that Python has: list, tuple or bytes.
-std::vector<uint8_t> parse_reverse(const py::sequence& reverse, int64_t G) {
-  if (static_cast<int64_t>(reverse.size()) != G) {
-    throw std::invalid_argument("reverse: expected " + std::to_string(G) + " flags, got " +
-                                std::to_string(reverse.size()));
-  }
-  std::vector<uint8_t> flags;
-  for (const py::handle flag : reverse) flags.push_back(PyObject_IsTrue(flag.ptr()) == 1);
-  return flags;
-}
-
-const void* in(Address address) { return reinterpret_cast<const void*>(address); }
-void* out(Address address) { return reinterpret_cast<void*>(address); }
-
-LstmWeight weight(const Weight& from) { return {in(from.first), from.second}; }
-
 LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
                 int64_t P) {
   LstmShape shape{};
-  shape.dtype = parse_dtype(dtype);
+  shape.dtype = parse_cpu_dtype(dtype);
   shape.T = T, shape.B = B, shape.G = G, shape.H = H, shape.I = I, shape.P = P;
   return shape;
-}
-
-template <class Item>
-const Item* array(Address address) {
-  return static_cast<const Item*>(in(address));
 }
 
 void lstm_forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
@@ -253,4 +226,14 @@ PYBIND11_MODULE(_C, module) {
   module.def("fma_flops", &fma_flops, "isa"_a, "num_threads"_a,
              "Floating-point operations a second of a loop of nothing but float32 multiply-adds.");
   module.def("isas", &cpu::isas, "The instruction sets available here, best first.");
+
+  py::module_ cuda = module.def_submodule("cuda", "The kernels for GPUs: csrc/cuda/kernels.h.");
+#ifdef FASTLSTM_CUDA
+  bind_cuda(cuda);
+  cuda.attr("architectures") = py::make_tuple(FASTLSTM_CUDA);
+#else
+  cuda.attr("built") = false;
+  cuda.attr("reason") = FASTLSTM_NO_CUDA;
+  cuda.attr("architectures") = py::tuple();
+#endif
 }

@@ -1,9 +1,10 @@
 """The compiled kernels. Tensors are passed as addresses, strides in elements; 0 means none.
 
-The contract, with every shape and lifetime, is csrc/lstm.h.
+The contract, with every shape and lifetime, is csrc/lstm.h, and for ``cuda`` csrc/cuda/kernels.h.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 _Strides = tuple[int, int, int]
 _Weight = tuple[int, int]
@@ -123,3 +124,150 @@ def lstm_backward_workspace(
 ) -> int: ...
 def fma_flops(isa: str, num_threads: int) -> float: ...
 def isas() -> list[str]: ...
+
+class cuda:
+    """The submodule of the kernels for GPUs: functions, where ``built``.
+
+    ``stream`` is a cudaStream_t, ``products`` "tf32" or "tf32x3", ``plan`` a Plan as a dict.
+    """
+
+    built: bool
+    reason: str | None
+    """why they were not built"""
+    architectures: tuple[int, ...]
+    """that they were compiled for, as 90 for sm_90"""
+
+    @staticmethod
+    def device(number: int) -> dict[str, int]:
+        """major, minor, multiprocessors, shared_memory."""
+
+    @staticmethod
+    def plan_forward(
+        dtype: str, B: int, G: int, H: int, *, products: str, device: dict[str, int]
+    ) -> dict[str, Any]: ...
+    @staticmethod
+    def plan_backward(
+        dtype: str, B: int, G: int, H: int, *, products: str, device: dict[str, int]
+    ) -> dict[str, Any]: ...
+    @staticmethod
+    def forward_workspace(
+        dtype: str, T: int, B: int, G: int, H: int, *, plan: dict[str, Any]
+    ) -> int: ...
+    @staticmethod
+    def backward_workspace(
+        dtype: str, T: int, B: int, G: int, H: int, *, plan: dict[str, Any]
+    ) -> int: ...
+    @staticmethod
+    def forward(
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        *,
+        reverse: Sequence[int],
+        lengths: int,
+        reset: int,
+        igates: int,
+        igates_stride: _Strides,
+        weight_hh: _Weight,
+        weight_ch: _Weight,
+        hx: int,
+        cx: int,
+        y: int,
+        hy: int,
+        cy: int,
+        cells: int,
+        reserve: int,
+        workspace: int,
+        products: str,
+        plan: dict[str, Any],
+        device: int,
+        stream: int,
+    ) -> None: ...
+    @staticmethod
+    def backward(
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        *,
+        reverse: Sequence[int],
+        lengths: int,
+        reset: int,
+        dy: int,
+        dy_stride: _Strides,
+        dhy: int,
+        dcy: int,
+        dcells: int,
+        reserve: int,
+        y: int,
+        weight_hh: _Weight,
+        weight_ch: _Weight,
+        hx: int,
+        cx: int,
+        digates: int,
+        digates_stride: _Strides,
+        dbias: int,
+        dweight_ch: int,
+        dhx: int,
+        dcx: int,
+        workspace: int,
+        products: str,
+        plan: dict[str, Any],
+        device: int,
+        stream: int,
+    ) -> None: ...
+    @staticmethod
+    def cell_forward(
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        *,
+        step: int,
+        reverse: Sequence[int],
+        lengths: int,
+        reset: int,
+        igates: int,
+        igates_stride: _Strides,
+        weight_ch: _Weight,
+        y: int,
+        cells: int,
+        reserve: int,
+        hgates: int,
+        h: int,
+        c: int,
+        device: int,
+        stream: int,
+    ) -> None: ...
+    @staticmethod
+    def cell_backward(
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        *,
+        step: int,
+        reverse: Sequence[int],
+        lengths: int,
+        reset: int,
+        dy: int,
+        dy_stride: _Strides,
+        dcells: int,
+        reserve: int,
+        weight_ch: _Weight,
+        cx: int,
+        digates: int,
+        digates_stride: _Strides,
+        dbias: int,
+        dweight_ch: int,
+        dhgates: int,
+        dh: int,
+        dc: int,
+        device: int,
+        stream: int,
+    ) -> None: ...

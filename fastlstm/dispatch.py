@@ -6,15 +6,15 @@ from types import ModuleType
 
 import torch
 
-from fastlstm import backends
+from fastlstm import backends, gpu_choice, gpu_measured
 from fastlstm.types import Problem
 
 # Fastest first. "auto" takes the first one that supports the problem, but torch before cpu where
-# cpu is known to be slower. On a GPU torch is cuDNN, which stays before triton until one has
-# measured them; with peepholes, or igates that are already projected, it is not there.
+# cpu is known to be slower; on a GPU it asks gpu_choice.
 BACKENDS: tuple[ModuleType, ...] = (
     backends.cpu,
     backends.torch,
+    backends.cuda,
     backends.triton,
     backends.reference,
 )
@@ -53,12 +53,12 @@ def select(problem: Problem, backend: str = "auto") -> ModuleType:
             raise RuntimeError(f"torch.onnx.export: the LSTM {reason}")
         return backends.onnx
     if backend == "auto":
-        able = (b for b in BACKENDS if b.supports(problem) is None)
-        first = next(able)
-        if first is backends.cpu and backends.cpu.slower(problem) is not None:
-            second = next(able)
-            return second if second is backends.torch else first
-        return first
+        able = [b for b in BACKENDS if b.supports(problem) is None]
+        if problem.device == "cuda":
+            return get(gpu_choice.choose(problem, [name(b) for b in able]))
+        if able[0] is backends.cpu and backends.cpu.slower(problem) is not None:
+            return able[1] if able[1] is backends.torch else able[0]
+        return able[0]
     module = get(backend)
     reason = module.supports(problem)
     if reason is not None:
@@ -74,9 +74,12 @@ def describe(problem: Problem, backend: str = "auto") -> str:
         f"T={problem.T} B={problem.B} G={problem.G} H={problem.H} {dtype} on {problem.device}"
         f"{', peepholes' if problem.peephole else ''}: runs on {name(chosen)!r}"
     ]
-    for module in BACKENDS:
-        reason = module.supports(problem)
-        if module is chosen:
+    reasons = {module: module.supports(problem) for module in BACKENDS}
+    able = [name(module) for module, reason in reasons.items() if reason is None]
+    for module, reason in reasons.items():
+        if module is chosen and backend == "auto" and problem.device == "cuda":
+            reason = f"chosen {gpu_choice.reason(problem, able)}"
+        elif module is chosen:
             reason = "chosen" if backend == "auto" else "chosen, as asked for"
         elif reason is not None:
             reason = f"no: {reason}"
@@ -85,8 +88,9 @@ def describe(problem: Problem, backend: str = "auto") -> str:
         else:
             slower = backends.cpu.slower(problem) if module is backends.cpu else None
             reason = f"could run it, {slower}" if slower else "could run it"
-        if module is backends.triton and not reason.startswith("no: "):
-            reason += f"; {module.UNMEASURED}"
+        unrun = module in (backends.cuda, backends.triton) and not gpu_measured.TABLES
+        if unrun and not reason.startswith("no: "):
+            reason += "; it has not yet run on a GPU"
         lines.append(f"  {name(module):<10} {reason}")
     return "\n".join(lines)
 

@@ -55,21 +55,31 @@ def dweight_ih(dgates: Tensor, input: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def dweight_hh(
-    dgates: Tensor, y: Tensor, hx: Tensor, reverse: Sequence[bool], lengths: Tensor | None
+    dgates: Tensor,
+    y: Tensor,
+    hx: Tensor,
+    reverse: Sequence[bool],
+    lengths: Tensor | None,
+    reset: Tensor | None,
 ) -> Tensor:
     """dgates^T h', (G, 4H, H); h' is y of the step before, and hx at a row's first step.
 
-    Where y holds the zeros past a row's length, h' is hx, which the second product brings in.
+    Where y holds the zeros past a row's length, h' is hx, which the second product brings in. Where
+    a reset stands h' is zero: a mark at step t closes the way from t - 1 to t, and in a reversed
+    group from t to t - 1.
     """
     T, B, G, H = y.shape
     gradients = y.new_empty(G, 4 * H, H)
     for group, backwards in enumerate(reverse):
         d, h = dgates[:, :, group], y[:, :, group]
         later, h_prev = (d[:-1], h[1:]) if backwards else (d[1:], h[:-1])
-        first = d[-1] if backwards else d[0]
+        first, h_first = d[-1] if backwards else d[0], hx[group]
+        if reset is not None:
+            h_prev = h_prev.masked_fill(reset[1:, :, None], 0.0)
+            h_first = h_first if backwards else h_first.masked_fill(reset[0, :, None], 0.0)
         if backwards and lengths is not None:
             start = lengths.long().clamp(1, T) - 1
             first = d[start, torch.arange(B, device=d.device)]
-        torch.mm(first.t(), hx[group], out=gradients[group])
+        torch.mm(first.t(), h_first, out=gradients[group])
         gradients[group].addmm_(later.flatten(0, 1).t(), h_prev.flatten(0, 1))
     return gradients

@@ -1,9 +1,12 @@
 """Fixtures that every test file shares, and the ones that no test can forget."""
 
+import zlib
+
+import emulation
 import pytest
 import torch
 
-from fastlstm import backends, dispatch
+from fastlstm import dispatch
 from fastlstm.kernels import INTERPRETED
 from fastlstm.types import Problem
 
@@ -13,19 +16,29 @@ def _same_seed_and_poisoned_memory():
     """Every test draws the same numbers, and uninitialised memory is NaN (255 in a byte tensor).
 
     Torch fills what ``empty``, ``new_empty`` and ``empty_like`` return when it is asked for
-    deterministic algorithms, so a kernel that reads what it did not write is found out.
+    deterministic algorithms, so a kernel that reads what it did not write is found out. On a GPU
+    float32 is not TF32, which it is by default in cuDNN and in kernels that follow it.
     """
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
     fill = torch.utils.deterministic.fill_uninitialized_memory
     threads = torch.get_num_threads()
+    tf32 = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
     torch.manual_seed(0)
     yield
+    torch.backends.cudnn.allow_tf32 = tf32
     torch.set_num_threads(threads)
     torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
+
+
+def _device(backend):
+    """Where the tests of a backend run. Without a GPU the cuda backend is emulated."""
+    needs_gpu = {"cuda": torch.cuda.is_available(), "triton": not INTERPRETED}
+    return "cuda" if needs_gpu.get(backend) else "cpu"
 
 
 def _backends(function="supports"):
@@ -33,41 +46,50 @@ def _backends(function="supports"):
 
     The triton backend needs a GPU, but in a process with TRITON_INTERPRET=1 (`make test` has one).
     """
-    gpu = [
-        pytest.mark.gpu,
-        pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-    ]
     smallest = Problem("cpu", torch.float32, 1, 1, 1, 1, whole_layers=True)
     for module in filter(lambda module: hasattr(module, function), dispatch.BACKENDS):
-        needs_gpu = module is backends.triton and not INTERPRETED
-        reason = module.supports(smallest)
-        runs_here = pytest.mark.skipif(reason is not None, reason=str(reason))
-        yield pytest.param(dispatch.name(module), marks=gpu if needs_gpu else runs_here)
+        name = dispatch.name(module)
+        if _device(name) == "cuda":
+            missing = not torch.cuda.is_available()
+            marks = [
+                pytest.mark.gpu,
+                pytest.mark.skipif(missing, reason="there is no CUDA device"),
+            ]
+        else:
+            reason = module.supports(smallest) if name != "cuda" else None
+            marks = [pytest.mark.skipif(reason is not None, reason=str(reason))]
+        yield pytest.param(name, marks=marks)
 
 
-def _on_its_device(name):
-    """While a test runs, new tensors are where the backend wants them, the reference's too."""
-    needs_gpu = name == "triton" and not INTERPRETED
-    with torch.device("cuda" if needs_gpu else "cpu"):
+def _where_it_runs(request):
+    """While a test runs, new tensors are where the backend wants them, the reference's too.
+
+    Every test of the emulated backend has threads run in an order of its own.
+    """
+    name = request.param
+    if name == "cuda" and _device(name) == "cpu":
+        order = zlib.crc32(request.node.nodeid.encode())
+        emulation.install(request.getfixturevalue("monkeypatch"), order, longest=2)
+    with torch.device(_device(name)):
         yield name
 
 
 @pytest.fixture(params=_backends())
 def backend(request):
     """The name of every backend in turn; see :func:`helpers.skip_unless_supported`."""
-    yield from _on_its_device(request.param)
+    yield from _where_it_runs(request)
 
 
 @pytest.fixture(params=_backends("forward"))
 def fused_backend(request):
     """The name of every backend that implements the sequence op, in turn."""
-    yield from _on_its_device(request.param)
+    yield from _where_it_runs(request)
 
 
 @pytest.fixture(params=[parameter for parameter in _backends() if "triton" in parameter.values])
 def triton_backend(request):
     """The name "triton", where its kernels run."""
-    yield from _on_its_device(request.param)
+    yield from _where_it_runs(request)
 
 
 @pytest.fixture

@@ -156,7 +156,7 @@ def test_lengths_where_there_is_no_padding():
 
 @pytest.mark.parametrize("cls", [fastlstm.LSTM, fastlstm.LSTMCell])
 def test_unknown_backend(cls):
-    match = r"backend: expected 'auto', 'cpu', 'torch', 'triton', 'reference', got 'tpu'"
+    match = r"backend: expected 'auto', 'cpu', 'torch', 'cuda', 'triton', 'reference', got 'tpu'"
     with pytest.raises(ValueError, match=match):
         cls(3, 4, backend="tpu")
 

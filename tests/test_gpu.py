@@ -1,11 +1,15 @@
-"""What only a CUDA device can show: capture in a CUDA graph, and autocast.
+"""What only a CUDA device can show: CUDA graphs, streams, several devices, compilers, autocast.
 
 Run by ``pytest -m gpu``. These tests have not run on a GPU yet.
 """
 
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from helpers import assert_close
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastlstm
 
@@ -22,8 +26,13 @@ CASES = [
     ("reference", {"peephole": True, "bidirectional": True}, True),
     ("auto", {"peephole": True}, True),
     ("auto", {}, True),
+    ("cuda", {"peephole": True}, False),
+    ("cuda", {"num_layers": 2, "bidirectional": True}, True),
+    ("triton", {"peephole": True, "bidirectional": True}, True),
 ]
 T, B, I, H = 5, 3, 4, 6
+# Hidden units: as many as a persistent launch holds, and more than any GPU can.
+SIZES = [pytest.param(96, id="persistent"), pytest.param(4096, id="stepwise")]
 
 
 def _module(**options):
@@ -90,17 +99,97 @@ def test_captured_loss_of_a_video_model():
     torch.testing.assert_close(total, model.loss(frames, future).total)
 
 
+@pytest.mark.parametrize("H", SIZES)
+def test_on_another_stream(H):
+    """Work that the main stream has not finished is waited for, as by any op of torch."""
+    module = fastlstm.LSTM(I, H, peephole=True, device="cuda", backend="cuda")
+    x = torch.randn(T, B, I, device="cuda")
+    expected = torch.autograd.grad(module(x)[0].sum(), list(module.parameters()))
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(10_000_000)
+        delayed = torch.zeros_like(x).add_(x)  # zero for milliseconds to come
+        found = torch.autograd.grad(module(delayed)[0].sum(), list(module.parameters()))
+    torch.cuda.current_stream().wait_stream(stream)
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one CUDA device")
+@pytest.mark.parametrize("H", SIZES)
+def test_on_another_device(H):
+    """Than the current one, and of whatever kind."""
+    module = fastlstm.LSTM(I, H, peephole=True, backend="cuda")
+    x = torch.randn(T, B, I)
+    results = []
+    for device in ("cuda:0", "cuda:1"):
+        output, _ = module.to(device)(x.to(device))
+        output.sum().backward()
+        assert output.device == module.weight_hh_l0.grad.device == torch.device(device)
+        results.append((output.cpu(), module.weight_hh_l0.grad.cpu()))
+        module.zero_grad()
+        assert torch.cuda.current_device() == 0
+    for first, second in zip(*results, strict=True):
+        torch.testing.assert_close(first, second)
+
+
+def test_threads_launch_side_by_side():
+    """Threads of one process launch side by side, each on a stream of its own."""
+    module = fastlstm.LSTM(I, 96, peephole=True, device="cuda", backend="cuda")
+    x = torch.randn(T, B, I, device="cuda")
+    expected = module(x)[0]
+    torch.cuda.synchronize()
+
+    def run(_):
+        with torch.cuda.stream(torch.cuda.Stream()):
+            outputs = [module(x)[0] for _ in range(20)]
+            torch.cuda.current_stream().synchronize()
+        return outputs
+
+    with ThreadPoolExecutor(4) as pool:
+        found = [output for outputs in pool.map(run, range(4)) for output in outputs]
+    assert all(torch.equal(output, expected) for output in found)
+
+
+def test_packed_rows_wait_for_nothing():
+    module = fastlstm.LSTM(I, 96, peephole=True, device="cuda", backend="cuda")
+    x = torch.randn(T, B, I, device="cuda")
+    lengths = torch.tensor([5, 2, 1])
+    packed = pack_padded_sequence(x, lengths)
+    output, _ = module(packed)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again, _ = module(packed)
+        again.data.sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(output.data, again.data)
+    padded, _ = module(x, lengths=lengths.cuda())
+    torch.testing.assert_close(pad_packed_sequence(output)[0], padded)
+
+
+@pytest.mark.parametrize("H", SIZES)
+def test_compiled(compiled, H):
+    module = fastlstm.LSTM(I, H, peephole=True, device="cuda", backend="cuda")
+    x = torch.randn(T, B, I, device="cuda")
+    parameters = list(module.parameters())
+    found, expected = (
+        torch.autograd.grad(run(x)[0].sum(), parameters) for run in (compiled(module), module)
+    )
+    torch.testing.assert_close(found, expected)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["auto", "cuda", "triton"])
 @pytest.mark.parametrize("peephole", [False, True])
-def test_autocast(peephole, dtype):
-    module = _module(peephole=peephole)
+def test_autocast(peephole, backend, dtype):
+    module = _module(peephole=peephole, backend=backend)
     x = torch.randn(T, B, I, device="cuda")
     with torch.autocast("cuda", dtype=dtype):
         output, (_, c) = module(x)
     assert output.dtype == dtype and c.dtype == dtype
-    truth = module.double()(x.double())[0]
+    truth = copy.deepcopy(module).double()(x.double())[0]
     assert_close({"output": output}, {"output": truth}, 16 * torch.finfo(dtype).eps)
-    module.float()
     with torch.autocast("cuda", dtype=dtype):
         module(x)[0].float().sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in module.parameters())

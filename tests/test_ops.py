@@ -156,9 +156,10 @@ def test_explain_names_the_choice_and_every_reason():
     text = fastlstm.explain(fastlstm.LSTM(3, 4, device="meta"), torch.randn(7, 5, 3, device="meta"))
     assert "T=7 B=5 G=1 H=4 float32 on meta: runs on 'torch'" in text
     lines = {line.split()[0]: line for line in text.splitlines()[2:]}
-    assert list(lines) == ["cpu", "torch", "triton", "reference"]
+    assert list(lines) == ["cpu", "torch", "cuda", "triton", "reference"]
     assert lines["cpu"].endswith("no: runs on the cpu, not on meta")
     assert lines["torch"].endswith("chosen")
+    assert lines["cuda"].endswith("no: needs tensors on cuda, not on meta")
     assert "no: " in lines["triton"]
     assert lines["reference"].endswith("could run it")
 

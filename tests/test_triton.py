@@ -6,6 +6,7 @@ or on a GPU (`pytest -m gpu`).
 """
 
 from itertools import product
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 import fastlstm
 from fastlstm import dispatch
-from fastlstm.backends import triton
+from fastlstm.backends import cuda, gpu, triton
 from fastlstm.kernels import INTERPRETED, configurations
 from fastlstm.types import Problem
 
@@ -25,9 +26,11 @@ DIRECTIONS = [(False,), (True,), (False, True)]
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """A machine with triton and an H100, as far as ``supports`` looks."""
+    """A machine with triton and an H100, as far as ``supports`` looks, and no other kernels."""
     monkeypatch.setattr(triton, "_INSTALLED", True)
     monkeypatch.setattr(triton, "_capability", lambda: (9, 0))
+    monkeypatch.setattr(gpu, "capability", lambda: (9, 0))
+    monkeypatch.setattr(cuda, "kernels", SimpleNamespace(built=False, reason="this is a test"))
     monkeypatch.setattr(torch.version, "hip", None)
 
 
@@ -51,7 +54,6 @@ def test_on_the_cpu_the_error_names_the_interpreter():
         ({"dtype": torch.complex64}, "not torch.complex64"),
         ({"G": 33}, "at most 32 groups, not 33"),
         ({"proj_size": 5}, "proj_size=5"),
-        ({"batch_sizes": True}, "not a PackedSequence"),
         ({"reset": True}, "reset mask"),
         ({"return_all_cells": True}, "all cell states"),
     ],
@@ -78,8 +80,8 @@ def test_auto_on_a_gpu_prefers_cudnn_where_it_can(hopper):
     assert dispatch.select(LARGE._replace(whole_layers=False, peephole=False)) is triton
     plain = LARGE._replace(peephole=False)
     assert dispatch.name(dispatch.select(plain)) == "torch"
-    assert "could run it; not yet measured on a GPU" in dispatch.describe(plain)
-    assert "chosen; not yet measured on a GPU" in dispatch.describe(LARGE)
+    assert "could run it; it has not yet run on a GPU" in dispatch.describe(plain)
+    assert "not measured on this GPU; it has not yet run on a GPU" in dispatch.describe(LARGE)
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0), (10, 0), (12, 0)])

@@ -2,6 +2,7 @@
 // and the layout of the workspace.
 #pragma once
 
+#include "../course.h"
 #include "../lstm.h"
 #include "packing.h"
 #include "team.h"
@@ -135,31 +136,6 @@ inline int worthwhile_threads(const LstmShape& shape, int num_threads, int times
   const double flops = 8.0 * times * shape.T * shape.B * shape.G * shape.H * (shape.I + shape.H);
   return flops < 2e5 || flops < 8e3 * static_cast<double>(shape.T) ? 1 : num_threads;
 }
-
-// A row's way through time, in the order of the forward pass.
-struct Course {
-  int64_t length;
-  bool reverse;
-  const uint8_t* reset;  // of this row: at step t it is reset[t * rows]
-  int64_t rows;
-
-  Course(const LstmShape& shape, int64_t group, int64_t row)
-      : length(shape.lengths ? shape.lengths[row] : shape.T),
-        reverse(shape.reverse[group]),
-        reset(shape.reset ? shape.reset + row : nullptr),
-        rows(shape.B) {}
-
-  bool visits(int64_t t) const { return t < length; }
-  int64_t first() const { return reverse ? length - 1 : 0; }
-  int64_t last() const { return reverse ? 0 : length - 1; }
-  int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
-  int64_t after(int64_t t) const { return reverse ? t - 1 : t + 1; }
-  // Whether no state comes from the step before t, or, if t is the first one, from outside.
-  bool starts_afresh(int64_t t) const {
-    const int64_t border = reverse ? t + 1 : t;
-    return reset && border < length && reset[border * rows];
-  }
-};
 
 // Deals the rows out among `parts` threads, so that at every step each thread has about as many
 // rows that go on as any other: order[i] is the row at place i of their shares.

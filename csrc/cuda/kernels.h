@@ -7,6 +7,7 @@
 // may be the first 4H columns of `reserve`, which are then overwritten. Past a row's length they
 // are zero. dbias and dweight_ch are sums over the time steps and over one tile of the batch:
 // (tiles, G, ...) float, in the order of the tiles; a sum of those in that order is the gradient.
+// G is at most 256.
 //
 // A launcher enqueues its work on a stream and returns. It neither waits nor allocates, so it can
 // be captured in a CUDA graph. It throws CudaError if the driver refuses.
@@ -40,7 +41,8 @@ enum class Products : int { tf32 = 0, tf32x3 = 1 };
 // one group and one tile of the batch, keep their part of W_hh on chip, and meet at a barrier of
 // their own each step.
 struct Plan {
-  const char* refusal;  // null, or why the shape does not fit on the device; the rest is then 0
+  const char* refusal;  // null, or why the shape does not fit on the device; the rest is then 0.
+                        // The words are good until this thread makes its next plan
   int kernel;           // which instantiation
   int units;            // hidden units of one block
   int slices;           // blocks of one barrier
@@ -49,6 +51,9 @@ struct Plan {
   int k_warps;          // warps among which a sum over k is split
   int register_steps;   // steps along k whose weights are in registers, for each warp
   int shared_steps;     // and in shared memory
+  int chunk_steps;      // steps along k, of each warp, that one copy of the operand brings
+  int stages;           // such copies that have room in shared memory; 0: one block has the whole
+                        // operand, which never leaves its shared memory
   size_t shared_bytes;  // dynamic shared memory of a block
 };
 
@@ -77,8 +82,9 @@ void cell_forward(const LstmForward& call, int64_t step, const void* hgates, voi
 // from the gradient of c into that of c'. Writes this step's digates, and the same (G, B, 4H) to
 // `dhgates`, which the caller multiplies by W_hh to get the next `dh`: zero where a row has no such
 // step or a reset ends there; `dh` itself turns to what passes a row by, 0 where the step is real.
-// dbias and dweight_ch (tiles = 1) are added to. cx is read; dhx, dcx, workspace are not.
-void cell_backward(const LstmBackward& call, int64_t step, const void* dhgates, void* dh, void* dc,
+// dbias and dweight_ch (tiles = 1; double for float64) are added to. cx is read; dhx, dcx,
+// workspace are not.
+void cell_backward(const LstmBackward& call, int64_t step, void* dhgates, void* dh, void* dc,
                    int device, void* stream);
 
 // Of the device of that number; throws CudaError where there is no driver.

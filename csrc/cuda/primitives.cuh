@@ -86,9 +86,11 @@ __device__ __forceinline__ void multiply_add(Tf32, float (&d)[4], const uint32_t
 }
 
 // The bits of a float rounded to nearest as products of tf32 read it; the rest of them are zero.
+// Volatile: else what is made of weights in registers is made once, before a loop over time, and
+// kept in as many registers again.
 __device__ __forceinline__ uint32_t round_to_tf32(float value) {
   uint32_t bits;
-  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
+  asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
   return bits;
 }
 

@@ -3,9 +3,9 @@
 Where W_hh fits on one multiprocessor, the recurrence is a single launch each way
 (``lstm_forward``, ``lstm_backward``); elsewhere, and for a single step, it is a matrix product by
 cuBLAS and a fused cell (``lstm_cell``) a step. The input projection and the gradients of weights
-and input are matrix products over the whole sequence. All products in float32 follow
-``torch.backends.cuda.matmul`` (TF32 only by request; cuDNN, and so ``nn.LSTM``, uses TF32 unless
-told not to). No gradient is summed up by atomics: two runs give the same bits.
+and input are matrix products over the whole sequence. The kernels' products of float32
+are TF32 where cuDNN's, and so ``nn.LSTM``'s, are; those by torch follow
+``torch.backends.cuda.matmul``. No gradient is summed up by atomics: two runs give the same bits.
 
 Nothing waits for the GPU, and no loop over steps allocates: after one call, which compiles, a call
 can be captured by ``torch.cuda.graph``. That is left to the user, since only who owns the tensors
@@ -22,14 +22,12 @@ import torch
 from torch import Tensor
 
 from fastlstm import products
+from fastlstm.backends import gpu, memory, padding
 from fastlstm.kernels import INTERPRETED
 from fastlstm.types import Problem
 
-UNMEASURED = "not yet measured on a GPU"
-
-_INSTALLED = find_spec("triton") is not None
-_CAPABILITY = (8, 0)  # the oldest with bfloat16, asynchronous copies and 99 KiB a block
 _GROUPS = 32  # their directions are bits of one word
+_INSTALLED = find_spec("triton") is not None
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -45,17 +43,13 @@ def supports(problem: Problem) -> str | None:
     if problem.dtype not in _DTYPES:
         return f"has floating-point numbers of 16 to 64 bits, not {problem.dtype}"
     if problem.device == "cuda":
-        if torch.version.hip is not None:
-            return "was written for NVIDIA GPUs, not for ROCm"
-        found = _capability()
-        if found < _CAPABILITY:
-            return f"needs compute capability 8.0 or later, not {found[0]}.{found[1]}"
+        reason = gpu.refusal(_capability())
+        if reason is not None:
+            return reason
     if problem.G > _GROUPS:
         return f"takes at most {_GROUPS} groups, not {problem.G}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
-    if problem.batch_sizes:
-        return "reads padded batches with lengths, not a PackedSequence"
     if problem.reset or problem.return_all_cells:
         return "has neither a reset mask nor all cell states"
     return None
@@ -63,45 +57,14 @@ def supports(problem: Problem) -> str | None:
 
 def _capability() -> tuple[int, int]:
     """Of the current GPU; of an H100 under the interpreter, which has no limits."""
-    if INTERPRETED:
-        return 9, 0
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
-    return properties.major, properties.minor
-
-
-def _precision() -> str:
-    """Of float32 products in kernels: TF32 where ``torch.mm`` may use it, else nearly float32."""
-    matmul = torch.backends.cuda.matmul
-    if hasattr(matmul, "fp32_precision"):  # since torch 2.9
-        return "tf32" if matmul.fp32_precision == "tf32" else "tf32x3"
-    return "tf32" if matmul.allow_tf32 else "tf32x3"
-
-
-def _sums(dtype: torch.dtype) -> torch.dtype:
-    """What is summed up in, and what c is kept in."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _stack(weights: Sequence[Tensor]) -> Tensor | None:
-    """One parameter of all groups, contiguous, the group first; a copy if there are several."""
-    if not weights:
-        return None
-    return torch.stack(tuple(weights)) if len(weights) > 1 else weights[0].contiguous()[None]
-
-
-def _unit_stride(tensor: Tensor) -> Tensor:
-    """With neighbours side by side in the last dimension; the others may have any stride."""
-    return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
-
-
-def _contiguous(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.contiguous()
+    return (9, 0) if INTERPRETED else gpu.capability()
 
 
 def _bits(flags: Sequence[bool]) -> int:
     return sum(1 << group for group, flag in enumerate(flags) if flag)
 
 
+@padding.forward
 def forward(
     input: Tensor,
     weight_ih: Sequence[Tensor],
@@ -118,8 +81,8 @@ def forward(
     reset: Tensor | None,
     train: bool,
     return_all_cells: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(y, hy, cy, cells, reserve); reserve (T, B, G, 5H) is empty unless ``train``.
+) -> tuple[Tensor, ...]:
+    """(y, hy, cy, cells, reserve); reserve (T, B, G, 5H) or (N, G, 5H) is empty unless ``train``.
 
     What :func:`supports` refuses is None, empty or false, and cells are empty.
     """
@@ -135,11 +98,11 @@ def forward(
     if y.numel() == 0:
         return y, hy, cy, nothing, reserve
 
-    w_ih = _stack(weight_ih)
+    w_ih = gpu.stack(weight_ih)
     if w_ih is not None:
-        input = products.project(input, w_ih, _stack(bias_ih), _stack(bias_hh))
-    igates, lengths = _unit_stride(input), _contiguous(lengths)
-    w_hh, w_ch = _stack(weight_hh), _stack(weight_ch)
+        input = products.project(input, w_ih, gpu.stack(bias_ih), gpu.stack(bias_hh))
+    igates, lengths = memory.unit_stride(input), gpu.contiguous(lengths)
+    w_hh, w_ch = gpu.stack(weight_hh), gpu.stack(weight_ch)
     assert w_hh is not None
     filled = reserve if train else None
     configuration = single_launch(_capability(), y.element_size(), H) if T > 1 else None
@@ -157,12 +120,12 @@ def forward(
                 cy,
                 filled,
                 reverse=_bits(reverse),
-                precision=_precision(),
+                precision=gpu.precision(),
                 configuration=configuration,
             )
             return y, hy, cy, nothing, reserve
         hy.copy_(hx)
-        c = cx.to(_sums(cx.dtype), copy=True, memory_format=torch.contiguous_format)
+        c = cx.to(gpu.sums(cx.dtype), copy=True, memory_format=torch.contiguous_format)
         hgates = hy.new_empty(G, B, 4 * H)
         for step in range(T):
             torch.bmm(hy, w_hh.transpose(1, 2), out=hgates)
@@ -173,6 +136,7 @@ def forward(
     return y, hy, cy, nothing, reserve
 
 
+@padding.backward
 def backward(
     dy: Tensor | None,
     dhy: Tensor | None,
@@ -207,7 +171,7 @@ def backward(
         zeros = [y.new_zeros(s if need else 0) for s, need in zip(sizes, needs, strict=True)]
         return *zeros, torch.empty_like(hx), torch.empty_like(cx)
 
-    lengths = _contiguous(lengths)
+    lengths = gpu.contiguous(lengths)
     dgates, dweight_ch, dhx, dcx = _recurrence(
         dy, dhy, dcy, reserve, weight_hh, weight_ch, cx, reverse, lengths, needs[4]
     )
@@ -217,9 +181,9 @@ def backward(
     if needs[1]:
         dweight_ih = products.dweight_ih(dgates, input, lengths)
     if needs[2]:
-        dbias = dgates.sum((0, 1), dtype=_sums(y.dtype)).to(y.dtype)
+        dbias = dgates.sum((0, 1), dtype=gpu.sums(y.dtype)).to(y.dtype)
     if needs[3]:
-        dweight_hh = products.dweight_hh(dgates, y, hx, reverse, lengths)
+        dweight_hh = products.dweight_hh(dgates, y, hx, reverse, lengths, reset)
     dweight_ch = y.new_empty(0) if dweight_ch is None else dweight_ch.sum(0).to(y.dtype)
     return dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx
 
@@ -242,21 +206,21 @@ def _recurrence(
     from fastlstm.kernels.lstm_cell import lstm_cell_backward
 
     T, B, G, five_h = reserve.shape
-    H, sums = five_h // 5, _sums(reserve.dtype)
+    H, sums = five_h // 5, gpu.sums(reserve.dtype)
     configuration = single_launch(_capability(), reserve.element_size(), H) if T > 1 else None
     tiles = -(-B // (configuration or CELL).block_b)
     dweight_ch = reserve.new_zeros(tiles, G, 3 * H, dtype=sums) if needs_weight_ch else None
     dgates = reserve.new_empty(T, B, G, 4 * H)
-    dy = None if dy is None else _unit_stride(dy)
-    w_hh, w_ch, cx = _stack(weight_hh), _stack(weight_ch), cx.contiguous()
+    dy = None if dy is None else memory.unit_stride(dy)
+    w_hh, w_ch, cx = gpu.stack(weight_hh), gpu.stack(weight_ch), cx.contiguous()
     assert w_hh is not None
     with torch.cuda.device_of(reserve):
         if configuration is not None:
             dhx, dcx = torch.empty_like(cx), torch.empty_like(cx)
             lstm_backward(
                 dy,
-                _contiguous(dhy),
-                _contiguous(dcy),
+                gpu.contiguous(dhy),
+                gpu.contiguous(dcy),
                 reserve,
                 w_hh,
                 w_ch,
@@ -267,7 +231,7 @@ def _recurrence(
                 dcx,
                 dweight_ch,
                 reverse=_bits(reverse),
-                precision=_precision(),
+                precision=gpu.precision(),
                 configuration=configuration,
             )
             return dgates, dweight_ch, dhx, dcx

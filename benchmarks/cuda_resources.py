@@ -1,0 +1,106 @@
+"""What the CUDA kernels take of a GPU: registers, stack and shared memory, without a GPU.
+
+    python -m benchmarks.cuda_resources [FILE] [--json FILE]
+
+Reads the machine code in the built module (fastlstm._C, or FILE, which may be any file by nvcc)
+with cuobjdump, of the CUDA toolkit or of triton. Shared memory is what a kernel has for itself;
+what a launch asks for besides is the plan's ``shared_bytes``. The exit status is 1 if a kernel has
+a stack: registers that did not fit were spilled to it, or an array was indexed at run time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Kernel(NamedTuple):
+    """One kernel as compiled for one architecture."""
+
+    name: str
+    architecture: int
+    registers: int
+    """of a thread"""
+    stack: int
+    """bytes of a thread"""
+    shared: int
+    """bytes of a block, without what the launch asks for"""
+
+
+def tool() -> str | None:
+    """The path of cuobjdump, or None where there is none."""
+    folders = ["/usr/local/cuda/bin"]
+    triton = find_spec("triton")
+    if triton is not None and triton.origin is not None:
+        folders.append(str(Path(triton.origin).parent / "backends" / "nvidia" / "bin"))
+    found = shutil.which("cuobjdump")
+    return found or shutil.which("cuobjdump", path=":".join(folders))
+
+
+def read(file: str | Path) -> list[Kernel]:
+    """The kernels of every architecture in a file that nvcc made.
+
+    Raises:
+        RuntimeError: there is no cuobjdump.
+    """
+    cuobjdump = tool()
+    if cuobjdump is None:
+        raise RuntimeError("cuobjdump: expected it on PATH, in the CUDA toolkit or in triton")
+    command = [cuobjdump, "-res-usage", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return parse(done.stdout)
+
+
+def parse(usage: str) -> list[Kernel]:
+    """The kernels that ``cuobjdump -res-usage`` printed."""
+    kernels, architecture, name = [], 0, ""
+    for line in usage.splitlines():
+        if found := re.match(r"arch = sm_(\d+)", line):
+            architecture = int(found[1])
+        elif found := re.match(r"\s*Function (\S+):", line):
+            name = found[1]
+        elif found := re.match(r"\s*REG:(\d+) STACK:(\d+) SHARED:(\d+) ", line):
+            kernels.append(Kernel(name, architecture, *map(int, found.groups())))
+    return kernels
+
+
+def demangled(kernels: list[Kernel]) -> list[Kernel]:
+    """With names as in the source, without types of arguments, where c++filt can tell them."""
+    if shutil.which("c++filt") is None:
+        return kernels
+    names = "\n".join(kernel.name for kernel in kernels)
+    done = subprocess.run(["c++filt"], input=names, capture_output=True, text=True, check=True)
+    short = [re.sub(r"^void |fastlstm::cuda::|\(.*\)$", "", n) for n in done.stdout.splitlines()]
+    return [kernel._replace(name=n) for kernel, n in zip(kernels, short, strict=True)]
+
+
+def main() -> None:
+    """Parse arguments, print the table, and write JSON if asked to."""
+    from fastlstm import _C
+
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("file", nargs="?", default=_C.__file__)
+    parser.add_argument("--json", help="file to write the rows to")
+    arguments = parser.parse_args()
+    kernels = sorted(demangled(read(arguments.file)))
+    if not kernels:
+        raise SystemExit(f"{arguments.file} has no CUDA kernels: {_C.cuda.reason}")
+    width = max(len(kernel.name) for kernel in kernels)
+    print(f"{'kernel':<{width}}{'sm':>5}{'registers':>11}{'stack':>7}{'shared':>8}")
+    for kernel in kernels:
+        print(f"{kernel.name:<{width}}{kernel.architecture:>5}{kernel.registers:>11}", end="")
+        print(f"{kernel.stack:>7}{kernel.shared:>8}{'  spills' if kernel.stack else ''}")
+    if arguments.json:
+        rows = [kernel._asdict() for kernel in kernels]
+        Path(arguments.json).write_text(json.dumps({"rows": rows}, indent=1))
+    raise SystemExit(any(kernel.stack for kernel in kernels))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,240 @@
+// One step of the LSTM where W_hh does not fit on chip: what lies between two matrix products.
+//
+// Both kernels read and write each number once, neighbours in a warp for neighbours in memory, and
+// are bound by that: forward with reserve 16 numbers and two floats of a hidden unit, at
+// 3.35 TB/s on an H100 some 3 us for H = 4096, B = 64 in bfloat16, backward as much (model).
+//
+// Compiled for sm_80, sm_90 and sm_100, and run under emulation on a CPU. They have not yet run on
+// a GPU.
+#include "course.h"
+#include "cuda/elements.cuh"
+#include "cuda/launch.h"
+#include "cuda/recurrence.h"
+
+namespace fastlstm::cuda {
+namespace {
+
+constexpr int kUnits = 32;  // of a block of the backward pass; its other threads are rows
+
+struct GroupFlags {
+  uint32_t words[kMaxGroups / 32];
+
+  explicit GroupFlags(const LstmShape& shape) : words{} {
+    if (shape.G > kMaxGroups) {
+      throw std::invalid_argument("G: expected at most " + std::to_string(kMaxGroups) +
+                                  " groups, got " + std::to_string(shape.G));
+    }
+    for (int64_t g = 0; g < shape.G; ++g) {
+      if (shape.reverse[g]) words[g / 32] |= uint32_t{1} << g % 32;
+    }
+  }
+  __device__ __forceinline__ bool operator[](int group) const {
+    return words[group / 32] >> group % 32 & 1;
+  }
+};
+
+struct CellForward {
+  LstmForward call;
+  GroupFlags reverse;
+  int64_t step;
+  const void* hgates;
+  void *h, *c;
+};
+
+struct CellBackward {
+  LstmBackward call;
+  GroupFlags reverse;
+  int64_t step;
+  void *dhgates, *dh, *dc;
+};
+
+template <class Stored>
+__device__ __forceinline__ Peepholes<Sum<Stored>> load_peepholes(const LstmShape& shape,
+                                                                 const LstmWeight& weight_ch,
+                                                                 int group, int unit) {
+  if (!weight_ch.data) return {};
+  const Stored* weight =
+      static_cast<const Stored*>(weight_ch.data) + group * weight_ch.stride + unit;
+  return {to_sum(weight[0]), to_sum(weight[shape.H]), to_sum(weight[2 * shape.H])};
+}
+
+__device__ __forceinline__ Course course_of(const LstmShape& shape, bool reverse, int row) {
+  return Course(shape, row, reverse, shape.lengths ? shape.lengths[row] : shape.T);
+}
+
+// A thread has one unit of one row; blocks count units of a row first.
+template <class Stored>
+__global__ void __launch_bounds__(kThreads)
+    cell_forward_kernel(const __grid_constant__ CellForward arguments) {
+  using Number = Sum<Stored>;
+  const LstmForward& call = arguments.call;
+  const LstmShape& shape = call.shape;
+  const int H = static_cast<int>(shape.H), B = static_cast<int>(shape.B);
+  const int parts = (H + kThreads - 1) / kThreads, state = blockIdx.x / parts;
+  const int group = state / B, row = state % B;
+  const int unit = blockIdx.x % parts * kThreads + threadIdx.x;
+  if (unit >= H) return;
+  const bool reverse = arguments.reverse[group];
+  const int64_t t = reverse ? shape.T - 1 - arguments.step : arguments.step;
+  const int64_t at = (t * B + row) * shape.G + group;
+  Stored* y = static_cast<Stored*>(call.y) + at * H + unit;
+  Stored* cells = static_cast<Stored*>(call.cells) + at * H + unit;
+  const Course course = course_of(shape, reverse, row);
+  if (!course.visits(t)) {
+    store(y, Number{0});
+    if (call.cells) store(cells, Number{0});
+    return;
+  }
+  const Stored* igates = static_cast<const Stored*>(call.input) + t * call.input_stride[0] +
+                         row * call.input_stride[1] + group * call.input_stride[2] + unit;
+  Number* c_of_row = static_cast<Number*>(arguments.c) + int64_t{state} * H + unit;
+  Gates<Number> gates = {to_sum(igates[0]), to_sum(igates[H]), to_sum(igates[2 * H]),
+                         to_sum(igates[3 * H])};
+  Number c = 0;
+  if (!course.starts_afresh(t)) {
+    const Stored* hgates =
+        static_cast<const Stored*>(arguments.hgates) + int64_t{state} * 4 * H + unit;
+    c = *c_of_row;
+    gates.i += to_sum(hgates[0]);
+    gates.f += to_sum(hgates[H]);
+    gates.g += to_sum(hgates[2 * H]);
+    gates.o += to_sum(hgates[3 * H]);
+  }
+  const Peepholes<Number> weight = load_peepholes<Stored>(shape, call.weight_ch, group, unit);
+  const Number h = call.weight_ch.data
+                       ? fastlstm::cell_forward<GateMath<Number>, true>(gates, weight, c)
+                       : fastlstm::cell_forward<GateMath<Number>, false>(gates, weight, c);
+  *c_of_row = c;
+  store(static_cast<Stored*>(arguments.h) + int64_t{state} * H + unit, h);
+  store(y, h);
+  if (call.cells) store(cells, c);
+  if (call.reserve) {
+    Stored* reserve = static_cast<Stored*>(call.reserve) + at * 5 * H + unit;
+    store(reserve, gates.i);
+    store(reserve + H, gates.f);
+    store(reserve + 2 * H, gates.g);
+    store(reserve + 3 * H, gates.o);
+    store(reserve + 4 * H, c);
+  }
+}
+
+// A block has kUnits units of a group, for all rows, so that sums over rows need no atomics: a
+// thread adds up every 8th row, and those of a unit are added in order.
+template <class Stored>
+__global__ void __launch_bounds__(kThreads)
+    cell_backward_kernel(const __grid_constant__ CellBackward arguments) {
+  using Number = Sum<Stored>;
+  const LstmBackward& call = arguments.call;
+  const LstmShape& shape = call.shape;
+  const int H = static_cast<int>(shape.H), parts = (H + kUnits - 1) / kUnits;
+  const int group = blockIdx.x / parts;
+  const int unit = blockIdx.x % parts * kUnits + threadIdx.x % kUnits;
+  const bool reverse = arguments.reverse[group];
+  const int64_t t = reverse ? shape.T - 1 - arguments.step : arguments.step;
+  const Peepholes<Number> weight =
+      unit < H ? load_peepholes<Stored>(shape, call.weight_ch, group, unit) : Peepholes<Number>{};
+  Gates<Number> dbias = {};
+  Peepholes<Number> dpeepholes = {};
+  for (int row = threadIdx.x / kUnits; unit < H && row < shape.B; row += kThreads / kUnits) {
+    const int64_t state = group * shape.B + row, at = (t * shape.B + row) * shape.G + group;
+    Stored* digates = static_cast<Stored*>(call.dinput) + t * call.dinput_stride[0] +
+                      row * call.dinput_stride[1] + group * call.dinput_stride[2] + unit;
+    Stored* dhgates = static_cast<Stored*>(arguments.dhgates) + state * 4 * H + unit;
+    const Course course = course_of(shape, reverse, row);
+    Gates<Number> d = {};
+    bool crosses = false;  // the gradient, to the step before
+    if (course.visits(t)) {
+      Number* dh_of_row = static_cast<Number*>(arguments.dh) + state * H + unit;
+      Number* dc_of_row = static_cast<Number*>(arguments.dc) + state * H + unit;
+      const Stored* reserve = static_cast<const Stored*>(call.reserve) + at * 5 * H + unit;
+      crosses = !course.starts_afresh(t);
+      Number c_prev = 0, dh = *dh_of_row, dc = *dc_of_row;
+      if (crosses && t == course.first()) {
+        c_prev = to_sum(static_cast<const Stored*>(call.cx)[state * H + unit]);
+      } else if (crosses) {
+        c_prev = to_sum(reserve[((course.before(t) - t) * shape.B * shape.G * 5 + 4) * H]);
+      }
+      if (call.dy) {
+        dh += to_sum(
+            static_cast<const Stored*>(call.dy)[t * call.dy_stride[0] + row * call.dy_stride[1] +
+                                                group * call.dy_stride[2] + unit]);
+      }
+      if (call.dcells) dc += to_sum(static_cast<const Stored*>(call.dcells)[at * H + unit]);
+      const Gates<Number> gates = {to_sum(reserve[0]), to_sum(reserve[H]), to_sum(reserve[2 * H]),
+                                   to_sum(reserve[3 * H])};
+      const Number c = to_sum(reserve[4 * H]);
+      d = call.weight_ch.data ? fastlstm::cell_backward<GateMath<Number>, true>(
+                                    gates, c_prev, c, dh, weight, dc, dpeepholes)
+                              : fastlstm::cell_backward<GateMath<Number>, false>(
+                                    gates, c_prev, c, dh, weight, dc, dpeepholes);
+      *dh_of_row = 0;
+      *dc_of_row = crosses ? dc : 0;
+      dbias.i += d.i, dbias.f += d.f, dbias.g += d.g, dbias.o += d.o;
+    }
+    const Number of_gate[4] = {d.i, d.f, d.g, d.o};
+#pragma unroll
+    for (int gate = 0; gate < 4; ++gate) {
+      store(digates + gate * H, of_gate[gate]);
+      store(dhgates + gate * H, crosses ? of_gate[gate] : 0);
+    }
+  }
+
+  constexpr int kGradients = 7;
+  const Number of_thread[kGradients] = {dbias.i,      dbias.f,      dbias.g,     dbias.o,
+                                        dpeepholes.i, dpeepholes.f, dpeepholes.o};
+  auto* shared = reinterpret_cast<Number*>(dynamic_shared());
+#pragma unroll
+  for (int i = 0; i < kGradients; ++i) shared[i * kThreads + threadIdx.x] = of_thread[i];
+  __syncthreads();
+  if (threadIdx.x >= kUnits || unit >= H) return;
+  for (int i = 0; i < kGradients; ++i) {
+    auto* of_call = static_cast<Number*>(i < 4 ? call.dbias : call.dweight_ch);
+    if (!of_call) continue;
+    Number total = 0;
+    for (int thread = threadIdx.x; thread < kThreads; thread += kUnits) {
+      total += shared[i * kThreads + thread];
+    }
+    of_call[(i < 4 ? group * 4 + i : group * 3 + i - 4) * shape.H + unit] += total;
+  }
+}
+
+template <class Arguments>
+using Kernel = void (*)(Arguments);
+
+// The kernel of a dtype, of one for each type that is stored.
+template <class Arguments>
+Kernel<Arguments> of_dtype(DType dtype, Kernel<Arguments> float32, Kernel<Arguments> float64,
+                           Kernel<Arguments> bfloat16, Kernel<Arguments> float16) {
+  const Kernel<Arguments> kernels[] = {float32, float64, bfloat16, float16};
+  return kernels[static_cast<int>(dtype)];
+}
+
+bool is_empty(const LstmShape& shape) { return shape.G == 0 || shape.B == 0 || shape.H == 0; }
+
+}  // namespace
+
+void cell_forward(const LstmForward& call, int64_t step, const void* hgates, void* h, void* c,
+                  int device, void* stream) {
+  const LstmShape& shape = call.shape;
+  if (is_empty(shape)) return;
+  const DeviceGuard guard(device);
+  launch(of_dtype<CellForward>(shape.dtype, cell_forward_kernel<float>, cell_forward_kernel<double>,
+                               cell_forward_kernel<__nv_bfloat16>, cell_forward_kernel<__half>),
+         {shape.G * shape.B * ((shape.H + kThreads - 1) / kThreads), kThreads, 0, false, stream},
+         CellForward{call, GroupFlags(shape), step, hgates, h, c});
+}
+
+void cell_backward(const LstmBackward& call, int64_t step, void* dhgates, void* dh, void* dc,
+                   int device, void* stream) {
+  const LstmShape& shape = call.shape;
+  if (is_empty(shape)) return;
+  const DeviceGuard guard(device);
+  launch(
+      of_dtype<CellBackward>(shape.dtype, cell_backward_kernel<float>, cell_backward_kernel<double>,
+                             cell_backward_kernel<__nv_bfloat16>, cell_backward_kernel<__half>),
+      {shape.G * ((shape.H + kUnits - 1) / kUnits), kThreads,
+       kGradientBytes * (shape.dtype == DType::float64 ? 2u : 1u), false, stream},
+      CellBackward{call, GroupFlags(shape), step, dhgates, dh, dc});
+}
+
+}  // namespace fastlstm::cuda

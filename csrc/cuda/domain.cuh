@@ -1,0 +1,129 @@
+// A block's place in a launch: its group, its tile of the batch, its slice of the hidden units; the
+// barrier at which the slices of a tile meet; and what each row of the tile does at each step.
+#pragma once
+
+#include "course.h"
+#include "cuda/primitives.cuh"
+#include "cuda/recurrence.h"
+
+namespace fastlstm::cuda {
+
+// What a row does at a step.
+enum Flags : unsigned {
+  kAbsent = 1,   // there is no such row: the last tile may have fewer
+  kReads = 2,    // the step is within its length
+  kLast = 4,     // its last step, in the order of the forward pass
+  kFirst = 8,    // its first one
+  kAfresh = 16,  // no state comes into this step
+  kCuts = 32,    // what is carried from the step before, in the order of this pass, is dropped
+  kDue = 64,     // backward: it has had all its steps, and its dhx is now the product
+};
+
+class Domain {
+ public:
+  __device__ __forceinline__ Domain(const LstmShape& shape, const Recurrence& r)
+      : shape_(shape),
+        r_(r),
+        slice(blockIdx.x % r.slices),
+        tile(blockIdx.x / r.slices % r.tiles),
+        group(blockIdx.x / r.slices / r.tiles),
+        first_row(tile * r.tile_rows),
+        rows(min(r.tile_rows, static_cast<int>(shape.B) - first_row)),
+        reverse(r.reverse[group / 32] >> group % 32 & 1) {}
+
+  // Lengths and the flags of absent rows; before anything else is asked of the rows.
+  __device__ __forceinline__ void prepare() const {
+    int* lengths = reinterpret_cast<int*>(dynamic_shared() + r_.lengths);
+    for (int row = threadIdx.x; row < r_.passes * r_.pass_rows; row += kThreads) {
+      if (row < rows) {
+        lengths[row] = shape_.lengths ? static_cast<int>(shape_.lengths[first_row + row]) : steps();
+      } else {
+        for (int s = 0; s < kLaterFlags; ++s) *flags_at(s, row) = kAbsent;
+      }
+    }
+  }
+
+  __device__ __forceinline__ int length(int row) const {
+    return reinterpret_cast<const int*>(dynamic_shared() + r_.lengths)[row];
+  }
+  __device__ __forceinline__ unsigned flags(int s, int row) const { return *flags_at(s, row); }
+
+  // Step s of the forward pass, and of the backward pass, in time.
+  __device__ __forceinline__ int time_of(int s) const { return reverse ? steps() - 1 - s : s; }
+  __device__ __forceinline__ int time_from_end(int s) const {
+    return reverse ? s : steps() - 1 - s;
+  }
+  __device__ __forceinline__ int steps() const { return static_cast<int>(shape_.T); }
+
+  // The flags of step s, which are read after a __syncthreads. They overwrite those of four steps
+  // ago. Steps outside of 0..T do nothing, but that dhx is due at step T.
+  __device__ __forceinline__ void set_forward_flags(int s) const {
+    const int t = time_of(s);
+    for (int row = threadIdx.x; row < rows; row += kThreads) {
+      const Course course(shape_, first_row + row, reverse, length(row));
+      unsigned flags = 0;
+      if (s < steps() && course.visits(t)) {
+        flags = kReads;
+        if (t == course.last()) flags |= kLast;
+        if (course.starts_afresh(t)) flags |= kCuts;
+      }
+      *flags_at(s, row) = flags;
+    }
+  }
+  __device__ __forceinline__ void set_backward_flags(int s) const {
+    const int t = time_from_end(s);
+    for (int row = threadIdx.x; row < rows; row += kThreads) {
+      const Course course(shape_, first_row + row, reverse, length(row));
+      unsigned flags = 0;
+      if (s < steps() && course.visits(t)) {
+        flags = kReads;
+        if (t == course.first()) flags |= kFirst;
+        if (course.starts_afresh(t)) flags |= kAfresh;
+        if (t == course.last()) {
+          flags |= kLast;
+        } else if (course.starts_afresh(course.after(t))) {
+          flags |= kCuts;
+        }
+      } else if (s > 0 && course.length > 0 && time_from_end(s - 1) == course.first()) {
+        flags = kDue;
+        if (course.starts_afresh(course.first())) flags |= kCuts;
+      }
+      *flags_at(s, row) = flags;
+    }
+  }
+
+  // The barrier, if a tile has more blocks than one. Whatever the block wrote before the n-th
+  // `arrive` is seen by all of the tile's blocks after the n-th `wait`, counting from 1.
+  __device__ __forceinline__ void arrive() const {
+    if (r_.slices == 1) return;
+    __syncthreads();
+    if (threadIdx.x == 0) cuda::arrive(counter());
+  }
+  __device__ __forceinline__ void wait(int n) const {
+    if (r_.slices == 1) return;
+    if (threadIdx.x == 0) {
+      const unsigned all = static_cast<unsigned>(n) * r_.slices;
+      while (static_cast<int>(poll(counter()) - all) < 0) {
+      }
+    }
+    __syncthreads();
+  }
+
+ private:
+  __device__ __forceinline__ unsigned char* flags_at(int s, int row) const {
+    return dynamic_shared() + r_.flags + (s & (kLaterFlags - 1)) * r_.passes * r_.pass_rows + row;
+  }
+  __device__ __forceinline__ unsigned* counter() const {
+    return r_.counters + (group * r_.tiles + tile) * (kCounterBytes / sizeof(unsigned));
+  }
+
+  const LstmShape& shape_;
+  const Recurrence& r_;
+
+ public:
+  const int slice, tile, group;
+  const int first_row, rows;
+  const bool reverse;
+};
+
+}  // namespace fastlstm::cuda

@@ -1,0 +1,151 @@
+// The types that kernels store and multiply: how a number is read and written, and how two of them
+// make a sum. The rest of the kernels is the same for all.
+#pragma once
+
+#include "cell.h"
+#include "cuda/primitives.cuh"
+
+namespace fastlstm::cuda {
+
+// Of every type that is stored: a float or a double of it, and back.
+__device__ __forceinline__ float to_sum(__nv_bfloat16 stored) { return __bfloat162float(stored); }
+__device__ __forceinline__ float to_sum(__half stored) { return __half2float(stored); }
+__device__ __forceinline__ float to_sum(float stored) { return stored; }
+__device__ __forceinline__ double to_sum(double stored) { return stored; }
+
+template <class Stored>
+using Sum = decltype(to_sum(Stored{}));
+
+__device__ __forceinline__ void store(__nv_bfloat16* to, float value) {
+  *to = __float2bfloat16_rn(value);
+}
+__device__ __forceinline__ void store(__half* to, float value) { *to = __float2half_rn(value); }
+__device__ __forceinline__ void store(float* to, float value) { *to = value; }
+__device__ __forceinline__ void store(double* to, double value) { *to = value; }
+
+// Four numbers side by side, written at once.
+template <class Stored>
+struct alignas(4 * sizeof(Stored)) Four {
+  Stored numbers[4];
+};
+template <class Stored>
+__device__ __forceinline__ Four<Stored> four(float a, float b, float c, float d) {
+  Four<Stored> result;
+  store(&result.numbers[0], a);
+  store(&result.numbers[1], b);
+  store(&result.numbers[2], c);
+  store(&result.numbers[3], d);
+  return result;
+}
+
+// For cell.h. exp2 and the division in float are the hardware's: 2 units in the last place each.
+template <class Value_>
+struct GateMath;
+
+template <>
+struct GateMath<float> {
+  using Value = float;
+  __device__ __forceinline__ static float sigmoid(float x) {
+    return __fdividef(1.0f, 1.0f + __expf(-x));
+  }
+  __device__ __forceinline__ static float tanh(float x) { return ::tanhf(x); }
+};
+
+template <>
+struct GateMath<double> {
+  using Value = double;
+  __device__ __forceinline__ static double sigmoid(double x) { return 1 / (1 + ::exp(-x)); }
+  __device__ __forceinline__ static double tanh(double x) { return ::tanh(x); }
+};
+
+// The words of a fragment, as they are.
+struct PlainWords {
+  template <int kWords>
+  struct Words {
+    uint32_t of[kWords];
+  };
+  template <int kWords>
+  __device__ __forceinline__ static Words<kWords> words(const uint32_t (&from)[kWords]) {
+    Words<kWords> same;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) same.of[i] = from[i];
+    return same;
+  }
+};
+
+// An element of a product: `Stored` in memory, kPerWord in 32 bits of a fragment. `word` turns the
+// weights of a word, as they lie in memory, into it, and `operand` a number of the operand into
+// what is read of it. Words<n> are n words of a fragment as products want them, which `words`
+// makes; `multiply` adds the product of two fragments to d.
+template <class Number>
+struct HalfElement : PlainWords {
+  using Stored = Number;
+  using Bits = uint16_t;
+  static constexpr int kPerWord = 2;
+
+  __device__ __forceinline__ static uint32_t word(const Bits (&weights)[2]) {
+    return weights[0] | uint32_t{weights[1]} << 16;
+  }
+  __device__ __forceinline__ static float operand(float value) { return value; }
+  __device__ __forceinline__ static void multiply(float (&d)[4], const Words<4>& a,
+                                                  const Words<2>& b) {
+    multiply_add(Number{}, d, a.of, b.of);
+  }
+};
+
+using BFloat16Element = HalfElement<__nv_bfloat16>;
+using Float16Element = HalfElement<__half>;
+
+// float32 with 10 bits of mantissa in products.
+struct Tf32Element : PlainWords {
+  using Stored = float;
+  using Bits = float;
+  static constexpr int kPerWord = 1;
+
+  __device__ __forceinline__ static uint32_t word(const Bits (&weights)[1]) {
+    return round_to_tf32(weights[0]);
+  }
+  __device__ __forceinline__ static float operand(float value) {
+    return __uint_as_float(round_to_tf32(value));
+  }
+  __device__ __forceinline__ static void multiply(float (&d)[4], const Words<4>& a,
+                                                  const Words<2>& b) {
+    multiply_add(Tf32{}, d, a.of, b.of);
+  }
+};
+
+// float32 with 21 bits of mantissa in products: each number is the sum of two of 10 bits, and of
+// the four products the three that matter are made, the small ones first.
+struct Tf32x3Element {
+  using Stored = float;
+  using Bits = float;
+  static constexpr int kPerWord = 1;
+  template <int kWords>
+  struct Words {
+    uint32_t high[kWords], low[kWords];
+  };
+
+  __device__ __forceinline__ static uint32_t word(const Bits (&weights)[1]) {
+    return __float_as_uint(weights[0]);
+  }
+  __device__ __forceinline__ static float operand(float value) { return value; }
+  template <int kWords>
+  __device__ __forceinline__ static Words<kWords> words(const uint32_t (&from)[kWords]) {
+    Words<kWords> split;
+#pragma unroll
+    for (int i = 0; i < kWords; ++i) {
+      const float value = __uint_as_float(from[i]);
+      split.high[i] = round_to_tf32(value);
+      split.low[i] = round_to_tf32(value - __uint_as_float(split.high[i]));
+    }
+    return split;
+  }
+  __device__ __forceinline__ static void multiply(float (&d)[4], const Words<4>& a,
+                                                  const Words<2>& b) {
+    multiply_add(Tf32{}, d, a.low, b.high);
+    multiply_add(Tf32{}, d, a.high, b.low);
+    multiply_add(Tf32{}, d, a.high, b.high);
+  }
+};
+
+}  // namespace fastlstm::cuda

@@ -1,0 +1,210 @@
+// The forward pass: one cooperative launch runs the whole sequence, with W_hh resident on chip.
+//
+// Compiled for sm_80, sm_90 and sm_100, and run under emulation on a CPU. It has not yet run on a
+// GPU.
+//
+// A block owns `units` hidden units of one group, for one tile of the batch. At each step its warps
+// multiply h' by their weights (product.cuh, operand.cuh). Two tiles of 16 rows of weights hold the
+// gates i, f and g, o of 8 units, so a lane's sums of two tiles are the four gates of one unit for
+// two rows of the batch. Sums go through shared memory: there the k warps' parts meet, in a fixed
+// order, and threads take them over in an order that suits global memory, neighbours in a warp for
+// neighbours in a row. A thread has always the same unit, so its peepholes stay in registers; c is
+// in shared memory, in float, and never rounded. igates are read one pass ahead: at the end of a
+// step after the block has arrived at the barrier, so that their way from memory is hidden by it.
+//
+// Model of a step, in us: barrier 1.0 (none with one slice) + the operand's way (operand.cuh) +
+// products, 8 cycles each on one of 4 tensor cores, + 0.1 for sums and gates. H = 1024, B = 16 in
+// bfloat16 on an H100: 1.0 + 0.8.
+//
+// Tried: threads that finish the sums as products leave them, without shared memory. That saves
+// some 100 cycles with one k warp, costs as much with several, leaves the gates of B <= 8 at
+// H = 2048 to 2 of 8 warps, and reads igates and writes y in pieces of 16 bytes.
+#pragma once
+
+#include "cuda/share.cuh"
+
+namespace fastlstm::cuda {
+
+template <class Element, int kMTiles, int kNTiles, int kRegisterSteps>
+class Forward : Share<Element, kNTiles> {
+  using Base = Share<Element, kNTiles>;
+  using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::offset, Base::place,
+      Base::state, Base::carried, Base::shape_, Base::r_, Base::domain_, Base::operand_, Base::H_,
+      Base::unit_, Base::kPassRows;
+  using typename Base::Stored;
+  using Weights = Product<Element, kMTiles, kNTiles, kRegisterSteps>;
+  static constexpr int kWarpUnits = 4 * kMTiles;
+
+ public:
+  __device__ __forceinline__ explicit Forward(const ForwardArguments& arguments)
+      : Base(arguments.call.shape, arguments.recurrence),
+        call_(arguments.call),
+        weights_(r_),
+        peepholes_(this->load_peepholes(call_.weight_ch)) {}
+
+  __device__ __forceinline__ void run() {
+    load_weights();
+    domain_.prepare();
+    operand_.clear();
+    domain_.set_forward_flags(0);
+    __syncthreads();
+    start();
+    domain_.arrive();
+    fetch(0, 0);
+    for (int s = 0; s < domain_.steps(); ++s) {
+      domain_.wait(s + 1);
+      operand_.begin_step(s);
+      domain_.set_forward_flags(s + 1);
+      for (int pass = 0; pass < r_.passes; ++pass) {
+        operand_.begin_pass(pass);
+        typename Weights::Sums sums;
+        weights_.multiply(operand_, sums);
+        store_sums(sums);
+        __syncthreads();
+        finish(s, pass);
+        if (pass + 1 < r_.passes) fetch(s, pass + 1);
+      }
+      if (s + 1 == domain_.steps()) break;
+      domain_.arrive();
+      fetch(s + 1, 0);
+    }
+  }
+
+ private:
+  __device__ __forceinline__ void load_weights() {
+    const auto* weight = static_cast<const typename Element::Bits*>(call_.weight_hh.data) +
+                         domain_.group * call_.weight_hh.stride;
+    const int row_warp = threadIdx.x / 32 / r_.k_warps;
+    const int first_unit = domain_.slice * r_.units + row_warp * kWarpUnits;
+    weights_.load([&](int tile, int row, int k) {
+      const int gate = tile % 2 * 2 + row / 8, unit = first_unit + tile / 2 * 8 + row % 8;
+      using Bits = typename Element::Bits;
+      return unit < H_ && k < H_ ? weight[(gate * shape_.H + unit) * shape_.H + k] : Bits{};
+    });
+  }
+
+  // The state before the first step; and, of rows that have no step, after the last.
+  __device__ __forceinline__ void start() {
+    for_each_row([&](int row) {
+      const Stored h = in(call_.hx)[state(row)], c = in(call_.cx)[state(row)];
+      carried(row) = to_sum(c);
+      write_operand(0, row, to_sum(h));
+      if (domain_.length(row) == 0) {
+        out(call_.hy)[state(row)] = h;
+        out(call_.cy)[state(row)] = c;
+      }
+    });
+  }
+
+  // Sets out to read the igates of a pass.
+  __device__ __forceinline__ void fetch(int s, int pass) {
+    const int t = domain_.time_of(s);
+    for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
+      if (!(flags & kReads)) return;
+      const Stored* igates = in(call_.input) + offset(call_.input_stride, t, row);
+#pragma unroll
+      for (int gate = 0; gate < 4; ++gate) igates_[j][gate] = igates[gate * shape_.H];
+    });
+  }
+
+  __device__ __forceinline__ void store_sums(const typename Weights::Sums& sums) const {
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    const int unit = warp / r_.k_warps * kWarpUnits + lane / 4;
+    const int row = warp % r_.k_warps * kPassRows + lane % 4 * 2;
+#pragma unroll
+    for (int m = 0; m < kMTiles; m += 2) {
+#pragma unroll
+      for (int n = 0; n < kNTiles; ++n) {
+#pragma unroll
+        for (int j = 0; j < 2; ++j) {
+          sum(row + n * 8 + j, unit + m * 4) = make_float4(
+              sums[m][n][j], sums[m][n][2 + j], sums[m + 1][n][j], sums[m + 1][n][2 + j]);
+        }
+      }
+    }
+  }
+
+  // The LSTM cell, on the sums of a pass.
+  __device__ __forceinline__ void finish(int s, int pass) {
+    const int t = domain_.time_of(s);
+    for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
+      const int64_t at = place(t, row);
+      Stored* y = out(call_.y) + at * shape_.H + unit_;
+      Stored* cells = out(call_.cells) + at * shape_.H + unit_;
+      if (!(flags & kReads)) {
+        store(y, 0.0f);
+        if (call_.cells) store(cells, 0.0f);
+        // Only in a reversed group does a row start later than at step 0.
+        if (domain_.reverse) write_operand(s + 1, row, to_sum(in(call_.hx)[state(row)]));
+        return;
+      }
+      Gates<float> gates = {0, 0, 0, 0};
+      float c = 0;
+      if (!(flags & kCuts)) {
+        c = carried(row);
+        for (int k_warp = 0; k_warp < r_.k_warps; ++k_warp) {
+          const float4 part = sum(k_warp * kPassRows + row % kPassRows, threadIdx.x % r_.units);
+          gates.i += part.x, gates.f += part.y, gates.g += part.z, gates.o += part.w;
+        }
+      }
+      gates.i += to_sum(igates_[j][0]);
+      gates.f += to_sum(igates_[j][1]);
+      gates.g += to_sum(igates_[j][2]);
+      gates.o += to_sum(igates_[j][3]);
+      const float h = call_.weight_ch.data
+                          ? fastlstm::cell_forward<GateMath<float>, true>(gates, peepholes_, c)
+                          : fastlstm::cell_forward<GateMath<float>, false>(gates, peepholes_, c);
+      write_operand(s + 1, row, h);
+      carried(row) = c;
+      store(y, h);
+      if (call_.cells) store(cells, c);
+      if (call_.reserve) {
+        Stored* reserve = out(call_.reserve) + at * 5 * shape_.H + unit_;
+        store(reserve, gates.i);
+        store(reserve + shape_.H, gates.f);
+        store(reserve + 2 * shape_.H, gates.g);
+        store(reserve + 3 * shape_.H, gates.o);
+        store(reserve + 4 * shape_.H, c);
+      }
+      if (flags & kLast) {
+        store(out(call_.hy) + state(row), h);
+        store(out(call_.cy) + state(row), c);
+      }
+    });
+  }
+
+  __device__ __forceinline__ void write_operand(int s, int row, float h) const {
+    store(reinterpret_cast<Stored*>(operand_.row(s, row)) + unit_, Element::operand(h));
+  }
+  // The gates of a unit of the block; rows count through all k warps.
+  __device__ __forceinline__ float4& sum(int row, int unit) const {
+    return reinterpret_cast<float4*>(dynamic_shared() + r_.sums)[row * (r_.units + 1) + unit];
+  }
+
+  const LstmForward& call_;
+  Weights weights_;
+  const Peepholes<float> peepholes_;
+  Stored igates_[kThreadRows][4];
+};
+
+template <class Element, int kMTiles, int kNTiles, int kRegisterSteps>
+__global__ void __launch_bounds__(kThreads, 1)
+    forward_kernel(const __grid_constant__ ForwardArguments arguments) {
+  Forward<Element, kMTiles, kNTiles, kRegisterSteps>(arguments).run();
+}
+
+// The instantiation for variant `kernel` of a type of products.
+template <class Element>
+ForwardKernel forward_variant(int kernel) {
+  constexpr auto of = [](int k) { return variant(Direction::forward, k); };
+  constexpr Variant a = of(0), b = of(1), c = of(2), d = of(3);
+  constexpr ForwardKernel kernels[kVariants] = {
+      forward_kernel<Element, a.m_tiles, a.n_tiles, a.register_steps>,
+      forward_kernel<Element, b.m_tiles, b.n_tiles, b.register_steps>,
+      forward_kernel<Element, c.m_tiles, c.n_tiles, c.register_steps>,
+      forward_kernel<Element, d.m_tiles, d.n_tiles, d.register_steps>,
+  };
+  return kernels[kernel];
+}
+
+}  // namespace fastlstm::cuda

@@ -1,0 +1,101 @@
+// The launchers of the resident recurrence, and what they ask of a device.
+#include "cuda/launch.h"
+#include "cuda/recurrence.h"
+
+namespace fastlstm::cuda {
+namespace {
+
+size_t counter_bytes(const LstmShape& shape, const Plan& plan) {
+  return (shape.G * plan.tiles * kCounterBytes + 255) / 256 * 256;
+}
+
+// One block to a tile shares nothing with others.
+size_t workspace_bytes(const LstmShape& shape, const Plan& plan) {
+  if (plan.slices == 1) return 0;
+  const int64_t row =
+      int64_t{plan.k_warps} * (plan.register_steps + plan.shared_steps) * kStepBytes;
+  return (counter_bytes(shape, plan) + 2 * shape.G * shape.B * row + 255) / 256 * 256;
+}
+
+ForwardKernel kernel_of(const LstmForward& call, Products products, const Plan& plan) {
+  switch (call.shape.dtype) {
+    case DType::bfloat16:
+      return forward_bfloat16(plan.kernel);
+    case DType::float16:
+      return forward_float16(plan.kernel);
+    case DType::float32:
+      return products == Products::tf32 ? forward_tf32(plan.kernel) : forward_tf32x3(plan.kernel);
+    case DType::float64:
+      break;
+  }
+  throw std::invalid_argument("dtype: float64 has no resident kernel");
+}
+
+BackwardKernel kernel_of(const LstmBackward& call, Products products, const Plan& plan) {
+  switch (call.shape.dtype) {
+    case DType::bfloat16:
+      return backward_bfloat16(plan.kernel);
+    case DType::float16:
+      return backward_float16(plan.kernel);
+    case DType::float32:
+      return products == Products::tf32 ? backward_tf32(plan.kernel) : backward_tf32x3(plan.kernel);
+    case DType::float64:
+      break;
+  }
+  throw std::invalid_argument("dtype: float64 has no resident kernel");
+}
+
+template <class Arguments, class Call>
+void run(Direction direction, const Call& call, Products products, const Plan& plan, int device,
+         void* stream) {
+  if (plan.refusal) throw std::invalid_argument(std::string("plan: ") + plan.refusal);
+  const LstmShape& shape = call.shape;
+  if (shape.G == 0 || shape.B == 0 || shape.H == 0) return;
+  const DeviceGuard guard(device);
+  Arguments arguments{call, lay_out(direction, shape, plan)};
+  Recurrence& r = arguments.recurrence;
+  if (plan.slices > 1) {
+    // Counters start at 0, and so do the numbers that pad rows of the operand.
+    check(cudaMemsetAsync(call.workspace, 0, workspace_bytes(shape, plan),
+                          static_cast<cudaStream_t>(stream)),
+          "cudaMemsetAsync");
+    r.counters = static_cast<unsigned*>(call.workspace);
+    r.operands = static_cast<unsigned char*>(call.workspace) + counter_bytes(shape, plan);
+  }
+  launch(kernel_of(call, products, plan),
+         {shape.G * plan.tiles * plan.slices, kThreads, plan.shared_bytes, plan.slices > 1, stream},
+         arguments);
+}
+
+}  // namespace
+
+size_t forward_workspace(const LstmShape& shape, const Plan& plan) {
+  return workspace_bytes(shape, plan);
+}
+
+size_t backward_workspace(const LstmShape& shape, const Plan& plan) {
+  return workspace_bytes(shape, plan);
+}
+
+void forward(const LstmForward& call, Products products, const Plan& plan, int device,
+             void* stream) {
+  run<ForwardArguments>(Direction::forward, call, products, plan, device, stream);
+}
+
+void backward(const LstmBackward& call, Products products, const Plan& plan, int device,
+              void* stream) {
+  run<BackwardArguments>(Direction::backward, call, products, plan, device, stream);
+}
+
+Device device(int number) {
+  const auto attribute = [number](cudaDeviceAttr which) {
+    int value = 0;
+    check(cudaDeviceGetAttribute(&value, which, number), "cudaDeviceGetAttribute");
+    return value;
+  };
+  return {attribute(cudaDevAttrComputeCapabilityMajor),
+          attribute(cudaDevAttrComputeCapabilityMinor), attribute(cudaDevAttrMultiProcessorCount),
+          static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin))};
+}
+
+}  // namespace fastlstm::cuda

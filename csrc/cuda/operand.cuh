@@ -1,0 +1,141 @@
+// The operand of a step on its way from the workspace to the tensor cores.
+//
+// All blocks of a tile need all of it, and all wrote a part of it in the step before: it goes
+// through L2, two slots by turns, one written while the other is read. A block copies it to shared
+// memory in the order of the passes, a chunk of every k warp's steps at a time, by cp.async: 16
+// bytes a thread, all chunks for which there is room at once. With one block to a tile there is
+// nothing to share: the two slots are in its shared memory.
+//
+// A step costs one trip to L2 (0.6 us, of which copies that overlap hide the rest), and rows x
+// row_bytes at 42 bytes a ns and multiprocessor where all of them read.
+#pragma once
+
+#include "cuda/domain.cuh"
+
+namespace fastlstm::cuda {
+
+class Operand {
+ public:
+  __device__ __forceinline__ Operand(const LstmShape& shape, const Recurrence& r,
+                                     const Domain& domain)
+      : shape_(shape), r_(r), domain_(domain) {
+    const int lane = threadIdx.x % 32, k_warp = threadIdx.x / 32 % r.k_warps;
+    // Lanes of rows that do not exist read the last one that does.
+    lane_offset_ = min(lane % 8, r.stage_rows - 1) * row_stride() + lane / 8 * 16 +
+                   k_warp * r.chunk_steps * kStepBytes;
+  }
+
+  // Where the operand of step s has a row of the tile.
+  __device__ __forceinline__ unsigned char* row(int s, int row) const {
+    const int64_t slot = s & 1;
+    if (r_.stages == 0) {
+      return shared() + (slot * r_.passes * r_.pass_rows + row) * row_stride();
+    }
+    const int64_t before = (slot * shape_.G + domain_.group) * shape_.B + domain_.first_row;
+    return r_.operands + (before + row) * r_.row_bytes;
+  }
+
+  // What is in shared memory is cleared here, what is in the workspace by the launcher.
+  __device__ __forceinline__ void clear() const {
+    if (r_.stages) return;
+    const int bytes = 2 * r_.passes * r_.pass_rows * row_stride();
+    for (int i = threadIdx.x * 16; i < bytes; i += kThreads * 16) {
+      *reinterpret_cast<uint4*>(shared() + i) = make_uint4(0, 0, 0, 0);
+    }
+  }
+
+  // Before the first pass of a step: the first copies set out.
+  __device__ __forceinline__ void begin_step(int s) {
+    source_ = row(s, 0);
+    if (r_.stages == 0) return;
+    copy_pass_ = copy_chunk_ = copy_stage_ = stage_ = 0;
+    copy();
+    copy();
+  }
+
+  __device__ __forceinline__ void begin_pass(int pass) {
+    pass_ = pass;
+    steps_left_ = 0;
+  }
+
+  // Where this lane reads the next two steps of its k warp: 64 bytes of each row, of which
+  // load_matrices takes 16 at a lane. All threads ask for the same number of steps.
+  __device__ __forceinline__ const unsigned char* next() {
+    if (steps_left_ == 0) begin_chunk();
+    steps_left_ -= 2;
+    const unsigned char* at = at_;
+    at_ += 2 * kStepBytes;
+    return at;
+  }
+
+  // Bytes from a row to the next one in shared memory.
+  __device__ __forceinline__ int row_stride() const {
+    return r_.k_warps * r_.chunk_steps * kStepBytes + kRowPad;
+  }
+
+ private:
+  // The threads meet: the chunk has arrived, or the last h is written, for all of them; and all
+  // have read the chunk before, whose place the next copy takes.
+  __device__ __forceinline__ void begin_chunk() {
+    steps_left_ = r_.chunk_steps;
+    if (r_.stages == 0) {
+      __syncthreads();
+      at_ = source_ + pass_ * r_.pass_rows * row_stride() + lane_offset_;
+      return;
+    }
+    wait_copies<kStages - 2>();
+    __syncthreads();
+    copy();
+    at_ = shared() + stage_ * stage_bytes() + lane_offset_;
+    stage_ = stage_ + 1 == r_.stages ? 0 : stage_ + 1;
+  }
+
+  // Sends the next chunk on its way. The number of groups that are committed is the same for all
+  // chunks, so a copy of nothing is committed after the last one.
+  __device__ __forceinline__ void copy() {
+    if (copy_pass_ < r_.passes) {
+      const int rows = min(r_.pass_rows, domain_.rows - copy_pass_ * r_.pass_rows);
+      // A chunk has a span of every k warp's part of a row; a whole row is one span.
+      const bool whole = r_.chunk_steps >= r_.steps;
+      const int span = whole ? r_.row_bytes : r_.steps * kStepBytes;
+      const int piece = whole ? r_.row_bytes : r_.chunk_steps * kStepBytes;
+      const int pieces = whole ? 1 : r_.k_warps;
+      const int first = copy_chunk_ * piece, size = min(piece, span - first);
+      // Few rows are copied by all threads, many by a warp each.
+      const int across = rows < kWarps ? kThreads : 32;
+      const unsigned char* from = source_ + copy_pass_ * r_.pass_rows * r_.row_bytes + first;
+      unsigned char* to = shared() + copy_stage_ * stage_bytes();
+      for (int row = threadIdx.x / across; row < rows; row += kThreads / across) {
+        for (int k_warp = 0; k_warp < pieces; ++k_warp) {
+          for (int at = threadIdx.x % across * 16; at < size; at += across * 16) {
+            copy_async_16(to + row * row_stride() + k_warp * piece + at,
+                          from + row * r_.row_bytes + k_warp * span + at);
+          }
+        }
+      }
+      copy_stage_ = copy_stage_ + 1 == r_.stages ? 0 : copy_stage_ + 1;
+      if (first + size == span) {
+        copy_chunk_ = 0;
+        ++copy_pass_;
+      } else {
+        ++copy_chunk_;
+      }
+    }
+    commit_copies();
+  }
+
+  __device__ __forceinline__ int stage_bytes() const { return r_.stage_rows * row_stride(); }
+  __device__ __forceinline__ unsigned char* shared() const { return dynamic_shared() + r_.operand; }
+
+  const LstmShape& shape_;
+  const Recurrence& r_;
+  const Domain
+      domain_;  // by value: a class that refers to a part of itself would not stay in registers
+  int lane_offset_;
+  const unsigned char* source_;  // row 0 of this step's operand
+  const unsigned char* at_;      // where this lane reads next
+  int pass_, stage_, steps_left_;
+  int copy_pass_, copy_chunk_, copy_stage_;
+};
+
+}  // namespace fastlstm::cuda

@@ -1,0 +1,98 @@
+// How the recurrence of a call lies over blocks, warps, registers and shared memory: what the plan,
+// the launchers and the kernels agree on.
+//
+// Each step multiplies the operand, a row of `numbers` for each row of the batch (h, or the digates
+// of the step after), by weights that stay on chip. A block has the weights of `units` hidden
+// units. Its 8 warps are (row warps) x (k warps): a row warp has m_tiles tiles of 16 rows of
+// weights, a k warp its part of every sum. The batch goes through in passes of 8 n_tiles rows.
+#pragma once
+
+#include <cstdint>
+
+#include "cuda/kernels.h"
+
+namespace fastlstm::cuda {
+
+constexpr int kWarps = 8;
+constexpr int kThreads = 32 * kWarps;
+constexpr int kStepBytes = 32;       // of a row of the operand, in one step along k: one mma
+constexpr int kFragmentBytes = 512;  // of the 16 rows of weights in one step along k
+constexpr int kRowPad = 16;          // bytes: 8 rows then lie in 8 different groups of 4 banks
+constexpr int kStages = 3;           // copies under way while one is read: 2
+constexpr int kThreadRows = 4;       // rows of a pass that one thread finishes, at most
+constexpr int kLaterFlags = 4;       // steps whose flags have room: 3 would do, and 4 is a mask
+constexpr int kGradientBytes = 7 * 4 * kThreads;  // of a block's gradients of biases and peepholes
+constexpr int kMaxGroups = 256;
+
+enum class Direction { forward, backward };
+
+// An instantiation. A warp's first register_steps steps along k are in registers.
+struct Variant {
+  int m_tiles, n_tiles, register_steps;
+};
+
+// Forward, two tiles of 16 rows hold the gates i, f and g, o of 8 units; backward, one holds 16
+// units. 128 registers a thread hold weights: what fits without a spill beside sums and what is
+// fetched ahead.
+constexpr int kVariants = 4;
+constexpr int kWeightRegisters = 128;
+constexpr Variant variant(Direction direction, int kernel) {
+  const int m_tiles = (direction == Direction::forward ? 2 : 1) << kernel / 2;
+  return {m_tiles, 1 + kernel % 2, kWeightRegisters / 4 / m_tiles};
+}
+constexpr int units_of_tile(Direction direction) {
+  return direction == Direction::forward ? 4 : 16;
+}
+
+// A kernel's view of its plan. Rows and steps along k are padded, with weights of zero and numbers
+// of zero, so any H will do.
+struct Recurrence {
+  int slices, tiles, tile_rows, units, k_warps;
+  int pass_rows, passes;
+  int stage_rows;  // in shared memory: pass_rows, or the tile's if they are fewer than 8
+  int steps;      // along k, of each k warp: even
+  int row_bytes;  // of the operand: all k warps' steps
+  int chunk_steps, stages;
+
+  // Bytes before each part of a block's shared memory, and all of it. At 0 are the weights.
+  int operand;  // (stages, stage_rows, k_warps, chunk_steps), rows padded; or two whole operands
+  int sums;     // (k_warps, pass_rows, units), rows padded: float4 forward, float backward,
+                // with room for kGradientBytes
+  int state;    // (passes * pass_rows, units) float: c or dc
+  int lengths;  // (tile_rows) int
+  int flags;    // (kLaterFlags, passes * pass_rows) bytes: what a row does at a step
+  int shared_bytes;
+
+  uint32_t reverse[kMaxGroups / 32];  // a bit for each group
+  unsigned* counters;                 // (G, tiles), each on a line of kCounterBytes
+  unsigned char* operands;            // (2, G, B, row_bytes)
+};
+constexpr int kCounterBytes = 128;
+
+// All but the last three members.
+Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan);
+
+struct ForwardArguments {
+  LstmForward call;
+  Recurrence recurrence;
+};
+
+struct BackwardArguments {
+  LstmBackward call;
+  Recurrence recurrence;
+};
+
+using ForwardKernel = void (*)(ForwardArguments);
+using BackwardKernel = void (*)(BackwardArguments);
+
+// The instantiations of one type: each in a file of its own, so that they compile side by side.
+ForwardKernel forward_bfloat16(int kernel);
+ForwardKernel forward_float16(int kernel);
+ForwardKernel forward_tf32(int kernel);
+ForwardKernel forward_tf32x3(int kernel);
+BackwardKernel backward_bfloat16(int kernel);
+BackwardKernel backward_float16(int kernel);
+BackwardKernel backward_tf32(int kernel);
+BackwardKernel backward_tf32x3(int kernel);
+
+}  // namespace fastlstm::cuda

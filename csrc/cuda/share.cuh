@@ -1,0 +1,88 @@
+// A thread's share of what its block finishes of a step: one hidden unit, always the same, for some
+// rows of each pass; and where those numbers lie. Both passes are built on it.
+#pragma once
+
+#include "cuda/product.cuh"
+
+namespace fastlstm::cuda {
+
+template <class Element, int kNTiles>
+class Share {
+ protected:
+  using Stored = typename Element::Stored;
+  static constexpr int kPassRows = 8 * kNTiles;
+
+  __device__ __forceinline__ Share(const LstmShape& shape, const Recurrence& r)
+      : shape_(shape),
+        r_(r),
+        domain_(shape, r),
+        operand_(shape, r, domain_),
+        H_(static_cast<int>(shape.H)),
+        unit_(domain_.slice * r.units + threadIdx.x % r.units),
+        first_row_(threadIdx.x / r.units),
+        row_step_(kThreads / r.units) {}
+
+  __device__ __forceinline__ static const Stored* in(const void* pointer) {
+    return static_cast<const Stored*>(pointer);
+  }
+  __device__ __forceinline__ static Stored* out(void* pointer) {
+    return static_cast<Stored*>(pointer);
+  }
+
+  // Calls visit(row) for this thread's rows of the tile.
+  template <class Visit>
+  __device__ __forceinline__ void for_each_row(const Visit& visit) const {
+    if (unit_ >= H_) return;
+    for (int row = first_row_; row < domain_.rows; row += row_step_) visit(row);
+  }
+
+  // Calls visit(j, row, its flags at step s) for the j-th of this thread's rows of a pass.
+  template <class Visit>
+  __device__ __forceinline__ void for_each_row_of(int s, int pass, const Visit& visit) const {
+    if (unit_ >= H_) return;
+#pragma unroll
+    for (int j = 0; j < kThreadRows; ++j) {
+      const int in_pass = first_row_ + j * row_step_, row = pass * kPassRows + in_pass;
+      if (in_pass >= kPassRows) break;
+      const unsigned flags = domain_.flags(s, row);
+      if (flags & kAbsent) break;
+      visit(j, row, flags);
+    }
+  }
+
+  __device__ __forceinline__ Peepholes<float> load_peepholes(const LstmWeight& weight_ch) const {
+    if (!weight_ch.data || unit_ >= H_) return {};
+    const Stored* weight = in(weight_ch.data) + domain_.group * weight_ch.stride + unit_;
+    return {to_sum(weight[0]), to_sum(weight[H_]), to_sum(weight[2 * H_])};
+  }
+
+  // In an array (T, B, G, ...) with strides, numbers before this thread's of a row; in a contiguous
+  // one, rows before it; and in one of (G, B, H), numbers.
+  __device__ __forceinline__ int64_t offset(const int64_t (&stride)[3], int t, int row) const {
+    return t * stride[0] + (domain_.first_row + row) * stride[1] + domain_.group * stride[2] +
+           unit_;
+  }
+  __device__ __forceinline__ int64_t place(int t, int row) const {
+    return (t * shape_.B + domain_.first_row + row) * shape_.G + domain_.group;
+  }
+  __device__ __forceinline__ int64_t state(int row) const {
+    return (domain_.group * shape_.B + domain_.first_row + row) * shape_.H + unit_;
+  }
+
+  // What is carried from step to step: c or dc.
+  __device__ __forceinline__ float& carried(int row) const {
+    return reinterpret_cast<float*>(dynamic_shared() +
+                                    r_.state)[row * r_.units + threadIdx.x % r_.units];
+  }
+
+  const LstmShape& shape_;
+  const Recurrence& r_;
+  const Domain domain_;
+  Operand operand_;
+  const int H_;
+  const int unit_;       // of the group
+  const int first_row_;  // of this thread, in a pass and in the tile
+  const int row_step_;
+};
+
+}  // namespace fastlstm::cuda

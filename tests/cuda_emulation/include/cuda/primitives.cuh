@@ -1,0 +1,70 @@
+// csrc/cuda/primitives.cuh on a CPU: the same names with the same meaning.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "emulator.h"
+#include "fragments.h"
+
+namespace fastlstm::cuda {
+
+using emulation::Site;
+
+struct Tf32 {
+  float value;
+};
+
+inline unsigned char* dynamic_shared() { return emulation::this_thread().warp->block->shared; }
+
+inline void copy_async_16(void* shared, const void* global, Site site = Site::here()) {
+  emulation::copy_async_16(shared, global, site);
+}
+
+inline void commit_copies() { emulation::commit_copies(); }
+
+template <int kPending>
+void wait_copies(Site site = Site::here()) {
+  emulation::wait_copies(kPending, site);
+}
+
+inline void load_matrices(uint32_t (&to)[4], const void* row, Site site = Site::here()) {
+  emulation::load_matrices(to, row, site);
+}
+
+inline void multiply_add(__nv_bfloat16, float (&d)[4], const uint32_t (&a)[4],
+                         const uint32_t (&b)[2], Site site = Site::here()) {
+  emulation::multiply_add(emulation::Number::bfloat16, d, a, b, site);
+}
+
+inline void multiply_add(__half, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                         Site site = Site::here()) {
+  emulation::multiply_add(emulation::Number::float16, d, a, b, site);
+}
+
+inline void multiply_add(Tf32, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
+                         Site site = Site::here()) {
+  emulation::multiply_add(emulation::Number::tf32, d, a, b, site);
+}
+
+// To nearest, ties away from zero: adding half of the last bit that stays carries into it.
+inline uint32_t round_to_tf32(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  const bool finite = (bits & 0x7f800000u) != 0x7f800000u;
+  return (finite ? bits + 0x1000u : bits) & 0xffffe000u;
+}
+
+inline void arrive(unsigned* counter, Site site = Site::here()) {
+  emulation::arrive(counter, site);
+}
+
+inline unsigned poll(const unsigned* counter, Site site = Site::here()) {
+  return emulation::poll(counter, site);
+}
+
+}  // namespace fastlstm::cuda

@@ -1,0 +1,11 @@
+// The module cuda_emulation: the functions of fastlstm._C.cuda, run by the emulation.
+#include "controls.h"
+
+namespace fastlstm {
+void bind_cuda(pybind11::module_& module);
+}
+
+PYBIND11_MODULE(cuda_emulation, module) {
+  fastlstm::emulation::bind_controls(module);
+  fastlstm::bind_cuda(module);
+}

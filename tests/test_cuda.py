@@ -1,0 +1,205 @@
+"""The cuda backend: what it refuses, when it is chosen, and its two ways through time.
+
+That it computes what the reference does is asked in test_sequence.py and others, on a GPU or, where
+there is none, by the emulated kernels that test_cuda_emulation.py tests.
+"""
+
+from types import SimpleNamespace
+
+import emulation
+import pytest
+import torch
+from helpers import Case, check_case, check_low_precision
+
+import fastlstm
+from fastlstm import _C, dispatch, gpu_choice, gpu_measured
+from fastlstm.backends import cuda, cuda_recurrence, gpu, triton
+from fastlstm.gpu_measured import Measured
+from fastlstm.types import Problem
+
+LARGE = Problem("cuda", torch.bfloat16, 100, 64, 1, 1024, I=1024, whole_layers=True)
+PEEPHOLES = LARGE._replace(peephole=True)
+
+
+@pytest.fixture
+def hopper(monkeypatch):
+    """A machine with an H100, triton and CUDA kernels, as far as choices look."""
+    built = SimpleNamespace(built=True, reason=None, architectures=(80, 90))
+    monkeypatch.setattr(cuda, "kernels", built)
+    monkeypatch.setattr(gpu, "capability", lambda: (9, 0))
+    monkeypatch.setattr(triton, "_capability", lambda: (9, 0))
+    monkeypatch.setattr(triton, "_INSTALLED", True)
+    monkeypatch.setattr(torch.version, "hip", None)
+
+
+def test_a_cpu_is_not_for_it():
+    with pytest.raises(ValueError, match=r"backend='cuda' cannot run .* needs tensors on cuda"):
+        fastlstm.LSTM(3, 4, backend="cuda")(torch.randn(2, 3, 3))
+
+
+def test_the_module_says_why_it_has_no_kernels():
+    assert _C.cuda.built == (_C.cuda.reason is None) == bool(_C.cuda.architectures)
+    assert _C.cuda.built == hasattr(_C.cuda, "forward")
+
+
+@pytest.mark.skipif(not _C.cuda.built, reason=f"there are no CUDA kernels: {_C.cuda.reason}")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a driver")
+def test_a_call_without_a_driver_raises():
+    with pytest.raises(RuntimeError, match="cuda"):
+        _C.cuda.device(0)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"device": "xpu"}, "needs tensors on cuda, not on xpu"),
+        ({"dtype": torch.complex64}, "not torch.complex64"),
+        ({"G": 257}, "at most 256 groups, not 257"),
+        ({"proj_size": 5}, "proj_size=5"),
+    ],
+)
+def test_supports_says_why_not(hopper, change, reason):
+    assert cuda.supports(PEEPHOLES) is None
+    assert reason in cuda.supports(PEEPHOLES._replace(**change))
+
+
+def test_supports_every_course(hopper):
+    course = {"lengths": True, "batch_sizes": True, "reset": True, "return_all_cells": True}
+    assert cuda.supports(PEEPHOLES._replace(**course)) is None
+
+
+def test_supports_looks_at_the_machine_and_the_build(hopper, monkeypatch):
+    monkeypatch.setattr(gpu, "capability", lambda: (7, 5))
+    assert "8.0 or later, not 7.5" in cuda.supports(LARGE)
+    monkeypatch.setattr(gpu, "capability", lambda: (8, 6))
+    assert cuda.supports(LARGE) is None
+    cuda.kernels.architectures = (90, 100)
+    assert "built for sm_90 and later, not for sm_86" in cuda.supports(LARGE)
+    monkeypatch.setattr(torch.version, "hip", "6.0")
+    assert "ROCm" in cuda.supports(LARGE)
+    cuda.kernels.built, cuda.kernels.reason = False, "nvcc was not found when it was built"
+    expected = "this build has no CUDA kernels: nvcc was not found when it was built"
+    assert cuda.supports(LARGE) == expected
+
+
+def test_cudnn_is_chosen_until_a_gpu_is_measured(hopper):
+    assert dispatch.name(dispatch.select(LARGE)) == "torch"
+    lines = {line.split()[0]: line for line in dispatch.describe(LARGE).splitlines()[1:]}
+    assert "chosen until this GPU is measured; a model expects 'cuda'" in lines["torch"]
+    assert lines["cuda"].endswith("could run it; it has not yet run on a GPU")
+
+
+def test_what_is_measured_is_chosen(hopper, monkeypatch):
+    """At the nearest sizes, of the same dtype and mode, if it can run the problem."""
+    large, small = (Measured("bfloat16", H, 64, 1, 1, False, "cuda") for H in (1024, 256))
+    table = (large, small._replace(backend="torch"), large._replace(train=True, backend="triton"))
+    monkeypatch.setitem(gpu_measured.TABLES, (9, 0), table)
+
+    def chosen(**change):
+        return dispatch.name(dispatch.select(LARGE._replace(**change)))
+
+    assert chosen() == chosen(H=700) == "cuda"
+    assert chosen(H=300) == "torch"
+    assert chosen(train=True) == "triton"
+    assert chosen(train=True, reset=True) == "cuda"  # triton cannot
+    assert chosen(dtype=torch.float16) == "torch"  # not measured
+    assert "measured fastest at H=1024 B=64" in dispatch.describe(LARGE)
+
+
+@pytest.mark.parametrize(
+    "change, chosen",
+    [
+        ({}, "cuda"),
+        ({"H": 8}, "cuda"),
+        ({"whole_layers": False, "peephole": False}, "cuda"),
+        ({"proj_size": 5}, "reference"),
+    ],
+)
+def test_what_cudnn_cannot_run_is_for_our_kernels(hopper, change, chosen):
+    problem = PEEPHOLES._replace(**change)
+    assert dispatch.name(dispatch.select(problem)) == chosen
+    assert "by a model, not measured on this GPU" in dispatch.describe(problem)
+
+
+@pytest.mark.parametrize(
+    "change, persistent",
+    [
+        ({"dtype": torch.float16}, True),
+        ({}, False),
+        ({"dtype": torch.float16, "L": 2}, False),
+        ({"dtype": torch.float16, "G": 2}, False),
+        ({"dtype": torch.float16, "B": 65}, False),
+        ({"dtype": torch.float16, "I": 100}, False),
+        ({"dtype": torch.float16, "lengths": True}, False),
+        ({"H": 192}, True),
+        ({"H": 192, "train": True}, False),
+        ({"H": 128, "train": True, "dtype": torch.float64}, False),
+    ],
+)
+def test_where_pytorch_asks_for_a_persistent_cudnn(change, persistent):
+    problem = LARGE._replace(**change)
+    assert gpu_choice.cudnn_is_persistent(problem) == persistent
+    assert not persistent or gpu_choice.expected(problem) == "torch"
+
+
+def test_the_model_leaves_large_batches_to_cudnn():
+    expected = [gpu_choice.expected(LARGE._replace(H=2048, B=B)) for B in (1, 32, 256)]
+    assert expected == ["cuda", "cuda", "torch"]
+
+
+def test_float32_products_follow_cudnn():
+    torch.backends.cudnn.allow_tf32 = True
+    assert gpu.precision() == "tf32"
+    torch.backends.cudnn.allow_tf32 = False
+    assert gpu.precision() == "tf32x3"
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """The name "cuda", whose kernels run on the CPU."""
+    emulation.install(monkeypatch, seed=0)
+    return "cuda"
+
+
+@pytest.fixture
+def step_by_step(emulated, monkeypatch):
+    """As if no GPU held any W_hh: a matrix product and the cell kernel a step."""
+    monkeypatch.setattr(cuda_recurrence, "_plan", lambda *_: None)
+    return emulated
+
+
+@pytest.mark.parametrize("course", [{}, {"lengths": True, "reset": True}, {"packed": True}])
+@pytest.mark.parametrize("reverse", [(False,), (True, False)])
+def test_step_by_step(step_by_step, reverse, course):
+    case = Case(T=4, B=3, H=9, I=5, reverse=reverse, uses=("y", "hy", "cy", "cells"), **course)
+    check_case(case, step_by_step)
+    for dtype in (torch.bfloat16, torch.float16):
+        check_low_precision(case, step_by_step, dtype)
+
+
+@pytest.mark.parametrize("T", [1, 4])
+def test_a_second_backward_finds_what_the_first_one_did(emulated, T):
+    module = fastlstm.LSTM(5, 20, 2, peephole=True, bidirectional=True, backend=emulated)
+    loss = module(torch.randn(T, 3, 5))[0].sin().sum()
+    parameters = list(module.parameters())
+    first, second = (torch.autograd.grad(loss, parameters, retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+def test_a_call_can_be_compiled(emulated, compiled):
+    module = fastlstm.LSTM(5, 20, bidirectional=True, peephole=True, backend=emulated)
+    x = torch.randn(3, 2, 5)
+    torch.testing.assert_close(compiled(module)(x)[0], module(x)[0])
+
+
+def test_groups_of_an_ensemble(emulated):
+    """One call of a kernel for all; vmap makes members groups."""
+    members = [fastlstm.LSTM(3, 8, peephole=True, backend=emulated) for _ in range(3)]
+    parameters, _ = torch.func.stack_module_state(members)
+    x = torch.randn(4, 2, 3)
+
+    def call(parameters, x):
+        return torch.func.functional_call(members[0], parameters, (x,))[0]
+
+    found = torch.func.vmap(call, in_dims=(0, None))(parameters, x)
+    torch.testing.assert_close(found, torch.stack([member(x)[0] for member in members]))

@@ -1,0 +1,217 @@
+"""The CUDA kernels, emulated on the CPU, are right under any order of threads.
+
+All sizes of the kernels' plans, all types, both directions; every barrier in them is needed.
+"""
+
+import itertools
+
+import emulation
+import pytest
+import torch
+from helpers import (
+    Case,
+    assert_as_close_as_torch,
+    check_low_precision,
+    error,
+    run_case,
+)
+
+from fastlstm import backends, course_checks
+
+SIZES = list(itertools.product([32, 64, 100, 256, 512], [1, 8, 17, 64]))
+OPTIONS = [
+    {},
+    {"peephole": False, "lengths": True},
+    {"reverse": (True,), "reset": True},
+    {"reverse": (False, True), "peephole": False},
+    {"reverse": (False, True), "lengths": True, "uses": ("y", "hy", "cy", "cells")},
+    {"reverse": (True, True, False), "lengths": True, "reset": True},
+    {"broadcast": (0, 1), "uses": ("hy", "cy")},
+    {"lengths": True, "uses": ("y",)},
+]
+NUMBERS = ["bfloat16", "float16", "tf32", "tf32x3"]
+SEEDS = range(8)
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """The emulated kernels, which the cuda backend runs."""
+    module = emulation.install(monkeypatch, seed=0)
+    # Rows may have no steps where nobody can look at their lengths, as in a captured graph.
+    monkeypatch.setattr(course_checks, "can_read_values", lambda *_: False)
+    yield module
+    module.set_fault("none")
+    pretend(module)
+
+
+def pretend(module, **device):
+    """Plans are made for that device, an H100 unless told otherwise."""
+    module.pretend(**device)
+    backends.cuda_recurrence._plan.cache_clear()
+
+
+def case_of(H, B, options):
+    """Fewer steps for the larger ones."""
+    T = 8 if H * B <= 1700 else 4 if H * B <= 8192 else 2
+    return Case(T=T, B=B, H=H, **options)
+
+
+def check(case, numbers, monkeypatch):
+    """Forward and all gradients err at most twice as much as plain torch does."""
+    if numbers not in ("tf32", "tf32x3"):
+        return check_low_precision(case, "cuda", getattr(torch, numbers))
+    monkeypatch.setattr(backends.gpu, "precision", lambda: numbers)
+    # Products of tf32 have float16's mantissa, and only products do.
+    like = torch.float16 if numbers == "tf32" else torch.float32
+    inputs, cotangents = case.inputs(), case.cotangents()
+    if numbers == "tf32":
+        inputs = {name: value.half().double() for name, value in inputs.items()}
+        cotangents = {name: value.half().double() for name, value in cotangents.items()}
+    truth = run_case(case, inputs, cotangents, "reference")
+    ours = run_case(case, inputs, cotangents, "cuda", torch.float32)
+    torchs = run_case(case, inputs, cotangents, "reference", like)
+    assert_as_close_as_torch(ours, torchs, truth)
+
+
+@pytest.mark.parametrize("H, B", SIZES)
+def test_sizes(kernels, monkeypatch, H, B):
+    """Each with one of the types, options and orders of threads, which come round in turn."""
+    turn = SIZES.index((H, B))
+    kernels.set_schedule(turn)
+    numbers = NUMBERS[(turn + turn // 4 + 1) % len(NUMBERS)]
+    check(case_of(H, B, OPTIONS[turn % len(OPTIONS)]), numbers, monkeypatch)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("numbers", NUMBERS)
+def test_options(kernels, monkeypatch, numbers, options):
+    kernels.set_schedule(OPTIONS.index(options) + 100)
+    check(case_of(40, 9, options), numbers, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("numbers", NUMBERS)
+@pytest.mark.parametrize("H, B", SIZES)
+def test_everything(kernels, monkeypatch, H, B, numbers, options, seed):
+    kernels.set_schedule(seed)
+    check(case_of(H, B, options), numbers, monkeypatch)
+
+
+@pytest.mark.slow
+def test_largest(kernels, monkeypatch):
+    """The paper's layer: 128 blocks of 256 threads."""
+    check(Case(T=2, B=1, H=2048), "bfloat16", monkeypatch)
+
+
+# From a device of few multiprocessors: blocks of many units, in passes; to one of little memory.
+DEVICES = [
+    {"major": 8, "minor": 0, "multiprocessors": 108, "shared_memory": 166912},  # A100
+    {"major": 8, "minor": 6, "multiprocessors": 28, "shared_memory": 101376},  # RTX 3060
+    {"multiprocessors": 4},
+    {"multiprocessors": 1},
+    {"shared_memory": 49152},
+]
+
+
+@pytest.mark.parametrize("device", DEVICES, ids=str)
+@pytest.mark.parametrize("H, B", [(32, 70), (100, 17), (256, 9)])
+def test_devices(kernels, monkeypatch, device, H, B):
+    pretend(kernels, **device)
+    kernels.set_schedule(H)
+    check(Case(T=3, B=B, H=H, reverse=(False, True), lengths=True), "bfloat16", monkeypatch)
+
+
+def test_products_matter_to_float32_only(kernels):
+    """What is asked for products of float32 changes no other type's plan."""
+    for direction in ("forward", "backward"):
+        make, device = getattr(kernels, f"plan_{direction}"), kernels.device(0)
+        for dtype in ("bfloat16", "float16"):
+            plans = [make(dtype, 1, 1, 2048, products=p, device=device) for p in ("tf32", "tf32x3")]
+            assert plans[0] == plans[1] and plans[0]["refusal"] is None
+
+
+@pytest.mark.parametrize(
+    "numbers, H, B", [("bfloat16", 64, 9), ("float16", 72, 9), ("tf32x3", 100, 8)]
+)
+def test_the_order_of_threads_changes_no_bit(kernels, monkeypatch, numbers, H, B):
+    dtype = getattr(torch, numbers, torch.float32)
+    case = Case(T=4, B=B, H=H, reverse=(False, True), lengths=True)
+    inputs, cotangents = case.inputs(), case.cotangents()
+    runs = []
+    for seed in SEEDS:
+        kernels.set_schedule(seed)
+        runs.append(run_case(case, inputs, cotangents, "cuda", dtype))
+    for run in runs[1:]:
+        assert all(torch.equal(run[name], value) for name, value in runs[0].items())
+
+
+def test_rows_without_steps(kernels):
+    """Their y is zero, their state passes by, and so do its gradients."""
+    lengths = torch.tensor([0, 4, 2, 0, 1])
+    for H, reverse in [(16, (False, True)), (256, (True,))]:
+        case = Case(T=4, B=5, H=H, reverse=reverse, lengths=True)
+        inputs, cotangents = case.inputs(), case.cotangents()
+        truth, torchs, ours = (
+            run_case(case, inputs, cotangents, name, dtype, lengths=lengths)
+            for name, dtype in [
+                ("reference", torch.float64),
+                ("reference", torch.float32),
+                ("cuda", torch.float32),
+            ]
+        )
+        assert_as_close_as_torch(ours, torchs, truth)
+
+
+# Shapes whose plans differ: one block, several that meet, sums over k split among warps or not.
+FAULTY = [
+    (Case(T=4, B=3, H=16, lengths=True), {"lengths": torch.tensor([4, 0, 2])}),
+    (Case(T=4, B=17, H=64), {}),
+    (Case(T=4, B=8, H=256), {}),
+]
+
+
+@pytest.fixture
+def faulty(kernels):
+    """Cases in which faults are looked for, and what is right."""
+    cases = []
+    for case, course in FAULTY:
+        inputs = {name: value.bfloat16().double() for name, value in case.inputs().items()}
+        cotangents = {k: value.bfloat16().double() for k, value in case.cotangents().items()}
+        arguments = (case, inputs, cotangents)
+        cases.append((arguments, course, run_case(*arguments, "reference", **course)))
+    return cases
+
+
+def found(kernels, cases):
+    """Whether some order of threads in some case shows that the kernels are at fault."""
+    for arguments, course, truth in cases:
+        for seed in SEEDS:
+            kernels.set_schedule(seed)
+            try:
+                ours = run_case(*arguments, "cuda", torch.bfloat16, **course)
+            except RuntimeError:
+                return True
+            if any(not error(ours[name], truth[name]) <= 0.1 for name in truth):
+                return True
+    return False
+
+
+@pytest.mark.parametrize("fault", ["poll", "wait_copies", "load_matrices", "multiply_add"])
+def test_a_planted_fault_is_found(kernels, faulty, fault):
+    kernels.set_fault(fault)
+    assert found(kernels, faulty)
+
+
+def test_each_barrier_and_each_wait_is_needed(kernels, faulty):
+    """Left out at one place in the kernels, it is missed; without a fault nothing is found."""
+    faults = ["syncthreads", "syncwarp", "wait_copies"]
+    for fault in faults:
+        kernels.take_sites(fault)
+    assert not found(kernels, faulty)
+    planted = [(fault, site) for fault in faults for site in kernels.take_sites(fault)]
+    assert planted
+    for fault, site in planted:
+        kernels.set_fault(fault, site)
+        assert found(kernels, faulty), f"nothing misses {fault} at {site}"
