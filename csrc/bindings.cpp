@@ -37,10 +37,11 @@ void check_num_threads(int num_threads) {
 }
 
 LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
-                int64_t P) {
+                int64_t P, int64_t checkpoint_every = 0) {
   LstmShape shape{};
   shape.dtype = parse_cpu_dtype(dtype);
   shape.T = T, shape.B = B, shape.G = G, shape.H = H, shape.I = I, shape.P = P;
+  shape.checkpoint_every = checkpoint_every;
   return shape;
 }
 
@@ -50,12 +51,12 @@ void lstm_forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int
                   const Weight& weight_ih, const Weight& bias_ih, const Weight& bias_hh,
                   const Weight& weight_hh, const Weight& weight_ch, const Weight& weight_hr,
                   Address hx, Address cx, Address y, Address hy, Address cy, Address cells,
-                  Address reserve, Address packed, bool is_packed, Address workspace,
-                  int num_threads, const std::string& isa) {
+                  int64_t checkpoint_every, Address reserve, Address states, Address packed,
+                  bool is_packed, Address workspace, int num_threads, const std::string& isa) {
   check_num_threads(num_threads);
   const std::vector<uint8_t> flags = parse_reverse(reverse, G);
   LstmForward call{};
-  call.shape = sizes(dtype, T, B, G, H, I, P);
+  call.shape = sizes(dtype, T, B, G, H, I, P, checkpoint_every);
   call.shape.reverse = flags.data();
   call.shape.lengths = array<int64_t>(lengths);
   call.shape.by_length = array<int64_t>(by_length);
@@ -76,6 +77,7 @@ void lstm_forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int
   call.cy = out(cy);
   call.cells = out(cells);
   call.reserve = out(reserve);
+  call.states = out(states);
   call.packed = out(packed);
   call.is_packed = is_packed;
   call.workspace = out(workspace);
@@ -87,17 +89,18 @@ void lstm_forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int
 void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
                    int64_t P, const py::sequence& reverse, Address lengths, Address by_length,
                    Address first_row, Address reset, Address dy, const Strides& dy_stride,
-                   Address dhy, Address dcy, Address dcells, Address reserve, Address y,
-                   Address input, const Strides& input_stride, const Weight& weight_ih,
-                   const Weight& weight_hh, const Weight& weight_ch, const Weight& weight_hr,
-                   Address hx, Address cx, Address dinput, const Strides& dinput_stride,
-                   Address dweight_ih, Address dbias, Address dweight_hh, Address dweight_ch,
-                   Address dweight_hr, Address dhx, Address dcx, Address workspace, int num_threads,
-                   const std::string& isa) {
+                   Address dhy, Address dcy, Address dcells, int64_t checkpoint_every,
+                   Address reserve, Address states, Address y, Address input,
+                   const Strides& input_stride, const Weight& weight_ih, const Weight& bias_ih,
+                   const Weight& bias_hh, const Weight& weight_hh, const Weight& weight_ch,
+                   const Weight& weight_hr, Address hx, Address cx, Address dinput,
+                   const Strides& dinput_stride, Address dweight_ih, Address dbias,
+                   Address dweight_hh, Address dweight_ch, Address dweight_hr, Address dhx,
+                   Address dcx, Address workspace, int num_threads, const std::string& isa) {
   check_num_threads(num_threads);
   const std::vector<uint8_t> flags = parse_reverse(reverse, G);
   LstmBackward call{};
-  call.shape = sizes(dtype, T, B, G, H, I, P);
+  call.shape = sizes(dtype, T, B, G, H, I, P, checkpoint_every);
   call.shape.reverse = flags.data();
   call.shape.lengths = array<int64_t>(lengths);
   call.shape.by_length = array<int64_t>(by_length);
@@ -108,6 +111,7 @@ void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, in
   call.dcy = in(dcy);
   call.dcells = in(dcells);
   call.reserve = in(reserve);
+  call.states = in(states);
   call.y = in(y);
   call.input = in(input);
   for (int i = 0; i < 3; ++i) {
@@ -116,6 +120,8 @@ void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, in
     call.dinput_stride[i] = dinput_stride[i];
   }
   call.weight_ih = weight(weight_ih);
+  call.bias_ih = weight(bias_ih);
+  call.bias_hh = weight(bias_hh);
   call.weight_hh = weight(weight_hh);
   call.weight_ch = weight(weight_ch);
   call.weight_hr = weight(weight_hr);
@@ -152,9 +158,11 @@ size_t lstm_forward_workspace(const std::string& dtype, int64_t T, int64_t B, in
 }
 
 size_t lstm_backward_workspace(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
-                               int64_t I, int64_t P, int num_threads, const std::string& isa) {
+                               int64_t I, int64_t P, int64_t checkpoint_every, int num_threads,
+                               const std::string& isa) {
   check_num_threads(num_threads);
-  return cpu::kernels(isa).backward_workspace(sizes(dtype, T, B, G, H, I, P), num_threads);
+  const LstmShape shape = sizes(dtype, T, B, G, H, I, P, checkpoint_every);
+  return cpu::kernels(isa).backward_workspace(shape, num_threads);
 }
 
 void lstm_pack(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
@@ -200,14 +208,15 @@ PYBIND11_MODULE(_C, module) {
              py::kw_only(), "reverse"_a, "lengths"_a, "by_length"_a, "first_row"_a, "reset"_a,
              "input"_a, "input_stride"_a, "weight_ih"_a, "bias_ih"_a, "bias_hh"_a, "weight_hh"_a,
              "weight_ch"_a, "weight_hr"_a, "hx"_a, "cx"_a, "y"_a, "hy"_a, "cy"_a, "cells"_a,
-             "reserve"_a, "packed"_a, "is_packed"_a, "workspace"_a, "num_threads"_a, "isa"_a);
+             "checkpoint_every"_a, "reserve"_a, "states"_a, "packed"_a, "is_packed"_a,
+             "workspace"_a, "num_threads"_a, "isa"_a);
   module.def("lstm_backward", &lstm_backward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a, "P"_a,
              py::kw_only(), "reverse"_a, "lengths"_a, "by_length"_a, "first_row"_a, "reset"_a,
-             "dy"_a, "dy_stride"_a, "dhy"_a, "dcy"_a, "dcells"_a, "reserve"_a, "y"_a, "input"_a,
-             "input_stride"_a, "weight_ih"_a, "weight_hh"_a, "weight_ch"_a, "weight_hr"_a, "hx"_a,
-             "cx"_a, "dinput"_a, "dinput_stride"_a, "dweight_ih"_a, "dbias"_a, "dweight_hh"_a,
-             "dweight_ch"_a, "dweight_hr"_a, "dhx"_a, "dcx"_a, "workspace"_a, "num_threads"_a,
-             "isa"_a);
+             "dy"_a, "dy_stride"_a, "dhy"_a, "dcy"_a, "dcells"_a, "checkpoint_every"_a, "reserve"_a,
+             "states"_a, "y"_a, "input"_a, "input_stride"_a, "weight_ih"_a, "bias_ih"_a,
+             "bias_hh"_a, "weight_hh"_a, "weight_ch"_a, "weight_hr"_a, "hx"_a, "cx"_a, "dinput"_a,
+             "dinput_stride"_a, "dweight_ih"_a, "dbias"_a, "dweight_hh"_a, "dweight_ch"_a,
+             "dweight_hr"_a, "dhx"_a, "dcx"_a, "workspace"_a, "num_threads"_a, "isa"_a);
   module.def("lstm_forward_streams", &lstm_forward_streams, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a,
              "I"_a, "P"_a, "isa"_a,
              "Whether lstm_forward would pack nothing where it is not given any.");
@@ -217,7 +226,7 @@ PYBIND11_MODULE(_C, module) {
              "H"_a, "I"_a, "P"_a, "num_threads"_a, "isa"_a,
              "Bytes of scratch that lstm_forward needs.");
   module.def("lstm_backward_workspace", &lstm_backward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
-             "H"_a, "I"_a, "P"_a, "num_threads"_a, "isa"_a,
+             "H"_a, "I"_a, "P"_a, "checkpoint_every"_a, "num_threads"_a, "isa"_a,
              "Bytes of scratch that lstm_backward needs.");
   module.def("lstm_pack", &lstm_pack, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
              "weight_ih"_a, "weight_hh"_a, "packed"_a, "num_threads"_a, "isa"_a);

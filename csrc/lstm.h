@@ -8,7 +8,10 @@
 // Layout     row-major and contiguous unless strides stand beside the pointer. Strides count
 //            elements, not bytes, and may be 0 (a broadcast) or, for groups, negative.
 // Type       void* is an array of `dtype`. Gradients of weights are sums over all of T and B:
-//            they are float where dtype is bfloat16, else of dtype.
+//            they are float where dtype is bfloat16, else of dtype; and so are `states`.
+// Memory     backward needs what forward keeps: the reserve of every step, or, if checkpoint_every
+//            is k > 0, the state before every k-th step. It then runs those k steps once more,
+//            and a few that it still needs, into its workspace; gradients are the same to the bit.
 //
 // The equations are those of fastlstm/backends/reference.py.
 #pragma once
@@ -33,6 +36,7 @@ struct LstmShape {
                              // rows that lengths allow: b at step t is row first_row[t] + b
   const uint8_t* reset;      // (T, B) or null. Nonzero: no state crosses from step t - 1 to t, nor,
                              // in a reversed group, from t to t - 1; none of hx and cx into t = 0
+  int64_t checkpoint_every;  // k steps between the states that are kept, or 0: none are
 };
 
 // One parameter of all groups: G arrays of one shape, `stride` elements apart; null if there is
@@ -56,12 +60,14 @@ struct LstmForward {
   const void* hx;           // (G, B, P)
   const void* cx;           // (G, B, H)
 
-  void* y;          // (T, B, G, P)
+  void* y;          // (T, B, G, P), or null: not asked for, nor needed by backward
   void* hy;         // (G, B, P)
   void* cy;         // (G, B, H)
   void* cells;      // (T, B, G, H) the cell state of every step, or null
   void* reserve;    // (T, B, G, 5H) activated gates i, f, g, o and the cell state c, or null
                     // when no backward will follow. Rows past a length are left unwritten.
+  void* states;     // (ceil(T / k), G, B, P + H) h and c as steps 0, k, 2k ... of the group's order
+                    // find them, before any reset; in the place of reserve, or null
   void* packed;     // forward_packed(shape) bytes, 64-byte aligned: W_ih and W_hh in the kernel's
                     // order, kept by the caller for later calls; or null: in workspace, if at all
   bool is_packed;   // an earlier call with these weights has filled `packed`
@@ -76,13 +82,14 @@ struct LstmBackward {
   const void* dhy;          // (G, B, P), or null: zero
   const void* dcy;          // (G, B, H), or null: zero
   const void* dcells;       // (T, B, G, H), or null: zero
-  const void* reserve;      // (T, B, G, 5H) as forward wrote it
-  const void* y;            // (T, B, G, P) as forward wrote it
-  const void* input;        // x as forward read it; null if I is 0
+  const void* reserve;      // (T, B, G, 5H) as forward wrote it, or null if k > 0
+  const void* states;       // (ceil(T / k), G, B, P + H) as forward wrote it, or null if k is 0
+  const void* y;            // (T, B, G, P) as forward wrote it; or null, if forward had none
+  const void* input;        // as forward read it; null if I and k are 0
   int64_t input_stride[3];  // of T, B, G
-  LstmWeight weight_ih, weight_hh, weight_ch, weight_hr;
-  const void* hx;  // (G, B, P)
-  const void* cx;  // (G, B, H)
+  LstmWeight weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr;  // biases: if k > 0
+  const void* hx;                                                           // (G, B, P)
+  const void* cx;                                                           // (G, B, H)
 
   // Each of these may be null: not asked for.
   void* dinput;              // dx (T, B, G, I), or, if I is 0, digates (T, B, G, 4H), contiguous

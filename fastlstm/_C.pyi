@@ -38,7 +38,9 @@ def lstm_forward(
     hy: int,
     cy: int,
     cells: int,
+    checkpoint_every: int,
     reserve: int,
+    states: int,
     packed: int,
     is_packed: bool,
     workspace: int,
@@ -64,11 +66,15 @@ def lstm_backward(
     dhy: int,
     dcy: int,
     dcells: int,
+    checkpoint_every: int,
     reserve: int,
+    states: int,
     y: int,
     input: int,
     input_stride: _Strides,
     weight_ih: _Weight,
+    bias_ih: _Weight,
+    bias_hh: _Weight,
     weight_hh: _Weight,
     weight_ch: _Weight,
     weight_hr: _Weight,
@@ -120,7 +126,16 @@ def lstm_forward_workspace(
     dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, num_threads: int, isa: str
 ) -> int: ...
 def lstm_backward_workspace(
-    dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, num_threads: int, isa: str
+    dtype: str,
+    T: int,
+    B: int,
+    G: int,
+    H: int,
+    I: int,
+    P: int,
+    checkpoint_every: int,
+    num_threads: int,
+    isa: str,
 ) -> int: ...
 def fma_flops(isa: str, num_threads: int) -> float: ...
 def isas() -> list[str]: ...

@@ -6,6 +6,7 @@ from fastlstm.functional import lstm, lstm_cell
 from fastlstm.interop import Replacement, replace
 from fastlstm.language import ByteLSTM
 from fastlstm.modules import LSTM
+from fastlstm.segmented import segmented_loss
 from fastlstm.sequence import lstm_sequence
 from fastlstm.types import LSTMWeights
 from fastlstm.video import (
@@ -36,4 +37,5 @@ __all__ = [
     "lstm_cell",
     "lstm_sequence",
     "replace",
+    "segmented_loss",
 ]

@@ -11,6 +11,9 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm import transforms
 
+CHECKPOINT_EVERY = 128
+"""What ``checkpoint_every="auto"`` means."""
+
 
 def check_size(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
     """RuntimeError unless ``tensor`` has exactly that size."""
@@ -84,6 +87,25 @@ def check_packed(input: PackedSequence) -> None:
                     f"{name}: expected integers on {data.device}, "
                     f"got {order.dtype} on {order.device}"
                 )
+
+
+def steps_between_checkpoints(checkpoint_every: int | str | None) -> int:
+    """The argument as the op takes it: k, or 0 for None, which keeps every step.
+
+    Raises:
+        TypeError: not None, an integer or a word.
+        ValueError: below 1, or a word other than "auto".
+    """
+    if checkpoint_every is None:
+        return 0
+    if checkpoint_every == "auto":
+        return CHECKPOINT_EVERY
+    expected = 'checkpoint_every: expected None, "auto" or an integer of at least 1'
+    if not isinstance(checkpoint_every, (int, str)) or isinstance(checkpoint_every, bool):
+        raise TypeError(f"{expected}, got {type(checkpoint_every).__name__}")
+    if isinstance(checkpoint_every, str) or checkpoint_every < 1:
+        raise ValueError(f"{expected}, got {checkpoint_every!r}")
+    return checkpoint_every
 
 
 def check_reset(reset: Tensor, T: int, B: int) -> None:

@@ -38,6 +38,11 @@ def get(backend: str) -> ModuleType:
     raise ValueError(f"backend: expected 'auto', {known}, got {backend!r}")
 
 
+def has_checkpoints(backend: ModuleType) -> bool:
+    """Whether its backward pass can do with the state before every k-th step."""
+    return getattr(backend, "CHECKPOINTS", False)
+
+
 def select(problem: Problem, backend: str = "auto") -> ModuleType:
     """The backend that runs ``problem``: the named one, or the fastest that can.
 

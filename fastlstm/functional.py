@@ -15,6 +15,7 @@ from fastlstm import backends, dispatch, transforms
 from fastlstm.autocast import compute_dtype, is_autocast
 from fastlstm.backends.packed import PackedWeights
 from fastlstm.checks import check_cell, check_layers
+from fastlstm.course_checks import steps_between_checkpoints
 from fastlstm.sequence import run
 from fastlstm.types import Call, Course, LSTMWeights, Problem
 
@@ -31,6 +32,8 @@ def lstm(
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     return_all_cells: bool = False,
+    return_sequence: bool = True,
+    checkpoint_every: int | str | None = None,
     packed: Sequence[PackedWeights | None] | None = None,
     backend: str = "auto",
 ) -> tuple[Any, ...]:
@@ -50,6 +53,8 @@ def lstm(
             episode does. No state of any layer crosses from the step before, in either direction,
             and at the first step hx is dropped. Not with a PackedSequence.
         return_all_cells: return the last layer's cell state of every step too. Default: False.
+        return_sequence: return the output; if not, None stands in its place. Default: True.
+        checkpoint_every: what training keeps, as in :class:`fastlstm.LSTM`. Default: every step.
         packed: what keeps each layer's packed weights for the next call; see
             :func:`fastlstm.lstm_sequence`. Default: nothing is kept.
         backend: "auto" or the name of one.
@@ -59,14 +64,17 @@ def lstm(
         ``return_all_cells`` then cells (T, B, D * H) in the layout of the output.
 
     Raises:
-        RuntimeError, ValueError: as ``nn.LSTM`` and :func:`fastlstm.lstm_sequence` do.
+        RuntimeError, TypeError, ValueError: as ``nn.LSTM`` and :func:`fastlstm.lstm_sequence` do.
     """
     weights = tuple(weights)
+    every = steps_between_checkpoints(checkpoint_every)
     D = 2 if bidirectional else 1
     check_layers(input, hx, weights, D, batch_first, lengths, reset)
     problem = layers_problem(input, weights, D, batch_first, lengths is not None)
     if reset is not None or return_all_cells:
         problem = problem._replace(reset=reset is not None, return_all_cells=return_all_cells)
+    if every:
+        problem = problem._replace(checkpoint_every=problem.train)
     chosen = dispatch.select(problem, backend)
     if hx is None:
         like = weights[0].weight_hh
@@ -76,23 +84,24 @@ def lstm(
         )
     dropout = dropout if training else 0.0
     if chosen is backends.torch:
-        return backends.torch.lstm(input, hx, weights, D, batch_first, dropout, lengths)
+        y, state = backends.torch.lstm(input, hx, weights, D, batch_first, dropout, lengths)
+        return y if return_sequence else None, state
     if packed is None:
         packed = [None] * (len(weights) // D)
     course = Course([False, True][:D], lengths, None, reset)
-    options = (dropout, packed, return_all_cells)
+    options = (dropout, packed, return_all_cells, every, return_sequence)
     if isinstance(input, PackedSequence):
         course = course._replace(batch_sizes=input.batch_sizes)
         hx = _permute(hx, input.sorted_indices)
         y, state, *cells = _fused_layers(chosen, input.data, hx, weights, course, *options)
-        output, *cells = (input._replace(data=data) for data in (y, *cells))
+        output, *cells = (d if d is None else input._replace(data=d) for d in (y, *cells))
         return output, _permute(state, input.unsorted_indices), *cells
     if batch_first:  # views: the kernels take any stride
         course = course._replace(reset=None if reset is None else reset.t())
         y, state, *cells = _fused_layers(
             chosen, input.transpose(0, 1), hx, weights, course, *options
         )
-        output, *cells = (s.transpose(0, 1) for s in (y, *cells))
+        output, *cells = (s if s is None else s.transpose(0, 1) for s in (y, *cells))
         return output, state, *cells
     return _fused_layers(chosen, input, hx, weights, course, *options)
 
@@ -181,6 +190,8 @@ def _fused_layers(
     dropout: float,
     packed: Sequence[PackedWeights | None],
     return_all_cells: bool,
+    checkpoint_every: int = 0,
+    return_sequence: bool = True,
 ) -> tuple[Any, ...]:
     """Layer by layer through the sequence op, a layer's directions as its groups; time first."""
     D = len(course.reverse)
@@ -200,12 +211,15 @@ def _fused_layers(
             groups = [[weight.to(dtype) for weight in group] for group in groups]
         call = Call._make((x, *groups, h0, c0, *course))
         is_last = start + D == len(weights)
-        y, h, c, *cells = run(chosen, call, packed[start // D], return_all_cells and is_last)
-        x = y.flatten(-2)
+        outputs = (return_all_cells and is_last, checkpoint_every, return_sequence or not is_last)
+        y, h, c, *cells = run(chosen, call, packed[start // D], *outputs)
+        if not is_last or return_sequence:
+            x = y.flatten(-2)
         hy.append(h)
         cy.append(c)
     state = (hy[0], cy[0]) if len(hy) == 1 else (torch.cat(hy), torch.cat(cy))
-    return (x, state, cells[0].flatten(-2)) if return_all_cells else (x, state)
+    output = x if return_sequence else None
+    return (output, state, cells[0].flatten(-2)) if return_all_cells else (output, state)
 
 
 def _by_kind(layer: Sequence[LSTMWeights]) -> Iterable[tuple[Tensor | None, ...]]:

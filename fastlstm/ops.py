@@ -30,13 +30,14 @@ _COURSE = "int[] reverse, Tensor? lengths, Tensor? batch_sizes, Tensor? reset"
 torch.library.define(
     _FORWARD,
     f"(Tensor input, {_WEIGHTS}, Tensor hx, Tensor cx, {_COURSE}, bool train,"
-    " bool return_all_cells, str backend)"
+    " bool return_all_cells, int checkpoint_every, bool return_sequence, str backend)"
     " -> (Tensor y, Tensor hy, Tensor cy, Tensor cells, Tensor reserve)",
 )
 torch.library.define(
     _BACKWARD,
     "(Tensor? dy, Tensor? dhy, Tensor? dcy, Tensor? dcells, Tensor y, Tensor reserve,"
-    f" Tensor input, {_WEIGHTS}, Tensor hx, Tensor cx, {_COURSE}, bool[] needs, str backend)"
+    f" Tensor input, {_WEIGHTS}, Tensor hx, Tensor cx, {_COURSE}, bool[] needs,"
+    " int checkpoint_every, str backend)"
     " -> (Tensor dinput, Tensor dweight_ih, Tensor dbias, Tensor dweight_hh, Tensor dweight_ch,"
     " Tensor dweight_hr, Tensor dhx, Tensor dcx)",
 )
@@ -51,27 +52,56 @@ def _forward(*args: Any) -> tuple[Tensor, ...]:
     call = Call._make(inputs[:_INPUTS])
     if call.batch_sizes is not None:  # no values were known where a compiler traced the caller
         check_batch_sizes(call.batch_sizes, call.input.shape[0])
-    return dispatch.get(backend).forward(*inputs)
+    return run_forward(*inputs, backend)
 
 
 @torch.library.impl(_BACKWARD, "default")
 def _backward(*args: Any) -> tuple[Tensor, ...]:
-    *inputs, backend = args
-    return dispatch.get(backend).backward(*inputs)
+    return _run_backward(*args)
+
+
+def run_forward(*args: Any) -> tuple[Tensor, ...]:
+    """The backend's own function, with the op's arguments; the last one is its name."""
+    *inputs, checkpoint_every, return_sequence, name = args
+    backend = dispatch.get(name)
+    if dispatch.has_checkpoints(backend):
+        return backend.forward(*inputs, checkpoint_every, return_sequence)
+    if checkpoint_every or not return_sequence:
+        raise ValueError(
+            f"checkpoint_every, return_sequence: expected 0 and True for the op on {name!r}, "
+            f"got {checkpoint_every} and {return_sequence}"
+        )
+    return backend.forward(*inputs)
+
+
+def _run_backward(*args: Any) -> tuple[Tensor, ...]:
+    *inputs, checkpoint_every, name = args
+    backend = dispatch.get(name)
+    options = (checkpoint_every,) if dispatch.has_checkpoints(backend) else ()
+    return backend.backward(*inputs, *options)
 
 
 @torch.library.register_fake(_FORWARD)
 def _forward_fake(*args: Any) -> tuple[Tensor, ...]:
-    call, (train, return_all_cells, _) = Call._make(args[:_INPUTS]), args[_INPUTS:]
+    call, (train, return_all_cells, every, return_sequence, _) = (
+        Call._make(args[:_INPUTS]),
+        args[_INPUTS:],
+    )
     input, hx, cx = call.input, call.hx, call.cx
     (G, B, P), H = hx.shape, cx.shape[2]
-    rows = (input.shape[0],) if call.batch_sizes is not None else (input.shape[0], B)
+    is_packed = call.batch_sizes is not None
+    rows = (input.shape[0],) if is_packed else (input.shape[0], B)
+    reserve = input.new_empty(*rows, G, 5 * H) if train and not every else input.new_empty(0)
+    if train and every:
+        T = call.batch_sizes.shape[0] if call.batch_sizes is not None else input.shape[0]
+        sums = torch.promote_types(input.dtype, torch.float32)
+        reserve = input.new_empty(-(-T // every), G, B, P + H, dtype=sums)
     return (
-        input.new_empty(*rows, G, P),
+        input.new_empty(*rows, G, P) if return_sequence else input.new_empty(0),
         input.new_empty(G, B, P),
         input.new_empty(G, B, H),
         input.new_empty(*rows, G, H) if return_all_cells else input.new_empty(0),
-        input.new_empty(*rows, G, 5 * H) if train else input.new_empty(0),
+        reserve,
     )
 
 
@@ -87,7 +117,7 @@ def _backward_fake(*args: Any) -> tuple[Tensor, ...]:
 
 def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     call = Call._make(inputs[:_INPUTS])
-    ctx.train, _, ctx.backend = inputs[_INPUTS:]
+    ctx.train, _, ctx.checkpoint_every, _, ctx.backend = inputs[_INPUTS:]
     y, _, _, _, reserve = output
     ctx.reverse, ctx.counts = call.reverse, [len(group) for group in call.groups]
     ctx.save_for_backward(y, reserve, call.lengths, call.batch_sizes, call.reset, *call.tensors)
@@ -104,32 +134,34 @@ def _differentiate(
     _: Tensor | None,
 ) -> tuple[Any, ...]:
     asked = [any(need) if isinstance(need, list) else need for need in needs[:7]]
-    return *_gradients(ctx, asked, dy, dhy, dcy, dcells), *[None] * 7
+    return *_gradients(ctx, asked, dy, dhy, dcy, dcells), *[None] * 9
 
 
 def _gradients(ctx: Any, asked: Sequence[bool], *grads: Tensor | None) -> tuple[Any, ...]:
     """Of the first nine inputs of the op; ``asked`` is about the first seven."""
     if not ctx.train:
         raise RuntimeError("lstm_sequence: expected train=True for a backward pass, got False")
+    # Of an output that was not asked for, and is empty, there is no gradient.
+    grads = tuple(None if grad is None or grad.dim() == 1 else grad for grad in grads)
     saved = ctx.saved_tensors  # once: a checkpoint brings them back a single time
     y, reserve, lengths, batch_sizes, reset, input, hx, cx, *weights = saved
     groups = split(weights, ctx.counts)
     call = Call._make((input, *groups, hx, cx, ctx.reverse, lengths, batch_sizes, reset))
     needs = [*asked[:2], asked[2] or asked[3], *asked[4:]]
-    rest = (y, reserve, *call, needs)
+    rest = (y, reserve, *call, needs, ctx.checkpoint_every, ctx.backend)
     tensors = [t for t in (*grads, *saved) if t is not None]
     if transforms.is_forward_mode():
         gradients = second_order.gradients(grads, call, needs)
     elif any(map(transforms.is_batched_by_autograd, grads)):
         gradients = transforms.through_vmap(
-            lambda *grads: _transformed_backward(*grads, *rest, ctx.backend), grads
+            lambda *grads: _transformed_backward(*grads, *rest), grads
         )
     elif transforms.is_active():
-        gradients = _transformed_backward(*grads, *rest, ctx.backend)
+        gradients = _transformed_backward(*grads, *rest)
     elif torch.is_grad_enabled() or is_watched(tensors):
-        gradients = _lstm_sequence_backward(*grads, *rest, ctx.backend)
+        gradients = _lstm_sequence_backward(*grads, *rest)
     else:
-        gradients = dispatch.get(ctx.backend).backward(*grads, *rest)
+        gradients = _run_backward(*grads, *rest)
     dinput, dweight_ih, dbias, *dweights, dhx, dcx = gradients
     # Both biases have one gradient, but not one memory: what is done to one must not reach the
     # other.
@@ -143,11 +175,11 @@ class _LSTMSequence(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, options: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
-        counts, course, return_all_cells, backend = options
+        counts, course, *rest = options
         input, hx, cx, *weights = tensors
-        inputs = (input, *split(weights, counts), hx, cx, *course, True, return_all_cells)
-        output = dispatch.get(backend).forward(*inputs)
-        _save_for_backward(ctx, (*inputs, backend), output)
+        inputs = (input, *split(weights, counts), hx, cx, *course, True, *rest)
+        output = run_forward(*inputs)
+        _save_for_backward(ctx, inputs, output)
         return output[:4]
 
     @staticmethod
@@ -158,12 +190,13 @@ class _LSTMSequence(torch.autograd.Function):
         return None, dinput, dhx, dcx, *chain.from_iterable(dgroups)
 
 
-def differentiable_lstm_sequence(
-    call: Call, return_all_cells: bool, backend: str
-) -> tuple[Tensor, ...]:
-    """(y, hy, cy, cells) in training, for calls that nothing but autograd watches."""
-    options = ([len(group) for group in call.groups], call.course, return_all_cells, backend)
-    return _LSTMSequence.apply(options, *call.tensors)
+def differentiable_lstm_sequence(call: Call, *options: Any) -> tuple[Tensor, ...]:
+    """(y, hy, cy, cells) in training, for calls that nothing but autograd watches.
+
+    ``options`` are the op's arguments after ``train``.
+    """
+    counts = [len(group) for group in call.groups]
+    return _LSTMSequence.apply((counts, call.course, *options), *call.tensors)
 
 
 def _unbind(gradient: Tensor, asked: bool, count: int) -> list[Tensor | None]:
@@ -171,7 +204,7 @@ def _unbind(gradient: Tensor, asked: bool, count: int) -> list[Tensor | None]:
 
 
 def _save_for_second_order(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    grads, call, needs = inputs[:4], Call._make(inputs[6 : 6 + _INPUTS]), inputs[-2]
+    grads, call, needs = inputs[:4], Call._make(inputs[6 : 6 + _INPUTS]), inputs[6 + _INPUTS]
     ctx.reverse, ctx.counts = call.reverse, [len(group) for group in call.groups]
     ctx.needs = needs
     ctx.save_for_backward(*grads, call.lengths, call.batch_sizes, call.reset, *call.tensors)
@@ -184,7 +217,7 @@ def _differentiate_again(ctx: Any, _: Sequence[Any], *dgradients: Tensor | None)
     groups = split(weights, ctx.counts)
     call = Call._make((input, *groups, hx, cx, ctx.reverse, lengths, batch_sizes, reset))
     dgrads, dcall = second_order.differentiate(dgradients, grads, call, ctx.needs)
-    return *dgrads, None, None, *dcall[: -len(Course._fields)], *[None] * 6
+    return *dgrads, None, None, *dcall[: -len(Course._fields)], *[None] * 7
 
 
 lstm_sequence = torch.ops.fastlstm.lstm_sequence.default
@@ -210,12 +243,10 @@ _transformed_backward = _register(
 )
 
 
-def transformed_lstm_sequence(
-    call: Call, return_all_cells: bool, backend: str
-) -> tuple[Tensor, ...]:
+def transformed_lstm_sequence(call: Call, *options: Any) -> tuple[Tensor, ...]:
     """(y, hy, cy, cells) inside of a function that ``torch.func`` transforms."""
     train = torch.is_grad_enabled() and any(map(transforms.requires_grad, call.tensors))
-    return _transformed(*call, train, return_all_cells, backend)[:4]
+    return _transformed(*call, train, *options)[:4]
 
 
 def is_watched(tensors: Sequence[Tensor]) -> bool:

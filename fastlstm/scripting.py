@@ -37,3 +37,20 @@ def scriptable(module: nn.Module, arguments: dict[str, Any]) -> TorchLSTM | Torc
     for name, _ in list(torchs.named_parameters()):
         setattr(torchs, name, getattr(module, name))
     return torchs.train(module.training)
+
+
+def arguments_of(module: nn.RNNBase) -> dict[str, Any]:
+    """The arguments by which such an LSTM is made again."""
+    names = (
+        "input_size",
+        "hidden_size",
+        "num_layers",
+        "bias",
+        "batch_first",
+        "dropout",
+        "bidirectional",
+        "proj_size",
+    )
+    weight = module.weight_ih_l0
+    arguments = {name: getattr(module, name) for name in names}
+    return arguments | {"device": weight.device, "dtype": weight.dtype}

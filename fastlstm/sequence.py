@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastlstm import backends, dispatch, ops, transforms
+from fastlstm import backends, dispatch, ops, segments, transforms
 from fastlstm.autocast import compute_dtype, is_autocast
 from fastlstm.backends.packed import PackedWeights
 from fastlstm.checks import check_sequence
+from fastlstm.course_checks import steps_between_checkpoints
 from fastlstm.types import Call, Course, Problem
 
 
@@ -31,9 +34,11 @@ def lstm_sequence(
     batch_sizes: Tensor | None = None,
     reset: Tensor | None = None,
     return_all_cells: bool = False,
+    return_sequence: bool = True,
+    checkpoint_every: int | str | None = None,
     packed: PackedWeights | None = None,
     backend: str = "auto",
-) -> tuple[Tensor, ...]:
+) -> tuple[Any, ...]:
     """G LSTMs of one shape, side by side, over a whole sequence.
 
     The groups share nothing but their sizes, and maybe their input: each has its own weights and
@@ -69,6 +74,10 @@ def lstm_sequence(
             to t, nor from t to t - 1 in a reversed group. At t = 0 it drops hx and cx of a group
             that reads forward. Default: none.
         return_all_cells: return the cell state of every step too. Default: False.
+        return_sequence: return y; if not, None stands in its place. Default: True.
+        checkpoint_every: what training keeps for the backward pass: the state before every k-th
+            step, from which that pass runs k steps once more; see :class:`fastlstm.LSTM`. y is
+            kept too, unless ``return_sequence`` is false. Default: every step.
         packed: what keeps the packed weights for the next call, which saves packing them in every
             call. Only inference on the cpu backend uses it. Default: nothing is kept.
         backend: "auto" or the name of one; see :func:`fastlstm.explain`.
@@ -78,10 +87,11 @@ def lstm_sequence(
         (T, B, G, H), zero past a row's length as y is.
 
     Raises:
+        TypeError: a ``checkpoint_every`` that is neither None, an integer nor a word.
         RuntimeError: a wrong number of dimensions or a wrong size, an empty sequence, a length
             outside 1..T, batch sizes that no PackedSequence has, or tensors on different devices.
-        ValueError: tensors of different dtypes, arguments that exclude each other, or a backend
-            that is unknown or cannot run this.
+        ValueError: tensors of different dtypes, arguments that exclude each other, a
+            ``checkpoint_every`` below 1, or a backend that is unknown or cannot run this.
     """
     groups = [list(w or ()) for w in (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)]
     G = len(weight_hh)
@@ -90,6 +100,7 @@ def lstm_sequence(
         input = input.to(dtype)
         hx, cx = (None if state is None else state.to(dtype) for state in (hx, cx))
         groups = [[weight.to(dtype) for weight in group] for group in groups]
+    every = steps_between_checkpoints(checkpoint_every)
     flags = [False] * G if reverse is None else [bool(flag) for flag in reverse]
     course = Course(flags, lengths, batch_sizes, reset)
     T, B = check_sequence(input, groups, hx, cx, course)
@@ -114,34 +125,55 @@ def lstm_sequence(
         batch_sizes=batch_sizes is not None,
         reset=reset is not None,
         return_all_cells=return_all_cells,
+        checkpoint_every=every > 0,
     )
     chosen = dispatch.select(problem, backend)
-    outputs = run(chosen, Call._make((input, *groups, hx, cx, *course)), packed, return_all_cells)
-    return outputs if return_all_cells else outputs[:3]
+    call = Call._make((input, *groups, hx, cx, *course))
+    y, hy, cy, cells = run(chosen, call, packed, return_all_cells, every, return_sequence)
+    outputs = (y if return_sequence else None, hy, cy)
+    return (*outputs, cells) if return_all_cells else outputs
 
 
 def run(
-    chosen: ModuleType, call: Call, packed: PackedWeights | None, return_all_cells: bool
+    chosen: ModuleType,
+    call: Call,
+    packed: PackedWeights | None,
+    return_all_cells: bool,
+    checkpoint_every: int = 0,
+    return_sequence: bool = True,
 ) -> tuple[Tensor, ...]:
     """What :func:`lstm_sequence` does once all is checked: (y, hy, cy, cells).
+
+    What is not asked for is empty, or there nevertheless where it had to be computed.
 
     Where nothing wants to see the op, no compiler, tracer or mode, its kernels are called without
     it: that saves a quarter of the time of a short call (15 of 60 us), and in training more.
     """
     if chosen is backends.onnx:
         return backends.onnx.lstm_sequence(*call)
-    if chosen is backends.reference or transforms.is_forward_mode():
-        return backends.reference.lstm_sequence(*call)
-    name = dispatch.name(chosen)
-    if transforms.is_active():
-        return ops.transformed_lstm_sequence(call, return_all_cells, name)
     tensors = call.tensors
     # A trace keeps the flag, and may train whatever the mode was in which it was recorded.
     records = torch.is_grad_enabled() or torch.jit.is_tracing()
     train = records and any(t.requires_grad for t in tensors)
+    transformed = transforms.is_forward_mode() or transforms.is_active()
+    has_checkpoints = dispatch.has_checkpoints(chosen)
+    if checkpoint_every and not has_checkpoints:
+        if train and not transformed and not torch.jit.is_tracing():
+            one = partial(run, chosen, packed=None, return_all_cells=return_all_cells)
+            kept = (return_all_cells, return_sequence)
+            return segments.lstm_sequence(one, call, checkpoint_every, *kept)
+        checkpoint_every = 0  # nothing is kept, or torch.func has no saved tensors to bring back
+    if chosen is backends.reference or transforms.is_forward_mode():
+        return backends.reference.lstm_sequence(*call)
+    needs_y = train or transformed
+    keeps_y = return_sequence or not has_checkpoints or (needs_y and not checkpoint_every)
+    options = (return_all_cells, checkpoint_every, keeps_y, dispatch.name(chosen))
+    if transforms.is_active():
+        return ops.transformed_lstm_sequence(call, *options)
     if ops.is_watched(tensors):
-        return ops.lstm_sequence(*call, train, return_all_cells, name)[:4]
+        return ops.lstm_sequence(*call, train, *options)[:4]
     if train:
-        return ops.differentiable_lstm_sequence(call, return_all_cells, name)
-    kept = (packed,) if chosen is backends.cpu else ()
-    return chosen.forward(*call, train, return_all_cells, *kept)[:4]
+        return ops.differentiable_lstm_sequence(call, *options)
+    if chosen is backends.cpu:
+        return chosen.forward(*call, False, return_all_cells, 0, keeps_y, packed)[:4]
+    return chosen.forward(*call, False, return_all_cells)[:4]

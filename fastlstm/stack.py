@@ -27,12 +27,19 @@ class Stack(nn.Module):
         num_layers: L.
         peephole: with ``weight_ch`` in every layer.
         backend: "auto" or a name.
+        checkpoint_every: as in :class:`fastlstm.LSTM`.
     """
 
     weight_hh_l0: Tensor
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int, peephole: bool, backend: str
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int,
+        peephole: bool,
+        backend: str,
+        checkpoint_every: int | str | None,
     ) -> None:
         super().__init__()
         self.input_size = input_size
@@ -40,6 +47,7 @@ class Stack(nn.Module):
         self.num_layers = num_layers
         self.peephole = peephole
         self.backend = backend
+        self.checkpoint_every = checkpoint_every
         for layer in range(num_layers):
             columns = hidden_size if layer else input_size
             if columns:
@@ -99,7 +107,14 @@ class Encoder(Stack):
 
     def forward(self, frames: Tensor) -> State:
         """Frames (T, B, I) to the final (h, c) of every layer, each (L, B, H)."""
-        _, state = lstm(frames, None, self.weights(), backend=self.backend)
+        _, state = lstm(
+            frames,
+            None,
+            self.weights(),
+            return_sequence=False,
+            checkpoint_every=self.checkpoint_every,
+            backend=self.backend,
+        )
         return state
 
 
@@ -109,7 +124,7 @@ class Decoder(Stack):
     Args:
         frame_size: I, of what it emits, and of what it reads if ``conditional``.
         conditional: reads the previous frame from its second step on.
-        hidden_size, num_layers, peephole, backend: as in :class:`Stack`.
+        hidden_size, num_layers, peephole, backend, checkpoint_every: as in :class:`Stack`.
     """
 
     def __init__(
@@ -120,10 +135,10 @@ class Decoder(Stack):
         conditional: bool,
         peephole: bool,
         backend: str,
+        checkpoint_every: int | str | None,
     ) -> None:
-        super().__init__(
-            frame_size if conditional else 0, hidden_size, num_layers, peephole, backend
-        )
+        options = (peephole, backend, checkpoint_every)
+        super().__init__(frame_size if conditional else 0, hidden_size, num_layers, *options)
         self.conditional = conditional
         self.readout = nn.Linear(hidden_size, frame_size)
 
@@ -162,6 +177,7 @@ def decode(
             weight_ih=[w.weight_ih for w in group_weights] if reads else None,
             bias_ih=[w.bias_ih for w in group_weights if w.bias_ih is not None] if reads else None,
             weight_ch=[w.weight_ch for w in group_weights if w.weight_ch is not None],
+            checkpoint_every=decoders[0].checkpoint_every,
             backend=decoders[0].backend,
         )
         hy.append(h)

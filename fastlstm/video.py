@@ -17,7 +17,11 @@ from torch import Tensor, nn
 
 from fastlstm import dispatch, storage
 from fastlstm.checks import check_like
-from fastlstm.course_checks import can_read_values, check_size
+from fastlstm.course_checks import (
+    can_read_values,
+    check_size,
+    steps_between_checkpoints,
+)
 from fastlstm.stack import Decoder, Encoder, Job, Stack, State, run
 
 
@@ -65,9 +69,12 @@ class VideoLSTM(nn.Module):
         readout_bias: where the read-outs' biases start; for binary frames the log-odds of the
             mean pixel saves the first hundred steps of training. Default: 0.
         backend: "auto", or a backend that runs the sequence op ("cpu", "triton", "reference").
+        checkpoint_every: for long videos: what training keeps, as in :class:`fastlstm.LSTM`.
+            Default: every step.
         device, dtype: of the parameters. Default: torch's.
 
     Raises:
+        TypeError: a ``checkpoint_every`` that is neither None, an integer nor a word.
         ValueError: a size below 1, an unknown word, or no decoder at all.
     """
 
@@ -84,6 +91,7 @@ class VideoLSTM(nn.Module):
         batch_first: bool = False,
         readout_bias: float = 0.0,
         backend: str = "auto",
+        checkpoint_every: int | str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
@@ -98,25 +106,29 @@ class VideoLSTM(nn.Module):
             raise ValueError("reconstruction, future: expected at least one decoder, got none")
         if backend != "auto":
             dispatch.get(backend)
+        steps_between_checkpoints(checkpoint_every)
         self.config: dict[str, Any] = sizes | {
             "frames": frames,
             "peephole": peephole,
             "batch_first": batch_first,
             "readout_bias": readout_bias,
             "backend": backend,
+            "checkpoint_every": checkpoint_every,
         }
         self.input_size = input_size
         self.frames = frames
         self.batch_first = batch_first
         self.readout_bias = readout_bias
 
+        options = (peephole, backend, checkpoint_every)
+
         def decoder(conditional: bool | None) -> Decoder | None:
             if conditional is None:
                 return None
-            return Decoder(input_size, hidden_size, num_layers, conditional, peephole, backend)
+            return Decoder(input_size, hidden_size, num_layers, conditional, *options)
 
         with torch.device(device or torch.get_default_device()):
-            self.encoder = Encoder(input_size, hidden_size, num_layers, peephole, backend)
+            self.encoder = Encoder(input_size, hidden_size, num_layers, *options)
             self.reconstruction_decoder = decoder(reconstruction)
             self.future_decoder = decoder(future)
         self.to(dtype=dtype)

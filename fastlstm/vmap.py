@@ -32,15 +32,15 @@ def forward(op: Op, info: Any, in_dims: Sequence[Any], *args: Any) -> Outputs:
         return _one_by_one(op, N, in_dims, args)
     outputs = op(*_fold_call(call, dims, N, to_groups, False), *args[_FIELDS:])
     sequence, state = _axes(call, to_groups)
-    axes = (sequence, state, state, sequence, sequence)
-    return _unfold_all(outputs, axes, N)
+    kept = _kept_axis(call, to_groups, checkpoint_every=args[_FIELDS + 2])
+    return _unfold_all(outputs, (sequence, state, state, sequence, kept), N)
 
 
 def backward(op: Op, info: Any, in_dims: Sequence[Any], *args: Any) -> Outputs:
     """The rule of ``lstm_sequence_backward``."""
-    N, (*inputs, needs, backend) = info.batch_size, args
+    N, (*inputs, needs, checkpoint_every, backend) = info.batch_size, args
     call = Call._make(inputs[6:])
-    dims: Any = Call._make(in_dims[6:-2])
+    dims: Any = Call._make(in_dims[6:-3])
     to_groups = any(needs[1:]) or _any_weight(dims) or call.batch_sizes is not None
     if to_groups and _rows_differ(dims):
         return _one_by_one(op, N, in_dims, args)
@@ -52,10 +52,12 @@ def backward(op: Op, info: Any, in_dims: Sequence[Any], *args: Any) -> Outputs:
         None if grad is None else _fold(grad, dim, N, axis)
         for grad, dim, axis in zip(grads, grad_dims, axes, strict=True)
     ]
-    y, reserve = _fold(y, y_dim, N, sequence), _fold(reserve, reserve_dim, N, sequence)
+    if y.dim() - (y_dim is not None) > 1:  # else it is empty: it was not kept
+        y = _fold(y, y_dim, N, sequence)
+    reserve = _fold(reserve, reserve_dim, N, _kept_axis(call, to_groups, checkpoint_every))
     folded = _fold_call(call, dims, N, to_groups, needs[0])
     outputs, out_dims = _unfold_all(
-        op(*grads, y, reserve, *folded, needs, backend),
+        op(*grads, y, reserve, *folded, needs, checkpoint_every, backend),
         (sequence, 0, 0, 0, 0, 0, state, state),
         N,
     )
@@ -83,6 +85,12 @@ def _axes(call: Call, to_groups: bool) -> tuple[int, int]:
     if not to_groups:
         return 1, 1
     return (1 if call.batch_sizes is not None else 2), 0
+
+
+def _kept_axis(call: Call, to_groups: bool, checkpoint_every: int) -> int:
+    """The same of the reserve, which is a sequence, or of checkpointed states (n, G, B, P + H)."""
+    sequence, state = _axes(call, to_groups)
+    return state + 1 if checkpoint_every else sequence
 
 
 def _fold_call(call: Call, dims: Any, N: int, to_groups: bool, needs_dinput: bool) -> Call:

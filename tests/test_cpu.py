@@ -38,7 +38,7 @@ def _run_isa(case, inputs, cotangents, isa, dtype=torch.float64):
     if case.I:
         packed = PackedWeights()
         for _ in range(2):  # packs, and finds what is packed
-            again = cpu.forward(*arguments, False, False, packed, isa=isa)
+            again = cpu.forward(*arguments, False, False, packed=packed, isa=isa)
             assert error(again[0], y) <= 8 * torch.finfo(dtype).eps * (case.H + case.I)
     gradients = [
         cotangents[name].to(dtype) if name in cotangents else None

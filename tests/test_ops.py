@@ -25,8 +25,11 @@ OPTIONS = [
     )
 ]
 
+KEPT = [(0, True), (2, True), (2, False)]
 
-def _forward_arguments(options, *, train=True, differentiable=True, return_all_cells=True):
+
+def _forward_arguments(options, *, train=True, differentiable=True, return_all_cells=True, kept=()):
+    """``kept`` are checkpoint_every and return_sequence."""
     case = Case(T=3, B=2, H=4, reverse=(False, True), **options)
     inputs = {name: value.requires_grad_(differentiable) for name, value in case.inputs().items()}
     weights = ("weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch", "weight_hr")
@@ -40,28 +43,31 @@ def _forward_arguments(options, *, train=True, differentiable=True, return_all_c
         *course.values(),
         train,
         return_all_cells,
+        *(kept or KEPT[0]),
         "cpu",
     )
 
 
-def _backward_arguments(options, *, needs=True):
-    forward = _forward_arguments(options, differentiable=False)
+def _backward_arguments(options, *, needs=True, kept=()):
+    forward = _forward_arguments(options, differentiable=False, kept=kept)
     y, hy, cy, cells, reserve = ops.lstm_sequence(*forward)
     call = ops.Call._make(forward[: len(ops.Call._fields)])
-    gradients = [torch.randn_like(output) for output in (y, hy, cy, cells)]
+    outputs = (y, hy, cy, cells)
+    gradients = [torch.randn_like(out) if out.numel() else None for out in outputs]
     asked = [needs] + [needs and bool(group) for group in call.groups]
     del asked[2]  # of two biases that have one gradient
-    return (*gradients, y, reserve, *call, asked, "cpu")
+    return (*gradients, y, reserve, *call, asked, forward[-3], "cpu")
 
 
+@pytest.mark.parametrize("kept", KEPT, ids=str)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_opcheck_forward(options):
+def test_opcheck_forward(options, kept):
     operator = torch.ops.fastlstm.lstm_sequence.default
     # Of the reserve, rows past a length are never written: NaN here, and no two NaN are equal.
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
     if not options.get("lengths"):
         tests.append("test_aot_dispatch_dynamic")
-    torch.library.opcheck(operator, _forward_arguments(options), test_utils=tests)
+    torch.library.opcheck(operator, _forward_arguments(options, kept=kept), test_utils=tests)
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -71,26 +77,28 @@ def test_opcheck_without_gradients(options):
     torch.library.opcheck(operator, arguments)
 
 
+@pytest.mark.parametrize("kept", KEPT, ids=str)
 @pytest.mark.parametrize("needs", [False, True])
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_opcheck_backward(options, needs):
+def test_opcheck_backward(options, needs, kept):
     operator = torch.ops.fastlstm.lstm_sequence_backward.default
-    arguments = _backward_arguments(options, needs=needs)
+    arguments = _backward_arguments(options, needs=needs, kept=kept)
     torch.library.opcheck(operator, arguments)
     tests = ["test_schema", "test_faketensor"]
     torch.library.opcheck(operator, (None, *arguments[1:]), test_utils=tests)
     torch.library.opcheck(operator, (arguments[0], *[None] * 3, *arguments[4:]), test_utils=tests)
 
 
+@pytest.mark.parametrize("kept", KEPT, ids=str)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("flag", [False, True])
-def test_fake_outputs_have_the_real_sizes(options, flag):
+def test_fake_outputs_have_the_real_sizes(options, flag, kept):
     """``flag`` is train of the forward op and what is asked of the backward op."""
     for operator, arguments in (
-        (ops.lstm_sequence, _forward_arguments(options, train=flag)),
+        (ops.lstm_sequence, _forward_arguments(options, train=flag, kept=kept)),
         (
             torch.ops.fastlstm.lstm_sequence_backward,
-            _backward_arguments(options, needs=flag),
+            _backward_arguments(options, needs=flag, kept=kept),
         ),
     ):
         with FakeTensorMode(allow_non_fake_inputs=False) as mode:

@@ -342,10 +342,10 @@ def test_the_ops_themselves_have_vmap_rules():
     def run(igates):
         empty = [[]] * 3
         call = (igates, *empty, [weight], [], [], state, state, [False], None, None, None)
-        y, _, _, _, reserve = ops.lstm_sequence(*call, True, False, "cpu")
+        y, _, _, _, reserve = ops.lstm_sequence(*call, True, False, 0, True, "cpu")
         backward = torch.ops.fastlstm.lstm_sequence_backward.default
         needs = [True, False, False, True, False, False]
-        return y, *backward(y, None, None, None, y, reserve, *call, needs, "cpu")
+        return y, *backward(y, None, None, None, y, reserve, *call, needs, 0, "cpu")
 
     ours = vmap(run)(igates)
     truth = [torch.stack(tensors) for tensors in zip(*map(run, igates), strict=True)]
@@ -391,10 +391,10 @@ def test_rules_of_every_option(needs, course, weights):
     dy = _randn(*rows, G, P, N)
     grads = (dy, None, _randn(G, B, H), _randn(*rows, G, H))
     dummies = (_randn(N, *rows, G, P), _randn(*rows, G, 5 * H))
-    forward = (*call, True, True, "cpu"), (*call_dims, None, None, None)
+    forward = (*call, True, True, 0, True, "cpu"), (*call_dims, *[None] * 5)
     backward = (
-        (*grads, *dummies, *call, list(needs), "cpu"),
-        (dy.dim() - 1, None, None, None, 0, None, *call_dims, [None] * 6, None),
+        (*grads, *dummies, *call, list(needs), 0, "cpu"),
+        (dy.dim() - 1, None, None, None, 0, None, *call_dims, [None] * 6, None, None),
     )
     for rule, op, (args, in_dims) in (
         (rules.forward, _reference_forward, forward),

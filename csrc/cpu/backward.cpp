@@ -6,7 +6,7 @@
 // lives beside it in full precision. With a projected output the product gives the gradient of h,
 // and a second one, with W_hr, that of what was projected: two stages of every step. Then the
 // block's digates, still in cache, go into the gradients of the weights and of the input:
-// gradients.h.
+// gradients.h. Where the forward pass kept no reserve, replay.h brings back what a block needs.
 #include "arrays.h"
 #include "gradients.h"
 #include "kernels.h"
@@ -62,8 +62,9 @@ class Backward : Arrays<S> {
         dweight_ch_(workspace_.take<Sum<S>>(threads_ * dweight_ch_size())),
         weight_hh_(workspace_.take<Word<S>>(shape_.G * hidden_strips_ * strip_words<S>(gates_))),
         weight_hr_(workspace_.take<Word<S>>(shape_.G * strips_ * strip_words<S>(shape_.P))),
+        replay_(call, num_threads, block_, workspace_),
         written_(call, block_, workspace_),
-        gradients_(call, written_, zeros_, threads_, workspace_) {
+        gradients_(call, replay_, written_, zeros_, threads_, workspace_) {
     int64_t* order = workspace_.take<int64_t>(shape_.B);
     if (shape_.by_length && plan_for(threads_).by_rows && threads_ > 1) order_ = order;
   }
@@ -91,12 +92,16 @@ class Backward : Arrays<S> {
       };
       prepare(team, scratch);
       gradients_.prepare(team);
+      replay_.prepare(team);
       team.barrier();
       for_each_tile([&](const Tile& tile) { start(tile); });
       hidden.for_each_tile(shape_, team.thread(), [&](const Tile& tile) { hand_on(tile); });
       team.barrier();
+      int64_t replayed = shape_.T;
       for (int64_t first = 0; first < shape_.T; first += block_) {
         const Range block = {first, lesser(first + block_, shape_.T)};
+        // A step reads the c and the h of the one before it.
+        replayed = replay_.reach(team, greater(shape_.T - block.end - 1, 0), replayed);
         if (shape_.P) {
           hidden.for_each_step(shape_, team, block, of_h, plan, of_cell);
         } else {
@@ -264,10 +269,10 @@ class Backward : Arrays<S> {
           call_.dy ? in(call_.dy) + offset(call_.dy_stride, t, b, g) : nullptr,
           shape_.P ? written_.dh(s, b, g) : nullptr,
           call_.dcells ? in(call_.dcells) + at * H : nullptr,
-          in(call_.reserve) + at * 5 * H,
+          replay_.reserve(t, b, g),
           course.starts_afresh(t) ? zeros_
-          : first ? in(call_.cx) + state(g, b) * H
-                  : in(call_.reserve) + row_of(course.before(t), b, g) * 5 * H + 4 * H,
+          : first                 ? in(call_.cx) + state(g, b) * H
+                                  : replay_.reserve(course.before(t), b, g) + 4 * H,
           dc,
           written_.digates(s, b, g),
           shape_.P ? written_.hidden(s, b, g) : nullptr,
@@ -366,6 +371,7 @@ class Backward : Arrays<S> {
   Sum<S>* const dweight_ch_;
   Word<S>* const weight_hh_;
   Word<S>* const weight_hr_;
+  const Replay<S> replay_;
   const Written<S> written_;
   const Gradients<S> gradients_;
 };

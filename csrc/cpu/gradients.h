@@ -8,6 +8,7 @@
 
 #include "arrays.h"
 #include "products.h"
+#include "replay.h"
 
 namespace fastlstm::cpu {
 namespace {
@@ -19,29 +20,6 @@ constexpr int kInputStrips = 8;
 constexpr int64_t kPackRows = 1024;
 // Slivers of digates that stay in L2 while all strips of x and h' pass by.
 constexpr int64_t kSlivers = 32;
-
-// Numbers of every row at every step of a block, and at the step before: (G, block + 1, B, n).
-template <class S>
-class Ring {
-  static constexpr int64_t kLine = 64 / sizeof(S);
-
- public:
-  Ring(const LstmShape& shape, int64_t block, int64_t n, Workspace& workspace)
-      : B_(shape.B),
-        steps_(block + 1),
-        stride_((ceil_div(n, kLine) | 1) * kLine),
-        data_(workspace.take<S>(n ? shape.G * steps_ * B_ * stride_ : 0)) {}
-
-  S* row(int64_t s, int64_t b, int64_t g) const {
-    return data_ + ((g * steps_ + s % steps_) * B_ + b) * stride_;
-  }
-
- private:
-  const int64_t B_, steps_;
-  const int64_t stride_;  // an odd number of cache lines, for rows a power of two apart would share
-                          // few sets of the cache
-  S* const data_;
-};
 
 // What the recurrence writes for a block, and Gradients reads.
 template <class S>
@@ -76,8 +54,7 @@ class Written : Arrays<S> {
 template <class S>
 class Gradients : Arrays<S> {
   using Arrays<S>::in, Arrays<S>::out, Arrays<S>::of_group, Arrays<S>::time_from_end,
-      Arrays<S>::offset, Arrays<S>::row_of, Arrays<S>::state, Arrays<S>::shape_,
-      Arrays<S>::hidden_size_;
+      Arrays<S>::offset, Arrays<S>::state, Arrays<S>::shape_, Arrays<S>::hidden_size_;
   using V = Simd<Sum<S>>;
   using Value = typename V::Value;
   static constexpr int kWidth = kStripWidth<S>;
@@ -126,10 +103,11 @@ class Gradients : Arrays<S> {
 
  public:
   // Of `zeros` there are enough for a row of h.
-  Gradients(const LstmBackward& call, const Written<S>& written, const S* zeros, int threads,
-            Workspace& workspace)
+  Gradients(const LstmBackward& call, const Replay<S>& replay, const Written<S>& written,
+            const S* zeros, int threads, Workspace& workspace)
       : Arrays<S>(call.shape),
         call_(call),
+        replay_(replay),
         written_(written),
         zeros_(zeros),
         gates_(4 * shape_.H),
@@ -208,9 +186,8 @@ class Gradients : Arrays<S> {
     if (has_dx()) chunk.dx[i] = dinput(t, b, g);
     if (shape_.I) chunk.x[i] = in(call_.input) + offset(call_.input_stride, t, b, g);
     chunk.h[i] = course.starts_afresh(t) ? zeros_
-                 : t == course.first()
-                     ? in(call_.hx) + state(g, b) * hidden_size_
-                     : in(call_.y) + row_of(course.before(t), b, g) * hidden_size_;
+                 : t == course.first()   ? in(call_.hx) + state(g, b) * hidden_size_
+                                         : replay_.h(course.before(t), b, g);
     if (!shape_.P) return;
     chunk.dh[i] = written_.dh(s, b, g);
     chunk.hidden[i] = written_.hidden(s, b, g);
@@ -358,6 +335,7 @@ class Gradients : Arrays<S> {
   int64_t widest() const { return gates_ > shape_.P ? gates_ : shape_.P; }
 
   const LstmBackward& call_;
+  const Replay<S>& replay_;
   const Written<S>& written_;
   const S* const zeros_;
   const int64_t gates_;         // 4H

@@ -48,9 +48,9 @@ class Igates : Arrays<S> {
                weight_ih_ + panel * panel_words<S>(shape_.I));
   }
 
-  // Fills the cells of a block of steps, those that are used: those of a panel lie together, step
-  // by step.
-  void fill(const Tile& tile, Range steps, int thread, Sum<S>* cells) const {
+  // Fills the cells of some steps of a block, those that are used: those of a panel lie together,
+  // step by step, from `cells` on. Returns how many rows there were.
+  int64_t fill(const Tile& tile, Range steps, int thread, Sum<S>* cells) const {
     Input* inputs = inputs_ + thread * shape_.B * block_;
     const int64_t rows = tile.num_rows();
     int64_t count = 0;
@@ -64,7 +64,10 @@ class Igates : Arrays<S> {
       }
     }
     const int64_t per_panel = rows * block_ * kCell;
-    if (shape_.I == 0) return gather(tile, inputs, count, cells, per_panel);
+    if (shape_.I == 0) {
+      gather(tile, inputs, count, cells, per_panel);
+      return count;
+    }
     if (streaming_) {
       for (int64_t panel = tile.panels.begin; panel < tile.panels.end;
            ++panel, cells += per_panel) {
@@ -72,7 +75,7 @@ class Igates : Arrays<S> {
                   false,
                   [&](int64_t i) { return Operand<S>{inputs[i].row, cells + inputs[i].cell}; });
       }
-      return;
+      return count;
     }
     Word<S>* blocks = row_blocks_ + thread * row_block_words();
     Word<S>* chunk = chunks_ + thread * panel_words<S>(kChunk<S>);
@@ -86,6 +89,7 @@ class Igates : Arrays<S> {
             [&](int64_t i) { return Operand<S>{inputs[i].row + k, to + inputs[i].cell}; });
       }
     }
+    return count;
   }
 
  private:

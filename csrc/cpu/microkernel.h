@@ -111,6 +111,9 @@ constexpr int64_t kRun = 16;
 // several sets of sums, and every set takes its turn along the depth.
 // Meanwhile `ahead`, as many words as the strip has, comes closer: what is multiplied next. Null if
 // that is in L2 anyway: with one or two rows the prefetches cost 15%.
+// Several sets add up in another order than one. So the bits of a row depend on how many rows come
+// with it, but not from kAlikeRows on: for_each_block's blocks then have 4 to 6, and as many sets.
+constexpr int64_t kAlikeRows = 8;
 template <class S, int kRows, int kVectors>
 __attribute__((noinline)) void multiply_rows(const S* const* rows, Spacing spacing,
                                              const Word<S>* strip, const Word<S>* ahead,

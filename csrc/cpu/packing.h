@@ -19,6 +19,7 @@ constexpr int kStrips = kPanelVectors / kColumns;
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 constexpr int64_t lesser(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t greater(int64_t a, int64_t b) { return a > b ? a : b; }
 
 template <class S>
 constexpr int kLanes = Simd<Sum<S>>::kLanes;

@@ -3,14 +3,15 @@
 
 #include "arrays.h"
 #include "products.h"
+#include "steps.h"
 
 namespace fastlstm::cpu {
 namespace {
 
 template <class S>
 class OutputProjection : Arrays<S> {
-  using Arrays<S>::in, Arrays<S>::out, Arrays<S>::of_group, Arrays<S>::time_of, Arrays<S>::row_of,
-      Arrays<S>::row, Arrays<S>::state, Arrays<S>::shape_, Arrays<S>::order_;
+  using Arrays<S>::of_group, Arrays<S>::time_of, Arrays<S>::row, Arrays<S>::state,
+      Arrays<S>::shape_, Arrays<S>::order_;
   using V = Simd<Sum<S>>;
   static constexpr int kWidth = kStripWidth<S>;
 
@@ -20,9 +21,11 @@ class OutputProjection : Arrays<S> {
   };
 
  public:
-  OutputProjection(const LstmForward& call, int threads, Workspace& workspace)
+  OutputProjection(const LstmForward& call, const HiddenStates<S>& h, int threads,
+                   Workspace& workspace)
       : Arrays<S>(call.shape),
         call_(call),
+        h_(h),
         strips_(ceil_div(shape_.P, kWidth)),
         hidden_(workspace.take<S>(shape_.P ? shape_.G * shape_.B * shape_.H : 0)),
         rows_(workspace.take<Row>(shape_.P ? threads * shape_.B : 0)),
@@ -80,17 +83,16 @@ class OutputProjection : Arrays<S> {
     for (int64_t place = tile.rows.begin; place < tile.rows.end; ++place) {
       const int64_t g = tile.group, b = row(place);
       if (Course(shape_, g, b).visits(t)) {
-        rows[count++] = {hidden(g, b), y(t, b, g)};
-      } else if (!shape_.first_row) {
-        std::memset(static_cast<void*>(y(t, b, g) + first), 0, columns * sizeof(S));
+        rows[count++] = {hidden(g, b), h_.at(t, b, g)};
+      } else if (!shape_.first_row && h_.in_y()) {
+        std::memset(static_cast<void*>(h_.at(t, b, g) + first), 0, columns * sizeof(S));
       }
     }
     return count;
   }
 
-  S* y(int64_t t, int64_t b, int64_t g) const { return out(call_.y) + row_of(t, b, g) * shape_.P; }
-
   const LstmForward& call_;
+  const HiddenStates<S>& h_;
   const int64_t strips_;
   S* const hidden_;
   Row* const rows_;

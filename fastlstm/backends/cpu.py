@@ -19,6 +19,8 @@ from fastlstm.types import Problem
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 # No kernel multiplies these: they are computed in float32, and rounded when all is done.
 _COMPUTED_IN = {torch.float16: torch.float32}
+# The backward pass needs no reserve if it gets the state before every k-th step.
+CHECKPOINTS = True
 
 
 def supports(problem: Problem) -> str | None:
@@ -63,7 +65,7 @@ def isas() -> list[str]:
 def _computed_wider(
     function: Callable[..., tuple[Tensor, ...]], dtype: torch.dtype, *arguments: Any, isa: str
 ) -> tuple[Tensor, ...]:
-    """What ``function`` returns for numbers of a dtype that no kernel has."""
+    """What ``function`` returns for numbers of a dtype that no kernel has, not yet rounded."""
 
     def widen(value: Any) -> Any:
         if isinstance(value, (list, tuple)):
@@ -71,7 +73,12 @@ def _computed_wider(
         is_narrow = isinstance(value, Tensor) and value.dtype == dtype
         return value.to(_COMPUTED_IN[dtype]) if is_narrow else value
 
-    return tuple(output.to(dtype) for output in function(*map(widen, arguments), isa=isa))
+    return function(*map(widen, arguments), isa=isa)
+
+
+def _sums(dtype: torch.dtype) -> torch.dtype:
+    """What the kernels sum up in, and keep c in."""
+    return torch.float32 if dtype == torch.bfloat16 else dtype
 
 
 def forward(
@@ -90,27 +97,41 @@ def forward(
     reset: Tensor | None,
     train: bool,
     return_all_cells: bool,
+    checkpoint_every: int = 0,
+    return_sequence: bool = True,
     packed: PackedWeights | None = None,
     isa: str = "auto",
 ) -> tuple[Tensor, ...]:
     """(y, hy, cy, cells, reserve).
 
-    cells are empty unless ``return_all_cells``, and reserve, (T, B, G, 5H) or (N, G, 5H), is empty
-    unless ``train``. ``isa`` forces an instruction set, one of :func:`isas`.
+    y is empty unless ``return_sequence``, which training needs without ``checkpoint_every``; cells
+    are empty unless ``return_all_cells``. reserve is empty unless ``train``: (T, B, G, 5H) or
+    (N, G, 5H), or with ``checkpoint_every`` = k the states (ceil(T / k), G, B, P + H), in float32
+    or wider. ``isa`` forces an instruction set, one of :func:`isas`.
     """
     dtype = input.dtype
     if dtype in _COMPUTED_IN:
         weights = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
         course = (reverse, lengths, batch_sizes, reset)
-        arguments = (input, *weights, hx, cx, *course, train, return_all_cells)
-        return _computed_wider(forward, dtype, *arguments, packed, isa=isa)
+        options = (train, return_all_cells, checkpoint_every, return_sequence, packed)
+        arguments = (input, *weights, hx, cx, *course, *options)
+        *outputs, reserve = _computed_wider(forward, dtype, *arguments, isa=isa)
+        if not (train and checkpoint_every):
+            reserve = reserve.to(dtype)
+        return *(output.to(dtype) for output in outputs), reserve
     (G, B, P), H = hx.shape, cx.shape[2]
     rows = input.shape[: 1 if batch_sizes is not None else 2]
     new_empty = input.new_empty
-    y, hy, cy = new_empty(*rows, G, P), new_empty(G, B, P), new_empty(G, B, H)
+    y = new_empty(*rows, G, P) if return_sequence else new_empty(0)
+    hy, cy = new_empty(G, B, P), new_empty(G, B, H)
     cells = new_empty(*rows, G, H) if return_all_cells else new_empty(0)
-    reserve = new_empty(*rows, G, 5 * H) if train else new_empty(0)
-    if y.numel() == 0:
+    steps = rows[0] if batch_sizes is None else batch_sizes.shape[0]
+    if train and checkpoint_every:
+        sizes_of_states = (-(-steps // checkpoint_every), G, B, P + H)
+        reserve = new_empty(sizes_of_states, dtype=_sums(dtype))
+    else:
+        reserve = new_empty(*rows, G, 5 * H) if train else new_empty(0)
+    if hy.numel() == 0:
         return y, hy, cy, cells, reserve
 
     I, proj_size = weight_ih[0].shape[1] if weight_ih else 0, P if weight_hr else 0
@@ -139,11 +160,13 @@ def forward(
         weight_hr=w_hr,
         hx=hx.data_ptr(),
         cx=cx.data_ptr(),
-        y=y.data_ptr(),
+        y=y.data_ptr() if return_sequence else 0,
         hy=hy.data_ptr(),
         cy=cy.data_ptr(),
         cells=cells.data_ptr() if return_all_cells else 0,
-        reserve=reserve.data_ptr() if train else 0,
+        checkpoint_every=checkpoint_every,
+        reserve=reserve.data_ptr() if train and not checkpoint_every else 0,
+        states=reserve.data_ptr() if train and checkpoint_every else 0,
         packed=memory.address(kept),
         is_packed=kept is not None,
         workspace=workspace.data_ptr(),
@@ -174,46 +197,50 @@ def backward(
     batch_sizes: Tensor | None,
     reset: Tensor | None,
     needs: Sequence[bool],
+    checkpoint_every: int = 0,
     isa: str = "auto",
 ) -> tuple[Tensor, ...]:
     """(dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx).
 
     The weights' are over the groups. ``needs`` says which of the first six are asked for; the
-    others are empty.
+    others are empty. With ``checkpoint_every`` the reserve holds states, y may be empty, and the
+    gradients are those without, bit for bit; but not in float16, where the reserve was rounded.
     """
     dtype = y.dtype
     if dtype in _COMPUTED_IN:
         weights = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
         course = (reverse, lengths, batch_sizes, reset)
-        arguments = (dy, dhy, dcy, dcells, y, reserve, input, *weights, hx, cx, *course, needs)
-        return _computed_wider(backward, dtype, *arguments, isa=isa)
+        grads, options = (dy, dhy, dcy, dcells), (needs, checkpoint_every)
+        arguments = (*grads, y, reserve, input, *weights, hx, cx, *course, *options)
+        gradients = _computed_wider(backward, dtype, *arguments, isa=isa)
+        return tuple(gradient.to(dtype) for gradient in gradients)
     (G, B, P), H = hx.shape, cx.shape[2]
     I = weight_ih[0].shape[1] if weight_ih else 0
-    # The kernels sum a weight's gradient up in float32 if the weights are narrower.
-    sums = torch.float32 if dtype == torch.bfloat16 else dtype
     sizes_of = ((G, 4 * H, I), (G, 4 * H), (G, 4 * H, P), (G, 3 * H), (G, P, H))
     dinput = y.new_empty(input.shape if needs[0] else 0)
     dweights = [
-        y.new_empty(size if needed else 0, dtype=sums)
+        y.new_empty(size if needed else 0, dtype=_sums(dtype))
         for size, needed in zip(sizes_of, needs[1:], strict=True)
     ]
     dhx, dcx = y.new_empty(G, B, P), y.new_empty(G, B, H)
-    if y.numel() == 0:
+    if hx.numel() == 0:
         return dinput, *(dweight.zero_().to(dtype) for dweight in dweights), dhx, dcx
 
-    rows, is_packed = y.shape[0], batch_sizes is not None
+    rows, is_packed = input.shape[0], batch_sizes is not None
     T, about_rows, _row_owners = memory.about_rows(rows, B, lengths, batch_sizes, reset)
     sizes = (_DTYPES[dtype], T, B, G, H, I, P if weight_hr else 0)
     threads = torch.get_num_threads()
     dy = None if dy is None else memory.unit_stride(dy)
     dhy, dcy, dcells = (None if d is None else d.contiguous() for d in (dhy, dcy, dcells))
-    x = memory.unit_stride(input) if weight_ih else None
+    reads_input = bool(weight_ih) or checkpoint_every > 0
+    x = memory.unit_stride(input) if reads_input else None
     hx, cx = hx.contiguous(), cx.contiguous()
     # As forward wrote them, unless vmap or a hook on saved tensors laid them out anew.
     y, reserve = y.contiguous(), reserve.contiguous()
-    parameters = (weight_ih, weight_hh, weight_ch, weight_hr)
-    (w_ih, w_hh, w_ch, w_hr), _owners = zip(*map(memory.grid, parameters), strict=True)
-    workspace = memory.workspace(_C.lstm_backward_workspace(*sizes, threads, isa))
+    biases = (bias_ih, bias_hh) if checkpoint_every else ((), ())
+    parameters = (weight_ih, *biases, weight_hh, weight_ch, weight_hr)
+    (w_ih, b_ih, b_hh, w_hh, w_ch, w_hr), _owners = zip(*map(memory.grid, parameters), strict=True)
+    workspace = memory.workspace(_C.lstm_backward_workspace(*sizes, checkpoint_every, threads, isa))
     asked = [
         memory.address(gradient if need else None)
         for gradient, need in zip((dinput, *dweights), needs, strict=True)
@@ -227,11 +254,15 @@ def backward(
         dhy=memory.address(dhy),
         dcy=memory.address(dcy),
         dcells=memory.address(dcells),
-        reserve=reserve.data_ptr(),
-        y=y.data_ptr(),
+        checkpoint_every=checkpoint_every,
+        reserve=0 if checkpoint_every else reserve.data_ptr(),
+        states=reserve.data_ptr() if checkpoint_every else 0,
+        y=y.data_ptr() if y.numel() else 0,
         input=memory.address(x),
         input_stride=memory.outer_strides(x, is_packed),
         weight_ih=w_ih,
+        bias_ih=b_ih,
+        bias_hh=b_hh,
         weight_hh=w_hh,
         weight_ch=w_ch,
         weight_hr=w_hr,

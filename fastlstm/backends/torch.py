@@ -23,6 +23,8 @@ def supports(problem: Problem) -> str | None:
         return "has no reset mask"
     if problem.return_all_cells:
         return "returns only the last cell state"
+    if problem.checkpoint_every:
+        return "keeps every step for its backward pass"
     on_host = problem.lengths and not problem.batch_sizes
     if on_host and problem.device == "cuda" and torch.cuda.is_current_stream_capturing():
         return "copies lengths to the cpu, which ends the capture of a CUDA graph"

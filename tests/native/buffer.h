@@ -64,6 +64,12 @@ class Buffer {
     store(i, static_cast<uint16_t>((bits + 0x7FFF + (bits >> 16 & 1)) >> 16));
   }
 
+  bool has_the_bits_of(const Buffer& other) const {
+    const size_t bytes = count_ * size_of(dtype_);
+    return bytes == static_cast<size_t>(other.count_ * size_of(other.dtype_)) &&
+           (bytes == 0 || std::memcmp(block_ + shift_, other.block_ + other.shift_, bytes) == 0);
+  }
+
   // Gives number i the bytes that it began with.
   void poison(int64_t i) {
     std::memset(block_ + shift_ + i * size_of(dtype_), 0xFF, size_of(dtype_));

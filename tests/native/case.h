@@ -34,6 +34,8 @@ struct Case {
   bool peepholes = true, bias_ih = true, bias_hh = true;
   bool backwards_weights = false;  // group 0 lies last in memory, with gaps between the groups
   Packing packing = Packing::none;
+  int64_t checkpoint_every = 0;  // then everything is computed twice, and the bits are compared
+  bool keeps_y = true;           // when they are
   Layout input = Layout::contiguous, dy = Layout::contiguous;
   std::string null = "";  // names of pointers that are null, each in spaces
   int64_t shift = 0;      // of every buffer that need not be aligned
@@ -75,6 +77,7 @@ struct Case {
     add("packed_rows", packed_rows), add("reset", reset), add("cells", cells);
     add("peepholes", peepholes), add("bias_ih", bias_ih), add("bias_hh", bias_hh);
     add("backwards_weights", backwards_weights), add("shift", shift);
+    add("checkpoint_every", checkpoint_every), add("keeps_y", keeps_y);
     text += std::string(" packing=") + kPackings[static_cast<int>(packing)];
     text += std::string(" input=") + kLayouts[static_cast<int>(input)];
     text += std::string(" dy=") + kLayouts[static_cast<int>(dy)];

@@ -71,12 +71,23 @@ class Run {
     report_.add_case();
     if (c_.packing == Packing::alone) pack();
     if (c_.packing == Packing::kept || c_.packing == Packing::reused) packed_ = packed();
-    forward(c_.packing == Packing::alone);
-    if (c_.packing == Packing::reused) forward(true);
-    if (c_.has("reserve")) backward();
+    Outputs outputs = forward(shape_, c_.packing == Packing::alone);
+    compare_outputs(outputs);
+    if (c_.packing == Packing::reused) compare_outputs(outputs = forward(shape_, true));
+    if (!c_.has("reserve")) return;
+    compare_gradients(backward(shape_, outputs));
+    if (c_.checkpoint_every) compare_checkpointed();
   }
 
  private:
+  struct Outputs {
+    Buffer y, hy, cy, cells, reserve, states;
+  };
+  struct Gradients {
+    Rows dinput;
+    Buffer dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx;
+  };
+
   int64_t rows() const { return in_.first_row[c_.T] * c_.G; }
   int64_t hidden_states() const { return c_.G * c_.B * c_.hidden_size(); }
   int64_t states() const { return c_.G * c_.B * c_.H; }
@@ -101,14 +112,22 @@ class Run {
     kernels_.forward(call, c_.threads);
   }
 
-  void forward(bool is_packed) {
-    y_ = numbers(rows() * c_.hidden_size());
-    const Buffer cells = c_.cells ? numbers(rows() * c_.H) : Buffer();
-    if (c_.has("reserve")) reserve_ = numbers(rows() * 5 * c_.H);
-    const Buffer hy = numbers(hidden_states()), cy = numbers(states());
-    const Buffer workspace = bytes(kernels_.forward_workspace(shape_, c_.threads));
+  // With checkpoint_every in the shape, states are kept, and y maybe not.
+  Outputs forward(const LstmShape& shape, bool is_packed) const {
+    Outputs outputs;
+    const int64_t every = shape.checkpoint_every;
+    if (!every || c_.keeps_y) outputs.y = numbers(rows() * c_.hidden_size());
+    outputs.hy = numbers(hidden_states()), outputs.cy = numbers(states());
+    if (c_.cells) outputs.cells = numbers(rows() * c_.H);
+    if (every) {
+      const int64_t count = (c_.T + every - 1) / every * (hidden_states() + states());
+      outputs.states = Buffer(sums_, count, c_.shift);
+    } else if (c_.has("reserve")) {
+      outputs.reserve = numbers(rows() * 5 * c_.H);
+    }
+    const Buffer workspace = bytes(kernels_.forward_workspace(shape, c_.threads));
     LstmForward call{};
-    call.shape = shape_;
+    call.shape = shape;
     call.input = in_.input.buffer.data();
     std::copy_n(in_.input.stride, 3, call.input_stride);
     call.weight_ih = weight(in_.weight_ih, c_.I);
@@ -119,21 +138,60 @@ class Run {
     call.weight_hr = weight(in_.weight_hr, c_.P);
     call.hx = in_.hx.data();
     call.cx = in_.cx.data();
-    call.y = y_.data();
-    call.hy = hy.data();
-    call.cy = cy.data();
-    call.cells = cells.data();
-    call.reserve = reserve_.data();
+    call.y = outputs.y.data();
+    call.hy = outputs.hy.data();
+    call.cy = outputs.cy.data();
+    call.cells = outputs.cells.data();
+    call.reserve = outputs.reserve.data();
+    call.states = outputs.states.data();
     call.packed = packed_.data();
     call.is_packed = is_packed;
     call.workspace = workspace.data();
     kernels_.forward(call, c_.threads);
+    return outputs;
+  }
+
+  void compare_outputs(Outputs& outputs) {
     const int64_t terms = c_.H + c_.I;
-    compare_rows("y", y_, expected_.y, c_.hidden_size(), terms);
-    if (c_.cells) compare_rows("cells", cells, expected_.cells, c_.H, terms);
-    compare("hy", hy, expected_.hy, terms);
-    compare("cy", cy, expected_.cy, terms);
-    if (c_.has("reserve")) compare_reserve(terms);
+    compare_rows("y", outputs.y, expected_.y, c_.hidden_size(), terms);
+    if (c_.cells) compare_rows("cells", outputs.cells, expected_.cells, c_.H, terms);
+    compare("hy", outputs.hy, expected_.hy, terms);
+    compare("cy", outputs.cy, expected_.cy, terms);
+    if (c_.has("reserve")) compare_reserve(outputs.reserve, terms);
+  }
+
+  // From the states that were kept come the same bits as from all the reserve. (Weights that were
+  // packed beforehand are multiplied in another order than few rows with others.)
+  void compare_checkpointed() {
+    packed_ = Buffer();
+    const Outputs all = forward(shape_, false);
+    const Gradients expected = backward(shape_, all);
+    LstmShape shape = shape_;
+    shape.checkpoint_every = c_.checkpoint_every;
+    const Outputs few = forward(shape, false);
+    const Gradients found = backward(shape, few);
+    if (c_.keeps_y) compare_bits("y", few.y, all.y);
+    compare_bits("hy", few.hy, all.hy);
+    compare_bits("cy", few.cy, all.cy);
+    compare_bits("cells", few.cells, all.cells);
+    compare_bits("dinput", found.dinput.buffer, expected.dinput.buffer);
+    compare_bits("dweight_ih", found.dweight_ih, expected.dweight_ih);
+    compare_bits("dbias", found.dbias, expected.dbias);
+    compare_bits("dweight_hh", found.dweight_hh, expected.dweight_hh);
+    compare_bits("dweight_ch", found.dweight_ch, expected.dweight_ch);
+    compare_bits("dweight_hr", found.dweight_hr, expected.dweight_hr);
+    compare_bits("dhx", found.dhx, expected.dhx);
+    compare_bits("dcx", found.dcx, expected.dcx);
+  }
+
+  void compare_bits(const char* name, const Buffer& found, const Buffer& expected) {
+    if (found.has_the_bits_of(expected)) return;
+    int64_t i = 0;
+    while (i + 1 < found.count() && found.get(i) == expected.get(i)) ++i;
+    char text[100];
+    std::snprintf(text, sizeof(text), "is %.17g, and %.17g without checkpoints", found.get(i),
+                  expected.get(i));
+    fail(name, i, text);
   }
 
   // Of `expected` (T, B, G, n), the rows that have a place.
@@ -147,73 +205,89 @@ class Run {
   }
 
   // Rows past a length must have been left alone.
-  void compare_reserve(int64_t terms) {
+  void compare_reserve(Buffer& reserve, int64_t terms) {
     const auto is_past = [&](int64_t i) {
       if (c_.packed_rows) return false;
       const int64_t row = i / (5 * c_.H) / c_.G;
       return row / c_.B >= in_.problem.lengths[row % c_.B];
     };
-    for (int64_t i = 0; i < reserve_.count(); ++i) {
+    for (int64_t i = 0; i < reserve.count(); ++i) {
       if (!is_past(i)) continue;
-      if (!reserve_.is_untouched(i)) return fail("reserve", i, "is written past a length");
-      reserve_.set(i, 0);
+      if (!reserve.is_untouched(i)) return fail("reserve", i, "is written past a length");
+      reserve.set(i, 0);
     }
-    compare_rows("reserve", reserve_, expected_.reserve, 5 * c_.H, terms);
-    for (int64_t i = 0; i < reserve_.count(); ++i) {
-      if (is_past(i)) reserve_.poison(i);  // backward must not read it either
+    compare_rows("reserve", reserve, expected_.reserve, 5 * c_.H, terms);
+    for (int64_t i = 0; i < reserve.count(); ++i) {
+      if (is_past(i)) reserve.poison(i);  // backward must not read it either
     }
   }
 
-  void backward() {
+  Gradients backward(const LstmShape& shape, const Outputs& kept) const {
     const bool same = c_.I && c_.input <= Layout::gaps, shared = c_.I && c_.input == Layout::shared;
-    Rows dinput(c_, c_.I ? c_.I : 4 * c_.H, same || shared ? c_.input : Layout::contiguous);
     const int64_t gates = c_.G * 4 * c_.H;
-    const Buffer dweight_ih(sums_, gates * c_.I, c_.shift), dbias(sums_, gates, c_.shift),
-        dweight_hh(sums_, gates * c_.hidden_size(), c_.shift),
-        dweight_ch(sums_, c_.G * 3 * c_.H, c_.shift),
-        dweight_hr(sums_, c_.G * c_.P * c_.H, c_.shift);
-    const Buffer dhx = numbers(hidden_states()), dcx = numbers(states());
-    const Buffer workspace = bytes(kernels_.backward_workspace(shape_, c_.threads));
+    const auto sums = [&](int64_t count) { return Buffer(sums_, count, c_.shift); };
+    Gradients g = {
+        Rows(c_, c_.I ? c_.I : 4 * c_.H, same || shared ? c_.input : Layout::contiguous),
+        sums(gates * c_.I),
+        sums(gates),
+        sums(gates * c_.hidden_size()),
+        sums(c_.G * 3 * c_.H),
+        sums(c_.G * c_.P * c_.H),
+        numbers(hidden_states()),
+        numbers(states()),
+    };
+    const Buffer workspace = bytes(kernels_.backward_workspace(shape, c_.threads));
     const auto wanted = [&](const Buffer& buffer, const char* name, bool exists) {
       return exists && c_.has(name) ? buffer.data() : nullptr;
     };
     LstmBackward call{};
-    call.shape = shape_;
+    call.shape = shape;
     call.dy = wanted(in_.dy.buffer, "dy", true);
     std::copy_n(in_.dy.stride, 3, call.dy_stride);
     call.dhy = wanted(in_.dhy, "dhy", true);
     call.dcy = wanted(in_.dcy, "dcy", true);
     call.dcells = wanted(in_.dcells.buffer, "dcells", c_.cells);
-    call.reserve = reserve_.data();
-    call.y = y_.data();
-    call.input = c_.I ? in_.input.buffer.data() : nullptr;
+    call.reserve = kept.reserve.data();
+    call.states = kept.states.data();
+    call.y = kept.y.data();
+    call.input = c_.I || shape.checkpoint_every ? in_.input.buffer.data() : nullptr;
     std::copy_n(in_.input.stride, 3, call.input_stride);
     call.weight_ih = weight(in_.weight_ih, c_.I);
+    call.bias_ih = weight(in_.bias_ih, c_.I && c_.bias_ih);
+    call.bias_hh = weight(in_.bias_hh, c_.I && c_.bias_hh);
     call.weight_hh = weight(in_.weight_hh, true);
     call.weight_ch = weight(in_.weight_ch, c_.peepholes);
     call.weight_hr = weight(in_.weight_hr, c_.P);
     call.hx = in_.hx.data();
     call.cx = in_.cx.data();
-    call.dinput = wanted(dinput.buffer, "dinput", true);
-    std::copy_n(dinput.stride, 3, call.dinput_stride);
-    call.dweight_ih = wanted(dweight_ih, "dweight_ih", c_.I);
-    call.dbias = wanted(dbias, "dbias", c_.I);
-    call.dweight_hh = wanted(dweight_hh, "dweight_hh", true);
-    call.dweight_ch = wanted(dweight_ch, "dweight_ch", c_.peepholes);
-    call.dweight_hr = wanted(dweight_hr, "dweight_hr", c_.P);
-    call.dhx = dhx.data();
-    call.dcx = dcx.data();
+    call.dinput = wanted(g.dinput.buffer, "dinput", true);
+    std::copy_n(g.dinput.stride, 3, call.dinput_stride);
+    call.dweight_ih = wanted(g.dweight_ih, "dweight_ih", c_.I);
+    call.dbias = wanted(g.dbias, "dbias", c_.I);
+    call.dweight_hh = wanted(g.dweight_hh, "dweight_hh", true);
+    call.dweight_ch = wanted(g.dweight_ch, "dweight_ch", c_.peepholes);
+    call.dweight_hr = wanted(g.dweight_hr, "dweight_hr", c_.P);
+    call.dhx = g.dhx.data();
+    call.dcx = g.dcx.data();
     call.workspace = workspace.data();
     kernels_.backward(call, c_.threads);
+    return g;
+  }
+
+  void compare_gradients(Gradients g) {
     const int64_t terms = c_.T * c_.B + 4 * c_.H + c_.I;
-    compare("dhx", dhx, expected_.dhx, terms);
-    compare("dcx", dcx, expected_.dcx, terms);
-    if (call.dinput) compare_dinput(dinput, terms);
-    if (call.dweight_ih) compare("dweight_ih", dweight_ih, expected_.dweight_ih, terms);
-    if (call.dbias) compare("dbias", dbias, expected_.dbias, terms);
-    if (call.dweight_hh) compare("dweight_hh", dweight_hh, expected_.dweight_hh, terms);
-    if (call.dweight_ch) compare("dweight_ch", dweight_ch, expected_.dweight_ch, terms);
-    if (call.dweight_hr) compare("dweight_hr", dweight_hr, expected_.dweight_hr, terms);
+    const auto check = [&](const char* name, const Buffer& found, const reference::Array& expected,
+                           bool exists) {
+      if (exists && c_.has(name)) compare(name, found, expected, terms);
+    };
+    check("dhx", g.dhx, expected_.dhx, true);
+    check("dcx", g.dcx, expected_.dcx, true);
+    if (c_.has("dinput")) compare_dinput(g.dinput, terms);
+    check("dweight_ih", g.dweight_ih, expected_.dweight_ih, c_.I);
+    check("dbias", g.dbias, expected_.dbias, c_.I);
+    check("dweight_hh", g.dweight_hh, expected_.dweight_hh, true);
+    check("dweight_ch", g.dweight_ch, expected_.dweight_ch, c_.peepholes);
+    check("dweight_hr", g.dweight_hr, expected_.dweight_hr, c_.P);
   }
 
   // Groups that share x share dx, their sum; gaps between the rows must have been left alone.
@@ -275,7 +349,7 @@ class Run {
   Report& report_;
   const DType sums_;
   LstmShape shape_;
-  Buffer packed_, y_, reserve_;
+  Buffer packed_;
 };
 
 void run_everywhere(const Case& c, Report& report) {
@@ -320,6 +394,8 @@ std::vector<Case> mixed_cases() {
         c.packed_rows = one_of(0, 0, 1);
         c.reset = one_of(0, 1);
         c.cells = one_of(0, 1);
+        c.checkpoint_every = one_of(0, 1, 2, 3, 7, 50);
+        c.keeps_y = one_of(0, 1);
         if (c.packed_rows) c.input = c.dy = Layout::contiguous;
         if (c.T * c.B * c.G * H * (H + I) > 1'000'000) c.T = 7;  // keeps the whole run to seconds
         cases.push_back(c);
@@ -371,6 +447,8 @@ std::vector<Case> large_cases() {
       c.packed_rows = cases.size() % 4 == 3;
       c.reset = cases.size() % 5 == 4;
       c.P = cases.size() % 3 == 1 ? 40 : 0;
+      c.checkpoint_every = 1 + cases.size() * 7 % 31;
+      c.keeps_y = cases.size() % 7 < 3;
       cases.push_back(c);
     }
   }

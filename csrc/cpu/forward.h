@@ -1,0 +1,392 @@
+// The recurrence forward in time: the steps of a call, in the order of each group.
+//
+// Pre-activations live in cells: the four gates of one vector of hidden units in one row at one
+// step. Time runs in blocks. For each block a thread projects the input of its tiles into cells
+// (so igates never leave its cache), then goes through the steps: to the cells of a step it adds
+// h' W_hh^T, and on the sums it computes the LSTM cell. h' is the row of y that the step before
+// wrote; nothing is copied.
+//
+// A backward pass with no reserve but some states goes through the steps after them once more
+// (replay.h): by the same code, in the same blocks, and so to the same bits.
+//
+// A call of few products per weight packs nothing: it would read each weight twice to use it once.
+// It fills the cells by dot products with the weights as they lie.
+#pragma once
+
+#include "igates.h"
+#include "projection.h"
+#include "states.h"
+
+namespace fastlstm::cpu {
+namespace {
+
+// Cells of one block of time, per thread: half of a usual L2.
+constexpr int64_t kBlockBytes = 256 * 1024;
+// Rows of h' that are read as they lie: half of a usual L1.
+constexpr int64_t kRowBytes = 16 * 1024;
+// Rows that a block should have at least, so that W_ih is not read too often.
+constexpr int64_t kBlockRows = 192;
+
+template <class S>
+class Forward : Arrays<S> {
+  using Arrays<S>::in, Arrays<S>::out, Arrays<S>::of_group, Arrays<S>::time_of, Arrays<S>::row_of,
+      Arrays<S>::state, Arrays<S>::row, Arrays<S>::prepare_order, Arrays<S>::shape_,
+      Arrays<S>::hidden_size_, Arrays<S>::order_;
+  using V = Simd<Sum<S>>;
+  using Value = typename V::Value;
+  static constexpr int kUnits = kLanes<S>;
+  static constexpr int kCell = kPanelWidth<S>;
+  // Where a row of the batch finds its data at one step; each pointer to number 0.
+  struct Row {
+    int64_t place;  // in its tile
+    const S* h;     // (P) h'
+    Sum<S>* c;      // (H) c' becomes c
+    S* hidden;      // (H) h, unless it is projected; null if it is known
+    S* cells;       // (H) or null
+    S* reserve;     // (5H) or null
+  };
+
+ public:
+  // With `replayed` steps it replays: of so many, and the one before, it keeps the reserve and h;
+  // but h is known, and left alone, if there is y.
+  Forward(const LstmForward& call, int num_threads, int64_t replayed = 0)
+      : Arrays<S>(call.shape),
+        call_(call),
+        replays_(replayed > 0),
+        panels_(ceil_div(shape_.H, kUnits)),
+        streaming_(!call.packed && streams(shape_)),
+        threads_(worthwhile_threads(shape_, num_threads, 1)),
+        by_rows_(plan_for(threads_).by_rows),
+        stays_near_(plan_for(threads_).stays_near),
+        block_(steps_of_a_block()),
+        packs_ih_(shape_.I && (call.packed || (!streaming_ && (block_ < shape_.T || by_rows_)))),
+        workspace_(call.workspace),
+        kept_(call.packed),
+        progress_(workspace_.take<Progress>(threads_)),
+        rows_(workspace_.take<Row>(threads_ * shape_.B)),
+        zeros_(workspace_.take<S>(hidden_size_)),
+        h_(shape_, call.y, replays_ ? replayed : 1, workspace_),
+        reserve_(shape_, replayed, replays_ ? 5 * shape_.H : 0, workspace_),
+        states_(call, h_, workspace_),
+        bias_(workspace_.take<Sum<S>>(shape_.G * panels_ * kCell)),
+        cells_(
+            workspace_.take<Sum<S>>(Plan::most_cells(shape_, threads_, panels_) * block_ * kCell)),
+        row_blocks_(workspace_.take<Word<S>>(threads_ * row_block_words())),
+        weight_hh_(home().template take<Word<S>>(
+            streaming_ ? 0 : shape_.G * panels_ * panel_words<S>(hidden_size_))),
+        igates_(call, panels_, block_, packs_ih_, streaming_, threads_, workspace_, home()),
+        projection_(call, h_, threads_, workspace_) {
+    int64_t* order = workspace_.take<int64_t>(shape_.B);
+    if (!shape_.by_length || !by_rows_ || threads_ == 1) return;
+    order_ = order;
+    igates_.read_in(order);
+    projection_.read_in(order);
+    states_.read_in(order);
+  }
+
+  size_t workspace_bytes() const { return workspace_.bytes(); }
+
+  // Whether weights are read as they lie: for few rows of T times B. The break-even is 16 rows at
+  // H = 128 and 256, and 32 where packing goes through memory (4,200 x 1,055: 3.8 ms against 4.2
+  // with 22 rows). Dot products of bfloat16 take two steps in float.
+  static bool streams(const LstmShape& shape) {
+    if (Format<S>::kPerWord == 2) return shape.T * shape.B <= 6;
+    const int64_t bytes = 4 * shape.H * (shape.I + shape.H) * int64_t{sizeof(S)};
+    return shape.T * shape.B <= (bytes > 8 * 1024 * 1024 ? 32 : 16);
+  }
+
+  static size_t packed_bytes(const LstmShape& shape) {
+    Workspace kept(nullptr);
+    const int64_t panels = shape.G * ceil_div(shape.H, kUnits);
+    kept.take<Word<S>>(panels * panel_words<S>(shape.P ? shape.P : shape.H));
+    kept.take<Word<S>>(panels * panel_words<S>(shape.I));
+    return kept.bytes();
+  }
+
+  void run() const {
+    run_team(progress_, threads_, [this](Team team) {
+      prepare(team);
+      team.barrier();
+      const Plan plan = plan_for(team.size());
+      plan.for_each_tile(shape_, team.thread(), [&](const Tile& tile) { states_.start(tile); });
+      go(team, {0, shape_.T});
+      if (shape_.P) {
+        output_plan(plan).for_each_tile(
+            shape_, team.thread(), [&](const Tile& tile) { states_.end_h(tile, kStripWidth<S>); });
+      } else {
+        plan.for_each_tile(shape_, team.thread(),
+                           [&](const Tile& tile) { states_.end_h(tile, kUnits); });
+      }
+      plan.for_each_tile(shape_, team.thread(), [&](const Tile& tile) { states_.end_c(tile); });
+    });
+  }
+
+  // Packs the weights, and adds up the biases in the order of the cells. A barrier must follow.
+  void prepare(const Team& team) const {
+    const int64_t H = shape_.H, depth = hidden_size_;
+    if (team.thread() == 0) std::memset(static_cast<void*>(zeros_), 0, depth * sizeof(S));
+    prepare_order(team);
+    if (call_.weight_hr.data) projection_.prepare(team);
+    const Range mine = share(shape_.G * panels_, team.thread(), team.size());
+    for (int64_t i = mine.begin; i < mine.end; ++i) {
+      const int64_t group = i / panels_, unit = i % panels_ * kUnits;
+      if (!streaming_ && !call_.is_packed) {
+        const S* weight = of_group(call_.weight_hh, group);
+        pack_gates(weight, H, depth, unit, 0, depth, weight_hh_ + i * panel_words<S>(depth));
+      }
+      if (packs_ih_ && !call_.is_packed) igates_.pack_panel(i);
+      with_lanes<kUnits>(unit, H, [&](auto lanes) {
+        for (int gate = 0; gate < 4; ++gate) {
+          Value sum = {};
+          for (const LstmWeight* bias : {&call_.bias_ih, &call_.bias_hh}) {
+            if (bias->data) sum += V::load(of_group(*bias, group) + gate * H + unit, lanes);
+          }
+          V::store(bias_ + i * kCell + gate * kUnits, sum, AllLanes{});
+        }
+      });
+    }
+  }
+
+  // Threads that a call runs on, at most.
+  int threads() const { return threads_; }
+
+  // Some steps once more, from the state that was kept before the first of them.
+  void replay(Team& team, Range steps) const {
+    const Plan plan = plan_for(team.size());
+    plan.for_each_tile(shape_, team.thread(),
+                       [&](const Tile& tile) { states_.restore(tile, steps.begin); });
+    if (!h_.in_y()) team.barrier();
+    go(team, steps);
+  }
+
+  // What a step that was replayed has left: (5H), and h (P).
+  const S* reserve(int64_t t, int64_t b, int64_t g) const {
+    return reserve_.row(time_of(g, t), b, g);
+  }
+  const S* h(int64_t t, int64_t b, int64_t g) const { return h_.at(t, b, g); }
+
+ private:
+  struct Scratch {
+    Row* rows;
+    Sum<S>* cells;
+    Word<S>* blocks;  // packed rows of h'
+  };
+
+  Workspace& home() { return call_.packed ? kept_ : workspace_; }
+  // Room for all of h'.
+  int64_t row_block_words() const { return shape_.B * block_words<S>(hidden_size_); }
+  Plan plan_for(int threads) const {
+    const int64_t weight_bytes = panels_ * panel_words<S>(hidden_size_) * sizeof(Word<S>);
+    Plan plan(shape_, threads, panels_, weight_bytes);
+    if (streaming_ && shape_.G * panels_ >= threads) plan.by_rows = false;  // read weights once
+    return plan;
+  }
+  Plan output_plan(Plan plan) const {
+    plan.panels = projection_.strips();
+    return plan;
+  }
+  int64_t steps_of_a_block() const {
+    const int64_t cells = plan_for(threads_).cells(shape_);
+    const int64_t rows = by_rows_ ? cells / panels_ : shape_.B;
+    int64_t block = kBlockBytes / (cells * kCell * int64_t{sizeof(Sum<S>)} + 1);
+    if (block * rows < kBlockRows) block = ceil_div(kBlockRows, rows + 1);
+    // All at once where igates take less room than W_ih, which is then packed bit by bit in L1.
+    const bool at_once = shape_.T * shape_.B <= shape_.I && !by_rows_;
+    return at_once ? shape_.T : lesser(block, shape_.T);
+  }
+
+  // Steps in their order, from the state that they find.
+  void go(Team& team, Range steps) const {
+    const Plan plan = plan_for(team.size());
+    const Scratch scratch = {
+        rows_ + team.thread() * shape_.B,
+        cells_ + team.thread() * plan.cells(shape_) * block_ * kCell,
+        row_blocks_ + team.thread() * row_block_words(),
+    };
+    const auto step_of = [&](const Tile& tile, int64_t s) {
+      if (s % block_ == 0 || s == steps.begin)
+        project(tile, {s, steps.end}, team.thread(), scratch);
+      if (!replays_ && states_.keeps(s)) states_.keep(tile, s);
+      step(tile, s, scratch);
+    };
+    if (replays_ && h_.in_y()) {  // nobody waits for h'
+      plan.for_each_tile(shape_, team.thread(), [&](const Tile& tile) {
+        for (int64_t s = steps.begin; s < steps.end; ++s) step_of(tile, s);
+      });
+    } else if (shape_.P) {
+      plan.for_each_step(
+          shape_, team, steps, step_of, output_plan(plan),
+          [&](const Tile& tile, int64_t s) { projection_.step(tile, s, team.thread()); });
+    } else {
+      plan.for_each_step(shape_, team, steps, step_of);
+    }
+  }
+
+  // Fills the cells of the first of some steps, and of the others in its block.
+  void project(const Tile& tile, Range steps, int thread, const Scratch& scratch) const {
+    const auto fill = [&](Range range) {
+      return igates_.fill(tile, range, thread,
+                          cell(tile, tile.panels.begin, range.begin % block_, 0, scratch));
+    };
+    const int64_t first = steps.begin - steps.begin % block_;
+    const Range block = {first, lesser(first + block_, shape_.T)};
+    const int64_t last = lesser(steps.end, block.end);
+    const bool is_part = steps.begin > block.begin || last < block.end;
+    if (fill({steps.begin, last}) < kAlikeRows && is_part) fill(block);  // as it was the first time
+  }
+
+  void step(const Tile& tile, int64_t s, const Scratch& scratch) const {
+    const Row* rows = scratch.rows;
+    const int64_t count = visit_rows(tile, s, scratch.rows);
+    const int64_t depth = hidden_size_, at = s % block_;
+    // Many rows are packed once for all panels. Few are in L1 anyway.
+    const bool packs_rows = !streaming_ && count * depth * int64_t{sizeof(S)} > kRowBytes;
+    for (int64_t k = 0; packs_rows && k < depth; k += kChunk<S>) {
+      pack_row_blocks<S>(
+          count, lesser(kChunk<S>, depth - k), [&](int64_t i) { return rows[i].h + k; },
+          scratch.blocks + words_of<S>(k) * count);
+    }
+    for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
+      Sum<S>* cells = cell(tile, panel, at, 0, scratch);
+      for (int64_t k = 0; !streaming_ && k < depth; k += kChunk<S>) {
+        const auto weight_at = [&](int64_t p, int64_t at_k) {
+          return packed(weight_hh_, depth, tile.group, p, at_k);
+        };
+        Strips<S> strips = {weight_at(panel, k), strip_words<S>(depth), nullptr, kCell};
+        // One or two rows read the weights as fast as L3 gives them, and faster without requests
+        // of our own on top: 72 ms against 84 for 1000 steps of two layers of 512.
+        if (stays_near_ || count <= 2) {
+          strips.next = nullptr;
+        } else if (k + kChunk<S> < depth) {
+          strips.next = weight_at(panel, k + kChunk<S>);
+        } else {
+          strips.next = weight_at(panel + 1 < tile.panels.end ? panel + 1 : tile.panels.begin, 0);
+        }
+        multiply_strips(
+            strips, kStrips, count, lesser(kChunk<S>, depth - k), true,
+            packs_rows ? scratch.blocks + words_of<S>(k) * count : nullptr,
+            [&](int64_t i) { return Operand<S>{rows[i].h + k, cells + rows[i].place * kCell}; });
+      }
+      const int64_t unit = panel * kUnits;
+      const Sum<S>* bias = bias_ + (tile.group * panels_ + panel) * kCell;
+      if (streaming_) {
+        dot_gates(of_group(call_.weight_hh, tile.group), shape_.H, depth, unit, count, true,
+                  [&](int64_t i) { return Operand<S>{rows[i].h, cells + rows[i].place * kCell}; });
+      }
+      with_lanes<kUnits>(unit, shape_.H, [&](auto lanes) {
+        if (call_.weight_ch.data) {
+          update<true>(rows, count, cells, bias, tile.group, unit, lanes);
+        } else {
+          update<false>(rows, count, cells, bias, tile.group, unit, lanes);
+        }
+      });
+    }
+  }
+
+  // Lists the rows that step s visits. Those that it does not visit get zeros, where they have a
+  // place.
+  int64_t visit_rows(const Tile& tile, int64_t s, Row* rows) const {
+    const int64_t g = tile.group, t = time_of(g, s), H = shape_.H;
+    const int64_t unit = tile.panels.begin * kUnits;
+    const int64_t units = lesser(tile.panels.end * kUnits, H) - unit;
+    const auto clear = [&](auto* numbers) {
+      std::memset(static_cast<void*>(numbers + unit), 0, units * sizeof(*numbers));
+    };
+    int64_t count = 0;
+    for (int64_t place = tile.rows.begin; place < tile.rows.end; ++place) {
+      const int64_t b = row(place), at = row_of(t, b, g);
+      const Course course(shape_, g, b);
+      S* cells = call_.cells ? out(call_.cells) + at * H : nullptr;
+      if (!course.visits(t)) {
+        if (shape_.first_row) continue;
+        if (!shape_.P && call_.y && !replays_) clear(h_.at(t, b, g));
+        if (cells) clear(cells);
+        continue;
+      }
+      Sum<S>* c = states_.c(g, b);
+      const bool afresh = course.starts_afresh(t), first = t == course.first();
+      if (afresh) clear(c);
+      rows[count++] = {
+          place - tile.rows.begin,
+          afresh  ? zeros_
+          : first ? in(call_.hx) + state(g, b) * hidden_size_
+                  : h_.at(course.before(t), b, g),
+          c,
+          replays_ && h_.in_y() ? nullptr
+          : shape_.P            ? projection_.hidden(g, b)
+                                : h_.at(t, b, g),
+          cells,
+          replays_        ? reserve_.row(s, b, g)
+          : call_.reserve ? out(call_.reserve) + at * 5 * H
+                          : nullptr,
+      };
+    }
+    return count;
+  }
+
+  // The LSTM cell, for the units of one vector in each of the rows.
+  template <bool kPeepholes, class Lanes>
+  void update(const Row* rows, int64_t count, const Sum<S>* cells, const Sum<S>* bias,
+              int64_t group, int64_t unit, Lanes lanes) const {
+    const int64_t H = shape_.H;
+    Peepholes<Value> weight;
+    if constexpr (kPeepholes) {
+      weight = load_peepholes<V>(of_group(call_.weight_ch, group) + unit, H, lanes);
+    }
+    const auto biased = [&](const Sum<S>* from, int gate) {
+      return V::load(from + gate * kUnits, AllLanes{}) + V::load(bias + gate * kUnits, AllLanes{});
+    };
+    for (int64_t r = 0; r < count; ++r) {
+      const Sum<S>* from = cells + rows[r].place * kCell;
+      Gates<Value> gates = {biased(from, 0), biased(from, 1), biased(from, 2), biased(from, 3)};
+      Value c = V::load(rows[r].c + unit, lanes);
+      const Value h = cell_forward<V, kPeepholes>(gates, weight, c);
+      V::store(rows[r].c + unit, c, lanes);
+      if (rows[r].hidden) V::store(rows[r].hidden + unit, h, lanes);
+      if (rows[r].cells) V::store(rows[r].cells + unit, c, lanes);
+      if (rows[r].reserve) {
+        S* reserve = rows[r].reserve + unit;
+        store_gates<V>(reserve, H, gates, lanes);
+        V::store(reserve + 4 * H, c, lanes);
+      }
+    }
+  }
+
+  // The cell of a row at step `at` of the block; those of a panel lie together, step by step.
+  Sum<S>* cell(const Tile& tile, int64_t panel, int64_t at, int64_t row,
+               const Scratch& scratch) const {
+    const int64_t before = tile.cells + (panel - tile.panels.begin) * tile.num_rows();
+    return scratch.cells + (before * block_ + at * tile.num_rows() + row) * kCell;
+  }
+  // A panel of packed weights (G, panels, strips, depth), from depth k on.
+  const Word<S>* packed(const Word<S>* weight, int64_t depth, int64_t group, int64_t panel,
+                        int64_t k) const {
+    return weight + (group * panels_ + panel) * panel_words<S>(depth) + strip_words<S>(k);
+  }
+
+  const LstmForward& call_;
+  const bool replays_;
+  const int64_t panels_;  // of a group
+  const bool streaming_;
+  const int threads_;
+  const bool by_rows_, stays_near_;
+  const int64_t block_;  // steps
+  const bool packs_ih_;  // whole, before the first step
+  Workspace workspace_;  // its pieces are taken in the order of the members below
+  Workspace kept_;       // what the caller keeps: packed weights
+  Progress* const progress_;
+  Row* const rows_;
+  S* const zeros_;  // (P)
+  const HiddenStates<S> h_;
+  const Ring<S> reserve_;
+  States<S> states_;
+  Sum<S>* const bias_;
+  Sum<S>* const cells_;
+  Word<S>* const row_blocks_;
+  Word<S>* const weight_hh_;
+  Igates<S> igates_;
+  OutputProjection<S> projection_;
+};
+
+}  // namespace
+}  // namespace fastlstm::cpu

@@ -1,0 +1,101 @@
+// The states of a call: those it starts from, those it keeps on its way, and the last ones.
+#pragma once
+
+#include "steps.h"
+
+namespace fastlstm::cpu {
+namespace {
+
+template <class S>
+class States : Arrays<S> {
+  using Arrays<S>::in, Arrays<S>::out, Arrays<S>::time_of, Arrays<S>::state,
+      Arrays<S>::for_each_vector, Arrays<S>::shape_, Arrays<S>::hidden_size_, Arrays<S>::order_;
+  using V = Simd<Sum<S>>;
+  static constexpr int kUnits = kLanes<S>;
+
+ public:
+  States(const LstmForward& call, const HiddenStates<S>& h, Workspace& workspace)
+      : Arrays<S>(call.shape),
+        call_(call),
+        h_(h),
+        c_(workspace.take<Sum<S>>(shape_.G * shape_.B * shape_.H)) {}
+
+  // In the order in which Forward reads the rows.
+  void read_in(int64_t* order) { order_ = order; }
+  // (H) the cell state that a row is in.
+  Sum<S>* c(int64_t g, int64_t b) const { return c_ + state(g, b) * shape_.H; }
+
+  void start(const Tile& tile) const {
+    for_each_vector(tile, kUnits, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
+      const S* cx = in(call_.cx) + state(tile.group, b) * shape_.H;
+      V::store(c(tile.group, b) + unit, V::load(cx + unit, lanes), lanes);
+    });
+  }
+
+  // Whether the state that step s finds is to be kept.
+  bool keeps(int64_t s) const { return call_.states && s % shape_.checkpoint_every == 0; }
+  void keep(const Tile& tile, int64_t s) const {
+    const int64_t g = tile.group, t = time_of(g, s);
+    for_each_vector(tile, kUnits, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
+      V::store(kept_c(s, g, b) + unit, V::load(c(g, b) + unit, lanes), lanes);
+    });
+    for_each_vector(whole_h(tile), kUnits, hidden_size_, [&](int64_t b, int64_t at, auto lanes) {
+      const Course course(shape_, g, b);
+      const bool goes_on = course.visits(t) && t != course.first();
+      const S* h =
+          goes_on ? h_.at(course.before(t), b, g) : in(call_.hx) + state(g, b) * hidden_size_;
+      V::store(kept_h(s, g, b) + at, V::load(h + at, lanes), lanes);
+    });
+  }
+
+  // Puts the state that step s found where step s looks for it; h only if it is not there.
+  void restore(const Tile& tile, int64_t s) const {
+    const int64_t g = tile.group;
+    for_each_vector(tile, kUnits, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
+      V::store(c(g, b) + unit, V::load(kept_c(s, g, b) + unit, lanes), lanes);
+    });
+    if (h_.in_y() || s == 0) return;
+    for_each_vector(whole_h(tile), kUnits, hidden_size_, [&](int64_t b, int64_t at, auto lanes) {
+      S* h = h_.at(time_of(g, s - 1), b, g);
+      V::store(h + at, V::load(kept_h(s, g, b) + at, lanes), lanes);
+    });
+  }
+
+  // The last h of a tile whose panels are `width` numbers of h wide.
+  void end_h(const Tile& tile, int64_t width) const {
+    for_each_vector(tile, width, hidden_size_, [&](int64_t b, int64_t column, auto lanes) {
+      const Course course(shape_, tile.group, b);
+      const int64_t at = state(tile.group, b) * hidden_size_ + column;
+      const S* h =
+          course.length > 0 ? h_.at(course.last(), b, tile.group) + column : in(call_.hx) + at;
+      V::store(out(call_.hy) + at, V::load(h, lanes), lanes);
+    });
+  }
+
+  void end_c(const Tile& tile) const {
+    for_each_vector(tile, kUnits, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
+      S* cy = out(call_.cy) + state(tile.group, b) * shape_.H;
+      V::store(cy + unit, V::load(c(tile.group, b) + unit, lanes), lanes);
+    });
+  }
+
+ private:
+  Sum<S>* kept_h(int64_t s, int64_t g, int64_t b) const {
+    const int64_t states = s / shape_.checkpoint_every * shape_.G * shape_.B + state(g, b);
+    return static_cast<Sum<S>*>(call_.states) + states * (hidden_size_ + shape_.H);
+  }
+  Sum<S>* kept_c(int64_t s, int64_t g, int64_t b) const { return kept_h(s, g, b) + hidden_size_; }
+
+  // All of h for the first of the tiles with these rows, and nothing for the others.
+  Tile whole_h(const Tile& tile) const {
+    const int64_t panels = tile.panels.begin == 0 ? ceil_div(hidden_size_, kUnits) : 0;
+    return {tile.group, tile.rows, {0, panels}, 0};
+  }
+
+  const LstmForward& call_;
+  const HiddenStates<S>& h_;
+  Sum<S>* const c_;
+};
+
+}  // namespace
+}  // namespace fastlstm::cpu
