@@ -16,8 +16,8 @@ KNOWN = {
         "torch.nn.utils._expanded_weights, a prototype, knows torch.lstm by name and no other op"
     ),
     "inductor/test_cpu_repro.py::CPUReproTests::test_lstm_packed*": (
-        "asserts that the code calls torch's mkldnn_rnn_layer, and turns off Inductor's way to call "
-        "any other library's op; with torch.compile as it comes ours runs, see tests/test_compile.py"
+        "asserts that the code calls torch's mkldnn_rnn_layer, and turns off Inductor's way to "
+        "call any other library's op; where it is on ours runs, see tests/test_compile.py"
     ),
     "quantization/core/test_quantized_module.py::TestReferenceQuantizedModule::test_rnn": (
         "writes to nn.LSTM's private _flat_weights; ours reads the parameters by their names"
