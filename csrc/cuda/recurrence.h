@@ -50,9 +50,10 @@ struct Recurrence {
   int slices, tiles, tile_rows, units, k_warps;
   int pass_rows, passes;
   int stage_rows;  // in shared memory: pass_rows, or the tile's if they are fewer than 8
-  int steps;      // along k, of each k warp: even
-  int row_bytes;  // of the operand: all k warps' steps
+  int steps;       // along k, of each k warp: even
+  int row_bytes;   // of the operand: all k warps' steps
   int chunk_steps, stages;
+  int chunk_shift;  // of 1 to the bytes of chunk_steps, or to more than a row has if it is whole
 
   // Bytes before each part of a block's shared memory, and all of it. At 0 are the weights.
   int operand;  // (stages, stage_rows, k_warps, chunk_steps), rows padded; or two whole operands
