@@ -71,6 +71,8 @@ def info() -> str:
             lines.append(f"{package:<13} not installed")
     isas = ", ".join(fastlstm.backends.cpu.isas())
     lines.append(f"cpu           {isas}; {torch.get_num_threads()} threads")
+    built = ", ".join(f"sm_{number}" for number in fastlstm._C.cuda.architectures)
+    lines.append(f"cuda kernels  {built or f'none: {fastlstm._C.cuda.reason}'}")
     devices = ["cpu"]
     if torch.cuda.is_available():
         devices.append("cuda")

@@ -73,7 +73,11 @@ def install(monkeypatch, seed, longest=None):
 
 
 def seconds(problem):
-    """About how long forward and backward take in float32 by the emulation, on one slow core."""
-    T, B, G, H = problem.T, problem.B, problem.G, problem.H
-    products = 3 * G * -(-B // 8) * (-(-H // 8) * 8) ** 2 * 4 / 1024
-    return 2 * T * (products * 2e-6 + G * 1e-3)
+    """About how long forward and backward take in float32 by the emulation, on one core.
+
+    Measured on an AMD Zen 4: 3 us for a product of fragments, of which tf32x3 makes three in place
+    of one, and 0.4 ms for all else in a step.
+    """
+    H = -(-problem.H // 8) * 8
+    fragments = 3 * -(-problem.B // 8) * 4 * H * H / (16 * 8)
+    return 2 * problem.T * problem.G * (3e-6 * fragments + 4e-4)

@@ -1,13 +1,19 @@
-"""The cuda backend: what it refuses, when it is chosen, and what it takes from the settings."""
+"""The cuda backend: what it refuses, when it is chosen, and its two ways through time.
+
+That it computes what the reference does is asked in test_sequence.py and others, on a GPU or, where
+there is none, by the emulated kernels that test_cuda_emulation.py tests.
+"""
 
 from types import SimpleNamespace
 
+import emulation
 import pytest
 import torch
+from helpers import Case, check_case, check_low_precision
 
 import fastlstm
 from fastlstm import _C, dispatch, gpu_choice, gpu_measured
-from fastlstm.backends import cuda, gpu, triton
+from fastlstm.backends import cuda, cuda_recurrence, gpu, triton
 from fastlstm.gpu_measured import Measured
 from fastlstm.types import Problem
 
@@ -48,7 +54,7 @@ def test_a_call_without_a_driver_raises():
     [
         ({"device": "xpu"}, "needs tensors on cuda, not on xpu"),
         ({"dtype": torch.complex64}, "not torch.complex64"),
-        ({"G": 33}, "at most 32 groups, not 33"),
+        ({"G": 257}, "at most 256 groups, not 257"),
         ({"proj_size": 5}, "proj_size=5"),
     ],
 )
@@ -146,3 +152,54 @@ def test_float32_products_follow_cudnn():
     assert gpu.precision() == "tf32"
     torch.backends.cudnn.allow_tf32 = False
     assert gpu.precision() == "tf32x3"
+
+
+@pytest.fixture
+def emulated(monkeypatch):
+    """The name "cuda", whose kernels run on the CPU."""
+    emulation.install(monkeypatch, seed=0)
+    return "cuda"
+
+
+@pytest.fixture
+def step_by_step(emulated, monkeypatch):
+    """As if no GPU held any W_hh: a matrix product and the cell kernel a step."""
+    monkeypatch.setattr(cuda_recurrence, "_plan", lambda *_: None)
+    return emulated
+
+
+@pytest.mark.parametrize("course", [{}, {"lengths": True, "reset": True}, {"packed": True}])
+@pytest.mark.parametrize("reverse", [(False,), (True, False)])
+def test_step_by_step(step_by_step, reverse, course):
+    case = Case(T=4, B=3, H=9, I=5, reverse=reverse, uses=("y", "hy", "cy", "cells"), **course)
+    check_case(case, step_by_step)
+    for dtype in (torch.bfloat16, torch.float16):
+        check_low_precision(case, step_by_step, dtype)
+
+
+@pytest.mark.parametrize("T", [1, 4])
+def test_a_second_backward_finds_what_the_first_one_did(emulated, T):
+    module = fastlstm.LSTM(5, 20, 2, peephole=True, bidirectional=True, backend=emulated)
+    loss = module(torch.randn(T, 3, 5))[0].sin().sum()
+    parameters = list(module.parameters())
+    first, second = (torch.autograd.grad(loss, parameters, retain_graph=True) for _ in range(2))
+    assert all(map(torch.equal, first, second))
+
+
+def test_a_call_can_be_compiled(emulated, compiled):
+    module = fastlstm.LSTM(5, 20, bidirectional=True, peephole=True, backend=emulated)
+    x = torch.randn(3, 2, 5)
+    torch.testing.assert_close(compiled(module)(x)[0], module(x)[0])
+
+
+def test_groups_of_an_ensemble(emulated):
+    """One call of a kernel for all; vmap makes members groups."""
+    members = [fastlstm.LSTM(3, 8, peephole=True, backend=emulated) for _ in range(3)]
+    parameters, _ = torch.func.stack_module_state(members)
+    x = torch.randn(4, 2, 3)
+
+    def call(parameters, x):
+        return torch.func.functional_call(members[0], parameters, (x,))[0]
+
+    found = torch.func.vmap(call, in_dims=(0, None))(parameters, x)
+    torch.testing.assert_close(found, torch.stack([member(x)[0] for member in members]))

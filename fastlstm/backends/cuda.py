@@ -22,6 +22,8 @@ from fastlstm import _C, products
 from fastlstm.backends import cuda_recurrence, gpu, padding
 from fastlstm.types import Problem
 
+_GROUPS = 256  # kMaxGroups of csrc/cuda/recurrence.h
+
 # The tests put here kernels that are emulated on the CPU, and let them run on its tensors.
 kernels: Any = _C.cuda
 
@@ -47,8 +49,8 @@ def supports(problem: Problem) -> str | None:
         oldest = min(kernels.architectures)
         if found[0] * 10 + found[1] < oldest:
             return f"was built for sm_{oldest} and later, not for sm_{found[0]}{found[1]}"
-    if problem.G > gpu.GROUPS:
-        return f"takes at most {gpu.GROUPS} groups, not {problem.G}"
+    if problem.G > _GROUPS:
+        return f"takes at most {_GROUPS} groups, not {problem.G}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
     return None

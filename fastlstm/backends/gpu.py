@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 CAPABILITY = (8, 0)  # the oldest with bfloat16, asynchronous copies and 99 KiB a block
-GROUPS = 32  # their directions are bits of one word
 
 
 def capability() -> tuple[int, int]:

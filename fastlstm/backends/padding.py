@@ -80,8 +80,12 @@ def backward(function: Function) -> Function:
         rows = _Rows(call)
         dy, dhy, dcy, dcells, y, reserve = outputs[:6]
         dy, dcells = (None if d is None else rows.pad(d) for d in (dy, dcells))
-        y = rows.pad(y).masked_fill_(rows.past, 0.0)
-        sequences = (dy, dhy, dcy, dcells, y, rows.pad(reserve))
+        # Past a row's length y is zero, and c what a kernel finds there that carries its first
+        # state through: a reversed group's step before.
+        y, reserve = rows.pad(y).masked_fill_(rows.past, 0.0), rows.pad(reserve)
+        c = reserve[..., -y.shape[-1] :]
+        c.copy_(torch.where(rows.past, call.cx.transpose(0, 1), c))
+        sequences = (dy, dhy, dcy, dcells, y, reserve)
         dinput, *others = function(*sequences, *rows.padded(call), needs)
         return rows.pack(dinput) if needs[0] else dinput, *others
 

@@ -26,6 +26,7 @@ from fastlstm.backends import gpu, memory, padding
 from fastlstm.kernels import INTERPRETED
 from fastlstm.types import Problem
 
+_GROUPS = 32  # their directions are bits of one word
 _INSTALLED = find_spec("triton") is not None
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -45,8 +46,8 @@ def supports(problem: Problem) -> str | None:
         reason = gpu.refusal(_capability())
         if reason is not None:
             return reason
-    if problem.G > gpu.GROUPS:
-        return f"takes at most {gpu.GROUPS} groups, not {problem.G}"
+    if problem.G > _GROUPS:
+        return f"takes at most {_GROUPS} groups, not {problem.G}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
     if problem.reset or problem.return_all_cells:
