@@ -73,6 +73,12 @@ def test_a_product_of_fragments(harness, format):
     torch.testing.assert_close(d.double(), exact, rtol=0, atol=K * 2e-6)
 
 
+def test_a_sum_over_a_warp(harness):
+    numbers = torch.arange(32, dtype=torch.float32)
+    harness.warp_sum(numbers.data_ptr())
+    assert numbers.eq(31 * 32 / 2).all()
+
+
 def test_a_correct_kernel_is_right_under_every_schedule(harness, problem):
     for seed in SEEDS:
         harness.set_schedule(seed)

@@ -1,9 +1,6 @@
 // The module cuda_emulation: the functions of fastlstm._C.cuda, run by the emulation.
 #include "controls.h"
-
-namespace fastlstm {
-void bind_cuda(pybind11::module_& module);
-}
+#include "cuda/bindings.h"
 
 PYBIND11_MODULE(cuda_emulation, module) {
   fastlstm::emulation::bind_controls(module);

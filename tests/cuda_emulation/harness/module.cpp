@@ -33,5 +33,6 @@ PYBIND11_MODULE(emulation_harness, module) {
              "cooperative"_a = true);
   module.def("round_trip", &harness::round_trip, "format"_a, "from_"_a, "to"_a, "count"_a);
   module.def("product", &harness::product, "format"_a, "a"_a, "b"_a, "d"_a);
+  module.def("warp_sum", &harness::warp_sum, "numbers"_a);
   module.def("mistake", &harness::mistake, "name"_a, "Runs a kernel that makes one mistake.");
 }

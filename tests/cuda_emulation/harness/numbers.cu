@@ -1,4 +1,4 @@
-// Numbers as tensor cores read them, and one product.
+// Numbers as tensor cores read them, one product, and one sum over a warp.
 #include <stdexcept>
 
 #include "cuda/primitives.cuh"
@@ -44,6 +44,16 @@ __global__ void product_kernel(const Product call) {
   }
 }
 
+struct Numbers {
+  float* values;
+};
+
+__global__ void warp_sum_kernel(const Numbers call) {
+  float sum = call.values[threadIdx.x];
+  for (int bits = 16; bits > 0; bits /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, bits);
+  call.values[threadIdx.x] = sum;
+}
+
 template <class Function>
 void with_number(const std::string& format, Function function) {
   if (format == "bfloat16") return function(__nv_bfloat16{});
@@ -72,6 +82,12 @@ void product(const std::string& format, uintptr_t a, uintptr_t b, uintptr_t d) {
     config.dynamicSmemBytes = 24 * 32;
     cudaLaunchKernelEx(&config, product_kernel<decltype(number)>, call);
   });
+}
+
+void warp_sum(uintptr_t numbers) {
+  cudaLaunchConfig_t config{};
+  config.blockDim = dim3(32);
+  cudaLaunchKernelEx(&config, warp_sum_kernel, Numbers{reinterpret_cast<float*>(numbers)});
 }
 
 }  // namespace fastlstm::harness

@@ -13,4 +13,7 @@ void round_trip(const std::string& format, uintptr_t from, uintptr_t to, int64_t
 // d (16, 8) = a (16, K) b (8, K)^T, where K is 8 for tf32 and else 16, by one multiply_add.
 void product(const std::string& format, uintptr_t a, uintptr_t b, uintptr_t d);
 
+// Each of 32 numbers becomes their sum, by shuffles.
+void warp_sum(uintptr_t numbers);
+
 }  // namespace fastlstm::harness

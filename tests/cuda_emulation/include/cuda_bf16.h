@@ -8,10 +8,6 @@ struct __nv_bfloat16 {
   uint16_t bits;
 };
 
-struct __nv_bfloat162 {
-  __nv_bfloat16 x, y;
-};
-
 inline float __bfloat162float(__nv_bfloat16 from) {
   const uint32_t bits = uint32_t{from.bits} << 16;
   float value;
@@ -25,10 +21,4 @@ inline __nv_bfloat16 __float2bfloat16_rn(float value) {
   std::memcpy(&bits, &value, sizeof bits);
   if ((bits & 0x7fffffffu) > 0x7f800000u) return {0x7fff};  // NaN, as the hardware writes it
   return {static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1)) >> 16)};
-}
-
-inline __nv_bfloat16 __float2bfloat16(float value) { return __float2bfloat16_rn(value); }
-
-inline __nv_bfloat162 __floats2bfloat162_rn(float x, float y) {
-  return {__float2bfloat16_rn(x), __float2bfloat16_rn(y)};
 }

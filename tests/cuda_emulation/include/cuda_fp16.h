@@ -9,10 +9,6 @@ struct __half {
   uint16_t bits;
 };
 
-struct __half2 {
-  __half x, y;
-};
-
 inline float __half2float(__half from) {
   const uint32_t sign = (from.bits & 0x8000u) << 16, rest = (from.bits & 0x7fffu) << 13;
   float value;  // with an exponent that is 112 too small, whether it is subnormal or not
@@ -41,10 +37,4 @@ inline __half __float2half_rn(float value) {
   bits &= 0x7fffffffu;
   bits += 0xfffu + (bits >> 13 & 1);
   return {with_sign((bits >> 13) - (112u << 10))};
-}
-
-inline __half __float2half(float value) { return __float2half_rn(value); }
-
-inline __half2 __floats2half2_rn(float x, float y) {
-  return {__float2half_rn(x), __float2half_rn(y)};
 }

@@ -14,11 +14,9 @@
 
 #define __global__
 #define __device__
-#define __host__
 #define __forceinline__ inline
 #define __grid_constant__
 #define __launch_bounds__(...)
-#define __restrict__ __restrict
 
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
@@ -34,56 +32,20 @@ inline void __syncwarp(fastlstm::emulation::Site site = fastlstm::emulation::Sit
   fastlstm::emulation::meet("__syncwarp", site, nullptr, nullptr, [](auto&) {});
 }
 
-namespace fastlstm::emulation {
-
-// Every lane gets the value of the lane that `source` gives for it.
-template <class Value, class Source>
-Value shuffle(unsigned mask, Value value, Source source, const Site& site) {
-  if (mask != kAllLanes) fail("shuffles of a part of a warp are not emulated");
-  Value all[kLanes];
-  meet("__shfl_sync", site, &value, all, [](Warp& warp) {
-    for (int to = 0; to < kLanes; ++to) {
-      for (int from = 0; from < kLanes; ++from) {
-        static_cast<Value*>(warp.out[to])[from] = *static_cast<const Value*>(warp.in[from]);
-      }
-    }
-  });
-  const int lane = this_thread().number % kLanes, from = source(lane);
-  return all[from >= 0 && from < kLanes ? from : lane];
-}
-
-}  // namespace fastlstm::emulation
-
-template <class Value>
-Value __shfl_sync(unsigned mask, Value value, int lane,
-                  fastlstm::emulation::Site site = fastlstm::emulation::Site::here()) {
-  return fastlstm::emulation::shuffle(
-      mask, value, [lane](int) { return lane % fastlstm::emulation::kLanes; }, site);
-}
-
 template <class Value>
 Value __shfl_xor_sync(unsigned mask, Value value, int bits,
                       fastlstm::emulation::Site site = fastlstm::emulation::Site::here()) {
-  return fastlstm::emulation::shuffle(mask, value, [bits](int lane) { return lane ^ bits; }, site);
-}
-
-template <class Value>
-Value __shfl_down_sync(unsigned mask, Value value, int delta,
-                       fastlstm::emulation::Site site = fastlstm::emulation::Site::here()) {
-  return fastlstm::emulation::shuffle(
-      mask, value, [delta](int lane) { return lane + delta; }, site);
-}
-
-template <class Value>
-Value __shfl_up_sync(unsigned mask, Value value, int delta,
-                     fastlstm::emulation::Site site = fastlstm::emulation::Site::here()) {
-  return fastlstm::emulation::shuffle(
-      mask, value, [delta](int lane) { return lane - delta; }, site);
-}
-
-template <class Value>
-Value __ldg(const Value* pointer) {
-  return *pointer;
+  using namespace fastlstm::emulation;
+  if (mask != kAllLanes) fail("shuffles of a part of a warp are not emulated");
+  Value all[kLanes];
+  meet("__shfl_xor_sync", site, &value, all, [](Warp& warp) {
+    for (void* to : warp.out) {
+      for (int from = 0; from < kLanes; ++from) {
+        static_cast<Value*>(to)[from] = *static_cast<const Value*>(warp.in[from]);
+      }
+    }
+  });
+  return all[this_thread().number % kLanes ^ bits];
 }
 
 inline float __expf(float x) { return std::exp(x); }
@@ -128,7 +90,6 @@ enum cudaDeviceAttr {
   cudaDevAttrMultiProcessorCount = 16,
   cudaDevAttrComputeCapabilityMajor = 75,
   cudaDevAttrComputeCapabilityMinor = 76,
-  cudaDevAttrCooperativeLaunch = 95,
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 
