@@ -13,13 +13,14 @@
 // the block arrives at the barrier. While it waits it writes the rest, and reads the next step's
 // igates.
 //
-// Model of a step, in us: barrier 1.0 (none with one slice) + the operand's way (operand.cuh) +
-// products, 8 cycles each on one of 4 tensor cores, + 0.1 for sums and gates. H = 1024, B = 16 in
-// bfloat16 on an H100: 1.0 + 0.8.
+// Model of a step (plan.cpp): the barrier 1.0 us and the operand's way (operand.cuh), or neither
+// with one slice; then products, 8 cycles each on one of 4 tensor cores, and 150 cycles for each
+// row that a thread finishes. In bfloat16 on an H100: 0.8 us for H = 128, 2.5 for H = 1024 and B =
+// 16, 4.5 for H = 2048 and B = 16.
 //
-// Tried: threads that finish the sums as products leave them, without shared memory. That saves
-// some 100 cycles with one k warp, costs as much with several, leaves the gates of B <= 8 at
-// H = 2048 to 2 of 8 warps, and reads igates and writes y in pieces of 16 bytes.
+// Considered: threads that finish the sums as products leave them, without shared memory. That
+// would save some 100 cycles with one k warp and none with several, leave the gates of B <= 8 at
+// H = 2048 to 2 of 8 warps, and read igates and write y in pieces of 16 bytes.
 #pragma once
 
 #include "cuda/share.cuh"

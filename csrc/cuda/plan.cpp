@@ -211,7 +211,7 @@ Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan
                            : std::max<int64_t>(sums * (r.units + 4) * 4, kGradientBytes));
   r.state = take(rows * r.units * 4);
   r.lengths = take(r.tile_rows * 4);
-  r.flags = take(kLaterFlags * rows);
+  r.flags = take(kFlagSteps * rows);
   r.shared_bytes = static_cast<int>(std::min<int64_t>(bytes, std::numeric_limits<int>::max()));
   for (int64_t group = 0; shape.reverse && group < shape.G; ++group) {
     if (shape.reverse[group]) r.reverse[group / 32] |= uint32_t{1} << group % 32;

@@ -18,9 +18,10 @@ constexpr int kThreads = 32 * kWarps;
 constexpr int kStepBytes = 32;       // of a row of the operand, in one step along k: one mma
 constexpr int kFragmentBytes = 512;  // of the 16 rows of weights in one step along k
 constexpr int kRowPad = 16;          // bytes: 8 rows then lie in 8 different groups of 4 banks
-constexpr int kStages = 3;           // copies under way while one is read: 2
+constexpr int kStages = 3;           // copies of the operand: one is read, two are under way
 constexpr int kThreadRows = 4;       // rows of a pass that one thread finishes, at most
-constexpr int kLaterFlags = 4;       // steps whose flags have room: 3 would do, and 4 is a mask
+constexpr int kFlagSteps = 4;        // steps whose flags are kept, a power of two: a thread may
+                                     // set those of step s + 1 while another reads those of s - 1
 constexpr int kGradientBytes = 7 * 4 * kThreads;  // of a block's gradients of biases and peepholes
 constexpr int kMaxGroups = 256;
 
@@ -61,7 +62,7 @@ struct Recurrence {
                 // with room for kGradientBytes
   int state;    // (passes * pass_rows, units) float: c or dc
   int lengths;  // (tile_rows) int
-  int flags;    // (kLaterFlags, passes * pass_rows) bytes: what a row does at a step
+  int flags;    // (kFlagSteps, passes * pass_rows) bytes: what a row does at a step
   int shared_bytes;
 
   uint32_t reverse[kMaxGroups / 32];  // a bit for each group
