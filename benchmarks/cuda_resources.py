@@ -76,7 +76,8 @@ def demangled(kernels: list[Kernel]) -> list[Kernel]:
         return kernels
     names = "\n".join(kernel.name for kernel in kernels)
     done = subprocess.run(["c++filt"], input=names, capture_output=True, text=True, check=True)
-    short = [re.sub(r"^void |fastlstm::cuda::|\(.*\)$", "", n) for n in done.stdout.splitlines()]
+    scopes, arguments = r"^void |fastlstm::cuda::|\(anonymous namespace\)::", r"\(.*\)$"
+    short = [re.sub(arguments, "", re.sub(scopes, "", n)) for n in done.stdout.splitlines()]
     return [kernel._replace(name=n) for kernel, n in zip(kernels, short, strict=True)]
 
 
@@ -90,7 +91,7 @@ def main() -> None:
     arguments = parser.parse_args()
     kernels = sorted(demangled(read(arguments.file)))
     if not kernels:
-        raise SystemExit(f"{arguments.file} has no CUDA kernels: {_C.cuda.reason}")
+        raise SystemExit(f"{arguments.file} has no CUDA kernels; {_C.cuda.reason or ''}")
     width = max(len(kernel.name) for kernel in kernels)
     print(f"{'kernel':<{width}}{'sm':>5}{'registers':>11}{'stack':>7}{'shared':>8}")
     for kernel in kernels:

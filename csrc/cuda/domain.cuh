@@ -38,7 +38,7 @@ class Domain {
       if (row < rows) {
         lengths[row] = shape_.lengths ? static_cast<int>(shape_.lengths[first_row + row]) : steps();
       } else {
-        for (int s = 0; s < kLaterFlags; ++s) *flags_at(s, row) = kAbsent;
+        for (int s = 0; s < kFlagSteps; ++s) *flags_at(s, row) = kAbsent;
       }
     }
   }
@@ -55,8 +55,7 @@ class Domain {
   }
   __device__ __forceinline__ int steps() const { return static_cast<int>(shape_.T); }
 
-  // The flags of step s, which are read after a __syncthreads. They overwrite those of four steps
-  // ago. Steps outside of 0..T do nothing, but that dhx is due at step T.
+  // The flags of step s, to be read after a __syncthreads. No row reads at step T.
   __device__ __forceinline__ void set_forward_flags(int s) const {
     const int t = time_of(s);
     for (int row = threadIdx.x; row < rows; row += kThreads) {
@@ -111,7 +110,7 @@ class Domain {
 
  private:
   __device__ __forceinline__ unsigned char* flags_at(int s, int row) const {
-    return dynamic_shared() + r_.flags + (s & (kLaterFlags - 1)) * r_.passes * r_.pass_rows + row;
+    return dynamic_shared() + r_.flags + (s & (kFlagSteps - 1)) * r_.passes * r_.pass_rows + row;
   }
   __device__ __forceinline__ unsigned* counter() const {
     return r_.counters + (group * r_.tiles + tile) * (kCounterBytes / sizeof(unsigned));

@@ -9,16 +9,18 @@
 // two rows of the batch. Sums go through shared memory: there the k warps' parts meet, in a fixed
 // order, and threads take them over in an order that suits global memory, neighbours in a warp for
 // neighbours in a row. A thread has always the same unit, so its peepholes stay in registers; c is
-// in shared memory, in float, and never rounded. igates are read one pass ahead: at the end of a
-// step after the block has arrived at the barrier, so that their way from memory is hidden by it.
+// in shared memory, in float, and never rounded. Of what a step makes only h goes to memory before
+// the block arrives at the barrier. While it waits it writes the rest, and reads the next step's
+// igates.
 //
-// Model of a step, in us: barrier 1.0 (none with one slice) + the operand's way (operand.cuh) +
-// products, 8 cycles each on one of 4 tensor cores, + 0.1 for sums and gates. H = 1024, B = 16 in
-// bfloat16 on an H100: 1.0 + 0.8.
+// Model of a step (plan.cpp): the barrier 1.0 us and the operand's way (operand.cuh), or neither
+// with one slice; then products, 8 cycles each on one of 4 tensor cores, and 150 cycles for each
+// row that a thread finishes. In bfloat16 on an H100: 0.8 us for H = 128, 2.5 for H = 1024 and B =
+// 16, 4.5 for H = 2048 and B = 16.
 //
-// Tried: threads that finish the sums as products leave them, without shared memory. That saves
-// some 100 cycles with one k warp, costs as much with several, leaves the gates of B <= 8 at
-// H = 2048 to 2 of 8 warps, and reads igates and writes y in pieces of 16 bytes.
+// Considered: threads that finish the sums as products leave them, without shared memory. That
+// would save some 100 cycles with one k warp and none with several, leave the gates of B <= 8 at
+// H = 2048 to 2 of 8 warps, and read igates and write y in pieces of 16 bytes.
 #pragma once
 
 #include "cuda/share.cuh"
@@ -62,11 +64,14 @@ class Forward : Share<Element, kNTiles> {
         store_sums(sums);
         __syncthreads();
         finish(s, pass);
-        if (pass + 1 < r_.passes) fetch(s, pass + 1);
+        if (pass + 1 < r_.passes) {
+          publish(s, pass);
+          fetch(s, pass + 1);
+        }
       }
-      if (s + 1 == domain_.steps()) break;
-      domain_.arrive();
-      fetch(s + 1, 0);
+      if (s + 1 < domain_.steps()) domain_.arrive();
+      publish(s, r_.passes - 1);
+      if (s + 1 < domain_.steps()) fetch(s + 1, 0);
     }
   }
 
@@ -126,14 +131,8 @@ class Forward : Share<Element, kNTiles> {
 
   // The LSTM cell, on the sums of a pass.
   __device__ __forceinline__ void finish(int s, int pass) {
-    const int t = domain_.time_of(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
-      const int64_t at = place(t, row);
-      Stored* y = out(call_.y) + at * shape_.H + unit_;
-      Stored* cells = out(call_.cells) + at * shape_.H + unit_;
       if (!(flags & kReads)) {
-        store(y, 0.0f);
-        if (call_.cells) store(cells, 0.0f);
         // Only in a reversed group does a row start later than at step 0.
         if (domain_.reverse) write_operand(s + 1, row, to_sum(in(call_.hx)[state(row)]));
         return;
@@ -151,19 +150,30 @@ class Forward : Share<Element, kNTiles> {
       gates.f += to_sum(igates_[j][1]);
       gates.g += to_sum(igates_[j][2]);
       gates.o += to_sum(igates_[j][3]);
-      const float h = call_.weight_ch.data
-                          ? fastlstm::cell_forward<GateMath<float>, true>(gates, peepholes_, c)
-                          : fastlstm::cell_forward<GateMath<float>, false>(gates, peepholes_, c);
-      write_operand(s + 1, row, h);
+      h_[j] = call_.weight_ch.data
+                  ? fastlstm::cell_forward<GateMath<float>, true>(gates, peepholes_, c)
+                  : fastlstm::cell_forward<GateMath<float>, false>(gates, peepholes_, c);
+      write_operand(s + 1, row, h_[j]);
       carried(row) = c;
-      store(y, h);
-      if (call_.cells) store(cells, c);
-      if (call_.reserve) {
+      gates_[j] = gates;
+    });
+  }
+
+  // Writes what `finish` left of a pass and no other block waits for.
+  __device__ __forceinline__ void publish(int s, int pass) const {
+    const int t = domain_.time_of(s);
+    for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
+      const int64_t at = place(t, row);
+      const bool reads = flags & kReads;
+      const float h = reads ? h_[j] : 0, c = reads ? carried(row) : 0;
+      store(out(call_.y) + at * shape_.H + unit_, h);
+      if (call_.cells) store(out(call_.cells) + at * shape_.H + unit_, c);
+      if (call_.reserve && reads) {
         Stored* reserve = out(call_.reserve) + at * 5 * shape_.H + unit_;
-        store(reserve, gates.i);
-        store(reserve + shape_.H, gates.f);
-        store(reserve + 2 * shape_.H, gates.g);
-        store(reserve + 3 * shape_.H, gates.o);
+        store(reserve, gates_[j].i);
+        store(reserve + shape_.H, gates_[j].f);
+        store(reserve + 2 * shape_.H, gates_[j].g);
+        store(reserve + 3 * shape_.H, gates_[j].o);
         store(reserve + 4 * shape_.H, c);
       }
       if (flags & kLast) {
@@ -185,6 +195,8 @@ class Forward : Share<Element, kNTiles> {
   Weights weights_;
   const Peepholes<float> peepholes_;
   Stored igates_[kThreadRows][4];
+  Gates<float> gates_[kThreadRows];
+  float h_[kThreadRows];
 };
 
 template <class Element, int kMTiles, int kNTiles, int kRegisterSteps>

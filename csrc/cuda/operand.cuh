@@ -95,26 +95,27 @@ class Operand {
   __device__ __forceinline__ void copy() {
     if (copy_pass_ < r_.passes) {
       const int rows = min(r_.pass_rows, domain_.rows - copy_pass_ * r_.pass_rows);
-      // A chunk has a span of every k warp's part of a row; a whole row is one span.
+      // A chunk has a piece of every k warp's part of a row, or it is the whole row.
       const bool whole = r_.chunk_steps >= r_.steps;
-      const int span = whole ? r_.row_bytes : r_.steps * kStepBytes;
-      const int piece = whole ? r_.row_bytes : r_.chunk_steps * kStepBytes;
-      const int pieces = whole ? 1 : r_.k_warps;
-      const int first = copy_chunk_ * piece, size = min(piece, span - first);
+      const int part = whole ? r_.row_bytes : r_.steps * kStepBytes;
+      const int piece = 1 << r_.chunk_shift;
+      const int first = whole ? 0 : copy_chunk_ * piece, size = min(piece, part - first);
       // Few rows are copied by all threads, many by a warp each.
       const int across = rows < kWarps ? kThreads : 32;
+      const int bytes = row_stride() - kRowPad;
       const unsigned char* from = source_ + copy_pass_ * r_.pass_rows * r_.row_bytes + first;
       unsigned char* to = shared() + copy_stage_ * stage_bytes();
       for (int row = threadIdx.x / across; row < rows; row += kThreads / across) {
-        for (int k_warp = 0; k_warp < pieces; ++k_warp) {
-          for (int at = threadIdx.x % across * 16; at < size; at += across * 16) {
-            copy_async_16(to + row * row_stride() + k_warp * piece + at,
-                          from + row * r_.row_bytes + k_warp * span + at);
+        for (int at = threadIdx.x % across * 16; at < bytes; at += across * 16) {
+          const int k_warp = at >> r_.chunk_shift, in_piece = at & (piece - 1);
+          if (in_piece < size) {
+            copy_async_16(to + row * row_stride() + at,
+                          from + row * r_.row_bytes + k_warp * part + in_piece);
           }
         }
       }
       copy_stage_ = copy_stage_ + 1 == r_.stages ? 0 : copy_stage_ + 1;
-      if (first + size == span) {
+      if (first + size == part) {
         copy_chunk_ = 0;
         ++copy_pass_;
       } else {

@@ -93,7 +93,7 @@ bool fit(Direction direction, const LstmShape& shape, const Device& device, Plan
   if (plan.slices == 1) return fits(0, steps);
   const int passes = lay_out(direction, shape, plan).passes;
   if (fits(std::min(passes, kStages), steps)) return true;
-  int chunk_steps = 2;
+  int chunk_steps = 2;  // a power of two
   while (2 * chunk_steps < steps) chunk_steps *= 2;
   for (; chunk_steps >= 2; chunk_steps /= 2) {
     const int chunks = passes * static_cast<int>(ceil_div(steps, chunk_steps));
@@ -190,6 +190,11 @@ Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan
   r.row_bytes = r.k_warps * r.steps * kStepBytes;
   r.chunk_steps = plan.chunk_steps;
   r.stages = plan.stages;
+  if (r.chunk_steps >= r.steps) {
+    r.chunk_shift = 30;
+  } else {
+    while (1 << r.chunk_shift < r.chunk_steps * kStepBytes) ++r.chunk_shift;
+  }
 
   int64_t bytes = 0;
   const auto take = [&bytes](int64_t count) {
@@ -206,7 +211,7 @@ Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan
                            : std::max<int64_t>(sums * (r.units + 4) * 4, kGradientBytes));
   r.state = take(rows * r.units * 4);
   r.lengths = take(r.tile_rows * 4);
-  r.flags = take(kLaterFlags * rows);
+  r.flags = take(kFlagSteps * rows);
   r.shared_bytes = static_cast<int>(std::min<int64_t>(bytes, std::numeric_limits<int>::max()));
   for (int64_t group = 0; shape.reverse && group < shape.G; ++group) {
     if (shape.reverse[group]) r.reverse[group / 32] |= uint32_t{1} << group % 32;

@@ -18,9 +18,10 @@ constexpr int kThreads = 32 * kWarps;
 constexpr int kStepBytes = 32;       // of a row of the operand, in one step along k: one mma
 constexpr int kFragmentBytes = 512;  // of the 16 rows of weights in one step along k
 constexpr int kRowPad = 16;          // bytes: 8 rows then lie in 8 different groups of 4 banks
-constexpr int kStages = 3;           // copies under way while one is read: 2
+constexpr int kStages = 3;           // copies of the operand: one is read, two are under way
 constexpr int kThreadRows = 4;       // rows of a pass that one thread finishes, at most
-constexpr int kLaterFlags = 4;       // steps whose flags have room: 3 would do, and 4 is a mask
+constexpr int kFlagSteps = 4;        // steps whose flags are kept, a power of two: a thread may
+                                     // set those of step s + 1 while another reads those of s - 1
 constexpr int kGradientBytes = 7 * 4 * kThreads;  // of a block's gradients of biases and peepholes
 constexpr int kMaxGroups = 256;
 
@@ -50,9 +51,10 @@ struct Recurrence {
   int slices, tiles, tile_rows, units, k_warps;
   int pass_rows, passes;
   int stage_rows;  // in shared memory: pass_rows, or the tile's if they are fewer than 8
-  int steps;      // along k, of each k warp: even
-  int row_bytes;  // of the operand: all k warps' steps
+  int steps;       // along k, of each k warp: even
+  int row_bytes;   // of the operand: all k warps' steps
   int chunk_steps, stages;
+  int chunk_shift;  // of 1 to the bytes of chunk_steps, or to more than a row has if it is whole
 
   // Bytes before each part of a block's shared memory, and all of it. At 0 are the weights.
   int operand;  // (stages, stage_rows, k_warps, chunk_steps), rows padded; or two whole operands
@@ -60,7 +62,7 @@ struct Recurrence {
                 // with room for kGradientBytes
   int state;    // (passes * pass_rows, units) float: c or dc
   int lengths;  // (tile_rows) int
-  int flags;    // (kLaterFlags, passes * pass_rows) bytes: what a row does at a step
+  int flags;    // (kFlagSteps, passes * pass_rows) bytes: what a row does at a step
   int shared_bytes;
 
   uint32_t reverse[kMaxGroups / 32];  // a bit for each group
