@@ -129,9 +129,9 @@ def lstm_sequence(
     )
     chosen = dispatch.select(problem, backend)
     call = Call._make((input, *groups, hx, cx, *course))
-    y, hy, cy, cells = run(chosen, call, packed, return_all_cells, every, return_sequence)
+    y, hy, cy, *cells = run(chosen, call, packed, return_all_cells, every, return_sequence)
     outputs = (y if return_sequence else None, hy, cy)
-    return (*outputs, cells) if return_all_cells else outputs
+    return (*outputs, *cells) if return_all_cells else outputs
 
 
 def run(

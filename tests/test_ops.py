@@ -25,11 +25,20 @@ OPTIONS = [
     )
 ]
 
-KEPT = [(0, True), (2, True), (2, False)]
+EVERY_STEP = (0, True)
+# (options, (checkpoint_every, return_sequence)): every option, and one kind of cell and input with
+# checkpoints.
+CHECKED = [(options, EVERY_STEP) for options in OPTIONS] + [
+    (options, (2, return_sequence))
+    for options in OPTIONS
+    for return_sequence in (True, False)
+    if options["peephole"] and options["I"]
+]
 
 
-def _forward_arguments(options, *, train=True, differentiable=True, return_all_cells=True, kept=()):
-    """``kept`` are checkpoint_every and return_sequence."""
+def _forward_arguments(
+    options, *, train=True, differentiable=True, return_all_cells=True, kept=EVERY_STEP
+):
     case = Case(T=3, B=2, H=4, reverse=(False, True), **options)
     inputs = {name: value.requires_grad_(differentiable) for name, value in case.inputs().items()}
     weights = ("weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch", "weight_hr")
@@ -43,12 +52,12 @@ def _forward_arguments(options, *, train=True, differentiable=True, return_all_c
         *course.values(),
         train,
         return_all_cells,
-        *(kept or KEPT[0]),
+        *kept,
         "cpu",
     )
 
 
-def _backward_arguments(options, *, needs=True, kept=()):
+def _backward_arguments(options, *, needs=True, kept=EVERY_STEP):
     forward = _forward_arguments(options, differentiable=False, kept=kept)
     y, hy, cy, cells, reserve = ops.lstm_sequence(*forward)
     call = ops.Call._make(forward[: len(ops.Call._fields)])
@@ -59,8 +68,7 @@ def _backward_arguments(options, *, needs=True, kept=()):
     return (*gradients, y, reserve, *call, asked, forward[-3], "cpu")
 
 
-@pytest.mark.parametrize("kept", KEPT, ids=str)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options, kept", CHECKED, ids=str)
 def test_opcheck_forward(options, kept):
     operator = torch.ops.fastlstm.lstm_sequence.default
     # Of the reserve, rows past a length are never written: NaN here, and no two NaN are equal.
@@ -77,9 +85,8 @@ def test_opcheck_without_gradients(options):
     torch.library.opcheck(operator, arguments)
 
 
-@pytest.mark.parametrize("kept", KEPT, ids=str)
 @pytest.mark.parametrize("needs", [False, True])
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options, kept", CHECKED, ids=str)
 def test_opcheck_backward(options, needs, kept):
     operator = torch.ops.fastlstm.lstm_sequence_backward.default
     arguments = _backward_arguments(options, needs=needs, kept=kept)
@@ -89,8 +96,7 @@ def test_opcheck_backward(options, needs, kept):
     torch.library.opcheck(operator, (arguments[0], *[None] * 3, *arguments[4:]), test_utils=tests)
 
 
-@pytest.mark.parametrize("kept", KEPT, ids=str)
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("options, kept", CHECKED, ids=str)
 @pytest.mark.parametrize("flag", [False, True])
 def test_fake_outputs_have_the_real_sizes(options, flag, kept):
     """``flag`` is train of the forward op and what is asked of the backward op."""
