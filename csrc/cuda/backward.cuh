@@ -23,14 +23,14 @@
 
 namespace fastlstm::cuda {
 
-template <class Element, int kMTiles, int kNTiles, int kRegisterSteps>
+template <class Element, int kMTiles, int kNTiles>
 class Backward : Share<Element, kNTiles> {
   using Base = Share<Element, kNTiles>;
   using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::offset, Base::place,
       Base::state, Base::carried, Base::shape_, Base::r_, Base::domain_, Base::operand_, Base::H_,
       Base::unit_, Base::kPassRows;
   using typename Base::Stored;
-  using Weights = Product<Element, kMTiles, kNTiles, kRegisterSteps>;
+  using Weights = Product<Element, kMTiles, kNTiles>;
   static constexpr int kWarpUnits = 16 * kMTiles;
   static constexpr int kGradients = 7;  // of a unit: of 4 biases and 3 peepholes
   static_assert(kGradients * kThreads * sizeof(float) <= kGradientBytes);
@@ -88,12 +88,12 @@ class Backward : Share<Element, kNTiles> {
     const auto* weight = static_cast<const typename Element::Bits*>(call_.weight_hh.data) +
                          domain_.group * call_.weight_hh.stride;
     const int row_warp = threadIdx.x / 32 / r_.k_warps;
-    const int first_unit = domain_.slice * r_.units + row_warp * kWarpUnits;
-    weights_.load([&](int tile, int row, int k) {
-      const int unit = first_unit + tile * 16 + row, of_unit = k / 4;
-      using Bits = typename Element::Bits;
-      return unit < H_ && of_unit < H_ ? weight[(k % 4 * shape_.H + of_unit) * shape_.H + unit]
-                                       : Bits{};
+    const unsigned first_unit = domain_.slice * r_.units + row_warp * kWarpUnits;
+    weights_.load([&](int tile, unsigned row, int step, unsigned in_step) {
+      const unsigned unit = first_unit + tile * 16 + row;
+      const unsigned of_unit = step * (Weights::kStepNumbers / 4) + in_step / 4;
+      const unsigned at = (in_step % 4 * H_ + of_unit) * H_ + unit;
+      return unit < H_ && of_unit < H_ ? weight[at] : typename Element::Bits{};
     });
   }
 
@@ -234,10 +234,10 @@ class Backward : Share<Element, kNTiles> {
   Peepholes<float> dpeepholes_ = {0, 0, 0};
 };
 
-template <class Element, int kMTiles, int kNTiles, int kRegisterSteps>
+template <class Element, int kMTiles, int kNTiles>
 __global__ void __launch_bounds__(kThreads, 1)
     backward_kernel(const __grid_constant__ BackwardArguments arguments) {
-  Backward<Element, kMTiles, kNTiles, kRegisterSteps>(arguments).run();
+  Backward<Element, kMTiles, kNTiles>(arguments).run();
 }
 
 // The instantiation for variant `kernel` of a type of products.
@@ -246,10 +246,10 @@ BackwardKernel backward_variant(int kernel) {
   constexpr auto of = [](int k) { return variant(Direction::backward, k); };
   constexpr Variant a = of(0), b = of(1), c = of(2), d = of(3);
   constexpr BackwardKernel kernels[kVariants] = {
-      backward_kernel<Element, a.m_tiles, a.n_tiles, a.register_steps>,
-      backward_kernel<Element, b.m_tiles, b.n_tiles, b.register_steps>,
-      backward_kernel<Element, c.m_tiles, c.n_tiles, c.register_steps>,
-      backward_kernel<Element, d.m_tiles, d.n_tiles, d.register_steps>,
+      backward_kernel<Element, a.m_tiles, a.n_tiles>,
+      backward_kernel<Element, b.m_tiles, b.n_tiles>,
+      backward_kernel<Element, c.m_tiles, c.n_tiles>,
+      backward_kernel<Element, d.m_tiles, d.n_tiles>,
   };
   return kernels[kernel];
 }

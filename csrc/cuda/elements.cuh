@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cell.h"
+#include "cuda/kernels.h"
 #include "cuda/primitives.cuh"
 
 namespace fastlstm::cuda {
@@ -60,6 +61,7 @@ struct GateMath<double> {
 
 // The words of a fragment, as they are.
 struct PlainWords {
+  static constexpr Products kProducts = Products::tf32;  // or of any type that is not split
   template <int kWords>
   struct Words {
     uint32_t of[kWords];
@@ -117,6 +119,7 @@ struct Tf32Element : PlainWords {
 // float32 with 21 bits of mantissa in products: each number is the sum of two of 10 bits, and of
 // the four products the three that matter are made, the small ones first.
 struct Tf32x3Element {
+  static constexpr Products kProducts = Products::tf32x3;
   using Stored = float;
   using Bits = float;
   static constexpr int kPerWord = 1;

@@ -27,14 +27,14 @@
 
 namespace fastlstm::cuda {
 
-template <class Element, int kMTiles, int kNTiles, int kRegisterSteps>
+template <class Element, int kMTiles, int kNTiles>
 class Forward : Share<Element, kNTiles> {
   using Base = Share<Element, kNTiles>;
   using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::offset, Base::place,
       Base::state, Base::carried, Base::shape_, Base::r_, Base::domain_, Base::operand_, Base::H_,
       Base::unit_, Base::kPassRows;
   using typename Base::Stored;
-  using Weights = Product<Element, kMTiles, kNTiles, kRegisterSteps>;
+  using Weights = Product<Element, kMTiles, kNTiles>;
   static constexpr int kWarpUnits = 4 * kMTiles;
 
  public:
@@ -80,11 +80,12 @@ class Forward : Share<Element, kNTiles> {
     const auto* weight = static_cast<const typename Element::Bits*>(call_.weight_hh.data) +
                          domain_.group * call_.weight_hh.stride;
     const int row_warp = threadIdx.x / 32 / r_.k_warps;
-    const int first_unit = domain_.slice * r_.units + row_warp * kWarpUnits;
-    weights_.load([&](int tile, int row, int k) {
-      const int gate = tile % 2 * 2 + row / 8, unit = first_unit + tile / 2 * 8 + row % 8;
-      using Bits = typename Element::Bits;
-      return unit < H_ && k < H_ ? weight[(gate * shape_.H + unit) * shape_.H + k] : Bits{};
+    const unsigned first_unit = domain_.slice * r_.units + row_warp * kWarpUnits;
+    weights_.load([&](int tile, unsigned row, int step, unsigned in_step) {
+      const unsigned unit = first_unit + tile / 2 * 8 + row % 8;
+      const unsigned k = step * Weights::kStepNumbers + in_step;
+      const unsigned at = ((tile % 2 * 2 + row / 8) * H_ + unit) * H_ + k;
+      return unit < H_ && k < H_ ? weight[at] : typename Element::Bits{};
     });
   }
 
@@ -199,10 +200,10 @@ class Forward : Share<Element, kNTiles> {
   float h_[kThreadRows];
 };
 
-template <class Element, int kMTiles, int kNTiles, int kRegisterSteps>
+template <class Element, int kMTiles, int kNTiles>
 __global__ void __launch_bounds__(kThreads, 1)
     forward_kernel(const __grid_constant__ ForwardArguments arguments) {
-  Forward<Element, kMTiles, kNTiles, kRegisterSteps>(arguments).run();
+  Forward<Element, kMTiles, kNTiles>(arguments).run();
 }
 
 // The instantiation for variant `kernel` of a type of products.
@@ -211,10 +212,10 @@ ForwardKernel forward_variant(int kernel) {
   constexpr auto of = [](int k) { return variant(Direction::forward, k); };
   constexpr Variant a = of(0), b = of(1), c = of(2), d = of(3);
   constexpr ForwardKernel kernels[kVariants] = {
-      forward_kernel<Element, a.m_tiles, a.n_tiles, a.register_steps>,
-      forward_kernel<Element, b.m_tiles, b.n_tiles, b.register_steps>,
-      forward_kernel<Element, c.m_tiles, c.n_tiles, c.register_steps>,
-      forward_kernel<Element, d.m_tiles, d.n_tiles, d.register_steps>,
+      forward_kernel<Element, a.m_tiles, a.n_tiles>,
+      forward_kernel<Element, b.m_tiles, b.n_tiles>,
+      forward_kernel<Element, c.m_tiles, c.n_tiles>,
+      forward_kernel<Element, d.m_tiles, d.n_tiles>,
   };
   return kernels[kernel];
 }

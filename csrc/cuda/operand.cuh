@@ -130,8 +130,7 @@ class Operand {
 
   const LstmShape& shape_;
   const Recurrence& r_;
-  const Domain
-      domain_;  // by value: a class that refers to a part of itself would not stay in registers
+  const Domain domain_;  // by value: what refers to a part of its own object stays in memory
   int lane_offset_;
   const unsigned char* source_;  // row 0 of this step's operand
   const unsigned char* at_;      // where this lane reads next

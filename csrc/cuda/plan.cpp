@@ -25,7 +25,6 @@ constexpr double kLatency = 33;      // cycles of an mma that waits for the one 
 constexpr double kReadFragment = 4;  // cycles of shared memory
 constexpr double kFinishRow = 150;   // cycles that the gates of a row take a warp
 constexpr double kPass = 200;        // cycles of a pass's two meetings of all threads
-constexpr int kRegisterBytes = 4 * kWeightRegisters * kThreads;
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -60,8 +59,8 @@ Plan refuse(const char* format, ...) {
 }
 
 // A block's share of the weights, and the passes, of a layout; true if all blocks fit side by side.
-bool spread(Direction direction, const LstmShape& shape, const Device& device, int tiles,
-            Plan& plan) {
+bool spread(Direction direction, const LstmShape& shape, Products products, const Device& device,
+            int tiles, Plan& plan) {
   const Variant variant = cuda::variant(direction, plan.kernel);
   const int row_warps = kWarps / plan.k_warps;
   plan.units = row_warps * variant.m_tiles * units_of_tile(direction);
@@ -76,7 +75,7 @@ bool spread(Direction direction, const LstmShape& shape, const Device& device, i
   const int64_t numbers = (direction == Direction::forward ? 1 : 4) * shape.H;
   const int64_t steps = ceil_div(numbers * number_bytes(shape), kStepBytes);
   const int of_warp = static_cast<int>(round_up(ceil_div(steps, plan.k_warps), 2));
-  plan.register_steps = std::min(of_warp, variant.register_steps);
+  plan.register_steps = std::min(of_warp, register_steps(products, variant.m_tiles));
   plan.shared_steps = of_warp - plan.register_steps;
   return true;
 }
@@ -107,7 +106,7 @@ double cost(Direction direction, const LstmShape& shape, Products products, cons
   const Variant variant = cuda::variant(direction, plan.kernel);
   const Recurrence r = lay_out(direction, shape, plan);
   const int warps = kWarps / 4;  // of one tensor core
-  const int products_each = products == Products::tf32x3 && shape.dtype == DType::float32 ? 3 : 1;
+  const int products_each = products == Products::tf32x3 ? 3 : 1;
   const int mma_of_step = variant.m_tiles * variant.n_tiles;
   const double mma = products_each * std::max(kMultiply * warps * mma_of_step,
                                               mma_of_step == 1 ? kLatency / 2 : kLatency);
@@ -127,7 +126,8 @@ double cost(Direction direction, const LstmShape& shape, Products products, cons
   return ns;
 }
 
-Plan too_large(Direction direction, const LstmShape& shape, const Device& device) {
+Plan too_large(Direction direction, const LstmShape& shape, Products products,
+               const Device& device) {
   // The fewest units of a block with which one block a multiprocessor is enough.
   int64_t units = direction == Direction::forward ? 8 : 16;
   while (shape.G * ceil_div(shape.H, units) > device.multiprocessors) units *= 2;
@@ -138,10 +138,11 @@ Plan too_large(Direction direction, const LstmShape& shape, const Device& device
       static_cast<long long>(shape.H), static_cast<long long>(shape.G), name(shape.dtype),
       static_cast<long long>(units * 4 * shape.H * number_bytes(shape) / 1024),
       static_cast<long long>(shape.G * ceil_div(shape.H, units)),
-      (device.shared_memory + kRegisterBytes) / 1024);
+      (device.shared_memory + sizeof(float) * weight_registers(products) * kThreads) / 1024);
 }
 
 Plan plan(Direction direction, const LstmShape& shape, Products products, const Device& device) {
+  if (shape.dtype != DType::float32) products = Products::tf32;  // other types have only one way
   if (shape.dtype == DType::float64) {
     return refuse("float64 has no resident kernel: tensor cores multiply it at 1/16 of the rate");
   }
@@ -160,7 +161,7 @@ Plan plan(Direction direction, const LstmShape& shape, Products products, const 
         Plan plan{};
         plan.kernel = kernel;
         plan.k_warps = k_warps;
-        if (!spread(direction, shape, device, tiles, plan)) continue;
+        if (!spread(direction, shape, products, device, tiles, plan)) continue;
         if (!fit(direction, shape, device, plan)) continue;
         const double ns = cost(direction, shape, products, plan);
         if (ns >= least) continue;
@@ -169,7 +170,7 @@ Plan plan(Direction direction, const LstmShape& shape, Products products, const 
       }
     }
   }
-  return best.units ? best : too_large(direction, shape, device);
+  return best.units ? best : too_large(direction, shape, products, device);
 }
 
 }  // namespace

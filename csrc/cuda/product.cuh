@@ -14,14 +14,16 @@
 
 namespace fastlstm::cuda {
 
-template <class Element, int kMTiles, int kNTiles, int kRegisterSteps>
+template <class Element, int kMTiles, int kNTiles>
 class Product {
+  static constexpr int kRegisterSteps = register_steps(Element::kProducts, kMTiles);
   using Word = typename Element::Bits[Element::kPerWord];
   // A product that adds to the one before waits 33 cycles for it, in which the tensor core could
   // make four. The other warp and other tiles fill that time, but where there is one tile only.
   static constexpr int kChains = kMTiles * kNTiles == 1 ? 2 : 1;
 
  public:
+  static constexpr int kStepNumbers = 8 * Element::kPerWord;  // along k
   // d of each tile, as mma has it.
   using Sums = float[kMTiles][kNTiles][4];
 
@@ -33,7 +35,8 @@ class Product {
     first_step_ = warp % r.k_warps * steps_;
   }
 
-  // weight_at(tile, row, k) is the weight in a row, 0 to 15, of one of this warp's tiles.
+  // weight_at(tile, row, step, k) is the weight in a row, 0 to 15, of one of this warp's tiles, at
+  // place k of a step along k, of all.
   template <class WeightAt>
   __device__ __forceinline__ void load(const WeightAt& weight_at) {
 #pragma unroll
@@ -96,16 +99,16 @@ class Product {
   template <class WeightAt>
   __device__ __forceinline__ void load_step(const WeightAt& weight_at, int s,
                                             uint32_t (&words)[kMTiles][4]) const {
-    const int lane = threadIdx.x % 32;
+    const unsigned lane = threadIdx.x % 32;
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int k = ((first_step_ + s) * 8 + lane % 4 + 4 * (i / 2)) * Element::kPerWord;
+        const unsigned k = (lane % 4 + 4 * (i / 2)) * Element::kPerWord;
         Word weights;
 #pragma unroll
         for (int j = 0; j < Element::kPerWord; ++j) {
-          weights[j] = weight_at(m, lane / 4 + 8 * (i % 2), k + j);
+          weights[j] = weight_at(m, lane / 4 + 8 * (i % 2), first_step_ + s, k + j);
         }
         words[m][i] = Element::word(weights);
       }

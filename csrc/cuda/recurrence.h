@@ -27,19 +27,21 @@ constexpr int kMaxGroups = 256;
 
 enum class Direction { forward, backward };
 
-// An instantiation. A warp's first register_steps steps along k are in registers.
+// An instantiation, by its number. Forward, two tiles of 16 rows hold the gates i, f and g, o of 8
+// units; backward, one holds 16 units.
 struct Variant {
-  int m_tiles, n_tiles, register_steps;
+  int m_tiles, n_tiles;
 };
-
-// Forward, two tiles of 16 rows hold the gates i, f and g, o of 8 units; backward, one holds 16
-// units. 128 registers a thread hold weights: what fits without a spill beside sums and what is
-// fetched ahead.
 constexpr int kVariants = 4;
-constexpr int kWeightRegisters = 128;
 constexpr Variant variant(Direction direction, int kernel) {
-  const int m_tiles = (direction == Direction::forward ? 2 : 1) << kernel / 2;
-  return {m_tiles, 1 + kernel % 2, kWeightRegisters / 4 / m_tiles};
+  return {(direction == Direction::forward ? 2 : 1) << kernel / 2, 1 + kernel % 2};
+}
+// Weights of a thread in registers, 32 bits each: what fits without a spill beside sums and what is
+// fetched ahead, on three architectures. Products that split each in two want room for that.
+constexpr int weight_registers(Products products) { return products == Products::tf32 ? 128 : 112; }
+// A warp's steps along k, an even number, that are there.
+constexpr int register_steps(Products products, int m_tiles) {
+  return weight_registers(products) / 8 / m_tiles * 2;
 }
 constexpr int units_of_tile(Direction direction) {
   return direction == Direction::forward ? 4 : 16;

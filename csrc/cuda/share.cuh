@@ -17,7 +17,7 @@ class Share {
         r_(r),
         domain_(shape, r),
         operand_(shape, r, domain_),
-        H_(static_cast<int>(shape.H)),
+        H_(static_cast<unsigned>(shape.H)),
         unit_(domain_.slice * r.units + threadIdx.x % r.units),
         first_row_(threadIdx.x / r.units),
         row_step_(kThreads / r.units) {}
@@ -79,8 +79,8 @@ class Share {
   const Recurrence& r_;
   const Domain domain_;
   Operand operand_;
-  const int H_;
-  const int unit_;       // of the group
+  const unsigned H_;
+  const unsigned unit_;  // of the group
   const int first_row_;  // of this thread, in a pass and in the tile
   const int row_step_;
 };
