@@ -69,7 +69,7 @@ class LSTM(nn.RNNBase):
         checkpoint_every: in training keep the state before every k-th step only, and not what the
             backward pass needs of each step: 2H/k numbers a step and layer in the place of 5H. The
             backward pass then runs k steps once more at a time: gradients are the same, on the cpu
-            backend to the bit but in float16, and a training step takes 1.2 to 1.4 times as long.
+            backend to the bit but in float16, and a training step takes 1.1 to 1.3 times as long.
             "auto" is 128: the states are then below a 60th of the output, and the k steps stay in
             cache. See also ``return_sequence`` of :meth:`forward`. Default: None, keep all.
         backend: "auto" (the fastest that supports the problem) or the name of one; see
