@@ -1,4 +1,4 @@
-"""Rung 2: every backend beside nn.LSTM (cuDNN), and beside the least time that a step could take.
+"""Every backend beside nn.LSTM (cuDNN), and beside the least time that a step could take.
 
     python -m benchmarks.gpu.compare --out FOLDER [--minutes 9] [--device cpu --small]
     python -m benchmarks.gpu.compare --out FOLDER --plot       # of what is in FOLDER already

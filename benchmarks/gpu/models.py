@@ -1,4 +1,4 @@
-"""Rung 4: whole models on a GPU, and sequences too long to be stored.
+"""Whole models on a GPU, and sequences too long to be stored.
 
     python -m benchmarks.gpu.models --out FOLDER [--device cpu --small]
 

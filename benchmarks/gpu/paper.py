@@ -1,4 +1,4 @@
-"""Rung 5: the paper's best model on Moving MNIST, trained and evaluated within ten minutes.
+"""The paper's best model on Moving MNIST, trained and evaluated within ten minutes.
 
     python -m benchmarks.gpu.paper --out FOLDER [--minutes 9] [--device cpu --small]
 

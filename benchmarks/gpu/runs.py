@@ -1,4 +1,4 @@
-"""Rung 1: everything runs on the GPU and is right, and what a step waits for.
+"""Everything runs on the GPU and is right, and what a step waits for.
 
     python -m benchmarks.gpu.runs --out FOLDER [--device cpu --small]
 
