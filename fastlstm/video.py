@@ -281,6 +281,9 @@ class VideoLSTM(nn.Module):
 
     def _frame_loss(self, readout: Tensor, target: Tensor) -> Tensor:
         num_frames = target.shape[0] * target.shape[1]
+        # Under autocast the read-out is narrower than the target, and too narrow to be summed up.
+        sums = torch.promote_types(readout.dtype, torch.float32)
+        readout, target = readout.to(sums), target.to(sums)
         if self.frames == "real":
             return 0.5 * F.mse_loss(readout, target, reduction="sum") / num_frames
         if can_read_values(target):

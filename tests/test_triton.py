@@ -189,3 +189,13 @@ def test_a_call_can_be_captured_in_a_graph(H):
         y.zero_()
         graph.replay()
     assert torch.equal(y, expected)
+
+
+def test_more_groups_than_bits_of_a_word_are_refused(triton_backend):
+    igates, state = torch.randn(1, 1, 1, 4), torch.zeros(1, 1, 1)
+
+    def run(weight):
+        return fastlstm.lstm_sequence(igates, [weight], state, state, backend=triton_backend)[0]
+
+    with pytest.raises(ValueError, match="reverse: expected at most 32 groups, got 33"):
+        torch.func.vmap(run)(torch.randn(33, 4, 1))

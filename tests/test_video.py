@@ -315,3 +315,17 @@ def test_explain_names_every_stack():
     for name in ("encoder", "reconstruction_decoder", "future_decoder"):
         assert name in text
     assert text.count("chosen") == 3
+
+
+@pytest.mark.parametrize("frames", ["binary", "real"])
+def test_loss_under_autocast_is_summed_in_float32(frames):
+    torch.manual_seed(0)
+    model = fastlstm.CompositeLSTM(12, 8, conditional_future=True, frames=frames)
+    seen, future = torch.rand(2, 4, 3, 12)
+    expected = model.loss(seen, future).total
+    with torch.autocast("cpu", torch.bfloat16):
+        total = model.loss(seen, future).total
+    assert total.dtype == torch.float32
+    torch.testing.assert_close(total, expected, rtol=0.01, atol=0)
+    total.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())

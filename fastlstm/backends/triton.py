@@ -61,6 +61,9 @@ def _capability() -> tuple[int, int]:
 
 
 def _bits(flags: Sequence[bool]) -> int:
+    """One for each group that is reversed; vmap makes groups that no problem told of."""
+    if len(flags) > _GROUPS:
+        raise ValueError(f"reverse: expected at most {_GROUPS} groups, got {len(flags)}")
     return sum(1 << group for group, flag in enumerate(flags) if flag)
 
 
