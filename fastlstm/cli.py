@@ -1,4 +1,4 @@
-"""The `fastlstm` command: `fit`, `validate`, `test`, `predict`, the same of `language`, `info`."""
+"""The `fastlstm` command: `fit`, `validate`, `test`, `predict`, the same of `language`, `experiment`, `info`."""
 
 import ctypes
 import platform
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     try:
         # late, because `info` and `import fastlstm.cli` do without Lightning
+        from fastlstm.experiments.command import main as experiments
         from fastlstm.training.language_command import LanguageCommand
         from fastlstm.training.video_command import VideoCommand
     except ModuleNotFoundError as error:
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     _keep_freed_memory()
     if words[:1] == ["language"]:
         LanguageCommand(words[1:])
+    elif words[:1] == ["experiment"]:
+        experiments(words[1:])
     else:
         VideoCommand(words)
 

@@ -131,6 +131,10 @@ class MovingMNISTData(LightningDataModule):
         """The first `count` training videos as one batch, to fit baselines on."""
         return self._split(self._videos("train", self.seed).__getitems__(range(count)))
 
+    def images(self, values: Tensor) -> Tensor:
+        """Pictures of frames as a model reads and emits them: (T, B, I) to (T, B, h, w)."""
+        return values.unflatten(2, (self.size, self.size)).clamp(0, 1)
+
     def describe_batch(self, number: int) -> str:
         """What a training batch has, in words that go on after its number."""
         rank, world_size = self._share()

@@ -1,0 +1,47 @@
+"""`fastlstm experiment`: the experiments of the paper by name."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fastlstm.experiments import presets
+from fastlstm.experiments.setting import Setting
+from fastlstm.experiments.variants import moving_mnist, patches
+
+EXPERIMENTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
+    "moving_mnist": moving_mnist,
+    "patches": patches,
+}
+
+
+def main(words: Sequence[str]) -> None:
+    """Run the command `fastlstm experiment`."""
+    parser = argparse.ArgumentParser(
+        "fastlstm experiment",
+        description="The experiments of Srivastava, Mansimov and Salakhutdinov (ICML 2015). What"
+        " was finished is used again, what was interrupted goes on. Arguments after -- go to every"
+        " `fastlstm fit`.",
+    )
+    parser.add_argument("name", choices=[*EXPERIMENTS, "all"])
+    parser.add_argument("--preset", choices=presets.names(), default="small")
+    parser.add_argument("--out", type=Path, help="folder of all results (runs/experiments/PRESET)")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of training, in place of the preset's")
+    parser.add_argument("--trial", type=int, metavar="STEPS", help="see that it works: train STEPS")
+    own, further = _split(words)
+    options = parser.parse_args(own)
+    if options.trial is not None and options.trial < 1:
+        parser.error(f"--trial: expected at least 1, got {options.trial}")
+    kind = options.preset if options.trial is None else f"{options.preset}_trial"
+    out = options.out or Path("runs") / "experiments" / kind
+    setting = Setting(options.preset, out, options.seeds, options.trial, further)
+    for name in EXPERIMENTS if options.name == "all" else [options.name]:
+        EXPERIMENTS[name](setting)
+        print(f"\nwrote {out / name / 'results.json'}")
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """What stands before `--`, and what after it."""
+    words = list(words)
+    cut = words.index("--") if "--" in words else len(words)
+    return words[:cut], words[cut + 1 :]

@@ -1,0 +1,41 @@
+"""The settings of the experiments: one YAML file for each experiment and scale."""
+
+from copy import deepcopy
+from importlib import resources
+from typing import Any
+
+import yaml
+
+
+def names() -> list[str]:
+    """The scales that there are."""
+    return sorted(f.name for f in resources.files(__name__).iterdir() if f.is_dir() and "_" not in f.name)
+
+
+def read(experiment: str, preset: str) -> dict[str, Any]:
+    """What `presets/<preset>/<experiment>.yaml` says.
+
+    Raises:
+        ValueError: an unknown preset.
+    """
+    if preset not in names():
+        raise ValueError(f"preset: expected one of {names()}, got {preset!r}")
+    file = resources.files(__name__) / preset / f"{experiment}.yaml"
+    settings: dict[str, Any] = yaml.safe_load(file.read_text())
+    return settings
+
+
+def merged(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries as one; of a value that several give, the last one's counts."""
+    result = deepcopy(base)
+    for change in changes:
+        for key, value in change.items():
+            inner = result.get(key)
+            both = isinstance(value, dict) and isinstance(inner, dict)
+            result[key] = merged(inner, value) if both else deepcopy(value)
+    return result
+
+
+def of_model(settings: dict[str, Any], model: str) -> dict[str, Any]:
+    """The configuration of `fastlstm fit` for one of an experiment's models."""
+    return merged(settings["fit"], {"model": {"model": settings["models"][model]}})

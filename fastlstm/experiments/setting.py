@@ -1,0 +1,84 @@
+"""Where and at what scale an experiment is run, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastlstm.experiments import presets
+from fastlstm.experiments.runs import Run, train, write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an experiment is asked for.
+
+    preset: the scale, a folder of `fastlstm/experiments/presets`.
+    out: where results go: `out/<experiment>/results.json` and pictures, runs below `out/runs`.
+    seeds: of the training runs; None for those of the preset.
+    trial: train that many steps only and test one batch, to see that all of it works.
+    words: further arguments of every `fastlstm fit`.
+    """
+
+    preset: str
+    out: Path
+    seeds: Sequence[int] | None = None
+    trial: int | None = None
+    words: Sequence[str] = ()
+
+    def settings(self, experiment: str) -> dict[str, Any]:
+        """The experiment's file of the preset."""
+        return presets.read(experiment, self.preset)
+
+    def seeds_of(self, settings: dict[str, Any]) -> list[int]:
+        """Those asked for, else those of an experiment's file."""
+        return list(settings["seeds"] if self.seeds is None else self.seeds)
+
+    def train(self, experiment: str, settings: dict[str, Any], model: str, seed: int) -> Run:
+        """The run of one of an experiment's models with one seed; see `runs.train`."""
+        seeded = {"seed_everything": seed, "data": {"init_args": {"seed": seed}}}
+        config = presets.merged(presets.of_model(settings, model), seeded)
+        if self.trial is not None:
+            one_batch = config["data"]["init_args"]["batch_size"]
+            short = {
+                "trainer": {"max_steps": self.trial, "val_check_interval": self.trial},
+                "data": {"init_args": {"val_size": one_batch, "test_size": one_batch}},
+            }
+            config = presets.merged(config, short)
+        folder = self.out / "runs" / experiment / model / f"seed{seed}"
+        print(f"\n{experiment}: {model}, seed {seed}  ({folder})", flush=True)
+        return train(folder, config, self.words)
+
+    def write(self, experiment: str, results: dict[str, Any], **figures: Figure) -> dict[str, Any]:
+        """Keep an experiment's results, and its pictures under the names of `figures`."""
+        folder = self.out / experiment
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.png", dpi=100)
+        scale = {"preset": self.preset} | ({"trial": self.trial} if self.trial else {})
+        found = {**scale, **results, "figures": [f"{name}.png" for name in figures]}
+        write_json(folder / "results.json", found)
+        return found
+
+
+def read(out: Path, experiment: str) -> dict[str, Any] | None:
+    """The results of an experiment; None if it has none yet."""
+    file = out / experiment / "results.json"
+    if not file.exists():
+        return None
+    found: dict[str, Any] = json.loads(file.read_text())
+    return found
+
+
+def spread(values: Iterable[float]) -> dict[str, float]:
+    """Mean, standard deviation (0 of one value) and number of values over seeds."""
+    values = list(values)
+    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "std": deviation, "n": len(values)}

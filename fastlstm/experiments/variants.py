@@ -1,0 +1,68 @@
+"""The four models side by side, on Moving MNIST or on patches of real video (the paper's 4.4)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlstm.experiments.pictures import Strip, strips
+from fastlstm.experiments.runs import Run
+from fastlstm.experiments.setting import Setting, spread
+from fastlstm.experiments.videos import data_of, floats
+
+_SHOWN = 2  # test videos in the figure
+
+
+def moving_mnist(setting: Setting) -> dict[str, Any]:
+    """The four models on videos of two bouncing digits."""
+    return compare(setting, "moving_mnist")
+
+
+def patches(setting: Setting) -> dict[str, Any]:
+    """The four models on 32 x 32 patches of real video."""
+    return compare(setting, "patches")
+
+
+def compare(setting: Setting, experiment: str) -> dict[str, Any]:
+    """Train every model with every seed; their errors, and what they make of the same videos."""
+    settings = setting.settings(experiment)
+    seeds = setting.seeds_of(settings)
+    runs = {
+        model: [setting.train(experiment, settings, model, seed) for seed in seeds]
+        for model in settings["models"]
+    }
+    errors = {
+        model: {
+            name: spread(run.errors[name] for run in of_model) for name in of_model[0].errors
+        }
+        for model, of_model in runs.items()
+    }
+    return setting.write(
+        experiment,
+        {
+            "seeds": seeds,
+            "steps": settings["fit"]["trainer"]["max_steps"],
+            "hidden_size": settings["fit"]["model"]["model"]["init_args"]["hidden_size"],
+            "errors": errors,
+            "seconds": {m: spread(run.seconds for run in of) for m, of in runs.items()},
+        },
+        strips=_strips(settings, {model: of_model[0] for model, of_model in runs.items()}),
+    )
+
+
+@torch.no_grad()
+def _strips(settings: dict[str, Any], runs: dict[str, Run]) -> Any:
+    data = data_of(settings)
+    batch = next(iter(data.test_dataloader()))
+    frames, future = (floats(part[:, :_SHOWN]) for part in batch)
+
+    def whole(past: Tensor | None, to_come: Tensor | None) -> tuple[Any, Any]:
+        return tuple(None if part is None else data.images(part).numpy() for part in (past, to_come))  # type: ignore[return-value]
+
+    rows = [Strip("input | future", *whole(frames, future))]
+    for name, run in runs.items():
+        model = run.model()
+        past = None if model.reconstruction_decoder is None else model.reconstruct(frames).flip(0)
+        to_come = None if model.future_decoder is None else model.predict(frames, len(future))
+        rows.append(Strip(name.replace("_", " "), *whole(past, to_come)))
+    return strips(rows)
