@@ -1,4 +1,4 @@
-"""The `fastlstm` command: `fit`, `validate`, `test`, `predict`, the same of `language`, `experiment`, `info`."""
+"""The command `fastlstm`: models of video, `language`, `experiment`, `info`."""
 
 import ctypes
 import platform

@@ -5,13 +5,19 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fastlstm.experiments import presets
+from fastlstm.experiments.features import features
+from fastlstm.experiments.out_of_domain import out_of_domain
+from fastlstm.experiments.presets import PRESETS
 from fastlstm.experiments.setting import Setting
+from fastlstm.experiments.time_scales import time_scales
 from fastlstm.experiments.variants import moving_mnist, patches
 
 EXPERIMENTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "moving_mnist": moving_mnist,
     "patches": patches,
+    "time_scales": time_scales,
+    "out_of_domain": out_of_domain,
+    "features": features,
 }
 
 
@@ -24,9 +30,9 @@ def main(words: Sequence[str]) -> None:
         " `fastlstm fit`.",
     )
     parser.add_argument("name", choices=[*EXPERIMENTS, "all"])
-    parser.add_argument("--preset", choices=presets.names(), default="small")
+    parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--out", type=Path, help="folder of all results (runs/experiments/PRESET)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="of training, in place of the preset's")
+    parser.add_argument("--seeds", type=int, nargs="+", help="of training (the preset's)")
     parser.add_argument("--trial", type=int, metavar="STEPS", help="see that it works: train STEPS")
     own, further = _split(words)
     options = parser.parse_args(own)

@@ -56,6 +56,11 @@ class Setting:
         print(f"\n{experiment}: {model}, seed {seed}  ({folder})", flush=True)
         return train(folder, config, self.words)
 
+    def first_run(self, experiment: str, model: str) -> Run:
+        """The run of one of another experiment's models with its first seed."""
+        settings = self.settings(experiment)
+        return self.train(experiment, settings, model, self.seeds_of(settings)[0])
+
     def write(self, experiment: str, results: dict[str, Any], **figures: Figure) -> dict[str, Any]:
         """Keep an experiment's results, and its pictures under the names of `figures`."""
         folder = self.out / experiment

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from fastlstm.experiments.pictures import Strip, strips
@@ -32,9 +33,7 @@ def compare(setting: Setting, experiment: str) -> dict[str, Any]:
         for model in settings["models"]
     }
     errors = {
-        model: {
-            name: spread(run.errors[name] for run in of_model) for name in of_model[0].errors
-        }
+        model: {name: spread(run.errors[name] for run in of_model) for name in of_model[0].errors}
         for model, of_model in runs.items()
     }
     return setting.write(
@@ -51,18 +50,18 @@ def compare(setting: Setting, experiment: str) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _strips(settings: dict[str, Any], runs: dict[str, Run]) -> Any:
+def _strips(settings: dict[str, Any], runs: dict[str, Run]) -> Figure:
     data = data_of(settings)
-    batch = next(iter(data.test_dataloader()))
-    frames, future = (floats(part[:, :_SHOWN]) for part in batch)
+    frames, future = (floats(part[:, :_SHOWN]) for part in next(iter(data.test_dataloader())))
 
-    def whole(past: Tensor | None, to_come: Tensor | None) -> tuple[Any, Any]:
-        return tuple(None if part is None else data.images(part).numpy() for part in (past, to_come))  # type: ignore[return-value]
+    def row(label: str, past: Tensor | None, to_come: Tensor | None) -> Strip:
+        halves = (None if half is None else data.images(half).numpy() for half in (past, to_come))
+        return Strip(label, *halves)
 
-    rows = [Strip("input | future", *whole(frames, future))]
+    rows = [row("input | future", frames, future)]
     for name, run in runs.items():
         model = run.model()
         past = None if model.reconstruction_decoder is None else model.reconstruct(frames).flip(0)
         to_come = None if model.future_decoder is None else model.predict(frames, len(future))
-        rows.append(Strip(name.replace("_", " "), *whole(past, to_come)))
+        rows.append(row(name.replace("_", " "), past, to_come))
     return strips(rows)

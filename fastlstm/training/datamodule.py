@@ -131,9 +131,14 @@ class MovingMNISTData(LightningDataModule):
         """The first `count` training videos as one batch, to fit baselines on."""
         return self._split(self._videos("train", self.seed).__getitems__(range(count)))
 
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """(h, w), what a frame's I values are."""
+        return self.size, self.size
+
     def images(self, values: Tensor) -> Tensor:
-        """Pictures of frames as a model reads and emits them: (T, B, I) to (T, B, h, w)."""
-        return values.unflatten(2, (self.size, self.size)).clamp(0, 1)
+        """Frames as a model reads and emits them, (..., I), as pictures (..., h, w) in [0, 1]."""
+        return values.unflatten(-1, self.frame_shape).clamp(0, 1)
 
     def describe_batch(self, number: int) -> str:
         """What a training batch has, in words that go on after its number."""

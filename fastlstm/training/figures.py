@@ -23,8 +23,8 @@ _SHADE = 0.35  # of the lines between frames
 class VideoPictures:
     """Frames to draw, floats in [0, 1]; None for what a model has no decoder for.
 
-    frames, reconstruction: (T_in, B, h, w), both in the order of the input.
-    future, prediction: (T_out, B, h, w).
+    frames, reconstruction: (T_in, B, h, w) or (T_in, B, h, w, 3), both in the order of the input.
+    future, prediction: (T_out, B, h, w) or (T_out, B, h, w, 3).
     """
 
     frames: NDArray[np.float32]
@@ -34,20 +34,25 @@ class VideoPictures:
 
     @classmethod
     @torch.no_grad()
-    def of(cls, module: VideoTask, batch: VideoBatch, samples: int) -> "VideoPictures":
+    def of(
+        cls, module: VideoTask, batch: VideoBatch, samples: int, data: Any = None
+    ) -> "VideoPictures":
         """The first `samples` videos of a batch and what the module's model makes of them.
 
+        Args:
+            data: the datamodule, whose `images` makes pictures of frames; without that they are
+                taken for square ones of one channel.
+
         Raises:
-            ValueError: frames that are not square images of one channel.
+            ValueError: frames that are not, though no `images` says what they are.
         """
         frames, future = (module.floats(part[:, :samples]) for part in batch)
         model = module.model
-        side = round(frames.shape[2] ** 0.5)
-        if side * side != frames.shape[2]:
-            raise ValueError(f"frames: expected square one-channel images, got I={frames.shape[2]}")
+        as_images = getattr(data, "images", _square)
 
         def images(values: Tensor) -> NDArray[np.float32]:
-            return values.float().clamp(0, 1).unflatten(2, (side, side)).cpu().numpy()
+            pixels: NDArray[np.float32] = as_images(values.float().cpu()).numpy()
+            return pixels
 
         has_reconstruction = model.reconstruction_decoder is not None
         has_future = model.future_decoder is not None
@@ -66,17 +71,25 @@ class VideoPictures:
         return [(label, v) for label, v in zip(labels, values, strict=True) if v is not None]
 
 
+def _square(values: Tensor) -> Tensor:
+    """(..., I) to (..., side, side)."""
+    side = round(values.shape[-1] ** 0.5)
+    if side * side != values.shape[-1]:
+        raise ValueError(f"frames: expected square one-channel images, got I={values.shape[-1]}")
+    return values.clamp(0, 1).unflatten(-1, (side, side))
+
+
 def prediction_strip(pictures: VideoPictures, title: str) -> Figure:
     """A figure with one block of labelled rows for each video, time from left to right."""
     rows = pictures.rows()
-    samples, height, width = rows[0][1].shape[1:]
+    samples, height, width, *colors = rows[0][1].shape[1:]
     steps = max(len(row) for _, row in rows)
     size = (0.62 * steps + 1.5, 0.62 * len(rows) * samples + 0.6 + 0.2 * samples)
     figure = Figure(size, layout="compressed")
     figure.suptitle(title, fontsize=11)
     axes = figure.subplots(samples, 1, squeeze=False)[:, 0]
     for sample, ax in enumerate(axes):
-        canvas = np.ones((len(rows) * height, steps * width), np.float32)
+        canvas = np.ones((len(rows) * height, steps * width, *colors), np.float32)
         for r, (_, images) in enumerate(rows):
             strip = np.concatenate(list(images[:, sample]), axis=1)
             canvas[r * height : (r + 1) * height, : strip.shape[1]] = strip
@@ -123,11 +136,11 @@ def _gif_frame(
     says: NDArray[np.float32] | None,
     zoom: int,
 ) -> Image.Image:
-    """One time step: (B, h, w) images in two rows, labels at the left."""
-    samples, height, width = truth.shape
+    """One time step: (B, h, w) or (B, h, w, 3) images in two rows, labels at the left."""
+    samples, height, width, *colors = truth.shape
     left, top, gap = 104, 22, 4
     wide, high = width * zoom + gap, height * zoom + gap
-    image = Image.new("L", (left + samples * wide, top + 2 * high), 255)
+    image = Image.new("RGB" if colors else "L", (left + samples * wide, top + 2 * high), "white")
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(size=13)
     draw.text((6, 4), caption, fill=0, font=font)
@@ -170,7 +183,12 @@ class PredictionFigure(Callback):
     ) -> None:
         if batch_idx or trainer.sanity_checking or not trainer.is_global_zero:
             return
-        pictures = VideoPictures.of(pl_module, batch, self.samples)
+        pictures = VideoPictures.of(
+            pl_module,
+            batch,
+            self.samples,
+            trainer.datamodule,  # type: ignore[attr-defined]
+        )
         folder = Path(self.folder or Path(trainer.default_root_dir) / "figures")
         step = trainer.global_step
         self.latest = folder / f"step_{step:06d}.png"

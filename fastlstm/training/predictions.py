@@ -51,7 +51,12 @@ class PredictionWriter(BasePredictionWriter):
             "prediction": prediction.float().cpu().numpy(),
         }
         np.savez_compressed(path, **arrays)
-        pictures = VideoPictures.of(pl_module, batch, self.samples)
+        pictures = VideoPictures.of(
+            pl_module,
+            batch,
+            self.samples,
+            trainer.datamodule,  # type: ignore[attr-defined]
+        )
         title = f"{type(pl_module.model).__name__}, {len(prediction)} frames in closed loop"
         prediction_strip(pictures, title).savefig(path.with_suffix(".png"), dpi=100)
         save_gif(pictures, path.with_suffix(".gif"))

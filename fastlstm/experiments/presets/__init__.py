@@ -6,10 +6,7 @@ from typing import Any
 
 import yaml
 
-
-def names() -> list[str]:
-    """The scales that there are."""
-    return sorted(f.name for f in resources.files(__name__).iterdir() if f.is_dir() and "_" not in f.name)
+PRESETS = ("small", "paper")
 
 
 def read(experiment: str, preset: str) -> dict[str, Any]:
@@ -18,8 +15,8 @@ def read(experiment: str, preset: str) -> dict[str, Any]:
     Raises:
         ValueError: an unknown preset.
     """
-    if preset not in names():
-        raise ValueError(f"preset: expected one of {names()}, got {preset!r}")
+    if preset not in PRESETS:
+        raise ValueError(f"preset: expected one of {PRESETS}, got {preset!r}")
     file = resources.files(__name__) / preset / f"{experiment}.yaml"
     settings: dict[str, Any] = yaml.safe_load(file.read_text())
     return settings
@@ -31,8 +28,10 @@ def merged(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
     for change in changes:
         for key, value in change.items():
             inner = result.get(key)
-            both = isinstance(value, dict) and isinstance(inner, dict)
-            result[key] = merged(inner, value) if both else deepcopy(value)
+            if isinstance(value, dict) and isinstance(inner, dict):
+                result[key] = merged(inner, value)
+            else:
+                result[key] = deepcopy(value)
     return result
 
 

@@ -1,0 +1,64 @@
+"""What the strongest units look for in a frame, and what they paint into one."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fastlstm.experiments.pictures import feature_grids
+from fastlstm.experiments.setting import Setting
+from fastlstm.experiments.videos import data_of
+from fastlstm.video import VideoLSTM
+
+_GATES = ("input gate", "forget gate", "cell input", "output gate")  # the order of weight_ih
+
+
+def features_of(model: VideoLSTM) -> dict[str, Tensor]:
+    """Every set of weights between units and pixels, (H, I), by what it does."""
+    sets = dict(zip(_GATES, model.encoder.get_parameter("weight_ih_l0").chunk(4), strict=True))
+    for name, decoder in (
+        ("reconstruction", model.reconstruction_decoder),
+        ("future", model.future_decoder),
+    ):
+        if decoder is not None:
+            sets[f"{name} output"] = decoder.readout.weight.T
+    return sets
+
+
+def strongest(weights: Tensor, count: int) -> Tensor:
+    """The `count` rows of largest L2 norm, largest first."""
+    return weights[weights.norm(dim=1).argsort(descending=True)[:count]]
+
+
+def extent(weights: Tensor) -> float:
+    """Share of the pixels that a feature covers, averaged: its participation ratio.
+
+    (sum w^2)^2 / (I sum w^4) is 1 for weights of one size, 1/3 for Gaussian noise, and 1/I for a
+    single pixel.
+    """
+    squares = weights.double() ** 2
+    return float((squares.sum(1) ** 2 / (squares**2).sum(1)).mean() / weights.shape[1])
+
+
+@torch.no_grad()
+def features(setting: Setting) -> dict[str, Any]:
+    """The strongest features as pictures, and how local they are beside those of a new model."""
+    settings = setting.settings("features")
+    extents, figures = {}, {}
+    for experiment in settings["experiments"]:
+        model = setting.first_run(experiment, settings["model"]).model()
+        data = data_of(setting.settings(experiment))
+        torch.manual_seed(0)
+        untrained = features_of(type(model)(**model.config))
+        chosen = {k: strongest(w, settings["count"]) for k, w in features_of(model).items()}
+        extents[experiment] = {
+            name: {
+                "trained": extent(weights),
+                "untrained": extent(strongest(untrained[name], settings["count"])),
+            }
+            for name, weights in chosen.items()
+        }
+        figures[experiment] = feature_grids(
+            {name: w.unflatten(1, data.frame_shape).numpy() for name, w in chosen.items()}
+        )
+    return setting.write("features", {"model": settings["model"], "extent": extents}, **figures)
