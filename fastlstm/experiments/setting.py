@@ -82,8 +82,8 @@ def read(out: Path, experiment: str) -> dict[str, Any] | None:
     return found
 
 
-def spread(values: Iterable[float]) -> dict[str, float]:
-    """Mean, standard deviation (0 of one value) and number of values over seeds."""
+def spread(values: Iterable[float]) -> dict[str, Any]:
+    """Mean, standard deviation (0 of one value) and the values themselves, one of each seed."""
     values = list(values)
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return {"mean": statistics.fmean(values), "std": deviation, "n": len(values)}
+    return {"mean": statistics.fmean(values), "std": deviation, "values": values}
