@@ -1,6 +1,7 @@
 """fastlstm: a drop-in ``nn.LSTM`` with peepholes and fused sequence kernels, and video models."""
 
 from fastlstm.cell import LSTMCell
+from fastlstm.classifier import LSTMClassifier
 from fastlstm.dispatch import explain
 from fastlstm.functional import lstm, lstm_cell
 from fastlstm.interop import Replacement, replace
@@ -26,6 +27,7 @@ __all__ = [
     "CompositeLSTM",
     "LSTMAutoencoder",
     "LSTMCell",
+    "LSTMClassifier",
     "LSTMFuturePredictor",
     "LSTMWeights",
     "Replacement",

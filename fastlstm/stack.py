@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,14 @@ from fastlstm.types import LSTMWeights, Problem
 
 State = tuple[Tensor, Tensor]
 """(h, c) of every layer, each (L, B, H)."""
+
+
+def time_first(name: str, frames: Tensor, batch_first: bool) -> Tensor:
+    """A view (T, B, ...) of frames in a model's layout; RuntimeError unless of 3 dimensions."""
+    if frames.dim() != 3:
+        axes = "(B, T, I)" if batch_first else "(T, B, I)"
+        raise RuntimeError(f"{name}: expected 3 dimensions {axes}, got {frames.dim()}")
+    return frames.transpose(0, 1) if batch_first else frames
 
 
 class Stack(nn.Module):
@@ -103,19 +111,29 @@ class Stack(nn.Module):
 
 
 class Encoder(Stack):
-    """Reads frames; only its last state matters."""
+    """Reads frames. What a decoder starts from is its last state; a classifier reads every step."""
 
     def forward(self, frames: Tensor) -> State:
         """Frames (T, B, I) to the final (h, c) of every layer, each (L, B, H)."""
-        _, state = lstm(
+        _, state = self._run(frames, return_sequence=False)
+        return state
+
+    def outputs(self, frames: Tensor, dropout: float = 0.0) -> Tensor:
+        """Frames (T, B, I) to the top layer's h after each, (T, B, H); in training, outputs of the
+        layers below are zeroed with probability ``dropout``.
+        """
+        h, _ = self._run(frames, dropout=dropout, training=self.training)
+        return h
+
+    def _run(self, frames: Tensor, **options: Any) -> tuple[Any, ...]:
+        return lstm(
             frames,
             None,
             self.weights(),
-            return_sequence=False,
             checkpoint_every=self.checkpoint_every,
             backend=self.backend,
+            **options,
         )
-        return state
 
 
 class Decoder(Stack):

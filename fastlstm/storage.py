@@ -1,4 +1,4 @@
-"""Video models in safetensors files, with the configuration inside."""
+"""Models of video in safetensors files, with the configuration inside."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import json
 import os
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
-if TYPE_CHECKING:
-    from fastlstm.video import VideoLSTM
+from torch import nn
 
 _KEY = "fastlstm"
 
+M = TypeVar("M", bound=nn.Module)
 
-def save(model: VideoLSTM, path: str | os.PathLike[str]) -> None:
+
+def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """See :meth:`fastlstm.video.VideoLSTM.save`."""
     safetensors = _safetensors()
     configuration = {"class": type(model).__name__, "arguments": model.config}
@@ -28,9 +29,9 @@ def save(model: VideoLSTM, path: str | os.PathLike[str]) -> None:
         unfinished.unlink(missing_ok=True)
 
 
-def load(path: str | os.PathLike[str], expected: type[VideoLSTM]) -> VideoLSTM:
+def load(path: str | os.PathLike[str], expected: type[M]) -> M:
     """See :meth:`fastlstm.video.VideoLSTM.load`."""
-    from fastlstm import video
+    import fastlstm
 
     safetensors = _safetensors()
     if not Path(path).is_file():
@@ -45,11 +46,11 @@ def load(path: str | os.PathLike[str], expected: type[VideoLSTM]) -> VideoLSTM:
         ) from error
     if _KEY not in metadata:
         raise ValueError(
-            f"path: expected a file that VideoLSTM.save wrote, got {os.fspath(path)!r}"
+            f"path: expected a file that {expected.__name__}.save wrote, got {os.fspath(path)!r}"
         )
     configuration = json.loads(metadata[_KEY])
-    kind = getattr(video, configuration["class"], None)
-    if kind is None or not issubclass(kind, expected):
+    kind = getattr(fastlstm, configuration["class"], None)
+    if not (isinstance(kind, type) and issubclass(kind, expected)):
         raise ValueError(
             f"path: expected a {expected.__name__}, got a {configuration['class']} "
             f"in {os.fspath(path)!r}"

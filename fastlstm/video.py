@@ -22,7 +22,7 @@ from fastlstm.course_checks import (
     check_size,
     steps_between_checkpoints,
 )
-from fastlstm.stack import Decoder, Encoder, Job, Stack, State, run
+from fastlstm.stack import Decoder, Encoder, Job, Stack, State, run, time_first
 
 
 class VideoOutput(NamedTuple):
@@ -303,10 +303,7 @@ class VideoLSTM(nn.Module):
         return readout.sigmoid() if self.frames == "binary" else readout
 
     def _time_first(self, name: str, frames: Tensor) -> Tensor:
-        if frames.dim() != 3:
-            axes = "(B, T, I)" if self.batch_first else "(T, B, I)"
-            raise RuntimeError(f"{name}: expected 3 dimensions {axes}, got {frames.dim()}")
-        return frames.transpose(0, 1) if self.batch_first else frames
+        return time_first(name, frames, self.batch_first)
 
     def _user_layout(self, frames: Tensor) -> Tensor:
         return frames.transpose(0, 1) if self.batch_first else frames

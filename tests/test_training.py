@@ -18,7 +18,7 @@ from fastlstm.training import (
     VideoTask,
     frame_error,
 )
-from fastlstm.training.datamodule import EndlessBatches
+from fastlstm.training.endless_data import EndlessBatches
 from fastlstm.training.initialization import smooth_over_image
 from fastlstm.training.schedule import learning_rate_factor
 

@@ -1,10 +1,11 @@
-"""Data: digits, Moving MNIST, videos, text, and long sequences of any kind read by slices.
+"""Data: moving digits, videos, text, and long sequences of any kind read by slices.
 
 NumPy and torch suffice, but for files that have a package of their own: `pip install
 'fastlstm[train]'`.
 """
 
 from fastlstm.data.digits import load_digits
+from fastlstm.data.motions import MOTIONS, MotionMNIST
 from fastlstm.data.moving_mnist import MovingMNIST
 from fastlstm.data.sequences import (
     BytesSequence,
@@ -19,8 +20,10 @@ from fastlstm.data.text import load_text
 from fastlstm.data.video_files import VideoFrames
 
 __all__ = [
+    "MOTIONS",
     "BytesSequence",
     "LongSequence",
+    "MotionMNIST",
     "MovingMNIST",
     "NumpySequence",
     "ParquetSequence",

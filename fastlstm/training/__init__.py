@@ -3,8 +3,10 @@
 Needs the extra: pip install 'fastlstm[train]'.
 """
 
+from fastlstm.training.action_data import LabelledBatch, MotionData, MotionVideoData
 from fastlstm.training.baselines import BaselineErrors, Baselines, frame_error
 from fastlstm.training.checkpoint import AtomicCheckpointIO, StepSeeds, StopBetweenSteps
+from fastlstm.training.classification import ClassificationTask
 from fastlstm.training.datamodule import MovingMNISTData, VideoBatch
 from fastlstm.training.figures import PredictionFigure
 from fastlstm.training.finite import StopOnNonFinite
@@ -20,7 +22,11 @@ __all__ = [
     "AtomicCheckpointIO",
     "BaselineErrors",
     "Baselines",
+    "ClassificationTask",
     "FileSequenceData",
+    "LabelledBatch",
+    "MotionData",
+    "MotionVideoData",
     "MovingMNISTData",
     "PredictionFigure",
     "PredictionWriter",

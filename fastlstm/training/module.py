@@ -1,20 +1,17 @@
 """The training of a video model: what is minimised, what is measured, how steps are taken."""
 
-from typing import Any
-
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 
 from fastlstm.training.baselines import frame_error
 from fastlstm.training.datamodule import VideoBatch
-from fastlstm.training.schedule import Schedule, check_schedule, scheduled
+from fastlstm.training.schedule import Schedule
+from fastlstm.training.task import FrameTask
 from fastlstm.video import VideoLSTM
 
 
-class VideoTask(LightningModule):
+class VideoTask(FrameTask):
     """Trains a `VideoLSTM` on batches of `VideoBatch`.
 
     Logged, per frame and averaged over videos, in nats ("binary" frames) or half squared errors
@@ -39,6 +36,8 @@ class VideoTask(LightningModule):
         ValueError: an argument out of range, or a checkpoint of a model of another configuration.
     """
 
+    model: VideoLSTM
+
     def __init__(
         self,
         model: VideoLSTM,
@@ -48,25 +47,10 @@ class VideoTask(LightningModule):
         input_lr_scale: float = 1.0,
         sampling: float = 0.0,
     ) -> None:
-        super().__init__()
-        check_schedule(schedule, warmup_steps)
-        if not input_lr_scale > 0:
-            raise ValueError(f"input_lr_scale: expected a number above 0, got {input_lr_scale}")
+        super().__init__(model, optimizer, schedule, warmup_steps, input_lr_scale)
         if not 0 <= sampling <= 1:
             raise ValueError(f"sampling: expected a probability in [0, 1], got {sampling}")
-        if model.batch_first:
-            raise ValueError("model.batch_first: expected False, batches are time first, got True")
-        self.model = model
-        self.optimizer = optimizer
-        self.schedule = schedule
-        self.warmup_steps = warmup_steps
-        self.input_lr_scale = input_lr_scale
         self.sampling = sampling
-
-    def floats(self, pixels: Tensor) -> Tensor:
-        """Bytes scaled to [0, 1]; floats as they are. In the dtype of the parameters."""
-        dtype = next(self.model.parameters()).dtype
-        return pixels.to(dtype).div_(255) if pixels.dtype == torch.uint8 else pixels.to(dtype)
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         loss = self.model.loss(*map(self.floats, batch), sampling=self.sampling)
@@ -112,30 +96,3 @@ class VideoTask(LightningModule):
                     batch_size=batch.frames.shape[1],
                     prog_bar=prog_bar and name in ("total", "error"),
                 )
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        reads_frames: dict[bool, list[Tensor]] = {True: [], False: []}
-        for name, parameter in self.named_parameters():
-            reads_frames[name.endswith("weight_ih_l0")].append(parameter)
-        optimizer = self.optimizer([{"params": reads_frames[k]} for k in (False, True)])
-        optimizer.param_groups[1]["lr"] *= self.input_lr_scale
-        return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["video_model"] = self._architecture()
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Before the weights are loaded: one line that says what differs, not a list of shapes.
-        received = checkpoint.get("video_model", {})
-        for name, expected in self._architecture().items():
-            if received.get(name) != expected:
-                raise ValueError(
-                    f"ckpt_path: expected a checkpoint of {name}={expected!r} as configured,"
-                    f" got {name}={received.get(name)!r}"
-                )
-
-    def _architecture(self) -> dict[str, Any]:
-        """What a model's weights depend on: how it runs and where it started is left out."""
-        config = self.model.config.items()
-        fixed = {name: value for name, value in config if name not in ("backend", "readout_bias")}
-        return {"class": type(self.model).__name__, **fixed}
