@@ -1,6 +1,7 @@
 # Two commands, each of which does its own set-up in .venv on a bare machine:
 #   make demo   train CompositeLSTM on Moving MNIST, print its errors, draw its predictions
 #   make test   lint and tests
+#   make report runs the paper's experiments at a small scale, hours, and writes docs/experiments.md
 # A second run of either sets nothing up again; a demo that was interrupted goes on where it stopped,
 # and one that was finished is only evaluated (`rm -r runs/demo` to train afresh).
 # PYTHON=python3.12 chooses another interpreter.
@@ -29,11 +30,14 @@ define run_native
 	$(CMAKE) --build build/$(1) --parallel $(shell nproc) --target check
 endef
 
-.PHONY: demo test lint format slow wheel native sanitize aarch64 conformance clean
+.PHONY: demo report test lint format slow wheel native sanitize aarch64 conformance clean
 
 demo: .venv/.built
 	$(BIN)/fastlstm fit --config configs/demo.yaml $(if $(wildcard $(LAST)),--ckpt_path last)
 	$(BIN)/python -m benchmarks.composite --config configs/demo.yaml
+
+report: .venv/.built
+	$(BIN)/fastlstm experiment all --report docs/experiments.md
 
 # The Triton kernels run under its interpreter, which must be chosen before triton is imported. It
 # takes milliseconds a step: tests of long sequences would be most of the time.

@@ -5,9 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fastlstm.experiments.actions import actions, comparison
 from fastlstm.experiments.features import features
 from fastlstm.experiments.out_of_domain import out_of_domain
 from fastlstm.experiments.presets import PRESETS
+from fastlstm.experiments.report import write_report
 from fastlstm.experiments.setting import Setting
 from fastlstm.experiments.time_scales import time_scales
 from fastlstm.experiments.variants import moving_mnist, patches
@@ -18,6 +20,8 @@ EXPERIMENTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
     "time_scales": time_scales,
     "out_of_domain": out_of_domain,
     "features": features,
+    "actions": actions,
+    "comparison": comparison,
 }
 
 
@@ -35,6 +39,7 @@ def main(words: Sequence[str]) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="of training (the preset's)")
     parser.add_argument("--trial", type=int, metavar="STEPS", help="see that it works: train STEPS")
     own, further = _split(words)
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write the results up")
     options = parser.parse_args(own)
     if options.trial is not None and options.trial < 1:
         parser.error(f"--trial: expected at least 1, got {options.trial}")
@@ -44,6 +49,9 @@ def main(words: Sequence[str]) -> None:
     for name in EXPERIMENTS if options.name == "all" else [options.name]:
         EXPERIMENTS[name](setting)
         print(f"\nwrote {out / name / 'results.json'}")
+    if options.report is not None:
+        write_report(out, options.report)
+        print(f"wrote {options.report}")
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:

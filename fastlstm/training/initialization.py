@@ -5,7 +5,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def smooth_over_image(weight: Tensor, sigma: float) -> Tensor:
@@ -67,11 +67,14 @@ class SmoothImageWeights(Callback):
         self.output_sigma = output_sigma
         self.input_gain = input_gain
 
-    @torch.no_grad()
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
-        if stage != "fit":
-            return
-        for name, weight in pl_module.model.named_parameters():
+        if stage == "fit":
+            self.apply(pl_module.model)
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module) -> None:
+        """Blur the weights of a video model, in place."""
+        for name, weight in model.named_parameters():
             if name.endswith("weight_ih_l0"):
                 if self.input_sigma:
                     weight.copy_(smooth_over_image(weight, self.input_sigma))
