@@ -135,6 +135,7 @@ class Trials:
             chosen["batch_size"],
             chosen["num_frames"],
             labels_per_class=labels,
+            size=chosen["size"],
             seed=seed,
             test_size=chosen["test_size"],
             **options,

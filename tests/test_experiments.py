@@ -1,0 +1,221 @@
+"""Experiments train what they need once, go on where they stopped, and report what they found."""
+
+import json
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+import torch
+
+from fastlstm import CompositeLSTM, LSTMFuturePredictor
+from fastlstm.experiments import command, presets, runs
+from fastlstm.experiments.actions import actions, comparison
+from fastlstm.experiments.features import extent, features, strongest
+from fastlstm.experiments.out_of_domain import out_of_domain
+from fastlstm.experiments.pictures import Strip, strips
+from fastlstm.experiments.report import compared, write_report
+from fastlstm.experiments.setting import Setting, spread
+from fastlstm.experiments.time_scales import activity, restlessness, time_scales
+from fastlstm.experiments.variants import moving_mnist
+from fastlstm.training import MovingMNISTData
+from fastlstm.training.run_command import RunCommand
+
+WORDS = ("--trainer.enable_progress_bar", "false", "--trainer.logger", "false")
+SMALL = {
+    "fit": {
+        "model": {"model": {"init_args": {"hidden_size": 6, "input_size": 900}}},
+        "data": {
+            "init_args": {"size": 30, "batch_size": 4, "val_size": 4, "test_size": 4},
+        },
+    },
+    "classify": {"labels_per_class": [1, 2], "compared_at": 2, "seeds": [0, 1], "test_size": 20},
+    "experiments": ["moving_mnist"],
+    "steps": 12,
+    "units": 4,
+    "videos": 4,
+}
+
+
+@pytest.fixture(autouse=True)
+def _small(monkeypatch):
+    """The presets with models and videos of a size that a test can train."""
+    torch.set_num_threads(1)  # these sizes gain nothing from more; the shared fixture restores it
+    whole = presets.read
+
+    def read(experiment, preset):
+        settings = whole(experiment, preset)
+        changes = {name: change for name, change in SMALL.items() if name in settings}
+        if "classify" in changes:
+            changes["classify"] = {**changes["classify"], "size": 30}
+        return presets.merged(settings, changes)
+
+    monkeypatch.setattr(presets, "read", read)
+
+
+def setting(folder, **options):
+    return Setting("small", folder, **{"trial": 2, "seeds": [0], "words": WORDS, **options})
+
+
+@pytest.mark.parametrize("preset", presets.PRESETS)
+@pytest.mark.parametrize("experiment", ["moving_mnist", "actions"])
+def test_presets_differ_in_scale_and_not_in_models(experiment, preset, monkeypatch):
+    monkeypatch.undo()
+    settings = presets.read(experiment, preset)
+    assert settings["models"] == presets.read(experiment, "small")["models"]
+    size = settings["fit"]["model"]["model"]["init_args"]["hidden_size"]
+    assert size == {"small": 512, "paper": 2048}[preset]
+    if preset == "paper":
+        assert "sampling" not in settings["fit"]["model"]
+
+
+def test_every_experiment_has_a_file_in_every_preset(monkeypatch):
+    monkeypatch.undo()
+    for preset in presets.PRESETS:
+        for experiment in set(command.EXPERIMENTS) - {"comparison"}:  # reads actions'
+            assert presets.read(experiment, preset)
+    with pytest.raises(ValueError, match=r"preset: expected one of .*, got 'big'"):
+        presets.read("moving_mnist", "big")
+
+
+def test_a_run_is_made_once_and_an_interrupted_one_goes_on(tmp_path, monkeypatch):
+    settings = presets.read("moving_mnist", "small")
+    here = setting(tmp_path)
+    first = here.train("moving_mnist", settings, "future", 0)
+    commands = []
+    plain = RunCommand.__init__
+    monkeypatch.setattr(
+        RunCommand, "__init__", lambda self, *a: (commands.append(a[-1]), plain(self, *a))[1]
+    )
+    again = here.train("moving_mnist", settings, "future", 0)
+    assert again == first and not commands
+
+    (first.folder / "finished.json").unlink()
+    resumed = here.train("moving_mnist", settings, "future", 0)
+    assert commands[0][-2:] == ["--ckpt_path", "last"]
+    assert resumed.errors == first.errors
+    for name, weight in resumed.model().state_dict().items():
+        assert torch.equal(weight, first.model().state_dict()[name])
+
+
+def test_a_run_of_another_configuration_is_not_taken_for_this_one(tmp_path):
+    settings = presets.read("moving_mnist", "small")
+    setting(tmp_path).train("moving_mnist", settings, "future", 0)
+    with pytest.raises(ValueError, match=r"out: expected a run of this configuration .*--out"):
+        setting(tmp_path, trial=3).train("moving_mnist", settings, "future", 0)
+
+
+def test_the_four_models_are_compared_on_the_same_videos(tmp_path):
+    found = moving_mnist(setting(tmp_path, seeds=[0, 1]))
+    assert json.loads((tmp_path / "moving_mnist" / "results.json").read_text()) == found
+    errors = found["errors"]
+    assert list(errors) == [
+        "future",
+        "composite",
+        "conditional_future",
+        "composite_conditional_future",
+    ]
+    assert len({tuple(of["mean_frame"]["values"]) for of in errors.values()}) <= 2
+    for model, of in errors.items():
+        assert ("reconstruction" in of) == ("composite" in model)
+        own, forced = (of[k]["values"] for k in ("future_closed_loop", "future"))
+        assert (np.abs(np.subtract(own, forced)) < 1e-3).all() == ("conditional" not in model)
+        assert len(set(own)) == 2  # a seed is another start
+    assert matplotlib.image.imread(tmp_path / "moving_mnist" / "strips.png").ndim == 3
+
+
+def test_activity_is_what_the_decoder_emits_from(tmp_path):
+    torch.manual_seed(0)
+    for options in ({}, {"conditional_future": True}):
+        model = CompositeLSTM(9, 5, **options)
+        frames = torch.rand(3, 2, 9)
+        units = activity(model, frames, 7)
+        assert units.shape == (10, 2, 5)
+        torch.testing.assert_close(units[2], model.encode(frames)[0][-1])
+        shown = model.future_decoder.readout(units[3:]).sigmoid()
+        torch.testing.assert_close(shown, model.predict(frames, 7))
+
+
+def test_restlessness_is_zero_where_nothing_moves():
+    assert restlessness(torch.ones(5, 1, 3)) == 0
+    assert restlessness(torch.tensor([0.0, 1.0, 0.0, 1.0]).view(4, 1, 1)) > 0.5
+
+
+def test_a_feature_covers_what_it_covers():
+    single, flat = torch.zeros(1, 50), torch.ones(1, 50)
+    single[0, 7] = 3
+    assert extent(single) == pytest.approx(1 / 50) and extent(flat) == pytest.approx(1)
+    assert extent(torch.randn(100, 1000)) == pytest.approx(1 / 3, rel=0.05)
+    kept = strongest(torch.tensor([[1.0, 0], [0, 3], [2, 0]]), 2)
+    assert kept.tolist() == [[0, 3], [2, 0]]
+
+
+def test_strips_show_every_frame_where_it_belongs():
+    images = np.random.default_rng(0).random((5, 1, 8, 8)).astype(np.float32)
+    figure = strips([Strip("a", images[:3], images[3:]), Strip("b", None, images[:2])])
+    canvas = figure.axes[0].images[0].get_array()
+    gap = canvas.shape[1] - 5 * 8
+    np.testing.assert_array_equal(canvas[:8, :8], images[0, 0])
+    np.testing.assert_array_equal(canvas[:8, 24 + gap : 32 + gap], images[3, 0])
+    np.testing.assert_array_equal(canvas[8:, 24 + gap : 32 + gap], images[0, 0])
+    assert (canvas[8:, :24] == 1).all()
+
+
+def test_the_rest_of_the_experiments_and_their_report(tmp_path):
+    out = tmp_path / "out"
+    here = setting(out)
+    moving_mnist(here)
+    scales = time_scales(here)
+    assert len(scales["errors_by_step"]["model"]) == 12
+    domains = out_of_domain(here)["errors"]
+    assert domains["1"]["mean_frame"] < domains["2"]["mean_frame"] < domains["3"]["mean_frame"]
+    assert set(features(here)["extent"]["moving_mnist"]) >= {"input gate", "future output"}
+    recognised = actions(here)
+    assert recognised["accuracy"].keys() == {"new weights", "composite"}
+    kept = list((out / "runs" / "classify").glob("*.json"))
+    before = {file: file.stat().st_mtime_ns for file in kept}
+    compared_at = comparison(here)["accuracy"]
+    assert compared_at["composite"] == recognised["accuracy"]["composite"][2]
+    assert {file: file.stat().st_mtime_ns for file in kept} == before  # trained once
+
+    document = tmp_path / "experiments.md"
+    write_report(out, document)
+    text = document.read_text()
+    assert "Not run. `fastlstm experiment patches`" in text
+    for name in ("moving_mnist", "time_scales", "out_of_domain", "features", "actions"):
+        assert f"Not run. `fastlstm experiment {name}`" not in text
+    links = [part.split(")")[0] for part in text.split("](")[1:]]
+    assert len(links) >= 8 and all((tmp_path / link).is_file() for link in links)
+    write_report(Path(tmp_path / "empty"), document)
+    assert document.read_text().count("Not run.") == len(command.EXPERIMENTS)
+
+
+def test_verdicts_follow_the_numbers():
+    low, high = spread([1.0, 2.0]), spread([3.0, 5.0])
+    assert compared(low, high) == "is below it by 2.5 ± 0.7 (2 of 2 seeds)"
+    assert compared(high, low) == "is NOT below it by -2.5 ± 0.7 (0 of 2 seeds)"
+    assert spread([4.0])["std"] == 0
+
+
+def test_the_command_names_what_it_does_not_know(capsys):
+    for words in (["dancing"], ["features", "--preset", "big"], ["features", "--trial", "0"]):
+        with pytest.raises(SystemExit):
+            command.main(words)
+    assert "--trial: expected at least 1, got 0" in capsys.readouterr().err
+
+
+def test_words_after_the_dashes_reach_the_training(tmp_path):
+    command.main(
+        ["out_of_domain", "--trial=2", f"--out={tmp_path}", "--", *WORDS, "--model.warmup_steps=1"]
+    )
+    run = tmp_path / "runs" / "moving_mnist" / "composite" / "seed0"
+    assert "warmup_steps: 1" in (run / "config.yaml").read_text()
+    assert isinstance(runs.VideoLSTM.load(run / "model.safetensors"), CompositeLSTM)
+    with pytest.raises(ValueError, match="expected a LSTMFuturePredictor"):
+        LSTMFuturePredictor.load(run / "model.safetensors")
+
+
+def test_pictures_of_frames_are_the_frames():
+    data = MovingMNISTData(batch_size=2, size=30)
+    frames = next(iter(data.val_dataloader())).frames
+    assert data.images(frames / 255).shape == (10, 2, 30, 30)
