@@ -22,7 +22,8 @@ from fastlstm.course_checks import (
     check_size,
     steps_between_checkpoints,
 )
-from fastlstm.stack import Decoder, Encoder, Job, Stack, State, run, time_first
+from fastlstm.decoding import Job, run
+from fastlstm.stack import Decoder, Encoder, Stack, State, time_first
 
 
 class VideoOutput(NamedTuple):

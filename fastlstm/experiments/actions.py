@@ -89,7 +89,7 @@ class Trials:
         self.chosen = chosen
         self.seeds: Sequence[int] = chosen["seeds"]
 
-    def spread(self, model: str, labels: int, **options: bool) -> dict[str, Any]:
+    def spread(self, model: str, labels: int, **options: Any) -> dict[str, Any]:
         """Accuracy over the seeds: of the labelled videos, their order and what is drawn anew.
 
         Args:
@@ -99,7 +99,7 @@ class Trials:
         """
         return spread(self._accuracy(model, labels, seed, options) for seed in self.seeds)
 
-    def _accuracy(self, model: str, labels: int, seed: int, options: dict[str, bool]) -> float:
+    def _accuracy(self, model: str, labels: int, seed: int, options: dict[str, Any]) -> float:
         words = [model.replace(" ", "_"), f"labels{labels}", *sorted(options), f"seed{seed}"]
         file = self.setting.out / "runs" / "classify" / f"{'-'.join(words)}.json"
         asked = {**self.settings, "classify": self.chosen, "words": list(self.setting.words)}
@@ -125,7 +125,7 @@ class Trials:
             SmoothImageWeights(**callback["init_args"]).apply(fresh)
         return fresh
 
-    def _train(self, start: VideoLSTM, labels: int, seed: int, options: dict[str, bool]) -> float:
+    def _train(self, start: VideoLSTM, labels: int, seed: int, options: dict[str, Any]) -> float:
         chosen = self.chosen
         seed_everything(seed, verbose=False)
         classifier = LSTMClassifier.from_encoder(

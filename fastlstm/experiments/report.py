@@ -127,15 +127,13 @@ def _patches(results: Results, folder: str) -> str:
 def _time_scales(results: Results, folder: str) -> str:
     errors, still = results["errors_by_step"], results["restlessness"]
     steps = len(errors["model"])
-    rows = [
-        [_name(name), *(f"{e[s - 1]:.0f}" for s in (1, 5, 10, 20, 50, steps))]
-        for name, e in errors.items()
-    ]
+    shown = [s for s in (1, 5, 10, 20, 50, 100) if s <= steps]
+    rows = [[_name(name), *(f"{e[s - 1]:.0f}" for s in shown)] for name, e in errors.items()]
     return "\n".join(
         [
             f"The {_name(results['model'])} model, trained on {results['trained_on']} frames of"
             f" future, predicts {steps}.\n",
-            table(["error at step", "1", "5", "10", "20", "50", str(steps)], rows),
+            table(["error at step", *map(str, shown)], rows),
             f"Over the last {results['restlessness_over']} steps a unit's h varies with a standard"
             f" deviation of {still['trained']:.3f} in the trained model and"
             f" {still['untrained']:.4f} in an untrained one, averaged over units.\n",

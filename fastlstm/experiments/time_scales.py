@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlstm.decoding import decode
 from fastlstm.experiments.pictures import Strip, activity_maps, error_curve, strips
 from fastlstm.experiments.setting import Setting
 from fastlstm.experiments.videos import data_of, floats
 from fastlstm.functional import lstm
-from fastlstm.stack import decode
 from fastlstm.training.baselines import BaselineErrors, frame_error
 from fastlstm.video import VideoLSTM
 
