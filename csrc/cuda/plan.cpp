@@ -231,18 +231,20 @@ double step_ns(Direction direction, const LstmShape& shape, Products products, c
 }
 
 void check_plan(Direction direction, const LstmShape& shape, Products products, const Plan& plan) {
-  const char* pass = direction == Direction::forward ? "forward" : "backward";
-  const std::string of = words("of the %s pass of %s B=%lld G=%lld H=%lld", pass, name(shape.dtype),
-                               static_cast<long long>(shape.B), static_cast<long long>(shape.G),
-                               static_cast<long long>(shape.H));
+  const auto of = [&] {
+    const char* pass = direction == Direction::forward ? "forward" : "backward";
+    return words("of the %s pass of %s B=%lld G=%lld H=%lld", pass, name(shape.dtype),
+                 static_cast<long long>(shape.B), static_cast<long long>(shape.G),
+                 static_cast<long long>(shape.H));
+  };
   Plan right{};
   right.kernel = plan.kernel, right.k_warps = plan.k_warps;
   right.tiles = plan.tiles, right.chunk_steps = plan.chunk_steps;
   if (!spread(direction, shape, products_of(shape, products), right) ||
       !make_room(direction, shape, right)) {
     throw std::invalid_argument(
-        words("plan: expected one %s, got kernel=%d k_warps=%d tiles=%d chunk_steps=%d", of.c_str(),
-              plan.kernel, plan.k_warps, plan.tiles, plan.chunk_steps));
+        words("plan: expected one %s, got kernel=%d k_warps=%d tiles=%d chunk_steps=%d",
+              of().c_str(), plan.kernel, plan.k_warps, plan.tiles, plan.chunk_steps));
   }
   std::vector<size_t> expected;
   for_each_member(right, [&](const char*, auto number) { expected.push_back(number); });
@@ -250,7 +252,7 @@ void check_plan(Direction direction, const LstmShape& shape, Products products, 
   for_each_member(plan, [&](const char* member, auto number) {
     if (*next != static_cast<size_t>(number)) {
       throw std::invalid_argument(words("plan: %s: expected %zu %s, got %lld", member, *next,
-                                        of.c_str(), static_cast<long long>(number)));
+                                        of().c_str(), static_cast<long long>(number)));
     }
     ++next;
   });
