@@ -4,7 +4,6 @@ The contract, with every shape and lifetime, is csrc/lstm.h, and for ``cuda`` cs
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 _Strides = tuple[int, int, int]
 _Weight = tuple[int, int]
@@ -143,7 +142,8 @@ def isas() -> list[str]: ...
 class cuda:
     """The submodule of the kernels for GPUs: functions, where ``built``.
 
-    ``stream`` is a cudaStream_t, ``products`` "tf32" or "tf32x3", ``plan`` a Plan as a dict.
+    ``stream`` is a cudaStream_t, ``products`` "tf32" or "tf32x3", ``direction`` "forward" or
+    "backward", ``plan`` a Plan as a dict: one of ``plans``, or it raises a ValueError.
     """
 
     built: bool
@@ -157,21 +157,36 @@ class cuda:
         """major, minor, multiprocessors, shared_memory."""
 
     @staticmethod
-    def plan_forward(
-        dtype: str, B: int, G: int, H: int, *, products: str, device: dict[str, int]
-    ) -> dict[str, Any]: ...
+    def plans(
+        direction: str,
+        dtype: str,
+        B: int,
+        G: int,
+        H: int,
+        *,
+        products: str,
+        device: dict[str, int],
+    ) -> tuple[list[dict[str, int]], str]:
+        """What fits on the device, best first; and why nothing does, or ""."""
+
     @staticmethod
-    def plan_backward(
-        dtype: str, B: int, G: int, H: int, *, products: str, device: dict[str, int]
-    ) -> dict[str, Any]: ...
+    def costs() -> dict[str, float]:
+        """The constants of the model by which plans are ranked."""
+
     @staticmethod
-    def forward_workspace(
-        dtype: str, T: int, B: int, G: int, H: int, *, plan: dict[str, Any]
-    ) -> int: ...
-    @staticmethod
-    def backward_workspace(
-        dtype: str, T: int, B: int, G: int, H: int, *, plan: dict[str, Any]
-    ) -> int: ...
+    def step_ns(
+        direction: str,
+        dtype: str,
+        B: int,
+        G: int,
+        H: int,
+        *,
+        products: str,
+        plan: dict[str, int],
+        costs: dict[str, float],
+    ) -> float:
+        """What the model expects a step of the plan to take."""
+
     @staticmethod
     def forward(
         dtype: str,
@@ -196,7 +211,7 @@ class cuda:
         reserve: int,
         workspace: int,
         products: str,
-        plan: dict[str, Any],
+        plan: dict[str, int],
         device: int,
         stream: int,
     ) -> None: ...
@@ -230,7 +245,7 @@ class cuda:
         dcx: int,
         workspace: int,
         products: str,
-        plan: dict[str, Any],
+        plan: dict[str, int],
         device: int,
         stream: int,
     ) -> None: ...

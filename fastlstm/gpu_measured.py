@@ -1,5 +1,6 @@
 """The fastest backend of LSTMs without peepholes, as measured, by compute capability of the GPU.
 
+``python -m benchmarks.gpu.tune`` writes a GPU's entry, of what ``benchmarks.gpu.compare`` found.
 No GPU has been measured yet, so there is no table, and :mod:`fastlstm.gpu_choice` stays with cuDNN.
 """
 

@@ -1,6 +1,6 @@
 """The CUDA kernels, emulated on the CPU, are right under any order of threads.
 
-All sizes of the kernels' plans, all types, both directions; every barrier in them is needed.
+All sizes, all types, all plans of a few sizes, both directions; every barrier is needed.
 """
 
 import itertools
@@ -124,13 +124,37 @@ def test_devices(kernels, monkeypatch, device, H, B):
     check(Case(T=3, B=B, H=H, reverse=(False, True), lengths=True), "bfloat16", monkeypatch)
 
 
-def test_products_matter_to_float32_only(kernels):
-    """What is asked for products of float32 changes no other type's plan."""
-    for direction in ("forward", "backward"):
-        make, device = getattr(kernels, f"plan_{direction}"), kernels.device(0)
-        for dtype in ("bfloat16", "float16"):
-            plans = [make(dtype, 1, 1, 2048, products=p, device=device) for p in ("tf32", "tf32x3")]
-            assert plans[0] == plans[1] and plans[0]["refusal"] is None
+FEW = {"multiprocessors": 5}  # weights are in shared memory too, operands come in chunks
+
+
+@pytest.mark.parametrize(
+    "numbers, case, device",
+    [
+        ("bfloat16", Case(T=3, B=9, H=40, lengths=True), {}),
+        ("float16", Case(T=3, B=12, H=48, reverse=(False, True), peephole=False), {}),
+        ("tf32", Case(T=3, B=3, H=100, reset=True), {}),
+        ("tf32x3", Case(T=3, B=8, H=48, reverse=(True,)), {}),
+        ("bfloat16", Case(T=2, B=17, H=136, lengths=True), FEW),
+    ],
+)
+def test_every_plan(kernels, monkeypatch, numbers, case, device):
+    """Of both passes at once, each pair with another order of threads."""
+    pretend(kernels, **device)
+    dtype = numbers if numbers in ("bfloat16", "float16") else "float32"
+    products = numbers if numbers in ("tf32", "tf32x3") else "tf32"
+    sizes = (dtype, case.B, len(case.reverse), case.H)
+    plans = {
+        direction: kernels.plans(direction, *sizes, products=products, device=kernels.device(0))[0]
+        for direction in ("forward", "backward")
+    }
+    for turn in range(max(map(len, plans.values()))):
+        chosen = {direction: them[turn % len(them)] for direction, them in plans.items()}
+        kernels.set_schedule(turn)
+        with monkeypatch.context() as context:
+            context.setattr(
+                backends.cuda_recurrence, "_plan", lambda _, way, *__, of=chosen: of[way]
+            )
+            check(case, numbers, context)
 
 
 @pytest.mark.parametrize(

@@ -79,9 +79,10 @@ def floor(cell: Cell) -> float | None:
 
 
 def errors(found: list[torch.Tensor], truth: list[torch.Tensor]) -> float:
-    """The largest difference relative to the largest number, over all tensors."""
+    """The largest difference relative to the largest number, over all tensors; inf for a NaN."""
     pairs = zip(found, truth, strict=True)
-    return max(float((f.float() - t).abs().max() / t.abs().max()) for f, t in pairs)
+    each = [(f.float() - t).abs().max() / t.abs().max() for f, t in pairs]
+    return float(torch.stack(each).nan_to_num(nan=torch.inf).max())
 
 
 def outputs(module: nn.Module, x: torch.Tensor, train: bool) -> list[torch.Tensor]:

@@ -42,6 +42,7 @@ def machine(device: str) -> dict[str, Any]:
     query = "--query-gpu=name,driver_version,clocks.max.sm,power.limit"
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "capability": torch.cuda.get_device_capability() if device == "cuda" else (0, 0),
         "nvidia_smi": command_output("nvidia-smi", query, "--format=csv,noheader"),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,

@@ -1,6 +1,7 @@
 #include "cuda/bindings.h"
 
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "arguments.h"
@@ -12,9 +13,17 @@ using namespace py::literals;
 namespace fastlstm {
 namespace {
 
+using cuda::Costs;
 using cuda::Device;
+using cuda::Direction;
 using cuda::Plan;
 using cuda::Products;
+
+Direction parse_direction(const std::string& name) {
+  if (name == "forward") return Direction::forward;
+  if (name == "backward") return Direction::backward;
+  throw std::invalid_argument("direction: expected forward or backward, got " + name);
+}
 
 Products parse_products(const std::string& name) {
   if (name == "tf32") return Products::tf32;
@@ -35,33 +44,50 @@ py::dict device(int number) {
                   "shared_memory"_a = found.shared_memory);
 }
 
-// Of a plan that can be followed.
-Plan parse_plan(const py::dict& from) {
-  if (!from["refusal"].is_none()) {
-    throw std::invalid_argument("plan: expected one without a refusal, got " +
-                                from["refusal"].cast<std::string>());
+// A member of a dict that stands for a struct.
+template <class Number>
+Number member(const py::dict& from, const char* argument, const char* name) {
+  const std::string where = std::string(argument) + ": " + name + ": expected a number";
+  if (!from.contains(name)) throw std::invalid_argument(where + ", got none");
+  const py::object value = from[name];
+  try {
+    return value.cast<Number>();
+  } catch (const py::cast_error&) {
+    throw std::invalid_argument(where + " that fits, got " + py::repr(value).cast<std::string>());
   }
+}
+
+// The launcher checks whether it is one of the call's shape.
+Plan parse_plan(const py::dict& from) {
   Plan plan{};
-  plan.kernel = from["kernel"].cast<int>();
-  plan.units = from["units"].cast<int>();
-  plan.slices = from["slices"].cast<int>();
-  plan.tiles = from["tiles"].cast<int>();
-  plan.tile_rows = from["tile_rows"].cast<int>();
-  plan.k_warps = from["k_warps"].cast<int>();
-  plan.register_steps = from["register_steps"].cast<int>();
-  plan.shared_steps = from["shared_steps"].cast<int>();
-  plan.chunk_steps = from["chunk_steps"].cast<int>();
-  plan.stages = from["stages"].cast<int>();
-  plan.shared_bytes = from["shared_bytes"].cast<size_t>();
+  cuda::for_each_member(plan, [&from](const char* name, auto& number) {
+    number = member<std::decay_t<decltype(number)>>(from, "plan", name);
+  });
   return plan;
 }
 
 py::dict to_dict(const Plan& plan) {
-  return py::dict("refusal"_a = plan.refusal, "kernel"_a = plan.kernel, "units"_a = plan.units,
-                  "slices"_a = plan.slices, "tiles"_a = plan.tiles, "tile_rows"_a = plan.tile_rows,
-                  "k_warps"_a = plan.k_warps, "register_steps"_a = plan.register_steps,
-                  "shared_steps"_a = plan.shared_steps, "chunk_steps"_a = plan.chunk_steps,
-                  "stages"_a = plan.stages, "shared_bytes"_a = plan.shared_bytes);
+  py::dict dict;
+  cuda::for_each_member(plan, [&dict](const char* name, auto number) { dict[name] = number; });
+  return dict;
+}
+
+Costs parse_costs(const py::dict& from) {
+  Costs costs;
+  cuda::for_each_cost(costs, [&from](const char* name, double& number) {
+    number = member<double>(from, "costs", name);
+    if (!(number > 0)) {
+      throw std::invalid_argument(std::string("costs: ") + name + ": expected more than 0, got " +
+                                  std::to_string(number));
+    }
+  });
+  return costs;
+}
+
+py::dict costs() {
+  py::dict dict;
+  cuda::for_each_cost(Costs{}, [&dict](const char* name, double number) { dict[name] = number; });
+  return dict;
 }
 
 LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H) {
@@ -84,26 +110,24 @@ void set(int64_t (&to)[3], const Strides& from) {
   for (int i = 0; i < 3; ++i) to[i] = from[i];
 }
 
-py::dict plan_forward(const std::string& dtype, int64_t B, int64_t G, int64_t H,
-                      const std::string& products, const py::dict& device) {
-  return to_dict(
-      cuda::plan_forward(sizes(dtype, 0, B, G, H), parse_products(products), parse_device(device)));
+py::tuple plans(const std::string& direction, const std::string& dtype, int64_t B, int64_t G,
+                int64_t H, const std::string& products, const py::dict& device) {
+  const cuda::Plans found = cuda::plans(parse_direction(direction), sizes(dtype, 0, B, G, H),
+                                        parse_products(products), parse_device(device));
+  py::list best_first;
+  for (const Plan& plan : found.best_first) best_first.append(to_dict(plan));
+  return py::make_tuple(best_first, found.refusal);
 }
 
-py::dict plan_backward(const std::string& dtype, int64_t B, int64_t G, int64_t H,
-                       const std::string& products, const py::dict& device) {
-  return to_dict(cuda::plan_backward(sizes(dtype, 0, B, G, H), parse_products(products),
-                                     parse_device(device)));
-}
-
-size_t forward_workspace(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
-                         const py::dict& plan) {
-  return cuda::forward_workspace(sizes(dtype, T, B, G, H), parse_plan(plan));
-}
-
-size_t backward_workspace(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
-                          const py::dict& plan) {
-  return cuda::backward_workspace(sizes(dtype, T, B, G, H), parse_plan(plan));
+double step_ns(const std::string& direction, const std::string& dtype, int64_t B, int64_t G,
+               int64_t H, const std::string& products, const py::dict& plan,
+               const py::dict& costs) {
+  const Direction way = parse_direction(direction);
+  const LstmShape shape = sizes(dtype, 0, B, G, H);
+  const Products how = parse_products(products);
+  const Plan parsed = parse_plan(plan);
+  cuda::check_plan(way, shape, how, parsed);
+  return cuda::step_ns(way, shape, how, parsed, parse_costs(costs));
 }
 
 void forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
@@ -215,14 +239,12 @@ void bind_cuda(py::module_& module) {
   module.attr("reason") = py::none();
   module.def("device", &device, "number"_a,
              "Of the CUDA device of that number: what the plans depend on.");
-  module.def("plan_forward", &plan_forward, "dtype"_a, "B"_a, "G"_a, "H"_a, py::kw_only(),
-             "products"_a, "device"_a);
-  module.def("plan_backward", &plan_backward, "dtype"_a, "B"_a, "G"_a, "H"_a, py::kw_only(),
-             "products"_a, "device"_a);
-  module.def("forward_workspace", &forward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a,
-             py::kw_only(), "plan"_a, "Bytes of scratch that forward needs.");
-  module.def("backward_workspace", &backward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a,
-             py::kw_only(), "plan"_a, "Bytes of scratch that backward needs.");
+  module.def("plans", &plans, "direction"_a, "dtype"_a, "B"_a, "G"_a, "H"_a, py::kw_only(),
+             "products"_a, "device"_a,
+             "The plans of a shape that fit on a device, best first, and why there is none.");
+  module.def("costs", &costs, "The constants of the model that ranks plans.");
+  module.def("step_ns", &step_ns, "direction"_a, "dtype"_a, "B"_a, "G"_a, "H"_a, py::kw_only(),
+             "products"_a, "plan"_a, "costs"_a, "What the model expects of a step of a plan.");
   module.def("forward", &forward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, py::kw_only(), "reverse"_a,
              "lengths"_a, "reset"_a, "igates"_a, "igates_stride"_a, "weight_hh"_a, "weight_ch"_a,
              "hx"_a, "cx"_a, "y"_a, "hy"_a, "cy"_a, "cells"_a, "reserve"_a, "workspace"_a,

@@ -1,4 +1,4 @@
-// What the CUDA kernels offer: a plan for a problem, and launchers that follow it.
+// What the CUDA kernels offer: the plans for a problem, and launchers that follow any of them.
 //
 // The structs of lstm.h are the arguments, with these differences: shape.I and shape.P are 0 (the
 // input is igates, and what igates are made of is the business of cuBLAS); shape.first_row is null;
@@ -17,6 +17,7 @@
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "lstm.h"
 
@@ -37,32 +38,90 @@ struct Device {
 // How products of float32 are made; other types have only one way.
 enum class Products : int { tf32 = 0, tf32x3 = 1 };
 
+enum class Direction { forward, backward };
+
 // How the recurrence of a shape is laid over a device: `slices` blocks share the hidden units of
 // one group and one tile of the batch, keep their part of W_hh on chip, and meet at a barrier of
-// their own each step.
+// their own each step. The first four members are chosen, and all others follow from them.
 struct Plan {
-  const char* refusal;  // null, or why the shape does not fit on the device; the rest is then 0.
-                        // The words are good until this thread makes its next plan
-  int kernel;           // which instantiation
-  int units;            // hidden units of one block
-  int slices;           // blocks of one barrier
-  int tiles;            // tiles of the batch
-  int tile_rows;        // rows of the batch in each but the last
-  int k_warps;          // warps among which a sum over k is split
-  int register_steps;   // steps along k whose weights are in registers, for each warp
-  int shared_steps;     // and in shared memory
-  int chunk_steps;      // steps along k, of each warp, that one copy of the operand brings
-  int stages;           // such copies that have room in shared memory; 0: one block has the whole
-                        // operand, which never leaves its shared memory
-  size_t shared_bytes;  // dynamic shared memory of a block
+  int kernel;              // which instantiation
+  int k_warps;             // warps among which a sum over k is split
+  int tiles;               // tiles of the batch
+  int chunk_steps;         // steps along k, of each warp, that one copy of the operand brings
+  int units;               // hidden units of one block
+  int slices;              // blocks of one barrier
+  int tile_rows;           // rows of the batch in each tile but the last
+  int register_steps;      // steps along k whose weights are in registers, for each warp
+  int shared_steps;        // and in shared memory
+  int stages;              // copies of the operand that have room in shared memory; 0: one block
+                           // has the whole operand, which never leaves its shared memory
+  size_t shared_bytes;     // dynamic shared memory of a block
+  size_t workspace_bytes;  // of scratch, 256-byte aligned, never zeroed by the caller
 };
 
-Plan plan_forward(const LstmShape& shape, Products products, const Device& device);
-Plan plan_backward(const LstmShape& shape, Products products, const Device& device);
+// Calls visit(name, number) for every member of a plan, in the order above.
+template <class SomePlan, class Visit>
+void for_each_member(SomePlan&& plan, const Visit& visit) {
+  visit("kernel", plan.kernel);
+  visit("k_warps", plan.k_warps);
+  visit("tiles", plan.tiles);
+  visit("chunk_steps", plan.chunk_steps);
+  visit("units", plan.units);
+  visit("slices", plan.slices);
+  visit("tile_rows", plan.tile_rows);
+  visit("register_steps", plan.register_steps);
+  visit("shared_steps", plan.shared_steps);
+  visit("stages", plan.stages);
+  visit("shared_bytes", plan.shared_bytes);
+  visit("workspace_bytes", plan.workspace_bytes);
+}
 
-// Bytes, 256-byte aligned, never zeroed by the caller.
-size_t forward_workspace(const LstmShape& shape, const Plan& plan);
-size_t backward_workspace(const LstmShape& shape, const Plan& plan);
+// The constants of the model by which plans are ranked. Those here are of an H100's data sheet and
+// of published microbenchmarks (mma, shared memory, L2), or guesses (the barrier, a trip to L2,
+// what the gates of a row and a pass take); benchmarks/gpu/tune.py says what they should be.
+// Nothing here has been measured yet.
+struct Costs {
+  double barrier = 1000;     // ns
+  double trip_to_l2 = 600;   // ns, before the first byte of the operand comes
+  double l2 = 5500;          // bytes a ns, all multiprocessors
+  double l2_of_one = 100;    // bytes a ns
+  double clock = 1.7;        // cycles a ns
+  double multiply = 8;       // cycles of one mma on one of 4 tensor cores
+  double latency = 33;       // cycles of an mma that waits for the one before
+  double read_fragment = 4;  // cycles of shared memory, which has 128 bytes in one
+  double finish_row = 150;   // cycles that the gates of a row take a warp
+  double pass = 200;         // cycles of a pass's two meetings of all threads
+};
+
+template <class SomeCosts, class Visit>
+void for_each_cost(SomeCosts&& costs, const Visit& visit) {
+  visit("barrier", costs.barrier);
+  visit("trip_to_l2", costs.trip_to_l2);
+  visit("l2", costs.l2);
+  visit("l2_of_one", costs.l2_of_one);
+  visit("clock", costs.clock);
+  visit("multiply", costs.multiply);
+  visit("latency", costs.latency);
+  visit("read_fragment", costs.read_fragment);
+  visit("finish_row", costs.finish_row);
+  visit("pass", costs.pass);
+}
+
+struct Plans {
+  std::vector<Plan> best_first;  // by step_ns; the first one is to be followed
+  std::string refusal;           // why there is none
+};
+
+// All plans of a shape that fit on a device.
+Plans plans(Direction direction, const LstmShape& shape, Products products, const Device& device);
+
+// What the model expects of a step of a plan, ns.
+double step_ns(Direction direction, const LstmShape& shape, Products products, const Plan& plan,
+               const Costs& costs);
+
+// Throws std::invalid_argument unless the plan is one of the shape, on whatever device. The
+// launchers check theirs: memory is written where a plan says.
+void check_plan(Direction direction, const LstmShape& shape, Products products, const Plan& plan);
 
 // The whole sequence in one cooperative launch. `device` is CUDA's number of the device, `stream` a
 // cudaStream_t on it.

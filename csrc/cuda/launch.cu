@@ -5,18 +5,6 @@
 namespace fastlstm::cuda {
 namespace {
 
-size_t counter_bytes(const LstmShape& shape, const Plan& plan) {
-  return (shape.G * plan.tiles * kCounterBytes + 255) / 256 * 256;
-}
-
-// One block to a tile shares nothing with others.
-size_t workspace_bytes(const LstmShape& shape, const Plan& plan) {
-  if (plan.slices == 1) return 0;
-  const int64_t row =
-      int64_t{plan.k_warps} * (plan.register_steps + plan.shared_steps) * kStepBytes;
-  return (counter_bytes(shape, plan) + 2 * shape.G * shape.B * row + 255) / 256 * 256;
-}
-
 ForwardKernel kernel_of(const LstmForward& call, Products products, const Plan& plan) {
   switch (call.shape.dtype) {
     case DType::bfloat16:
@@ -48,19 +36,19 @@ BackwardKernel kernel_of(const LstmBackward& call, Products products, const Plan
 template <class Arguments, class Call>
 void run(Direction direction, const Call& call, Products products, const Plan& plan, int device,
          void* stream) {
-  if (plan.refusal) throw std::invalid_argument(std::string("plan: ") + plan.refusal);
   const LstmShape& shape = call.shape;
   if (shape.G == 0 || shape.B == 0 || shape.H == 0) return;
+  check_plan(direction, shape, products, plan);
   const DeviceGuard guard(device);
   Arguments arguments{call, lay_out(direction, shape, plan)};
   Recurrence& r = arguments.recurrence;
   if (plan.slices > 1) {
     // Counters start at 0, and so do the numbers that pad rows of the operand.
-    check(cudaMemsetAsync(call.workspace, 0, workspace_bytes(shape, plan),
-                          static_cast<cudaStream_t>(stream)),
-          "cudaMemsetAsync");
+    check(
+        cudaMemsetAsync(call.workspace, 0, plan.workspace_bytes, static_cast<cudaStream_t>(stream)),
+        "cudaMemsetAsync");
     r.counters = static_cast<unsigned*>(call.workspace);
-    r.operands = static_cast<unsigned char*>(call.workspace) + counter_bytes(shape, plan);
+    r.operands = static_cast<unsigned char*>(call.workspace) + counter_bytes(shape, plan.tiles);
   }
   launch(kernel_of(call, products, plan),
          {shape.G * plan.tiles * plan.slices, kThreads, plan.shared_bytes, plan.slices > 1, stream},
@@ -68,14 +56,6 @@ void run(Direction direction, const Call& call, Products products, const Plan& p
 }
 
 }  // namespace
-
-size_t forward_workspace(const LstmShape& shape, const Plan& plan) {
-  return workspace_bytes(shape, plan);
-}
-
-size_t backward_workspace(const LstmShape& shape, const Plan& plan) {
-  return workspace_bytes(shape, plan);
-}
 
 void forward(const LstmForward& call, Products products, const Plan& plan, int device,
              void* stream) {

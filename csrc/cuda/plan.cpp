@@ -1,30 +1,17 @@
-// Which layout of a recurrence takes the least time on a device, by a model of a step's cost; or
-// why it does not fit. Host code alone: it asks no driver.
-//
-// The constants are those of an H100's data sheet and of published microbenchmarks (mma: 8 cycles a
-// tensor core; shared memory: 128 bytes a cycle; L2: 5.5 TB/s in all, 64 bytes a cycle for one
-// multiprocessor) and two guesses, of the barrier and of a trip to L2. They decide between layouts
-// of one shape, in which most of them cancel. Nothing here has been measured yet.
+// Which layouts of a recurrence fit on a device, and how long a step of each should take, by a
+// model whose constants are `Costs`. They decide between layouts of one shape, in which most of
+// them cancel. Host code alone: it asks no driver.
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
 #include <limits>
+#include <stdexcept>
+#include <utility>
 
 #include "cuda/recurrence.h"
 
 namespace fastlstm::cuda {
 namespace {
-
-constexpr double kBarrier = 1000;    // ns
-constexpr double kTripToL2 = 600;    // ns, before the first byte of the operand comes
-constexpr double kL2 = 5500;         // bytes a ns, all multiprocessors
-constexpr double kL2OfOne = 100;     // bytes a ns
-constexpr double kClock = 1.7;       // cycles a ns
-constexpr double kMultiply = 8;      // cycles of one mma on one of 4 tensor cores
-constexpr double kLatency = 33;      // cycles of an mma that waits for the one before
-constexpr double kReadFragment = 4;  // cycles of shared memory
-constexpr double kFinishRow = 150;   // cycles that the gates of a row take a warp
-constexpr double kPass = 200;        // cycles of a pass's two meetings of all threads
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -47,31 +34,37 @@ const char* name(DType dtype) {
   return "?";
 }
 
-Plan refuse(const char* format, ...) {
-  thread_local char words[256];
+std::string words(const char* format, ...) {
+  char buffer[256];
   va_list arguments;
   va_start(arguments, format);
-  std::vsnprintf(words, sizeof words, format, arguments);
+  std::vsnprintf(buffer, sizeof buffer, format, arguments);
   va_end(arguments);
-  Plan plan{};
-  plan.refusal = words;
-  return plan;
+  return buffer;
 }
 
-// A block's share of the weights, and the passes, of a layout; true if all blocks fit side by side.
-bool spread(Direction direction, const LstmShape& shape, Products products, const Device& device,
-            int tiles, Plan& plan) {
+// Products of other types than float32 are made in one way only, which counts as tf32.
+Products products_of(const LstmShape& shape, Products products) {
+  return shape.dtype == DType::float32 ? products : Products::tf32;
+}
+
+// A block's share of the weights and of the batch, of a plan whose kernel, k_warps and tiles are
+// chosen; false if they are no layout of the shape.
+bool spread(Direction direction, const LstmShape& shape, Products products, Plan& plan) {
+  const bool split =
+      plan.k_warps == 1 || plan.k_warps == 2 || plan.k_warps == 4 || plan.k_warps == 8;
+  if (plan.kernel < 0 || plan.kernel >= kVariants || !split) return false;
+  if (plan.tiles < 1 || plan.tiles > shape.B) return false;
   const Variant variant = cuda::variant(direction, plan.kernel);
   const int row_warps = kWarps / plan.k_warps;
   plan.units = row_warps * variant.m_tiles * units_of_tile(direction);
   // What one thread finishes of a pass is in its registers.
   if (plan.units * 8 * variant.n_tiles > kThreads * kThreadRows) return false;
   plan.slices = static_cast<int>(ceil_div(shape.H, plan.units));
-  plan.tile_rows = static_cast<int>(std::min(round_up(ceil_div(shape.B, tiles), 8), shape.B));
-  plan.tiles = static_cast<int>(ceil_div(shape.B, plan.tile_rows));
-  if (plan.tiles != tiles) return false;  // the same as with fewer
+  const int64_t rows = round_up(ceil_div(shape.B, plan.tiles), 8);
+  plan.tile_rows = static_cast<int>(std::min(rows, shape.B));
+  if (ceil_div(shape.B, plan.tile_rows) != plan.tiles) return false;  // the same as with fewer
   if (variant.n_tiles > 1 && plan.tile_rows <= 8) return false;
-  if (shape.G * plan.tiles * plan.slices > device.multiprocessors) return false;
   const int64_t numbers = (direction == Direction::forward ? 1 : 4) * shape.H;
   const int64_t steps = ceil_div(numbers * number_bytes(shape), kStepBytes);
   const int of_warp = static_cast<int>(round_up(ceil_div(steps, plan.k_warps), 2));
@@ -80,97 +73,58 @@ bool spread(Direction direction, const LstmShape& shape, Products products, cons
   return true;
 }
 
-// Finds room for the operand; false if there is none.
-bool fit(Direction direction, const LstmShape& shape, const Device& device, Plan& plan) {
-  const int steps = plan.register_steps + plan.shared_steps;
-  const auto fits = [&](int stages, int chunk_steps) {
-    plan.stages = stages;
-    plan.chunk_steps = chunk_steps;
-    plan.shared_bytes = lay_out(direction, shape, plan).shared_bytes;
-    return plan.shared_bytes <= device.shared_memory;
-  };
-  if (plan.slices == 1) return fits(0, steps);
+// The largest power of two below a number of steps.
+int power_below(int steps) {
+  int power = 1;
+  while (2 * power < steps) power *= 2;
+  return power;
+}
+
+// Memory, of a plan that is spread and whose chunk_steps are chosen: a whole row, or a power of two
+// that is less; false if they are something else.
+bool make_room(Direction direction, const LstmShape& shape, Plan& plan) {
+  const int steps = plan.register_steps + plan.shared_steps, chunk = plan.chunk_steps;
+  const bool power = chunk >= 2 && (chunk & (chunk - 1)) == 0;
+  if (chunk != steps && (plan.slices == 1 || !power || chunk > steps)) return false;
   const int passes = lay_out(direction, shape, plan).passes;
-  if (fits(std::min(passes, kStages), steps)) return true;
-  int chunk_steps = 2;  // a power of two
-  while (2 * chunk_steps < steps) chunk_steps *= 2;
-  for (; chunk_steps >= 2; chunk_steps /= 2) {
-    const int chunks = passes * static_cast<int>(ceil_div(steps, chunk_steps));
-    if (fits(std::min(chunks, kStages), chunk_steps)) return true;
-  }
-  return false;
-}
-
-// ns a step.
-double cost(Direction direction, const LstmShape& shape, Products products, const Plan& plan) {
-  const Variant variant = cuda::variant(direction, plan.kernel);
+  const int chunks = passes * static_cast<int>(ceil_div(steps, chunk));
+  plan.stages = plan.slices == 1 ? 0 : std::min(chunks, kStages);
   const Recurrence r = lay_out(direction, shape, plan);
-  const int warps = kWarps / 4;  // of one tensor core
-  const int products_each = products == Products::tf32x3 ? 3 : 1;
-  const int mma_of_step = variant.m_tiles * variant.n_tiles;
-  const double mma = products_each * std::max(kMultiply * warps * mma_of_step,
-                                              mma_of_step == 1 ? kLatency / 2 : kLatency);
-  const double multiply = r.steps * mma;
-  const double read = kReadFragment * kWarps *
-                      (plan.shared_steps * variant.m_tiles + r.steps * variant.n_tiles / 2.0);
-  const double rows_of_thread = ceil_div(plan.units * r.pass_rows, kThreads);
-  const double gates = (direction == Direction::forward ? 1 : 2) * kFinishRow * rows_of_thread;
-  double ns = r.passes * (std::max(multiply, read) + gates + kPass) / kClock;
-  if (plan.slices > 1) {
-    const double blocks = static_cast<double>(shape.G) * plan.tiles * plan.slices;
-    const double rate = std::min(kL2OfOne, kL2 / blocks);
-    const double chunks = r.passes * ceil_div(r.steps, r.chunk_steps);  // two are on their way
-    ns += kBarrier +
-          std::max(kTripToL2 + 1.0 * plan.tile_rows * r.row_bytes / rate, kTripToL2 * chunks / 2);
-  }
-  return ns;
+  plan.shared_bytes = r.shared_bytes;
+  // One block to a tile shares nothing with others.
+  const int64_t operands = 2 * shape.G * shape.B * r.row_bytes;
+  const int64_t bytes = counter_bytes(shape, plan.tiles) + operands;
+  plan.workspace_bytes = plan.slices == 1 ? 0 : round_up(bytes, 256);
+  return true;
 }
 
-Plan too_large(Direction direction, const LstmShape& shape, Products products,
-               const Device& device) {
+std::string too_large(Direction direction, const LstmShape& shape, Products products,
+                      const Device& device) {
   // The fewest units of a block with which one block a multiprocessor is enough.
   int64_t units = direction == Direction::forward ? 8 : 16;
   while (shape.G * ceil_div(shape.H, units) > device.multiprocessors) units *= 2;
-  return refuse(
+  return words(
       "W_hh of H=%lld, G=%lld in %s takes %lld KB of each of %lld multiprocessors, which do not "
-      "fit "
-      "into %zu KB of registers and shared memory beside what a step needs",
+      "fit into %zu KB of registers and shared memory beside what a step needs",
       static_cast<long long>(shape.H), static_cast<long long>(shape.G), name(shape.dtype),
       static_cast<long long>(units * 4 * shape.H * number_bytes(shape) / 1024),
       static_cast<long long>(shape.G * ceil_div(shape.H, units)),
       (device.shared_memory + sizeof(float) * weight_registers(products) * kThreads) / 1024);
 }
 
-Plan plan(Direction direction, const LstmShape& shape, Products products, const Device& device) {
-  if (shape.dtype != DType::float32) products = Products::tf32;  // other types have only one way
+// Why no plan of the shape can fit on the device, as far as numbers alone say; empty if one can.
+std::string refusal(const LstmShape& shape, const Device& device) {
   if (shape.dtype == DType::float64) {
-    return refuse("float64 has no resident kernel: tensor cores multiply it at 1/16 of the rate");
+    return "float64 has no resident kernel: tensor cores multiply it at 1/16 of the rate";
   }
   if (device.major < 8) {
-    return refuse("compute capability %d.%d is below 8.0", device.major, device.minor);
+    return words("compute capability %d.%d is below 8.0", device.major, device.minor);
   }
   if (shape.G > kMaxGroups || shape.G > device.multiprocessors) {
-    return refuse("G=%lld groups are more than the %d multiprocessors",
-                  static_cast<long long>(shape.G), std::min(device.multiprocessors, kMaxGroups));
+    return words("G=%lld groups are more than the %d multiprocessors",
+                 static_cast<long long>(shape.G), std::min(device.multiprocessors, kMaxGroups));
   }
-  Plan best{};
-  double least = std::numeric_limits<double>::infinity();
-  for (int kernel = 0; kernel < kVariants; ++kernel) {
-    for (int k_warps = 1; k_warps <= kWarps; k_warps *= 2) {
-      for (int tiles = 1; tiles <= device.multiprocessors && tiles <= shape.B; ++tiles) {
-        Plan plan{};
-        plan.kernel = kernel;
-        plan.k_warps = k_warps;
-        if (!spread(direction, shape, products, device, tiles, plan)) continue;
-        if (!fit(direction, shape, device, plan)) continue;
-        const double ns = cost(direction, shape, products, plan);
-        if (ns >= least) continue;
-        least = ns;
-        best = plan;
-      }
-    }
-  }
-  return best.units ? best : too_large(direction, shape, products, device);
+  return {};
 }
 
 }  // namespace
@@ -220,12 +174,88 @@ Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan
   return r;
 }
 
-Plan plan_forward(const LstmShape& shape, Products products, const Device& device) {
-  return plan(Direction::forward, shape, products, device);
+Plans plans(Direction direction, const LstmShape& shape, Products products, const Device& device) {
+  products = products_of(shape, products);
+  Plans found{{}, refusal(shape, device)};
+  if (!found.refusal.empty()) return found;
+  std::vector<std::pair<double, Plan>> ranked;
+  for (int kernel = 0; kernel < kVariants; ++kernel) {
+    for (int k_warps = 1; k_warps <= kWarps; k_warps *= 2) {
+      for (int tiles = 1; tiles <= device.multiprocessors && tiles <= shape.B; ++tiles) {
+        Plan plan{};
+        plan.kernel = kernel, plan.k_warps = k_warps, plan.tiles = tiles;
+        if (!spread(direction, shape, products, plan)) continue;
+        if (shape.G * tiles * plan.slices > device.multiprocessors) continue;
+        plan.chunk_steps = plan.register_steps + plan.shared_steps;
+        for (; make_room(direction, shape, plan);
+             plan.chunk_steps = power_below(plan.chunk_steps)) {
+          if (plan.shared_bytes > device.shared_memory) continue;
+          ranked.emplace_back(step_ns(direction, shape, products, plan, Costs{}), plan);
+        }
+      }
+    }
+  }
+  // Of equals the first: copies of the most steps.
+  const auto less = [](const auto& a, const auto& b) { return a.first < b.first; };
+  std::stable_sort(ranked.begin(), ranked.end(), less);
+  for (const auto& [ns, plan] : ranked) found.best_first.push_back(plan);
+  if (ranked.empty()) found.refusal = too_large(direction, shape, products, device);
+  return found;
 }
 
-Plan plan_backward(const LstmShape& shape, Products products, const Device& device) {
-  return plan(Direction::backward, shape, products, device);
+double step_ns(Direction direction, const LstmShape& shape, Products products, const Plan& plan,
+               const Costs& costs) {
+  products = products_of(shape, products);
+  const Variant variant = cuda::variant(direction, plan.kernel);
+  const Recurrence r = lay_out(direction, shape, plan);
+  const int warps = kWarps / 4;  // of one tensor core
+  const int products_each = products == Products::tf32x3 ? 3 : 1;
+  const int mma_of_step = variant.m_tiles * variant.n_tiles;
+  const double mma = products_each * std::max(costs.multiply * warps * mma_of_step,
+                                              mma_of_step == 1 ? costs.latency / 2 : costs.latency);
+  const double multiply = r.steps * mma;
+  const double read = costs.read_fragment * kWarps *
+                      (plan.shared_steps * variant.m_tiles + r.steps * variant.n_tiles / 2.0);
+  const double rows_of_thread = ceil_div(plan.units * r.pass_rows, kThreads);
+  const double gates =
+      (direction == Direction::forward ? 1 : 2) * costs.finish_row * rows_of_thread;
+  double ns = r.passes * (std::max(multiply, read) + gates + costs.pass) / costs.clock;
+  if (plan.slices > 1) {
+    const double blocks = static_cast<double>(shape.G) * plan.tiles * plan.slices;
+    const double rate = std::min(costs.l2_of_one, costs.l2 / blocks);
+    const double chunks = r.passes * ceil_div(r.steps, r.chunk_steps);  // two are on their way
+    ns += costs.barrier + std::max(costs.trip_to_l2 + 1.0 * plan.tile_rows * r.row_bytes / rate,
+                                   costs.trip_to_l2 * chunks / 2);
+  }
+  return ns;
+}
+
+void check_plan(Direction direction, const LstmShape& shape, Products products, const Plan& plan) {
+  const auto of = [&] {
+    const char* pass = direction == Direction::forward ? "forward" : "backward";
+    return words("of the %s pass of %s B=%lld G=%lld H=%lld", pass, name(shape.dtype),
+                 static_cast<long long>(shape.B), static_cast<long long>(shape.G),
+                 static_cast<long long>(shape.H));
+  };
+  Plan right{};
+  right.kernel = plan.kernel, right.k_warps = plan.k_warps;
+  right.tiles = plan.tiles, right.chunk_steps = plan.chunk_steps;
+  if (!spread(direction, shape, products_of(shape, products), right) ||
+      !make_room(direction, shape, right)) {
+    throw std::invalid_argument(
+        words("plan: expected one %s, got kernel=%d k_warps=%d tiles=%d chunk_steps=%d",
+              of().c_str(), plan.kernel, plan.k_warps, plan.tiles, plan.chunk_steps));
+  }
+  std::vector<size_t> expected;
+  for_each_member(right, [&](const char*, auto number) { expected.push_back(number); });
+  auto next = expected.begin();
+  for_each_member(plan, [&](const char* member, auto number) {
+    if (*next != static_cast<size_t>(number)) {
+      throw std::invalid_argument(words("plan: %s: expected %zu %s, got %lld", member, *next,
+                                        of().c_str(), static_cast<long long>(number)));
+    }
+    ++next;
+  });
 }
 
 }  // namespace fastlstm::cuda

@@ -25,8 +25,6 @@ constexpr int kFlagSteps = 4;        // steps whose flags are kept, a power of t
 constexpr int kGradientBytes = 7 * 4 * kThreads;  // of a block's gradients of biases and peepholes
 constexpr int kMaxGroups = 256;
 
-enum class Direction { forward, backward };
-
 // An instantiation, by its number. Forward, two tiles of 16 rows hold the gates i, f and g, o of 8
 // units; backward, one holds 16 units.
 struct Variant {
@@ -72,6 +70,11 @@ struct Recurrence {
   unsigned char* operands;            // (2, G, B, row_bytes)
 };
 constexpr int kCounterBytes = 128;
+
+// Of all counters of a call, before its operands.
+constexpr size_t counter_bytes(const LstmShape& shape, int tiles) {
+  return (shape.G * tiles * kCounterBytes + 255) / 256 * 256;
+}
 
 // All but the last three members.
 Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan);

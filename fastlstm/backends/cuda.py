@@ -92,7 +92,7 @@ def forward(
         assert w_hh is not None
         if w_ih is not None:
             input = products.project(input, w_ih, gpu.stack(bias_ih), gpu.stack(bias_hh))
-        launch = cuda_recurrence.prepare(kernels, y, reverse, lengths, reset)
+        launch = cuda_recurrence.prepare(kernels, "forward", y, reverse, lengths, reset)
         outputs = (y, hy, cy, cells if return_all_cells else None, reserve if train else None)
         cuda_recurrence.forward(launch, input, w_hh, weight_ch, hx, cx, *outputs)
     return y, hy, cy, cells, reserve
@@ -134,7 +134,7 @@ def backward(
         return *zeros, torch.empty_like(hx), torch.empty_like(cx)
 
     with torch.cuda.device_of(y):
-        launch = cuda_recurrence.prepare(kernels, y, reverse, lengths, reset)
+        launch = cuda_recurrence.prepare(kernels, "backward", y, reverse, lengths, reset)
         grads, w_hh = (dy, dhy, dcy, dcells), gpu.stack(weight_hh)
         assert w_hh is not None
         dgates, dbias, dweight_ch, dhx, dcx = cuda_recurrence.backward(

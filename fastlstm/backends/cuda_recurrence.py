@@ -20,7 +20,7 @@ DTYPES = {
 
 
 class Launch(NamedTuple):
-    """What the launches of one call have in common; made by :func:`prepare`."""
+    """What the launches of one pass have in common; made by :func:`prepare`."""
 
     kernels: Any
     sizes: tuple[str, int, int, int, int]
@@ -28,36 +28,34 @@ class Launch(NamedTuple):
     arguments: dict[str, Any]
     """how groups and rows go through time, the device's number and the stream"""
     products: str
+    plan: dict[str, int] | None
+    """of a persistent launch; None for a matrix product and a cell a step"""
     owners: tuple[Tensor | None, ...]
     """of the memory in ``arguments``"""
-
-    def plan(self, direction: str) -> dict[str, Any] | None:
-        """For a persistent launch; None where W_hh does not fit, or is read only once."""
-        dtype, T, *sizes = self.sizes
-        if T == 1:
-            return None
-        return _plan(
-            self.kernels, direction, dtype, *sizes, self.products, self.arguments["device"]
-        )
 
 
 @lru_cache(maxsize=1024)
 def _plan(
     kernels: Any, direction: str, dtype: str, B: int, G: int, H: int, products: str, number: int
-) -> dict[str, Any] | None:
-    make = getattr(kernels, f"plan_{direction}")
-    plan = make(dtype, B, G, H, products=products, device=kernels.device(number))
-    return plan if plan["refusal"] is None else None
+) -> dict[str, int] | None:
+    """The best plan, by the model of csrc/cuda/plan.cpp; None where W_hh does not fit."""
+    device = kernels.device(number)
+    plans, _ = kernels.plans(direction, dtype, B, G, H, products=products, device=device)
+    return plans[0] if plans else None
 
 
 def prepare(
     kernels: Any,
+    direction: str,
     y: Tensor,
     reverse: Sequence[bool],
     lengths: Tensor | None,
     reset: Tensor | None,
 ) -> Launch:
-    """For a call whose output is ``y`` (T, B, G, H), on its device's stream; that is current.
+    """For a pass, "forward" or "backward", of a call whose output is ``y`` (T, B, G, H).
+
+    It is for the stream that is current on y's device. Its plan may be replaced by another of
+    ``kernels.plans``, or by None.
 
     Lengths are clamped, whatever came: a kernel that trusts a wrong one writes past the end.
     """
@@ -65,16 +63,19 @@ def prepare(
         lengths = lengths.to(torch.int64).clamp(0, y.shape[0]).contiguous()
     reset = gpu.contiguous(reset)
     on_gpu = y.device.type == "cuda"  # else they are emulated
+    number = y.device.index if on_gpu else 0
     arguments = {
         "reverse": reverse,
         "lengths": memory.address(lengths),
         "reset": memory.address(reset),
-        "device": y.device.index if on_gpu else 0,
+        "device": number,
         "stream": torch.cuda.current_stream().cuda_stream if on_gpu else 0,
     }
-    T, B, G, H = y.shape
-    sizes = (DTYPES[y.dtype], T, B, G, H)
-    return Launch(kernels, sizes, arguments, gpu.precision(), (lengths, reset))
+    (T, B, G, H), dtype, products = y.shape, DTYPES[y.dtype], gpu.precision()
+    # A single step would read W_hh only once.
+    plan = None if T == 1 else _plan(kernels, direction, dtype, B, G, H, products, number)
+    owners = (lengths, reset)
+    return Launch(kernels, (dtype, T, B, G, H), arguments, products, plan, owners)
 
 
 def forward(
@@ -91,7 +92,7 @@ def forward(
     reserve: Tensor | None,
 ) -> None:
     """Fills y, hy, cy and, where they are given, cells and reserve; weight_hh is (G, 4H, H)."""
-    kernels, plan = launch.kernels, launch.plan("forward")
+    kernels, plan = launch.kernels, launch.plan
     igates = memory.unit_stride(igates)
     w_ch, _owner = memory.grid(weight_ch)
     arguments = {
@@ -105,8 +106,7 @@ def forward(
     }
     if plan is not None:
         hx, cx = hx.contiguous(), cx.contiguous()
-        size = kernels.forward_workspace(*launch.sizes, plan=plan)
-        workspace = y.new_empty(size, dtype=torch.uint8)
+        workspace = y.new_empty(plan["workspace_bytes"], dtype=torch.uint8)
         kernels.forward(
             *launch.sizes,
             **arguments,
@@ -146,7 +146,7 @@ def backward(
     needs_weight_ch: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dgates (T, B, G, 4H), dbias (G, 4H) and dweight_ch (G, 3H) or empty, dhx and dcx."""
-    kernels, plan = launch.kernels, launch.plan("backward")
+    kernels, plan = launch.kernels, launch.plan
     T, B, G, H = y.shape
     new_empty, sums = y.new_empty, gpu.sums(y.dtype)
     # Not into the reserve, as the kernels could: after retain_graph a second backward reads it.
@@ -175,8 +175,7 @@ def backward(
     if plan is not None:
         dhx, dcx = torch.empty_like(hx), torch.empty_like(cx)
         dhy, dcy = gpu.contiguous(dhy), gpu.contiguous(dcy)
-        size = kernels.backward_workspace(*launch.sizes, plan=plan)
-        workspace = new_empty(size, dtype=torch.uint8)
+        workspace = new_empty(plan["workspace_bytes"], dtype=torch.uint8)
         kernels.backward(
             *launch.sizes,
             **arguments,

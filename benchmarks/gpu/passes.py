@@ -1,0 +1,97 @@
+"""The recurrence of the cuda backend alone, on numbers of its own, by any of its plans."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import fastlstm
+from fastlstm.backends import cuda_recurrence
+
+DIRECTIONS = ("forward", "backward")
+
+
+class Problem(NamedTuple):
+    """What a plan is made for, but for the pass."""
+
+    precision: str
+    H: int
+    B: int
+    G: int
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the tensors."""
+        found = torch.float32 if self.precision == "tf32" else getattr(torch, self.precision)
+        assert isinstance(found, torch.dtype)
+        return found
+
+    @property
+    def reverse(self) -> tuple[bool, ...]:
+        """The second of two directions reads time backwards."""
+        return (False, True)[: self.G]
+
+
+class Passes:
+    """Both passes of one problem on the same numbers, with any plan.
+
+    Args:
+        kernels: of the cuda backend.
+        problem: the sizes.
+        T: steps.
+        device: of the tensors, "cuda" or "cpu".
+    """
+
+    def __init__(self, kernels: Any, problem: Problem, T: int, device: str) -> None:
+        _, H, B, G = problem
+        torch.manual_seed(0)
+        new: dict[str, Any] = {"device": device, "dtype": problem.dtype}
+        self._reverse = problem.reverse
+        self._igates, self._dy = (torch.randn(T, B, G, n * H, **new) for n in (4, 1))
+        self._hx, self._cx = torch.randn(2, G, B, H, **new)
+        self._weight_hh = (2 * torch.rand(G, 4 * H, H, **new) - 1) * H**-0.5
+        self._y, self._reserve = (torch.full((T, B, G, n * H), torch.nan, **new) for n in (1, 5))
+        self._hy, self._cy = torch.empty_like(self._hx), torch.empty_like(self._cx)
+        self.launches = {
+            direction: cuda_recurrence.prepare(
+                kernels, direction, self._y, self._reverse, None, None
+            )
+            for direction in DIRECTIONS
+        }
+
+    def run(self, direction: str, plan: dict[str, int] | None) -> list[Tensor]:
+        """y and the last states; or the gradients of igates and of the first states.
+
+        The backward pass needs a forward pass before it, of whatever plan.
+        """
+        launch = self.launches[direction]._replace(plan=plan)
+        if direction == "forward":
+            states = (self._weight_hh, (), self._hx, self._cx, self._y, self._hy, self._cy)
+            cuda_recurrence.forward(launch, self._igates, *states, None, self._reserve)
+            return [self._y, self._hy, self._cy]
+        grads = (self._dy, None, None, None)
+        states = (self._y, self._reserve, self._weight_hh, (), self._hx, self._cx)
+        found = cuda_recurrence.backward(launch, *grads, *states, True, False)
+        return [found[0], *found[3:]]
+
+    def poison(self) -> None:
+        """So that a number that a forward pass leaves out is seen."""
+        for tensor in (self._y, self._reserve, self._hy, self._cy):
+            tensor.fill_(torch.nan)
+
+    def reference(self, dtype: torch.dtype) -> dict[str, list[Tensor]]:
+        """What the reference makes of the same numbers, computed in ``dtype``."""
+        inputs = (self._igates, self._hx, self._cx)
+        igates, hx, cx = leaves = [x.to(dtype, copy=True).requires_grad_() for x in inputs]
+        outputs = fastlstm.lstm_sequence(
+            igates,
+            list(self._weight_hh.to(dtype)),
+            hx,
+            cx,
+            reverse=self._reverse,
+            backend="reference",
+        )
+        gradients = torch.autograd.grad(outputs[0], leaves, self._dy.to(dtype))
+        return {"forward": [x.detach() for x in outputs], "backward": list(gradients)}

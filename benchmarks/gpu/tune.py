@@ -1,0 +1,215 @@
+"""Every layout of the cuda backend's recurrence beside the one that its model chooses.
+
+    python -m benchmarks.gpu.tune --out FOLDER [--minutes 9] [--device cpu --small]
+    python -m benchmarks.gpu.tune --out FOLDER --report       # of what is in FOLDER already
+
+T = 512; H x B x directions x precision, the forward pass (which keeps what training needs) and the
+backward one, without the products over all steps around them. Timed are the plans that the model
+of csrc/cuda/plan.cpp ranks first, as many again spread over the rest of its list, and the way
+without a plan, step by step. Outputs are compared with the reference in float32 before they are
+timed: what errs more than four times as much as the reference at the precision is not timed.
+A second run goes on where the first one stopped.
+
+tune.json has a row for each plan: `model_us` and `us` a step, by paired rounds of CUDA events, and
+`ratio`, the time of the model's choice over the plan's. tune.md has the model's choice beside the
+fastest plan, and what the constants of the model should be (`Costs` in csrc/cuda/kernels.h).
+measured.txt has the table for fastlstm/gpu_measured.py, if compare.json is in FOLDER too.
+
+On a CPU the kernels are emulated, as the tests do it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.gpu import compare, costs, measured, record
+from benchmarks.gpu.passes import Passes, Problem
+from fastlstm.backends import cuda
+
+TESTS = Path(__file__).resolve().parents[2] / "tests"
+STEPWISE = "step by step"
+# What the reference is computed in to err as a precision does: TF32 has float16's mantissa.
+_LIKE = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float16}
+
+
+def problems(small: bool) -> Iterator[Problem]:
+    """What is measured, the first first: the sizes of `compare`, in its order."""
+    if small:
+        yield from (Problem("bfloat16", 48, 9, 1), Problem("tf32", 16, 3, 2))
+        return
+    cells = (Problem(cell.precision, cell.H, cell.B, cell.D) for cell in compare.cells(small))
+    yield from dict.fromkeys(cells)
+
+
+def kernels_for(device: str) -> Any:
+    """Those of the module, or emulated ones."""
+    if device == "cuda":
+        if not cuda.kernels.built:
+            raise SystemExit(f"this build has no CUDA kernels: {cuda.kernels.reason}")
+        return cuda.kernels
+    sys.path.insert(0, str(TESTS))
+    import emulation
+
+    return emulation.module("cuda_emulation")
+
+
+def spread(plans: Sequence[dict[str, int]], most: int) -> list[int]:
+    """Places of the first half of ``most`` plans, and of as many at even distances after them."""
+    first = range(min(len(plans), most // 2))
+    left = len(plans) - len(first)
+    count = min(left, most - len(first))
+    return [*first, *(len(first) + (2 * i + 1) * left // (2 * count) for i in range(count))]
+
+
+def measure(
+    kernels: Any, problem: Problem, T: int, device: str, most: int
+) -> Iterator[dict[str, Any]]:
+    """A row for each plan of both passes, and one for each pass step by step."""
+    torch.backends.cudnn.allow_tf32 = True  # torch's default, which the kernels follow
+    torch.backends.cuda.matmul.allow_tf32 = False  # in the reference
+    passes = Passes(kernels, problem, T, device)
+    truth, like = (passes.reference(t) for t in (torch.float32, _LIKE[problem.precision]))
+    torch.backends.cuda.matmul.allow_tf32 = problem.precision == "tf32"
+    for direction, launch in passes.launches.items():
+        dtype, _, *sizes = launch.sizes
+        of = (direction, dtype, *sizes)
+        limit = 4 * compare.errors(like[direction], truth[direction])
+        plans, refusal = kernels.plans(
+            *of, products=launch.products, device=kernels.device(launch.arguments["device"])
+        )
+        if refusal:
+            yield {**problem._asdict(), "direction": direction, "refused": refusal}
+        rows: dict[str, dict[str, Any]] = {}
+        contenders: dict[str, Callable[[], object]] = {}
+        for place in (*spread(plans, most), None):
+            plan = None if place is None else plans[place]
+            name = STEPWISE if place is None else str(place)
+            row = {**problem._asdict(), "direction": direction, "rank": name}
+            row |= {"dtype": dtype, "T": T}
+            if plan is not None:
+                step = costs.Step(*of, launch.products, plan, ns=0)
+                model_us = step.model(kernels, kernels.costs()) / 1e3
+                row |= {"products": launch.products, "plan": plan, "model_us": model_us}
+            rows[name] = row
+            if direction == "forward":
+                passes.poison()
+            try:
+                error = compare.errors(passes.run(direction, plan), truth[direction])
+            except RuntimeError as refused:
+                record.synchronize(device)  # raises too if the device is lost
+                row["refused"] = str(refused).splitlines()[0]
+                continue
+            row["error"] = error
+            if error > limit:
+                row["refused"] = f"errs by {error:.1e}, more than {limit:.1e}"
+                continue
+            contenders[name] = lambda way=direction, plan=plan: passes.run(way, plan)
+        seconds = record.paired(contenders, device)
+        for name, samples in seconds.items():
+            rows[name]["us"] = 1e6 * record.median(samples) / T
+            if "0" in seconds:
+                rounds = zip(seconds["0"], samples, strict=True)
+                rows[name]["ratio"] = record.median([a / b for a, b in rounds])
+        yield from rows.values()
+        passes.run("forward", None)  # whatever came before, the backward pass finds what is right
+
+
+def steps(rows: Sequence[dict[str, Any]]) -> list[costs.Step]:
+    """What the constants are fitted to."""
+    sizes = ("direction", "dtype", "B", "G", "H", "products", "plan")
+    timed = (row for row in rows if "plan" in row and "us" in row)
+    return [costs.Step(*(row[name] for name in sizes), ns=1e3 * row["us"]) for row in timed]
+
+
+def choices(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """A table of each problem and pass: the model's choice, the fastest plan, step by step."""
+    lines = [
+        "| precision | H | B | G | pass | model's choice | us/step | model | fastest | us/step "
+        "| ratio | step by step |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    names = (*Problem._fields, "direction")
+    for key in dict.fromkeys(tuple(row[name] for name in names) for row in rows):
+        timed = {
+            row["rank"]: row
+            for row in rows
+            if tuple(row[name] for name in names) == key and "us" in row
+        }
+        stepwise, chosen = timed.pop(STEPWISE, {}), timed.get("0", {})
+        best = min(timed.values(), key=lambda row: row["us"], default={})
+        cells = [*map(str, key), _short(chosen), _number(chosen, "us"), _number(chosen, "model_us")]
+        cells += [_short(best), _number(best, "us"), _number(best, "ratio")]
+        lines.append(f"| {' | '.join([*cells, _number(stepwise, 'us')])} |")
+    return lines
+
+
+def _short(row: dict[str, Any]) -> str:
+    """What is chosen in a row's plan, and what follows; "none" for an empty row."""
+    if not row:
+        return "none"
+    words = "{slices}x{tiles} blocks, {units} units, kernel {kernel}, {k_warps} k warps, "
+    return (words + "chunks of {chunk_steps}").format(**row["plan"])
+
+
+def _number(row: dict[str, Any], name: str) -> str:
+    return f"{row[name]:.2f}" if name in row else ""
+
+
+def report(arguments: argparse.Namespace, kernels: Any) -> None:
+    """Writes and prints tune.md, and measured.txt, of the rows that are there."""
+    found = record.read(arguments.out / "tune.json")
+    lines = [f"# {found['device']}, {found['time']}", "", *choices(found["rows"])]
+    if timed := steps(found["rows"]):
+        lines += ["", *costs.report(kernels, timed)]
+    (arguments.out / "tune.md").write_text("\n".join([*lines, ""]))
+    print("\n".join(lines))
+    compared = arguments.out / "compare.json"
+    if not compared.exists():
+        print(f"no table of backends: benchmarks.gpu.compare has left no {compared}")
+        return
+    of = record.read(compared)
+    (arguments.out / "measured.txt").write_text(measured.source(of["rows"], of["capability"]))
+    print(f"the table of backends is in {arguments.out / 'measured.txt'}")
+
+
+def main() -> None:
+    options = record.parser(__doc__, minutes=8.5)
+    options.add_argument("--report", action="store_true", help="of what is there, measure nothing")
+    options.add_argument("--plans", type=int, default=16, help="that are timed of each problem")
+    arguments = options.parse_args()
+    if arguments.plans < 2:
+        options.error(f"--plans: expected at least 2, got {arguments.plans}")
+    kernels = kernels_for(arguments.device)
+    if arguments.report:
+        report(arguments, kernels)
+        return
+    path = arguments.out / "tune.json"
+    before = record.read(path)["rows"] if path.exists() else []
+    results = record.Results(arguments, "tune")
+    results.rows.extend(before)
+    done = {tuple(row[name] for name in Problem._fields) for row in before}
+    for problem in problems(arguments.small):
+        if tuple(problem) in done:
+            continue
+        if results.seconds_left < 0:
+            break
+        T = 4 if arguments.small else 512
+        try:
+            rows = list(measure(kernels, problem, T, arguments.device, arguments.plans))
+        except torch.cuda.OutOfMemoryError as error:
+            rows = [
+                {**problem._asdict(), "direction": "both", "refused": str(error).split("\n")[0]}
+            ]
+        for row in rows:
+            results.add(**row)
+    report(arguments, kernels)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The plans of the CUDA kernels: the list, what is taken of it, and what is refused.
+
+That every plan on it gives the right numbers is asked in test_cuda_emulation.py.
+"""
+
+import itertools
+import re
+
+import emulation
+import pytest
+import torch
+from helpers import Case, run_case
+
+from fastlstm.backends import cuda_recurrence
+
+DIRECTIONS = ("forward", "backward")
+SHAPE = ("bfloat16", 9, 2, 40)  # dtype, B, G, H
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    return emulation.install(monkeypatch, seed=0)
+
+
+def plans(kernels, direction, shape=SHAPE, products="tf32x3", **device):
+    device = kernels.device(0) | device
+    return kernels.plans(direction, *shape, products=products, device=device)
+
+
+def step_ns(kernels, direction, plan, shape=SHAPE, **costs):
+    costs = kernels.costs() | costs
+    return kernels.step_ns(direction, *shape, products="tf32x3", plan=plan, costs=costs)
+
+
+def follow(kernels, direction, plan, shape=SHAPE):
+    """Runs one pass by this plan, on whatever numbers."""
+    dtype, B, G, H = shape
+    new = {"dtype": getattr(torch, dtype)}
+    y, reserve = torch.zeros(3, B, G, H, **new), torch.zeros(3, B, G, 5 * H, **new)
+    hx, weight_hh = torch.zeros(G, B, H, **new), torch.zeros(G, 4 * H, H, **new)
+    launch = cuda_recurrence.prepare(kernels, direction, y, [False] * G, None, None)
+    launch = launch._replace(plan=plan)
+    if direction == "forward":
+        states = (hx, hx, y, hx.clone(), hx.clone(), None, reserve)
+        cuda_recurrence.forward(launch, y.repeat(1, 1, 1, 4), weight_hh, (), *states)
+    else:
+        kept = (y, reserve, weight_hh, (), hx, hx)
+        cuda_recurrence.backward(launch, y, None, None, None, *kept, True, False)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+@pytest.mark.parametrize(
+    "dtype, B, G, H", [SHAPE, ("float32", 64, 1, 256), ("float16", 1, 1, 2048)]
+)
+def test_the_list_is_ranked_and_its_first_is_taken(kernels, direction, dtype, B, G, H):
+    shape = (dtype, B, G, H)
+    found, refusal = plans(kernels, direction, shape)
+    assert refusal == "" and len(found) > 3
+    expected = [step_ns(kernels, direction, plan, shape) for plan in found]
+    assert expected == sorted(expected)
+    y = torch.empty(2, B, G, H, dtype=getattr(torch, dtype))
+    launch = cuda_recurrence.prepare(kernels, direction, y, [False] * G, None, None)
+    assert launch.plan == found[0]
+
+
+def test_a_call_takes_the_first_of_each_list(kernels, monkeypatch):
+    taken = {}
+    for direction in DIRECTIONS:
+        run = getattr(cuda_recurrence, direction)
+
+        def noted(launch, *arguments, direction=direction, run=run):
+            taken[direction] = launch.plan
+            return run(launch, *arguments)
+
+        monkeypatch.setattr(cuda_recurrence, direction, noted)
+    case = Case(T=2, B=9, H=40, reverse=(False, True))
+    run_case(case, case.inputs(), case.cotangents(), "cuda", torch.bfloat16)
+    assert taken == {direction: plans(kernels, direction)[0][0] for direction in DIRECTIONS}
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_plans_differ_and_fit(kernels, direction):
+    device = {"multiprocessors": 12, "shared_memory": 49152}
+    found, _ = plans(kernels, direction, ("bfloat16", 40, 1, 200), **device)
+    assert len({tuple(plan.values()) for plan in found}) == len(found)
+    for plan in found:
+        assert plan["slices"] * plan["tiles"] <= 12
+        assert plan["shared_bytes"] <= 49152
+    for chosen in ("kernel", "k_warps", "tiles", "chunk_steps"):
+        assert len({plan[chosen] for plan in found}) > 1
+
+
+def test_products_matter_to_float32_only(kernels):
+    """What is asked for products of float32 changes no other type's plans."""
+    for direction, dtype in itertools.product(DIRECTIONS, ("bfloat16", "float16")):
+        first, second = (
+            plans(kernels, direction, (dtype, 1, 1, 2048), products)
+            for products in ("tf32", "tf32x3")
+        )
+        assert first == second and first[0]
+
+
+@pytest.mark.parametrize(
+    "shape, device, reason",
+    [
+        (("float64", 9, 2, 40), {}, "float64 has no resident kernel"),
+        (SHAPE, {"major": 7, "minor": 5}, r"compute capability 7\.5 is below 8\.0"),
+        (("float32", 1, 133, 40), {}, "G=133 groups are more than the 132 multiprocessors"),
+        (("float32", 1, 1, 4096), {}, "W_hh of H=4096, G=1 in float32 takes .* KB"),
+    ],
+)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_an_empty_list_comes_with_the_reason(kernels, direction, shape, device, reason):
+    found, refusal = plans(kernels, direction, shape, **device)
+    assert found == [] and re.match(reason, refusal)
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_plan_with_a_wrong_number_is_refused(kernels, direction):
+    """Before anything is launched; the message says which number of what problem."""
+    right = plans(kernels, direction)[0][0]
+    follow(kernels, direction, right)
+    chosen = ("kernel", "k_warps", "tiles", "chunk_steps")
+    of = f"of the {direction} pass of bfloat16 B=9 G=2 H=40"
+    for name, number in right.items():
+        for wrong in (number + 1, 2 * number + 16):
+            # what is chosen may be another plan, of which the first other number is then wrong
+            message = rf"^plan: (expected one|\w+: expected \d+) {of}, got "
+            if name not in chosen:
+                message = f"^plan: {name}: expected {number} {of}, got {wrong}$"
+            with pytest.raises(ValueError, match=message):
+                step_ns(kernels, direction, right | {name: wrong})
+            with pytest.raises(ValueError, match=message):
+                follow(kernels, direction, right | {name: wrong})
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_what_is_no_plan_is_refused(kernels, direction):
+    right = plans(kernels, direction)[0][0]
+    other = plans(kernels, DIRECTIONS[direction == "forward"])[0][0]
+    larger = plans(kernels, direction, ("bfloat16", 9, 2, 400))[0][0]
+    for plan, message in [
+        ({}, "^plan: kernel: expected a number, got none$"),
+        ({k: v for k, v in right.items() if k != "units"}, "^plan: units: .*, got none$"),
+        (right | {"k_warps": "two"}, "^plan: k_warps: expected a number that fits, got 'two'$"),
+        (
+            right | {"kernel": 2**40},
+            "^plan: kernel: expected a number that fits, got 1099511627776$",
+        ),
+        (right | {"shared_bytes": -1}, "^plan: shared_bytes: expected a number that fits, got -1$"),
+        (right | {"tiles": 0}, "^plan: expected one of the .* pass .*, got .* tiles=0 "),
+        (other, "^plan: .*expected "),
+        (larger, "^plan: .*expected "),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            step_ns(kernels, direction, plan)
+    with pytest.raises(
+        ValueError, match=r"^direction: expected forward or backward, got sideways$"
+    ):
+        plans(kernels, "sideways")
+
+
+def test_a_plan_of_a_larger_gpu_is_refused_by_the_driver(kernels):
+    shape = ("bfloat16", 1, 1, 1024)
+    large = plans(kernels, "forward", shape)[0][0]
+    kernels.pretend(multiprocessors=large["slices"] - 1)
+    try:
+        with pytest.raises(RuntimeError, match="cudaErrorCooperativeLaunchTooLarge"):
+            follow(kernels, "forward", large, shape)
+    finally:
+        kernels.pretend()
+
+
+@pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), "much"])
+def test_costs_are_positive_numbers(kernels, wrong):
+    plan = plans(kernels, "forward")[0][0]
+    with pytest.raises(ValueError, match=r"^costs: barrier: expected "):
+        step_ns(kernels, "forward", plan, barrier=wrong)
+
+
+def test_each_cost_counts(kernels):
+    """Each constant makes some plan slower or faster."""
+    shape = ("float32", 16, 1, 256)
+    found, _ = plans(kernels, "backward", shape)
+    few, _ = plans(kernels, "backward", shape, multiprocessors=20)
+    for name, cost in kernels.costs().items():
+        both = ({}, {name: 20 * cost}), ({}, {name: cost / 20})
+        assert any(
+            step_ns(kernels, "backward", plan, shape, **a)
+            != step_ns(kernels, "backward", plan, shape, **b)
+            for plan in found + few
+            for a, b in both
+        ), name
