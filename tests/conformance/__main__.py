@@ -4,7 +4,8 @@
 
 FOLDER is ``test`` of a torch source tree, at best of the installed version: tests that fail with
 torch's classes too do not count. Each file runs in processes of its own, first with torch's
-classes, which also shows the tests that make an LSTM, then those again with ours.
+classes, which also shows the tests that make an LSTM, then those again with ours. A file of which
+nothing can be compared is a failure.
 """
 
 from __future__ import annotations
@@ -69,8 +70,11 @@ def reason_of(test: str) -> str | None:
     return next((reason for pattern, reason in KNOWN.items() if fnmatch(test, pattern)), None)
 
 
-def compare(folder: Path, file: str, expression: str, scratch: Path) -> dict[str, str]:
-    """Print one row of the table; the tests that pass with torch's classes only, with the error."""
+def compare(folder: Path, file: str, expression: str, scratch: Path) -> dict[str, str] | None:
+    """Print one row of the table; the tests that pass with torch's classes only, with the error.
+
+    None: no test made an LSTM with torch's classes, so nothing was compared.
+    """
     record, only = scratch / "record", scratch / "only"
     torchs = run(folder, file, "torch", record, "-k", expression)
     makers = [test for test, entry in torchs.items() if entry.get("makes_lstm")]
@@ -84,7 +88,7 @@ def compare(folder: Path, file: str, expression: str, scratch: Path) -> dict[str
     print(f"{file:<50}" + "".join(f"{number:>9}" for number in row), flush=True)
     for test, error in errors.items():
         print(f"  {test}\n      {error}\n      {reason_of(test) or 'NOT KNOWN'}", flush=True)
-    return errors
+    return errors if makers else None
 
 
 def main() -> int:
@@ -99,17 +103,23 @@ def main() -> int:
         + "".join(f"{name:>9}" for name in ("run", "lstm", "torch", "ours", "known"))
     )
     errors: dict[str, str] = {}
+    nothing_compared: list[str] = []
     with tempfile.TemporaryDirectory() as scratch:
         for file in arguments.files or SELECTION:
             expression = arguments.expression or SELECTION.get(file, "")
-            errors |= compare(folder, file, expression, Path(scratch))
+            found = compare(folder, file, expression, Path(scratch))
+            if found is None:
+                nothing_compared.append(file)
+            errors |= found or {}
     new = [test for test in errors if reason_of(test) is None]
     if not (arguments.files or arguments.expression):
         for pattern in KNOWN:
             if not any(fnmatch(test, pattern) for test in errors):
                 print(f"known, but nothing fails so any more: {pattern}")
     print(f"\n{len(errors)} pass with torch's classes only, {len(new)} of them for unknown reasons")
-    return 1 if new else 0
+    for file in nothing_compared:
+        print(f"nothing was compared in {file}: no test of it made an LSTM")
+    return 1 if new or nothing_compared else 0
 
 
 if __name__ == "__main__":

@@ -26,7 +26,5 @@ SELECTION = {
     "quantization/eager/test_quantize_eager_ptq.py": "rnn or dynamic",
     "quantization/fx/test_numeric_suite_fx.py": "lstm or mapping or coverage",
     "quantization/fx/test_quantize_fx.py": "lstm or rnn or tuple",
-    "quantization/bc/test_backward_compatibility.py": "lstm",
-    "quantization/ao_migration/test_ao_migration.py": "rnn or dynamic",
     "quantization/jit/test_deprecated_jit_quant.py": "rnn",
 }
