@@ -1,4 +1,4 @@
-"""The command `fastlstm`: models of video, `language`, `experiment`, `info`."""
+"""The command `fastlstm`: models of video, `classify`, `language`, `experiment`, `info`."""
 
 import ctypes
 import platform
@@ -29,6 +29,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         # late, because `info` and `import fastlstm.cli` do without Lightning
         from fastlstm.experiments.command import main as experiments
+        from fastlstm.training.classify_command import ClassifyCommand
         from fastlstm.training.language_command import LanguageCommand
         from fastlstm.training.video_command import VideoCommand
     except ModuleNotFoundError as error:
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     _keep_freed_memory()
     if words[:1] == ["language"]:
         LanguageCommand(words[1:])
+    elif words[:1] == ["classify"]:
+        ClassifyCommand(words[1:])
     elif words[:1] == ["experiment"]:
         experiments(words[1:])
     else:

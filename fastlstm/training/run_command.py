@@ -48,7 +48,9 @@ class RunCommand(LightningCLI, ABC):
         self.throughput = throughput
         # of torch, raised by Lightning at every run; nothing that a user could do about it
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
-        warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # `language` is cut off
+        warnings.filterwarnings(
+            "ignore", "LightningCLI's args parameter"
+        )  # a first word is cut off
         super().__init__(
             task,
             LightningDataModule,

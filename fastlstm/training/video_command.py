@@ -12,8 +12,9 @@ from fastlstm.training.progress import Throughput
 from fastlstm.training.run_command import RunCommand
 
 _DESCRIPTION = (
-    "Train and use LSTM models of video. Besides the commands below, `fastlstm language` trains"
-    " models of text, and `fastlstm info` tells what is installed and which backends run here."
+    "Train and use LSTM models of video. Besides the commands below, `fastlstm classify` trains"
+    " classifiers of video, `fastlstm language` models of text, `fastlstm experiment` runs the"
+    " paper's experiments, and `fastlstm info` tells what is installed and which backends run here."
 )
 
 
