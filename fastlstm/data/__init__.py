@@ -7,6 +7,7 @@ NumPy and torch suffice, but for files that have a package of their own: `pip in
 from fastlstm.data.digits import load_digits
 from fastlstm.data.motions import MOTIONS, MotionMNIST
 from fastlstm.data.moving_mnist import MovingMNIST
+from fastlstm.data.patches import VideoPatches, real_video_files
 from fastlstm.data.sequences import (
     BytesSequence,
     LongSequence,
@@ -31,8 +32,10 @@ __all__ = [
     "SafetensorsSequence",
     "Streams",
     "VideoFrames",
+    "VideoPatches",
     "WindowPlan",
     "load_digits",
     "load_text",
     "open_sequences",
+    "real_video_files",
 ]

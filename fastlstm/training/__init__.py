@@ -12,6 +12,7 @@ from fastlstm.training.figures import PredictionFigure
 from fastlstm.training.finite import StopOnNonFinite
 from fastlstm.training.initialization import SmoothImageWeights
 from fastlstm.training.module import VideoTask
+from fastlstm.training.patch_data import PatchData
 from fastlstm.training.predictions import PredictionWriter
 from fastlstm.training.progress import StepProgressBar, Throughput
 from fastlstm.training.sequence_data import FileSequenceData, SequenceData, TextData
@@ -28,6 +29,7 @@ __all__ = [
     "MotionData",
     "MotionVideoData",
     "MovingMNISTData",
+    "PatchData",
     "PredictionFigure",
     "PredictionWriter",
     "SequenceData",
