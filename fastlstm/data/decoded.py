@@ -2,7 +2,7 @@
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -65,7 +65,7 @@ def decode(path: Path, height: int, color: Literal["gray", "rgb"], cache: Path) 
 
 
 @lru_cache(maxsize=64)  # a map holds a file open, of which a system allows some 1,000
-def mapped(path: Path) -> NDArray[np.uint8]:
+def mapped(path: Path) -> NDArray[Any]:
     """The array of a `.npy` file, of which only what is used is read."""
     return np.load(path, mmap_mode="r", allow_pickle=False)
 

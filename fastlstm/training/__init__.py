@@ -4,6 +4,7 @@ Needs the extra: pip install 'fastlstm[train]'.
 """
 
 from fastlstm.training.action_data import LabelledBatch, MotionData, MotionVideoData
+from fastlstm.training.action_video_data import ActionFutureData, ActionVideoData
 from fastlstm.training.baselines import BaselineErrors, Baselines, frame_error
 from fastlstm.training.checkpoint import AtomicCheckpointIO, StepSeeds, StopBetweenSteps
 from fastlstm.training.classification import ClassificationTask
@@ -20,6 +21,8 @@ from fastlstm.training.sequence_task import SequenceTask
 from fastlstm.training.tbptt import Window, Windows, window_loss
 
 __all__ = [
+    "ActionFutureData",
+    "ActionVideoData",
     "AtomicCheckpointIO",
     "BaselineErrors",
     "Baselines",
