@@ -25,6 +25,12 @@ class PatchData(VideoData):
     frame's is around half of that, 1,536 for the default patches. Every training patch is new,
     though of the same few seconds if the videos are short.
 
+    The default clips have ten seconds of training, of five shots, and other shots in test. There a
+    ridge regression (100 principal components a frame, 8,000 patches) predicts 13 frames after 16
+    with an error of 820 on training patches, 1,035 on val and 572 on test; the last frame, blended
+    with the mean at its best, has 985, 910 and 588. Patches that are not augmented leave the
+    regression behind on test too, 633 to 560. Claims about prediction want more videos.
+
     Args:
         source: a folder of videos, or video files. Default: the clips of `real_video_files`.
         batch_size: patches in a batch, per device.
