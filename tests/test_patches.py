@@ -237,3 +237,10 @@ def test_a_model_of_real_frames_reads_them(clips, tmp_path):
     batch = next(iter(patch_data(clips, tmp_path).train_dataloader()))
     loss = LSTMFuturePredictor(192, 4, frames="real").loss(*batch)
     assert torch.isfinite(loss.total)
+
+
+def test_grey_patches_are_pictures_of_one_channel(clips, tmp_path):
+    data = patch_data(clips, tmp_path, color="gray")
+    frames = next(iter(data.val_dataloader())).frames
+    raw = data._videos("val", 10_001).__getitems__(range(4))[:, :3].reshape(4, 3, 8, 8)
+    torch.testing.assert_close(data.images(frames), torch.from_numpy(raw).transpose(0, 1) / 255)

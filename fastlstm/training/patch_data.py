@@ -75,12 +75,8 @@ class PatchData(VideoData):
         self.height = height
         self.min_motion = min_motion
         self.augment = augment
+        self.frame_shape = (size, size, 3) if color == "rgb" else (size, size)
         self.cache = cache
-
-    @property
-    def channels(self) -> int:
-        """Colour channels: 3 or 1."""
-        return 3 if self.color == "rgb" else 1
 
     @cached_property
     def statistics(self) -> tuple[Tensor, Tensor]:
@@ -89,16 +85,15 @@ class PatchData(VideoData):
         Over 2,000 training patches that are drawn whatever the seed.
         """
         patches = self._videos("train", _STATISTICS_SEED).__getitems__(range(_STATISTICS_SIZE))
-        values = patches.reshape(-1, self.channels)
+        values = patches.reshape(-1, 3 if self.color == "rgb" else 1)
         mean, deviation = values.mean(0, np.float64), values.std(0, np.float64)
         # a channel that never changes would be divided by 0
         return torch.from_numpy(mean).float(), torch.from_numpy(deviation).clamp(min=1).float()
 
-    def images(self, frames: Tensor) -> Tensor:
-        """Standardised frames (..., I) as pictures (..., size, size, channels) in [0, 1]."""
-        mean, deviation = (statistic.to(frames) for statistic in self.statistics)
-        values = frames.unflatten(-1, (self.size, self.size, self.channels))
-        return ((values * deviation + mean) / 255).clamp(0, 1)
+    def images(self, values: Tensor) -> Tensor:
+        """Standardised frames (..., I) as pictures in [0, 1], (..., size, size, 3) if in colour."""
+        mean, deviation = (statistic.to(values) for statistic in self.statistics)
+        return ((values.unflatten(-1, self.frame_shape) * deviation + mean) / 255).clamp(0, 1)
 
     def _videos(self, split: Split, seed: int, length: int = 2**40) -> VideoPatches:
         return VideoPatches(
