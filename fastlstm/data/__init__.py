@@ -4,9 +4,12 @@ NumPy and torch suffice, but for files that have a package of their own: `pip in
 'fastlstm[train]'`.
 """
 
+from fastlstm.data.action_video import ActionClips, Clip, load_actions
 from fastlstm.data.digits import load_digits
 from fastlstm.data.motions import MOTIONS, MotionMNIST
 from fastlstm.data.moving_mnist import MovingMNIST
+from fastlstm.data.patches import VideoPatches, real_video_files
+from fastlstm.data.percepts import Percepts
 from fastlstm.data.sequences import (
     BytesSequence,
     LongSequence,
@@ -21,18 +24,24 @@ from fastlstm.data.video_files import VideoFrames
 
 __all__ = [
     "MOTIONS",
+    "ActionClips",
     "BytesSequence",
+    "Clip",
     "LongSequence",
     "MotionMNIST",
     "MovingMNIST",
     "NumpySequence",
     "ParquetSequence",
+    "Percepts",
     "Piece",
     "SafetensorsSequence",
     "Streams",
     "VideoFrames",
+    "VideoPatches",
     "WindowPlan",
+    "load_actions",
     "load_digits",
     "load_text",
     "open_sequences",
+    "real_video_files",
 ]

@@ -4,6 +4,7 @@ Needs the extra: pip install 'fastlstm[train]'.
 """
 
 from fastlstm.training.action_data import LabelledBatch, MotionData, MotionVideoData
+from fastlstm.training.action_video_data import ActionFutureData, ActionVideoData
 from fastlstm.training.baselines import BaselineErrors, Baselines, frame_error
 from fastlstm.training.checkpoint import AtomicCheckpointIO, StepSeeds, StopBetweenSteps
 from fastlstm.training.classification import ClassificationTask
@@ -12,6 +13,7 @@ from fastlstm.training.figures import PredictionFigure
 from fastlstm.training.finite import StopOnNonFinite
 from fastlstm.training.initialization import SmoothImageWeights
 from fastlstm.training.module import VideoTask
+from fastlstm.training.patch_data import PatchData
 from fastlstm.training.predictions import PredictionWriter
 from fastlstm.training.progress import StepProgressBar, Throughput
 from fastlstm.training.sequence_data import FileSequenceData, SequenceData, TextData
@@ -19,6 +21,8 @@ from fastlstm.training.sequence_task import SequenceTask
 from fastlstm.training.tbptt import Window, Windows, window_loss
 
 __all__ = [
+    "ActionFutureData",
+    "ActionVideoData",
     "AtomicCheckpointIO",
     "BaselineErrors",
     "Baselines",
@@ -28,6 +32,7 @@ __all__ = [
     "MotionData",
     "MotionVideoData",
     "MovingMNISTData",
+    "PatchData",
     "PredictionFigure",
     "PredictionWriter",
     "SequenceData",

@@ -24,7 +24,7 @@ class VideoBatch(NamedTuple):
     future: Tensor
 
 
-def time_first(videos: NDArray[np.uint8]) -> Tensor:
+def time_first(videos: NDArray[Any]) -> Tensor:
     """Videos (B, T, ...) as (T, B, I); free where they lie in memory time first."""
     return torch.from_numpy(np.ascontiguousarray(videos.swapaxes(0, 1))).flatten(2)
 
@@ -63,7 +63,7 @@ class VideoData(EndlessData):
 
     def training_sample(self, count: int) -> VideoBatch:
         """The first `count` training videos as one batch, to fit baselines on."""
-        videos: Any = self._videos("train", self.seed)
+        videos: Any = self._training_videos()
         return self._batch(videos.__getitems__(range(count)))
 
     def images(self, values: Tensor) -> Tensor:

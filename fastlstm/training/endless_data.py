@@ -58,38 +58,32 @@ class EndlessBatches(Sampler[list[int]]):
             number += 1
 
 
-class EndlessData(LightningDataModule, ABC):
-    """What data of videos share; derived classes say which videos, and what a batch is.
+class EndlessTraining(LightningDataModule, ABC):
+    """Training videos without end; derived classes say which videos, and what a batch is.
 
     The training batch of step s is a function of the seed and s, so a run resumed from a
     checkpoint, within an epoch too, sees what the uninterrupted run would have seen. Training has
-    no end of its own: give the Trainer `max_steps`. Validation and test are the same videos
-    whatever the seed, each once.
+    no end of its own: give the Trainer `max_steps`.
 
     Args:
         batch_size: videos in a batch, per device.
         num_workers: processes that make videos; 0 makes them in the training process.
         seed: of the training videos.
-        val_size, test_size: videos in the validation and the test set.
 
     Raises:
         ValueError: a size below 1.
     """
 
-    def __init__(
-        self, batch_size: int, num_workers: int, seed: int, val_size: int, test_size: int
-    ) -> None:
+    def __init__(self, batch_size: int, num_workers: int, seed: int) -> None:
         super().__init__()
-        check_positive(batch_size=batch_size, val_size=val_size, test_size=test_size)
+        check_positive(batch_size=batch_size)
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.seed = seed
-        self.val_size = val_size
-        self.test_size = test_size
 
     @abstractmethod
-    def _videos(self, split: Split, seed: int, length: int = 2**40) -> Dataset[Any]:
-        """The first `length` videos of a split, drawn by `seed`; read by `__getitems__`."""
+    def _training_videos(self) -> Dataset[Any]:
+        """What is trained on, read by `__getitems__`."""
 
     @abstractmethod
     def _batch(self, videos: Any) -> Any:
@@ -101,17 +95,11 @@ class EndlessData(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(
-            self._videos("train", self.seed),
+            self._training_videos(),
             batch_sampler=self._training_batches(),
             collate_fn=self._batch,
             num_workers=self.num_workers,
         )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        return self._evaluation("val", self.val_size)
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        return self._evaluation("test", self.test_size)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         return self.test_dataloader()
@@ -136,6 +124,41 @@ class EndlessData(LightningDataModule, ABC):
         # drawn ahead of time, or of a step that was interrupted, is drawn again.
         trainer = self.trainer
         return trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
+
+
+class EndlessData(EndlessTraining):
+    """`EndlessTraining` on videos that a seed makes; val and test are the first of seeds of theirs.
+
+    So they are the same videos whatever the training seed.
+
+    Args:
+        batch_size, num_workers, seed: of `EndlessTraining`.
+        val_size, test_size: videos in the validation and the test set.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    def __init__(
+        self, batch_size: int, num_workers: int, seed: int, val_size: int, test_size: int
+    ) -> None:
+        super().__init__(batch_size, num_workers, seed)
+        check_positive(val_size=val_size, test_size=test_size)
+        self.val_size = val_size
+        self.test_size = test_size
+
+    @abstractmethod
+    def _videos(self, split: Split, seed: int, length: int = 2**40) -> Dataset[Any]:
+        """The first `length` videos of a split, drawn by `seed`; read by `__getitems__`."""
+
+    def _training_videos(self) -> Dataset[Any]:
+        return self._videos("train", self.seed)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        return self._evaluation("val", self.val_size)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._evaluation("test", self.test_size)
 
     def _evaluation(self, split: Split, length: int) -> DataLoader[Any]:
         return DataLoader(

@@ -1,0 +1,290 @@
+"""UCF-101 and HMDB-51 are read as their authors lay them out; percepts are computed once."""
+
+import numpy as np
+import pytest
+import torch
+from clips import noise, write_clip
+from tiny_training import trainer
+from torch import nn
+
+from fastlstm import LSTMClassifier
+from fastlstm.data import Percepts, VideoFrames, load_actions
+from fastlstm.training import ActionFutureData, ActionVideoData, ClassificationTask
+
+GROUPS = 24  # recordings of each class, in 3 of which official test clips are
+UCF = ("ApplyLipstick", "HandstandPushups")
+HMDB = ("brush_hair", "wave")
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Both data sets, two classes each, with clips of 20 frames but for one of 5."""
+    root = tmp_path_factory.mktemp("actions")
+    clip = write_clip(root / "clip.avi", noise(20)).read_bytes()
+
+    ucf, lists = root / "ucf", root / "ucf" / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    (lists / "classInd.txt").write_text("".join(f"{n + 1} {c}\r\n" for n, c in enumerate(UCF)))
+    train, test = [], []
+    for number, name in enumerate(UCF):
+        (ucf / "UCF-101" / name).mkdir(parents=True)
+        for group in range(1, GROUPS + 1):
+            for part in (1, 2):
+                file = f"{name}/v_{name}_g{group:02}_c{part:02}.avi"
+                (ucf / "UCF-101" / file).write_bytes(clip)
+                if group <= 3:
+                    test.append(f"{file}\n")
+                else:
+                    train.append(f"{file} {number + 1}\n")
+    (lists / "trainlist01.txt").write_text("".join(train))
+    (lists / "testlist01.txt").write_text("".join(test))
+    write_clip(ucf / "UCF-101" / UCF[0] / f"v_{UCF[0]}_g01_c01.avi", noise(5))
+
+    hmdb, lists = root / "hmdb", root / "hmdb" / "testTrainMulti_7030_splits"
+    lists.mkdir(parents=True)
+    for name in HMDB:
+        (hmdb / name).mkdir()
+        lines = []
+        for group in range(GROUPS):
+            file = f"Film_{group}_{name}_u_nm_np1_ba_goo_0.avi"
+            (hmdb / name / file).write_bytes(clip)
+            lines.append(f"{file} {2 if group < 3 else 1} \n")
+        lines.append("left_out.avi 0 \n")
+        (lists / f"{name}_test_split1.txt").write_text("".join(lines))
+    return root
+
+
+class Means(nn.Module):
+    """A backbone: the mean of each colour, weighted, and one number that is always 1."""
+
+    def __init__(self, weight=2.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3,), weight))
+        self.dropout = nn.Dropout(0.5)
+        self.seen = 0
+
+    def forward(self, images):
+        self.seen += len(images)
+        means = self.dropout(images.mean((2, 3))) * self.weight
+        return torch.cat((means, torch.ones(len(images), 1)), 1)
+
+
+PLAIN = {"size": 16, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "batch_size": 8}
+
+
+def percepts(folder, weight=2.0, **options):
+    return Percepts(Means(weight), **{**PLAIN, "cache": folder, **options})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "folder", "classes", "test_size", "size"),
+    [("ucf101", "ucf", UCF, 12, 96), ("hmdb51", "hmdb", HMDB, 6, 48)],
+)
+def test_splits_are_the_official_ones_and_recordings_stay_together(
+    folders, dataset, folder, classes, test_size, size
+):
+    splits = {s: load_actions(dataset, folders / folder, s) for s in ("train", "val", "test")}
+    assert all(split.classes == classes for split in splits.values())
+    clips = {name: split.clips for name, split in splits.items()}
+    assert len(clips["test"]) == test_size
+    assert sum(map(len, clips.values())) == size  # what is marked 0 is in none
+    groups = [{clip.group for clip in part} for part in clips.values()]
+    assert not (groups[0] & groups[1] or groups[0] & groups[2] or groups[1] & groups[2])
+    for clip in (clip for part in clips.values() for clip in part):
+        assert clip.path.parent.name == classes[clip.label] and clip.path.is_file()
+
+
+def test_hmdb_test_clips_are_those_marked_2(folders):
+    clips = load_actions("hmdb51", folders / "hmdb", "test").clips
+    assert {clip.group for clip in clips} == {"Film_0", "Film_1", "Film_2"}
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "says"),
+    [
+        (lambda f: load_actions("kinetics", f), ValueError, "dataset: expected one of"),
+        (lambda f: load_actions("ucf101", f, "all"), ValueError, "split: expected one of"),
+        (lambda f: load_actions("ucf101", f, fold=4), ValueError, "fold: expected one of"),
+        (lambda f: load_actions("ucf101", f / "no"), FileNotFoundError, "folder: .* is absent"),
+        (lambda f: load_actions("ucf101", f), FileNotFoundError, r"classInd\.txt is absent"),
+        (lambda f: load_actions("hmdb51", f), FileNotFoundError, r"<class>_test_split1\.txt"),
+        (
+            lambda f: load_actions("ucf101", f / "ucf", fold=2),
+            FileNotFoundError,
+            r"trainlist02\.txt is absent",
+        ),
+    ],
+)
+def test_what_is_missing_is_named(folders, call, error, says):
+    with pytest.raises(error, match=says):
+        call(folders)
+
+
+def test_missing_clips_and_wrong_lines_are_named(tmp_path):
+    lists = tmp_path / "ucfTrainTestlist"
+    lists.mkdir()
+    (lists / "classInd.txt").write_text("1 Archery\n")
+    (lists / "testlist01.txt").write_text("Archery/v_Archery_g01_c01.avi\n")
+    with pytest.raises(FileNotFoundError, match="a folder of clips for each class"):
+        load_actions("ucf101", tmp_path, "test")
+    (tmp_path / "Archery").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"the 1 test clips .* 1 are absent.*g01_c01"):
+        load_actions("ucf101", tmp_path, "test")
+    for line in ("Boxing/v_Boxing_g01_c01.avi", "nothing"):
+        (lists / "testlist01.txt").write_text(line)
+        with pytest.raises(ValueError, match="expected lines of <class>/<clip>"):
+            load_actions("ucf101", tmp_path, "test")
+    (lists / "testlist01.txt").write_text("")
+    with pytest.raises(ValueError, match="clips of the test split"):
+        load_actions("ucf101", tmp_path, "test")
+    (lists / "classInd.txt").write_text("Archery\n")
+    with pytest.raises(ValueError, match="expected lines of 2 words, got 'Archery'"):
+        load_actions("ucf101", tmp_path, "test")
+
+
+def test_percepts_are_what_the_backbone_makes_of_the_square_in_the_middle(folders, tmp_path):
+    video, backbone = folders / "clip.avi", Means()
+    got = Percepts(backbone, **PLAIN, cache=tmp_path)(video)
+    frames = VideoFrames(video, (16, 24), "rgb")[0:20][:, :, 4:20]
+    expected = np.concatenate((2 * frames.mean((1, 2)) / 255, np.ones((20, 1))), 1)
+    np.testing.assert_allclose(got, expected, rtol=1e-5)
+    assert got.dtype == np.float32 and backbone.training and backbone.seen == 20
+
+    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
+    scaled = percepts(tmp_path, mean=mean, std=std)(video)
+    standard = 2 * (frames.mean((1, 2)) / 255 - mean) / std
+    np.testing.assert_allclose(scaled[:, :3], standard, rtol=1e-4, atol=1e-5)
+
+
+def test_percepts_are_computed_once_and_again_if_anything_changes(folders, tmp_path):
+    def seen(weight=2.0, **options):
+        made = percepts(tmp_path, weight, **options)
+        made(video)
+        return made.backbone.seen
+
+    video = write_clip(tmp_path / "a.avi", noise(6))
+    assert [seen(), seen()] == [6, 0]
+    changes = ({"weight": 3.0}, {"size": 8}, {"mean": (0.5, 0.0, 0.0)}, {"description": "fc7"})
+    for change in changes:
+        assert [seen(**change), seen(**change)] == [6, 0]
+    assert seen(batch_size=1) == 0
+    write_clip(video, noise(7))
+    assert seen() == 7
+
+
+def test_interrupted_percepts_leave_no_file_and_go_on_with_the_next(folders, tmp_path):
+    class Breaks(Means):
+        breaks = True
+
+        def forward(self, images):
+            if self.breaks and self.seen >= 8:
+                raise KeyboardInterrupt
+            return super().forward(images)
+
+    backbone = Breaks()
+    made = Percepts(backbone, **PLAIN, cache=tmp_path / "cache")
+    with pytest.raises(KeyboardInterrupt):
+        made(folders / "clip.avi")
+    assert not list((tmp_path / "cache").iterdir())
+    backbone.breaks = False
+    assert made(folders / "clip.avi").shape == (20, 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"size": 0}, "size: expected at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
+        ({"mean": (0.5,)}, "mean: expected 3 numbers, got 1"),
+    ],
+)
+def test_arguments_of_percepts_are_checked(tmp_path, options, says):
+    with pytest.raises(ValueError, match=says):
+        percepts(tmp_path, **options)
+
+
+def test_what_is_no_backbone_or_no_video_is_named(folders, tmp_path):
+    with pytest.raises(ValueError, match=r"backbone: expected features \(8, D\), got \(8, 3, 16"):
+        Percepts(nn.Identity(), **PLAIN, cache=tmp_path)(folders / "clip.avi")
+    with pytest.raises(FileNotFoundError, match="video: expected a video file"):
+        percepts(tmp_path)(tmp_path / "absent.avi")
+
+
+@pytest.fixture
+def action_data(folders, tmp_path_factory):
+    cache = tmp_path_factory.getbasetemp() / "percepts"
+
+    def make(kind=ActionVideoData, **options):
+        made = percepts(cache, size=16)
+        return kind("ucf101", str(folders / "ucf"), made, **{"batch_size": 6, **options})
+
+    return make
+
+
+def test_training_windows_lie_in_their_clips_and_all_clips_come_up(action_data):
+    data = action_data(window=8, batch_size=16)
+    assert data.classes == UCF
+    clips = data.clips("train")
+    batch = next(iter(data.train_dataloader()))
+    assert batch.frames.shape == (8, 16, 4) and batch.frames.dtype == torch.float32
+    windows = data._training_videos()
+    frames, labels = windows.__getitems__(range(len(clips)))
+    assert sorted(labels) == sorted(clip.label for clip in clips)
+    whole = data.percepts(clips[0].path)  # all clips are one video here, but for a test clip
+    places = [
+        [t for t in range(13) if np.array_equal(whole[t : t + 8], window)] for window in frames
+    ]
+    assert all(places) and len({place[0] for place in places}) > 4
+    again, _ = action_data(window=8)._training_videos().__getitems__([5, 3])
+    np.testing.assert_array_equal(again, frames[[5, 3]])
+
+
+def test_a_short_clip_goes_on_with_its_last_frame(action_data):
+    data = action_data(window=30)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.frames.shape[0] == 30
+    assert torch.equal(batch.frames[20:], batch.frames[19].expand(10, -1, -1))
+
+
+def test_few_labels_are_the_same_clips_of_each_class(action_data):
+    few = action_data(labels_per_class=3).clips("train")
+    assert few == action_data(labels_per_class=3).clips("train")
+    assert [clip.label for clip in few] == [0, 0, 0, 1, 1, 1] and len(set(few)) == 6
+    assert few != action_data(labels_per_class=3, seed=1).clips("train")
+    with pytest.raises(ValueError, match=r"labels_per_class: .* of ApplyLipstick, got 99"):
+        action_data(labels_per_class=99).clips("train")
+
+
+def test_a_clip_is_tested_by_all_its_windows(action_data, tmp_path):
+    data = action_data(window=8, stride=4)
+    batches = list(data.test_dataloader())
+    assert [batch.windows.item() for batch in batches] == [1] + [4] * 11  # the first has 5 frames
+    assert batches[0].frames.shape == (5, 1, 4)
+    task = ClassificationTask(LSTMClassifier(4, 5, 2))
+    (got,) = trainer(tmp_path).test(task, datamodule=data, verbose=False)
+    clips = data.clips("test")
+    with torch.no_grad():
+        right = [
+            task.model.video_probabilities(torch.from_numpy(data.percepts(c.path).copy()), 8, 4)
+            .argmax()
+            .item()
+            == c.label
+            for c in clips
+        ]
+    assert got["test/accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_a_classifier_and_a_video_model_train_on_percepts(action_data, tmp_path):
+    t = trainer(tmp_path, max_steps=2, val_check_interval=2)
+    t.fit(ClassificationTask(LSTMClassifier(4, 5, 2)), datamodule=action_data())
+    assert "val/accuracy" in t.callback_metrics
+    data = action_data(ActionFutureData, input_frames=6, future_frames=3, val_size=4, test_size=4)
+    batch = next(iter(data.train_dataloader()))
+    assert batch.frames.shape == (6, 6, 4) and batch.future.shape == (3, 6, 4)
+    assert next(iter(data.val_dataloader())).frames.shape == (6, 4, 4)
+
+
+@pytest.mark.parametrize("name", ["batch_size", "window", "stride", "labels_per_class"])
+def test_data_arguments_are_checked(action_data, name):
+    with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
+        action_data(**{name: 0})
