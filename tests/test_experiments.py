@@ -180,7 +180,7 @@ def test_the_rest_of_the_experiments_and_their_report(out, tmp_path):
     assert domains["2"]["copy_last"] != domains["3"]["copy_last"]
     assert set(features(here)["extent"]["moving_mnist"]) >= {"input gate", "future output"}
     recognised = actions(here)
-    assert recognised["accuracy"].keys() == {"new weights", "composite"}
+    assert recognised["accuracy"].keys() == {"new weights", "composite", "composite, frozen"}
     kept = list((out / "runs" / "classify").glob("*.json"))
     before = {file: file.stat().st_mtime_ns for file in kept}
     compared_at = comparison(here)["accuracy"]

@@ -25,9 +25,14 @@ def actions(setting: Setting) -> dict[str, Any]:
     """
     settings, trials = _prepared(setting)
     chosen = settings["classify"]
-    models = (_NEW, chosen["model"])
+    starts = {
+        _NEW: (_NEW, False),
+        chosen["model"]: (chosen["model"], False),
+        f"{chosen['model']}, frozen": (chosen["model"], True),
+    }
     accuracy = {
-        model: {n: trials.spread(model, n) for n in chosen["labels_per_class"]} for model in models
+        name: {n: trials.spread(model, n, frozen) for n in chosen["labels_per_class"]}
+        for name, (model, frozen) in starts.items()
     }
     most = max(chosen["labels_per_class"])
     baselines = {
@@ -89,18 +94,24 @@ class Trials:
         self.chosen = chosen
         self.seeds: Sequence[int] = chosen["seeds"]
 
-    def spread(self, model: str, labels: int, **options: Any) -> dict[str, Any]:
+    def spread(
+        self, model: str, labels: int, frozen: bool = False, **options: Any
+    ) -> dict[str, Any]:
         """Accuracy over the seeds: of the labelled videos, their order and what is drawn anew.
 
         Args:
             model: whose encoder to start from, or "new weights".
             labels: labelled videos of each class.
+            frozen: train the softmax alone.
             options: of `MotionData`.
         """
-        return spread(self._accuracy(model, labels, seed, options) for seed in self.seeds)
+        return spread(self._accuracy(model, labels, seed, frozen, options) for seed in self.seeds)
 
-    def _accuracy(self, model: str, labels: int, seed: int, options: dict[str, Any]) -> float:
-        words = [model.replace(" ", "_"), f"labels{labels}", *sorted(options), f"seed{seed}"]
+    def _accuracy(
+        self, model: str, labels: int, seed: int, frozen: bool, options: dict[str, Any]
+    ) -> float:
+        words = [model.replace(" ", "_"), *(["frozen"] if frozen else []), f"labels{labels}"]
+        words += [*sorted(options), f"seed{seed}"]
         file = self.setting.out / "runs" / "classify" / f"{'-'.join(words)}.json"
         asked = {**self.settings, "classify": self.chosen, "words": list(self.setting.words)}
         if file.exists():
@@ -109,7 +120,7 @@ class Trials:
                 return float(kept["accuracy"])
         start = self._start(model, seed)
         print(f"classifier: {', '.join(words)}", flush=True)
-        accuracy = self._train(start, labels, seed, options)
+        accuracy = self._train(start, labels, seed, frozen, options)
         print(f"classifier: {', '.join(words)}: {accuracy:.1%}", flush=True)
         write_json(file, {"accuracy": accuracy, "asked": asked})
         return accuracy
@@ -125,12 +136,15 @@ class Trials:
             SmoothImageWeights(**callback["init_args"]).apply(fresh)
         return fresh
 
-    def _train(self, start: VideoLSTM, labels: int, seed: int, options: dict[str, Any]) -> float:
+    def _train(
+        self, start: VideoLSTM, labels: int, seed: int, frozen: bool, options: dict[str, Any]
+    ) -> float:
         chosen = self.chosen
         seed_everything(seed, verbose=False)
         classifier = LSTMClassifier.from_encoder(
             start, len(MotionData.classes), dropout=chosen["dropout"]
         )
+        classifier.encoder.requires_grad_(not frozen)
         data = MotionData(
             chosen["batch_size"],
             chosen["num_frames"],
@@ -142,7 +156,7 @@ class Trials:
         )
         task = ClassificationTask(
             classifier,
-            partial(torch.optim.Adam, lr=chosen["lr"], fused=True),
+            partial(torch.optim.Adam, lr=chosen["frozen_lr" if frozen else "lr"], fused=True),
             warmup_steps=10,
             input_lr_scale=chosen["input_lr_scale"],
         )
