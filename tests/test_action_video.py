@@ -7,9 +7,15 @@ from clips import noise, write_clip
 from tiny_training import trainer
 from torch import nn
 
-from fastlstm import LSTMClassifier
+from fastlstm import CompositeLSTM, LSTMClassifier
 from fastlstm.data import Percepts, VideoFrames, load_actions
-from fastlstm.training import ActionFutureData, ActionVideoData, ClassificationTask
+from fastlstm.training import (
+    ActionFutureData,
+    ActionVideoData,
+    ClassificationTask,
+    PredictionFigure,
+    VideoTask,
+)
 
 GROUPS = 24  # recordings of each class, in 3 of which official test clips are
 UCF = ("ApplyLipstick", "HandstandPushups")
@@ -282,6 +288,13 @@ def test_a_classifier_and_a_video_model_train_on_percepts(action_data, tmp_path)
     batch = next(iter(data.train_dataloader()))
     assert batch.frames.shape == (6, 6, 4) and batch.future.shape == (3, 6, 4)
     assert next(iter(data.val_dataloader())).frames.shape == (6, 4, 4)
+    figure = PredictionFigure()
+    t = trainer(tmp_path, figure, max_steps=2, val_check_interval=2)
+    t.fit(VideoTask(CompositeLSTM(4, 5, frames="real")), datamodule=data)
+    assert "val/future" in t.callback_metrics
+    assert figure.latest is None  # percepts are no pictures
+    with pytest.raises(ValueError, match="values: expected pictures, got the frames of ActionFut"):
+        data.images(batch.frames)
 
 
 @pytest.mark.parametrize("name", ["batch_size", "window", "stride", "labels_per_class"])

@@ -57,6 +57,22 @@ def test_no_label_is_cut_off(tmp_path):
         assert (edge == 255).all()
 
 
+def test_frames_of_three_colours_are_drawn_as_the_data_says(tmp_path):
+    class Colours:
+        def images(self, values):
+            return values.unflatten(-1, (SIDE, SIDE // 3, 3)).clamp(0, 1)
+
+    task = VideoTask(tiny_model(Mirror))
+    batch = next(iter(tiny_data().val_dataloader()))
+    shown = VideoPictures.of(task, batch, 2, Colours())
+    assert shown.frames.shape == (3, 2, SIDE, SIDE // 3, 3)
+    canvas = prediction_strip(shown, "title").axes[0].images[0].get_array()
+    np.testing.assert_array_equal(canvas[:SIDE, : SIDE // 3], shown.frames[0, 0])
+    save_gif(shown, tmp_path / "x.gif")
+    with Image.open(tmp_path / "x.gif") as gif:
+        assert gif.n_frames == 7
+
+
 def test_the_gif_has_a_frame_for_every_time_step(tmp_path):
     save_gif(pictures(), tmp_path / "x.gif", zoom=1)
     with Image.open(tmp_path / "x.gif") as gif:

@@ -101,12 +101,13 @@ def _variants(results: Results, folder: str, column: int, unit: str) -> str:
         if (first, second) in conditions:
             words += f"; teacher-forced, {compared(forced[first], forced[second])}"
         says.append(words + ".")
-    minutes = sum(sum(of["values"]) for of in results["seconds"].values()) / 60
+    minutes = [seconds / 60 for of in results["seconds"].values() for seconds in of["values"]]
     return "\n".join(
         [
             f"H = {results['hidden_size']}, {results['steps']} steps, seeds"
             f" {', '.join(map(str, results['seeds']))}; {unit} per frame on held-out videos,"
-            f" mean ± standard deviation over seeds. {minutes:.0f} minutes in all.\n",
+            " mean ± standard deviation over seeds. A run took"
+            f" {min(minutes):.0f} to {max(minutes):.0f} minutes, test included.\n",
             table(["model", "reconstruction", "future, forced", "future, own", "paper"], rows),
             "Future error in closed loop:\n",
             *says,
@@ -265,8 +266,8 @@ models look at neighbouring pixels at every step; these see a frame as 4,096 num
 learn where pixels lie. `benchmarks/gpu/paper.py` trains the 2,048-unit model on a GPU for ten
 minutes; it has not been run on one yet.
 
-There are no figures for UCF-101 and HMDB-51, whose videos do not come with this library. Readers of
-both, and percepts of any image network given to them, are in `fastlstm.data`.
+There are no figures for UCF-101 and HMDB-51, whose videos do not come with this library:
+[action_videos.md](action_videos.md) has the way to them.
 """
 
 _SECTIONS: dict[str, tuple[str, Callable[[Results, str], str]]] = {

@@ -38,8 +38,8 @@ class VideoData(EndlessData):
         future_frames: frames it predicts (T_out), at least 1.
     """
 
-    frame_shape: tuple[int, ...]
-    """(h, w) or (h, w, 3): what the I values of a frame are."""
+    frame_shape: tuple[int, ...] | None = None
+    """(h, w) or (h, w, 3): what the I values of a frame are; None: they are no picture."""
 
     def __init__(
         self,
@@ -67,7 +67,13 @@ class VideoData(EndlessData):
         return self._batch(videos.__getitems__(range(count)))
 
     def images(self, values: Tensor) -> Tensor:
-        """Frames as a model reads and emits them, (..., I), as pictures in [0, 1]."""
+        """Frames as a model reads and emits them, (..., I), as pictures in [0, 1].
+
+        Raises:
+            ValueError: frames that are none.
+        """
+        if self.frame_shape is None:
+            raise ValueError(f"values: expected pictures, got the frames of {type(self).__name__}")
         return values.unflatten(-1, self.frame_shape).clamp(0, 1)
 
     @abstractmethod

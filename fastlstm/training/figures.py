@@ -71,6 +71,11 @@ class VideoPictures:
         return [(label, v) for label, v in zip(labels, values, strict=True) if v is not None]
 
 
+def has_pictures(trainer: Trainer) -> bool:
+    """Whether the datamodule's frames can be drawn: percepts, for one, cannot."""
+    return getattr(trainer.datamodule, "frame_shape", ()) is not None  # type: ignore[attr-defined]
+
+
 def _square(values: Tensor) -> Tensor:
     """(..., I) to (..., side, side)."""
     side = round(values.shape[-1] ** 0.5)
@@ -157,6 +162,8 @@ def _gif_frame(
 class PredictionFigure(Callback):
     """At every validation, a PNG strip and a GIF of its first videos, and the strip in TensorBoard.
 
+    Nothing is drawn of data whose frames are no pictures.
+
     Args:
         folder: where `step_000500.png` and `.gif` go. Default: `figures` in the run's folder
             (the trainer's default_root_dir).
@@ -182,6 +189,8 @@ class PredictionFigure(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if batch_idx or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        if not has_pictures(trainer):
             return
         pictures = VideoPictures.of(
             pl_module,

@@ -10,11 +10,18 @@ from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
 from fastlstm.training.datamodule import VideoBatch
-from fastlstm.training.figures import VideoPictures, prediction_strip, save_gif
+from fastlstm.training.figures import (
+    VideoPictures,
+    has_pictures,
+    prediction_strip,
+    save_gif,
+)
 
 
 class PredictionWriter(BasePredictionWriter):
     """Writes each predicted batch as `batch_000.npz`, and its first videos as PNG strip and GIF.
+
+    Of data whose frames are no pictures there are only the arrays.
 
     The arrays: `frames` (T_in, B, I) and `future` (T_out, B, I) uint8 as read, `prediction`
     (T_out, B, I) float32 in closed loop.
@@ -51,6 +58,9 @@ class PredictionWriter(BasePredictionWriter):
             "prediction": prediction.float().cpu().numpy(),
         }
         np.savez_compressed(path, **arrays)
+        self.written.append(path)
+        if not has_pictures(trainer):
+            return
         pictures = VideoPictures.of(
             pl_module,
             batch,
@@ -60,4 +70,4 @@ class PredictionWriter(BasePredictionWriter):
         title = f"{type(pl_module.model).__name__}, {len(prediction)} frames in closed loop"
         prediction_strip(pictures, title).savefig(path.with_suffix(".png"), dpi=100)
         save_gif(pictures, path.with_suffix(".gif"))
-        self.written += [path, path.with_suffix(".png"), path.with_suffix(".gif")]
+        self.written += [path.with_suffix(".png"), path.with_suffix(".gif")]
