@@ -174,7 +174,7 @@ def test_strips_show_every_frame_where_it_belongs():
 def test_the_rest_of_the_experiments_and_their_report(out, tmp_path):
     here = setting(out)
     scales = time_scales(here)
-    assert len(scales["errors_by_step"]["model"]) == 12
+    assert len(scales["errors_by_step"]["composite"]) == 12
     domains = out_of_domain(here)["errors"]
     assert domains["1"]["mean_frame"] < domains["2"]["mean_frame"]
     assert domains["2"]["copy_last"] != domains["3"]["copy_last"]

@@ -127,18 +127,24 @@ def _patches(results: Results, folder: str) -> str:
 
 def _time_scales(results: Results, folder: str) -> str:
     errors, still = results["errors_by_step"], results["restlessness"]
-    steps = len(errors["model"])
+    steps = len(next(iter(errors.values())))
     shown = [s for s in (1, 5, 10, 20, 50, 100) if s <= steps]
     rows = [[_name(name), *(f"{e[s - 1]:.0f}" for s in shown)] for name, e in errors.items()]
     return "\n".join(
         [
-            f"The {_name(results['model'])} model, trained on {results['trained_on']} frames of"
-            f" future, predicts {steps}.\n",
+            f"Models trained on {results['trained_on']} frames of future predict {steps}, from"
+            " nothing but their state, or reading what they emitted.\n",
             table(["error at step", *map(str, shown)], rows),
-            f"Over the last {results['restlessness_over']} steps a unit's h varies with a standard"
-            f" deviation of {still['trained']:.3f} in the trained model and"
-            f" {still['untrained']:.4f} in an untrained one, averaged over units.\n",
-            _figure(folder, "activity", "200 units over 110 steps, trained and untrained"),
+            f"Over the last {results['restlessness_over']} steps a unit's h has a standard"
+            " deviation in time, averaged over units, of "
+            + ", ".join(f"{value:.4f} ({_name(name)})" for name, value in still.items())
+            + ". The paper's units, after days of training, go on oscillating; here a model has"
+            " settled where this is near 0, and its picture is a blur that stands still.\n",
+            _figure(
+                folder,
+                "activity",
+                "200 units over 110 steps, of trained models and of an untrained one",
+            ),
             _figure(folder, "errors", "error by step"),
             _figure(folder, "strips", "frames of the far future"),
         ]

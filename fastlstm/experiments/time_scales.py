@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from fastlstm.decoding import decode
@@ -46,53 +47,65 @@ def restlessness(units: Tensor) -> float:
 
 @torch.no_grad()
 def time_scales(setting: Setting) -> dict[str, Any]:
-    """Errors by step, activity of a trained and of an untrained model, and the frames shown."""
+    """Errors by step, activity of trained models and of an untrained one, and the frames shown."""
     settings = setting.settings("time_scales")
-    steps, of = settings["steps"], setting.settings(settings["experiment"])
-    run = setting.first_run(settings["experiment"], settings["model"])
-    model = run.model()
+    steps, experiment = settings["steps"], settings["experiment"]
+    of = setting.settings(experiment)
+    models = {name: setting.first_run(experiment, name).model() for name in settings["models"]}
     torch.manual_seed(0)
-    untrained = type(model)(**model.config).eval()
+    first = next(iter(models.values()))
+    untrained = type(first)(**first.config).eval()
 
     data = data_of(of, future_frames=steps, batch_size=settings["videos"])
     frames, future = map(floats, next(iter(data.test_dataloader())))
-    predicted = model.predict(frames, steps)
     past, to_come = map(floats, data.training_sample(settings["videos"]))
-    mean = BaselineErrors.fit(past, to_come, model.frames)
+    mean_frame = BaselineErrors.fit(past, to_come, first.frames).mean_frame
+    predicted = {name: model.predict(frames, steps) for name, model in models.items()}
 
     def by_step(prediction: Tensor) -> list[float]:
         pairs = zip(prediction.expand_as(future).split(1), future.split(1), strict=True)
-        return [float(frame_error(p, truth, model.frames)) for p, truth in pairs]
+        return [float(frame_error(p, truth, first.frames)) for p, truth in pairs]
 
-    errors = {"model": by_step(predicted), "mean_frame": by_step(mean.mean_frame)}
+    errors = {name: by_step(p) for name, p in {**predicted, "mean frame": mean_frame}.items()}
     units = {
-        "trained": activity(model, frames[:, :1], steps),
-        "untrained": activity(untrained, frames[:, :1], steps),
+        name: activity(model, frames[:, :1], steps)
+        for name, model in {**models, "untrained composite": untrained}.items()
     }
-    last = steps // 2
-    shown = [0, 4, *range(9, steps, 10)]
-    truth, model_says = (data.images(part[shown, :2]).numpy() for part in (future, predicted))
-    given = data.images(frames[:, :2]).numpy()
-    reconstructed = data.images(model.reconstruct(frames[:, :2]).flip(0)).numpy()
-    chosen = torch.randperm(units["trained"].shape[2], generator=torch.Generator().manual_seed(0))
-    chosen = chosen[: settings["units"]]
+    trained_on = of["fit"]["data"]["init_args"]["future_frames"]
+    chosen = torch.randperm(untrained.config["hidden_size"])[: settings["units"]]
     return setting.write(
         "time_scales",
         {
-            "model": settings["model"],
-            "trained_on": of["fit"]["data"]["init_args"]["future_frames"],
+            "trained_on": trained_on,
             "errors_by_step": errors,
-            "restlessness": {name: restlessness(h[-last:]) for name, h in units.items()},
-            "restlessness_over": last,
+            "restlessness": {name: restlessness(h[-(steps // 2) :]) for name, h in units.items()},
+            "restlessness_over": steps // 2,
         },
         activity=activity_maps(
-            {name: h[:, 0, chosen].T.numpy() for name, h in units.items()}, len(frames)
+            {name.replace("_", " "): h[:, 0, chosen].T.numpy() for name, h in units.items()},
+            len(frames),
         ),
-        errors=error_curve(errors, of["fit"]["data"]["init_args"]["future_frames"]),
-        strips=strips(
-            [
-                Strip("input | frames 1, 5, 10, 20 ...", given, truth),
-                Strip("composite", reconstructed, model_says),
-            ]
-        ),
+        errors=error_curve(errors, trained_on),
+        strips=_strips(data, models, frames, future, predicted),
     )
+
+
+def _strips(
+    data: Any,
+    models: dict[str, VideoLSTM],
+    frames: Tensor,
+    future: Tensor,
+    predicted: dict[str, Tensor],
+) -> Figure:
+    """Two videos: what was read, and the future at steps 1, 5 and every tenth."""
+    shown = [0, 4, *range(9, len(future), 10)]
+
+    def row(label: str, past: Tensor, to_come: Tensor) -> Strip:
+        halves = (data.images(half[:, :2]).numpy() for half in (past, to_come[shown]))
+        return Strip(label, *halves)
+
+    rows = [row("input | steps 1, 5, 10, 20 ...", frames, future)]
+    for name, model in models.items():
+        past = model.reconstruct(frames[:, :2]).flip(0)
+        rows.append(row(name.replace("_", " "), past, predicted[name]))
+    return strips(rows)
