@@ -10,14 +10,8 @@ from fastlstm.modules import LSTM
 from fastlstm.segmented import segmented_loss
 from fastlstm.sequence import lstm_sequence
 from fastlstm.types import LSTMWeights
-from fastlstm.video import (
-    CompositeLSTM,
-    LSTMAutoencoder,
-    LSTMFuturePredictor,
-    VideoLoss,
-    VideoLSTM,
-    VideoOutput,
-)
+from fastlstm.video import VideoLoss, VideoLSTM, VideoOutput
+from fastlstm.video_models import CompositeLSTM, LSTMAutoencoder, LSTMFuturePredictor
 
 __version__ = "0.1.0"
 

@@ -1,4 +1,4 @@
-"""Video representations by LSTMs: autoencoder, future predictor and the composite of both.
+"""Video representations by LSTMs: an encoder, decoders, and what models of them have in common.
 
 The models of Srivastava, Mansimov and Salakhutdinov, "Unsupervised Learning of Video
 Representations using LSTMs" (ICML 2015, arXiv:1502.04681): an encoder reads the frames, and its
@@ -51,7 +51,7 @@ class VideoLoss(NamedTuple):
 
 
 class VideoLSTM(nn.Module):
-    """What the three models share; use :class:`CompositeLSTM` or one of its halves.
+    """What the three models share; use :class:`fastlstm.CompositeLSTM` or one of its halves.
 
     Each decoder is unconditional (it reads nothing) or conditional (from its second step on it
     reads the frame before: the true one in training; at test the future decoder reads its own
@@ -312,88 +312,3 @@ class VideoLSTM(nn.Module):
     @property
     def _name(self) -> str:
         return type(self).__name__
-
-
-class LSTMAutoencoder(VideoLSTM):
-    """Encoder and reconstructing decoder; other arguments as in :class:`VideoLSTM`.
-
-    Args:
-        conditional: the decoder reads the frame before. Default: False.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        *,
-        conditional: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            reconstruction=conditional,
-            future=None,
-            **options,
-        )
-        self.config["conditional"] = conditional
-
-
-class LSTMFuturePredictor(VideoLSTM):
-    """Encoder and predicting decoder; other arguments as in :class:`VideoLSTM`.
-
-    Args:
-        conditional: the decoder reads the frame before. Default: False.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        *,
-        conditional: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            reconstruction=None,
-            future=conditional,
-            **options,
-        )
-        self.config["conditional"] = conditional
-
-
-class CompositeLSTM(VideoLSTM):
-    """Encoder, reconstructing and predicting decoder; other arguments as in :class:`VideoLSTM`.
-
-    Args:
-        conditional_reconstruction: the reconstructing decoder reads the frame before.
-            Default: False.
-        conditional_future: the predicting decoder does. Default: False.
-    """
-
-    def __init__(
-        self,
-        input_size: int,
-        hidden_size: int,
-        num_layers: int = 1,
-        *,
-        conditional_reconstruction: bool = False,
-        conditional_future: bool = False,
-        **options: Any,
-    ) -> None:
-        super().__init__(
-            input_size,
-            hidden_size,
-            num_layers,
-            reconstruction=conditional_reconstruction,
-            future=conditional_future,
-            **options,
-        )
-        self.config["conditional_reconstruction"] = conditional_reconstruction
-        self.config["conditional_future"] = conditional_future

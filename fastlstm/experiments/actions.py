@@ -13,7 +13,8 @@ from fastlstm.experiments.pictures import label_curves
 from fastlstm.experiments.runs import write_json
 from fastlstm.experiments.setting import Setting, spread
 from fastlstm.training import ClassificationTask, MotionData, SmoothImageWeights
-from fastlstm.video import CompositeLSTM, VideoLSTM
+from fastlstm.video import VideoLSTM
+from fastlstm.video_models import CompositeLSTM
 
 _NEW = "new weights"
 
