@@ -147,7 +147,7 @@ class Trials:
         )
         classifier.encoder.requires_grad_(not frozen)
         data = MotionData(
-            chosen["batch_size"],
+            min(chosen["batch_size"], labels * len(MotionData.classes)),
             chosen["num_frames"],
             labels_per_class=labels,
             size=chosen["size"],
