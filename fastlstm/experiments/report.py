@@ -138,8 +138,15 @@ def _time_scales(results: Results, folder: str) -> str:
             f"Over the last {results['restlessness_over']} steps a unit's h has a standard"
             " deviation in time, averaged over units, of "
             + ", ".join(f"{value:.4f} ({_name(name)})" for name, value in still.items())
-            + ". The paper's units, after days of training, go on oscillating; here a model has"
-            " settled where this is near 0, and its picture is a blur that stands still.\n",
+            + ". Near 0 a model has settled, and its picture stands still; above, its units"
+            " go on as the paper's do.",
+            *(
+                f"The error of {_name(name)} is above the mean frame's from step"
+                f" {_crossing(found, errors['mean frame'])} on."
+                for name, found in errors.items()
+                if name != "mean frame" and _crossing(found, errors["mean frame"]) <= steps
+            ),
+            "",
             _figure(
                 folder,
                 "activity",
@@ -149,6 +156,12 @@ def _time_scales(results: Results, folder: str) -> str:
             _figure(folder, "strips", "frames of the far future"),
         ]
     )
+
+
+def _crossing(errors: Sequence[float], level: Sequence[float]) -> int:
+    """The first step, from 1, with an error above the level; one more than there are if none."""
+    pairs = zip(errors, level, strict=True)
+    return next((step for step, (e, at) in enumerate(pairs, 1) if e > at), len(errors) + 1)
 
 
 def _out_of_domain(results: Results, folder: str) -> str:
