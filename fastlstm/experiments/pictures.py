@@ -98,7 +98,7 @@ def feature_grids(features: Mapping[str, Images], columns: int = 20) -> Figure:
     """
     across = 2
     down = -(-len(features) // across)
-    figure = Figure((16, 4.4 * down), layout="constrained")
+    figure = Figure((9, 2.5 * down), layout="constrained")  # noise makes large files
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")
@@ -110,7 +110,7 @@ def feature_grids(features: Mapping[str, Images], columns: int = 20) -> Figure:
         rows = tiles.reshape(-1, columns, *tiles.shape[1:])
         grid = np.concatenate([np.concatenate(list(row), axis=1) for row in rows], axis=0)
         ax.imshow(grid, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        ax.set_title(name, fontsize=10)
+        ax.set_title(name, fontsize=8)
     return figure
 
 
