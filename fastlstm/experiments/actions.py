@@ -37,8 +37,8 @@ def actions(setting: Setting) -> dict[str, Any]:
     }
     most = max(chosen["labels_per_class"])
     baselines = {
-        "single frame": trials.spread(_NEW, most, single_frame=True),
-        "frames in random order": trials.spread(_NEW, most, shuffle_frames=True),
+        "single frame": trials.spread(chosen["model"], most, single_frame=True),
+        "frames in random order": trials.spread(chosen["model"], most, shuffle_frames=True),
     }
     chance = 1 / len(MotionData.classes)
     return setting.write(

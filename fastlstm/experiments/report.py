@@ -227,7 +227,7 @@ def _actions(results: Results, folder: str) -> str:
             f" deviation over {len(accuracy[model][counts[0]]['values'])} draws of the labelled"
             " videos:\n",
             table(["labels of a class", *counts], rows),
-            f"With {results['baselines_at']} labels of a class and new weights: {baselines};"
+            f"With {results['baselines_at']} labels of a class and that encoder: {baselines};"
             f" guessing, {100 / len(results['classes']):.0f}.\n",
             _figure(folder, "accuracy", "accuracy against labelled videos of a class"),
             "The paper finds the same on UCF-101 and HMDB-51: the gain is largest where labels are"
