@@ -90,7 +90,7 @@ def lstm(
     if packed is None:
         packed = [None] * (len(weights) // D)
     course = Course([False, True][:D], lengths, None, reset)
-    at_once = layers.refusal(chosen, problem) is None
+    at_once = layers.refusal(chosen, problem, weights[0].weight_hh) is None
     options = (dropout, packed, return_all_cells, every, return_sequence, at_once)
     if isinstance(input, PackedSequence):
         course = course._replace(batch_sizes=input.batch_sizes)

@@ -7,6 +7,7 @@ plain torch, as :mod:`fastlstm.second_order` does for one layer.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import chain
 from types import ModuleType
 from typing import Any
@@ -19,11 +20,12 @@ from fastlstm.backends import reference
 from fastlstm.types import Call, Problem, split
 
 
-def refusal(backend: ModuleType, problem: Problem) -> str | None:
+def refusal(backend: ModuleType, problem: Problem, weight: Tensor | None = None) -> str | None:
     """None, or why ``backend`` runs the layers of ``problem`` one after the other.
 
-    A backend that can run them at once has ``layers_refusal``, ``layers_forward`` and
-    ``layers_backward``, which may still take one after the other.
+    It is asked about the device of ``weight``, or about the current one. A backend that can run
+    them at once has ``layers_refusal``, ``layers_forward`` and ``layers_backward``, which may still
+    take one after the other.
     """
     if problem.L == 1:
         return "there is one"
@@ -31,7 +33,8 @@ def refusal(backend: ModuleType, problem: Problem) -> str | None:
         return "its kernels have one layer each"
     if torch.compiler.is_compiling():
         return "a compiler sees each as an op"
-    reason: str | None = backend.layers_refusal(problem, "forward")
+    with nullcontext() if weight is None else torch.cuda.device_of(weight):
+        reason: str | None = backend.layers_refusal(problem, "forward")
     return reason
 
 

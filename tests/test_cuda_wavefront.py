@@ -183,9 +183,9 @@ def test_devices(waves, monkeypatch, device, H, B):
 @pytest.mark.parametrize(
     "numbers, stack, device",
     [
-        ("bfloat16", Stack(T=3, B=9, H=40, lengths=True), {}),
+        ("bfloat16", Stack(T=2, B=9, H=24, lengths=True), {}),
         ("tf32x3", Stack(T=3, B=3, H=24, L=3, reset=True), {}),
-        ("float16", Stack(T=3, B=17, H=72), {"multiprocessors": 6}),
+        ("float16", Stack(T=2, B=17, H=40), {"multiprocessors": 6}),
     ],
 )
 def test_every_plan(waves, monkeypatch, numbers, stack, device):
