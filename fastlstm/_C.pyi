@@ -164,10 +164,14 @@ class cuda:
         G: int,
         H: int,
         *,
+        layered: bool = False,
         products: str,
         device: dict[str, int],
     ) -> tuple[list[dict[str, int]], str]:
-        """What fits on the device, best first; and why nothing does, or ""."""
+        """What fits on the device, best first; and why nothing does, or "".
+
+        ``layered``: the groups are layers, each but the first of which reads the one before it.
+        """
 
     @staticmethod
     def costs() -> dict[str, float]:
@@ -181,6 +185,7 @@ class cuda:
         G: int,
         H: int,
         *,
+        layered: bool = False,
         products: str,
         plan: dict[str, int],
         costs: dict[str, float],
@@ -195,11 +200,14 @@ class cuda:
         G: int,
         H: int,
         *,
+        layered: bool,
         reverse: Sequence[int],
         lengths: int,
         reset: int,
         igates: int,
         igates_stride: _Strides,
+        weight_ih: _Weight,
+        bias_ih: _Weight,
         weight_hh: _Weight,
         weight_ch: _Weight,
         hx: int,
@@ -208,6 +216,7 @@ class cuda:
         hy: int,
         cy: int,
         cells: int,
+        states: int,
         reserve: int,
         workspace: int,
         products: str,
@@ -223,6 +232,7 @@ class cuda:
         G: int,
         H: int,
         *,
+        layered: bool,
         reverse: Sequence[int],
         lengths: int,
         reset: int,
@@ -233,6 +243,7 @@ class cuda:
         dcells: int,
         reserve: int,
         y: int,
+        weight_ih: _Weight,
         weight_hh: _Weight,
         weight_ch: _Weight,
         hx: int,

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import torch
 
-from fastlstm import backends, gpu_choice, gpu_measured
+from fastlstm import backends, gpu_choice, gpu_measured, layers
 from fastlstm.types import Problem
 
 # Fastest first. "auto" takes the first one that supports the problem, but torch before cpu where
@@ -93,6 +93,8 @@ def describe(problem: Problem, backend: str = "auto") -> str:
         else:
             slower = backends.cpu.slower(problem) if module is backends.cpu else None
             reason = f"could run it, {slower}" if slower else "could run it"
+        if problem.L > 1 and not reason.startswith("no: ") and hasattr(module, "layers_refusal"):
+            reason += f"; layers {layers.describe(module, problem)}"
         unrun = module in (backends.cuda, backends.triton) and not gpu_measured.TABLES
         if unrun and not reason.startswith("no: "):
             reason += "; it has not yet run on a GPU"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm import backends, dispatch, transforms
+from fastlstm import backends, dispatch, layers, transforms
 from fastlstm.autocast import compute_dtype, is_autocast
 from fastlstm.backends.packed import PackedWeights
 from fastlstm.checks import check_cell, check_layers
@@ -75,6 +75,8 @@ def lstm(
         problem = problem._replace(reset=reset is not None, return_all_cells=return_all_cells)
     if every:
         problem = problem._replace(checkpoint_every=problem.train)
+    dropout = dropout if training else 0.0
+    problem = problem._replace(dropout=dropout > 0)
     chosen = dispatch.select(problem, backend)
     if hx is None:
         like = weights[0].weight_hh
@@ -82,14 +84,14 @@ def lstm(
             like.new_zeros(len(weights), problem.B, like.shape[1]),
             like.new_zeros(len(weights), problem.B, problem.H),
         )
-    dropout = dropout if training else 0.0
     if chosen is backends.torch:
         y, state = backends.torch.lstm(input, hx, weights, D, batch_first, dropout, lengths)
         return y if return_sequence else None, state
     if packed is None:
         packed = [None] * (len(weights) // D)
     course = Course([False, True][:D], lengths, None, reset)
-    options = (dropout, packed, return_all_cells, every, return_sequence)
+    at_once = layers.refusal(chosen, problem, weights[0].weight_hh) is None
+    options = (dropout, packed, return_all_cells, every, return_sequence, at_once)
     if isinstance(input, PackedSequence):
         course = course._replace(batch_sizes=input.batch_sizes)
         hx = _permute(hx, input.sorted_indices)
@@ -192,10 +194,19 @@ def _fused_layers(
     return_all_cells: bool,
     checkpoint_every: int = 0,
     return_sequence: bool = True,
+    at_once: bool = False,
 ) -> tuple[Any, ...]:
-    """Layer by layer through the sequence op, a layer's directions as its groups; time first."""
+    """Layer by layer through the sequence op, a layer's directions as its groups; time first.
+
+    Or all layers ``at_once``, where nothing but autograd watches.
+    """
     D = len(course.reverse)
     autocast = is_autocast(x)
+    if at_once:
+        call = _call_of_layers(x, hx, weights, course, autocast)
+        if layers.is_hidden(call):
+            y, h, c = layers.run(chosen, call)
+            return y if return_sequence else None, (h, c)
     hy, cy = [], []
     for start in range(0, len(weights), D):
         if start and dropout:
@@ -220,6 +231,23 @@ def _fused_layers(
     state = (hy[0], cy[0]) if len(hy) == 1 else (torch.cat(hy), torch.cat(cy))
     output = x if return_sequence else None
     return (output, state, cells[0].flatten(-2)) if return_all_cells else (output, state)
+
+
+def _call_of_layers(
+    x: Tensor,
+    hx: tuple[Tensor, Tensor],
+    weights: tuple[LSTMWeights, ...],
+    course: Course,
+    autocast: bool,
+) -> Call:
+    """A call whose groups are layers of one direction."""
+    groups = [[w for w in parameter if w is not None] for parameter in _by_kind(weights)]
+    course = course._replace(reverse=[False] * len(weights))
+    call = Call._make((x, *groups, *hx, *course))
+    if not autocast:
+        return call
+    dtype = compute_dtype(x)
+    return call.replace_tensors(tensor.to(dtype) for tensor in call.tensors)
 
 
 def _by_kind(layer: Sequence[LSTMWeights]) -> Iterable[tuple[Tensor | None, ...]]:

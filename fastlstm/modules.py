@@ -266,7 +266,10 @@ class LSTM(nn.RNNBase):
             input = input.unsqueeze(0 if self.batch_first else 1)
         D = 2 if self.bidirectional else 1
         problem = layers_problem(input, self.weights(), D, self.batch_first, False)
-        return problem._replace(checkpoint_every=bool(self.checkpoint_every) and problem.train)
+        return problem._replace(
+            checkpoint_every=bool(self.checkpoint_every) and problem.train,
+            dropout=self.training and self.dropout > 0,
+        )
 
     def to_torch(self) -> nn.LSTM:
         """An ``nn.LSTM`` with copies of these parameters, which keeps every step in training.

@@ -111,6 +111,7 @@ class Problem(NamedTuple):
         batch_sizes: they come as a PackedSequence's, and so do input and output.
         reset: a mask says where states start afresh.
         return_all_cells: the cell state of every step is asked for.
+        dropout: outputs between layers are dropped at random.
         checkpoint_every: a backward pass will have only the state before every k-th step.
         whole_layers: the input and all layers' weights are at hand, not only projected igates.
         transformed: inside of ``torch.func.vmap``, or in forward mode.
@@ -132,6 +133,7 @@ class Problem(NamedTuple):
     batch_sizes: bool = False
     reset: bool = False
     return_all_cells: bool = False
+    dropout: bool = False
     checkpoint_every: bool = False
     whole_layers: bool = False
     transformed: bool = False

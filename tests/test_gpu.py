@@ -12,6 +12,7 @@ from helpers import assert_close
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastlstm
+from fastlstm.backends import cuda_wavefront
 
 pytestmark = [
     pytest.mark.gpu,
@@ -97,6 +98,32 @@ def test_captured_loss_of_a_video_model():
     frames.copy_(torch.rand_like(frames))
     graph.replay()
     torch.testing.assert_close(total, model.loss(frames, future).total)
+
+
+@pytest.mark.parametrize("H, num_layers", [(96, 3), (512, 2)])
+def test_layers_at_once(monkeypatch, H, num_layers):
+    """A wavefront both ways, whatever the model says: right, and the same bits from a graph."""
+    monkeypatch.setattr(cuda_wavefront, "_slower", lambda *_: None)
+    options = {"num_layers": num_layers, "peephole": True, "device": "cuda"}
+    module = fastlstm.LSTM(I, H, backend="cuda", **options)
+    twin = fastlstm.LSTM(I, H, backend="reference", dtype=torch.float64, **options)
+    twin.load_state_dict(module.state_dict())
+    x, lengths = torch.randn(T, B, I, device="cuda"), _lengths(True)
+
+    def step(module, x):
+        module.zero_grad(set_to_none=True)
+        y, _ = module(x, lengths=lengths)
+        y.sin().sum().backward()
+        return {"y": y.detach()} | {n: p.grad for n, p in module.named_parameters()}
+
+    _warm_up(lambda: step(module, x))
+    eager = step(module, x)
+    assert_close(eager, step(twin, x.double()), 1e-2)  # products are TF32
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step(module, x)
+    graph.replay()
+    assert all(torch.equal(captured[name], value) for name, value in eager.items())
 
 
 @pytest.mark.parametrize("H", SIZES)

@@ -12,7 +12,9 @@
 // peepholes add up in registers, in the order of time; at the end those of the block's threads are
 // added in the order of threads. There is no atomic sum: the same bits at every run.
 //
-// Step 0 has no product, and a last step T only makes dhx.
+// Step 0 has no product, and a last step T only makes dhx. The first step of a layer that another
+// one feeds has one: that layer's digates of the same step are in its operand too, and W_ih of that
+// layer in its weights, whose product is dy.
 //
 // Model of a step (plan.cpp): that of forward.cuh, with an operand four times as wide, as many
 // products and twice the work on a row. In bfloat16 on an H100: 1.1 us for H = 128, 3.6 for H =
@@ -27,8 +29,8 @@ template <class Element, int kMTiles, int kNTiles>
 class Backward : Share<Element, kNTiles> {
   using Base = Share<Element, kNTiles>;
   using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::offset, Base::place,
-      Base::state, Base::carried, Base::shape_, Base::r_, Base::domain_, Base::operand_, Base::H_,
-      Base::unit_, Base::kPassRows;
+      Base::state, Base::carried, Base::own_units, Base::weight_of, Base::shape_, Base::r_,
+      Base::domain_, Base::operand_, Base::H_, Base::unit_, Base::kPassRows;
   using typename Base::Stored;
   using Weights = Product<Element, kMTiles, kNTiles>;
   static constexpr int kWarpUnits = 16 * kMTiles;
@@ -56,13 +58,14 @@ class Backward : Share<Element, kNTiles> {
     start();
     fetch(0, 0);
     for (int s = 0;; ++s) {
-      if (s > 0) {
+      const bool multiplies = s > 0 || domain_.is_fed();
+      if (multiplies) {
         domain_.wait(s);
         operand_.begin_step(s);
       }
       domain_.set_backward_flags(s + 1);
       for (int pass = 0; pass < r_.passes; ++pass) {
-        if (s > 0) {
+        if (multiplies) {
           operand_.begin_pass(pass);
           typename Weights::Sums sums;
           weights_.multiply(operand_, sums);
@@ -75,8 +78,8 @@ class Backward : Share<Element, kNTiles> {
           fetch(s, pass + 1);
         }
       }
+      if (s < domain_.steps() || domain_.feeds()) domain_.arrive();
       if (s == domain_.steps()) break;
-      domain_.arrive();
       publish(s, r_.passes - 1);
       fetch(s + 1, 0);
     }
@@ -85,15 +88,14 @@ class Backward : Share<Element, kNTiles> {
 
  private:
   __device__ __forceinline__ void load_weights() {
-    const auto* weight = static_cast<const typename Element::Bits*>(call_.weight_hh.data) +
-                         domain_.group * call_.weight_hh.stride;
     const int row_warp = threadIdx.x / 32 / r_.k_warps;
     const unsigned first_unit = domain_.slice * r_.units + row_warp * kWarpUnits;
     weights_.load([&](int tile, unsigned row, int step, unsigned in_step) {
       const unsigned unit = first_unit + tile * 16 + row;
-      const unsigned of_unit = step * (Weights::kStepNumbers / 4) + in_step / 4;
+      unsigned of_unit = step * (Weights::kStepNumbers / 4) + in_step / 4;
+      const auto* weight = weight_of(call_, of_unit);
       const unsigned at = (in_step % 4 * H_ + of_unit) * H_ + unit;
-      return unit < H_ && of_unit < H_ ? weight[at] : typename Element::Bits{};
+      return weight && unit < H_ ? weight[at] : typename Element::Bits{};
     });
   }
 
@@ -121,10 +123,10 @@ class Backward : Share<Element, kNTiles> {
       if (flags & kFirst) {
         to.c_prev = in(call_.cx)[state(row)];
       } else if (!(flags & kAfresh)) {
-        const int64_t rows_before = (domain_.reverse ? -1 : 1) * shape_.B * shape_.G;
+        const int64_t rows_before = (domain_.reverse ? -1 : 1) * shape_.B * r_.between_rows;
         to.c_prev = reserve[(4 - 5 * rows_before) * shape_.H];
       }
-      if (call_.dy) to.dy = in(call_.dy)[offset(call_.dy_stride, t, row)];
+      if (has_dy()) to.dy = in(call_.dy)[offset(call_.dy_stride, t, row)];
       if (call_.dcells) to.dcells = in(call_.dcells)[at * shape_.H + unit_];
     });
   }
@@ -148,10 +150,11 @@ class Backward : Share<Element, kNTiles> {
   // The gradient of the LSTM cell, on the sums of a pass.
   __device__ __forceinline__ void finish(int s, int pass) {
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
-      float dh = 0, dc = carried(row);
-      if (flags & kCuts) {
-        dc = 0;
-      } else if (flags & (kReads | kDue) && !(flags & kLast)) {
+      // At a row's last step its own half of the operand has not been written: of a layer it is
+      // zero.
+      const bool has_sum = flags & (kReads | kDue) && (!(flags & kLast) || domain_.is_fed());
+      float dh = 0, dc = flags & kCuts ? 0 : carried(row);
+      if (has_sum) {
         for (int k_warp = 0; k_warp < r_.k_warps; ++k_warp) {
           dh += sum(k_warp * kPassRows + row % kPassRows, threadIdx.x % r_.units);
         }
@@ -160,7 +163,7 @@ class Backward : Share<Element, kNTiles> {
       digates = {0, 0, 0, 0};
       if (flags & kReads) {
         const Fetched& from = fetched_[j];
-        if (call_.dy) dh += to_sum(from.dy);
+        if (has_dy()) dh += to_sum(from.dy);
         if (flags & kLast && call_.dhy) {
           dh += to_sum(in(call_.dhy)[state(row)]);
         }
@@ -174,11 +177,16 @@ class Backward : Share<Element, kNTiles> {
                                              gates, c_prev, c, dh, peepholes_, dc, dpeepholes_);
         dbias_.i += digates.i, dbias_.f += digates.f;
         dbias_.g += digates.g, dbias_.o += digates.o;
-        auto* operand = reinterpret_cast<Four<Stored>*>(operand_.row(s + 1, row)) + unit_;
-        *operand = four<Stored>(Element::operand(digates.i), Element::operand(digates.f),
-                                Element::operand(digates.g), Element::operand(digates.o));
+        const auto operand = four<Stored>(Element::operand(digates.i), Element::operand(digates.f),
+                                          Element::operand(digates.g), Element::operand(digates.o));
+        const bool is_cut = domain_.flags(s + 1, row) & kCuts;
+        units(operand_.row(s + 1, row))[own_units() + unit_] =
+            is_cut ? four<Stored>(0, 0, 0, 0) : operand;
+        if (domain_.feeds()) units(operand_.fed_row(s, row))[unit_] = operand;
       } else if (flags & kDue) {
         store(out(call_.dhx) + state(row), dh);
+        // What is due in the layer that this one feeds comes from its own half alone.
+        if (domain_.feeds()) units(operand_.fed_row(s, row))[unit_] = four<Stored>(0, 0, 0, 0);
       }
       carried(row) = dc;
     });
@@ -220,6 +228,11 @@ class Backward : Share<Element, kNTiles> {
     }
   }
 
+  // A layer that another one feeds has its dy from there.
+  __device__ __forceinline__ bool has_dy() const { return call_.dy && !domain_.is_fed(); }
+  __device__ __forceinline__ static Four<Stored>* units(unsigned char* row) {
+    return reinterpret_cast<Four<Stored>*>(row);
+  }
   // dh of a unit of the block; rows count through all k warps.
   __device__ __forceinline__ float& sum(int row, int unit) const {
     return reinterpret_cast<float*>(dynamic_shared() + r_.sums)[row * (r_.units + 4) + unit];

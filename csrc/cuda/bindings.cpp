@@ -90,10 +90,11 @@ py::dict costs() {
   return dict;
 }
 
-LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H) {
+LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
+                bool layered = false) {
   LstmShape shape{};
   shape.dtype = parse_dtype(dtype);
-  shape.T = T, shape.B = B, shape.G = G, shape.H = H;
+  shape.T = T, shape.B = B, shape.G = G, shape.H = H, shape.I = layered ? H : 0;
   return shape;
 }
 
@@ -111,36 +112,40 @@ void set(int64_t (&to)[3], const Strides& from) {
 }
 
 py::tuple plans(const std::string& direction, const std::string& dtype, int64_t B, int64_t G,
-                int64_t H, const std::string& products, const py::dict& device) {
-  const cuda::Plans found = cuda::plans(parse_direction(direction), sizes(dtype, 0, B, G, H),
-                                        parse_products(products), parse_device(device));
+                int64_t H, bool layered, const std::string& products, const py::dict& device) {
+  const cuda::Plans found =
+      cuda::plans(parse_direction(direction), sizes(dtype, 0, B, G, H, layered),
+                  parse_products(products), parse_device(device));
   py::list best_first;
   for (const Plan& plan : found.best_first) best_first.append(to_dict(plan));
   return py::make_tuple(best_first, found.refusal);
 }
 
 double step_ns(const std::string& direction, const std::string& dtype, int64_t B, int64_t G,
-               int64_t H, const std::string& products, const py::dict& plan,
+               int64_t H, bool layered, const std::string& products, const py::dict& plan,
                const py::dict& costs) {
   const Direction way = parse_direction(direction);
-  const LstmShape shape = sizes(dtype, 0, B, G, H);
+  const LstmShape shape = sizes(dtype, 0, B, G, H, layered);
   const Products how = parse_products(products);
   const Plan parsed = parse_plan(plan);
   cuda::check_plan(way, shape, how, parsed);
   return cuda::step_ns(way, shape, how, parsed, parse_costs(costs));
 }
 
-void forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
+void forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, bool layered,
              const py::sequence& reverse, Address lengths, Address reset, Address igates,
-             const Strides& igates_stride, const Weight& weight_hh, const Weight& weight_ch,
-             Address hx, Address cx, Address y, Address hy, Address cy, Address cells,
-             Address reserve, Address workspace, const std::string& products, const py::dict& plan,
-             int device, Address stream) {
+             const Strides& igates_stride, const Weight& weight_ih, const Weight& bias_ih,
+             const Weight& weight_hh, const Weight& weight_ch, Address hx, Address cx, Address y,
+             Address hy, Address cy, Address cells, Address states, Address reserve,
+             Address workspace, const std::string& products, const py::dict& plan, int device,
+             Address stream) {
   const std::vector<uint8_t> flags = parse_reverse(reverse, G);
   LstmForward call{};
-  call.shape = course(sizes(dtype, T, B, G, H), flags, lengths, reset);
+  call.shape = course(sizes(dtype, T, B, G, H, layered), flags, lengths, reset);
   call.input = in(igates);
   set(call.input_stride, igates_stride);
+  call.weight_ih = weight(weight_ih);
+  call.bias_ih = weight(bias_ih);
   call.weight_hh = weight(weight_hh);
   call.weight_ch = weight(weight_ch);
   call.hx = in(hx);
@@ -149,6 +154,7 @@ void forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t 
   call.hy = out(hy);
   call.cy = out(cy);
   call.cells = out(cells);
+  call.states = out(states);
   call.reserve = out(reserve);
   call.workspace = out(workspace);
   const Products how = parse_products(products);
@@ -157,16 +163,16 @@ void forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t 
   cuda::forward(call, how, parsed, device, out(stream));
 }
 
-void backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
+void backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, bool layered,
               const py::sequence& reverse, Address lengths, Address reset, Address dy,
               const Strides& dy_stride, Address dhy, Address dcy, Address dcells, Address reserve,
-              Address y, const Weight& weight_hh, const Weight& weight_ch, Address hx, Address cx,
-              Address digates, const Strides& digates_stride, Address dbias, Address dweight_ch,
-              Address dhx, Address dcx, Address workspace, const std::string& products,
-              const py::dict& plan, int device, Address stream) {
+              Address y, const Weight& weight_ih, const Weight& weight_hh, const Weight& weight_ch,
+              Address hx, Address cx, Address digates, const Strides& digates_stride, Address dbias,
+              Address dweight_ch, Address dhx, Address dcx, Address workspace,
+              const std::string& products, const py::dict& plan, int device, Address stream) {
   const std::vector<uint8_t> flags = parse_reverse(reverse, G);
   LstmBackward call{};
-  call.shape = course(sizes(dtype, T, B, G, H), flags, lengths, reset);
+  call.shape = course(sizes(dtype, T, B, G, H, layered), flags, lengths, reset);
   call.dy = in(dy);
   set(call.dy_stride, dy_stride);
   call.dhy = in(dhy);
@@ -174,6 +180,7 @@ void backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t
   call.dcells = in(dcells);
   call.reserve = in(reserve);
   call.y = in(y);
+  call.weight_ih = weight(weight_ih);
   call.weight_hh = weight(weight_hh);
   call.weight_ch = weight(weight_ch);
   call.hx = in(hx);
@@ -240,20 +247,22 @@ void bind_cuda(py::module_& module) {
   module.def("device", &device, "number"_a,
              "Of the CUDA device of that number: what the plans depend on.");
   module.def("plans", &plans, "direction"_a, "dtype"_a, "B"_a, "G"_a, "H"_a, py::kw_only(),
-             "products"_a, "device"_a,
+             "layered"_a = false, "products"_a, "device"_a,
              "The plans of a shape that fit on a device, best first, and why there is none.");
   module.def("costs", &costs, "The constants of the model that ranks plans.");
   module.def("step_ns", &step_ns, "direction"_a, "dtype"_a, "B"_a, "G"_a, "H"_a, py::kw_only(),
-             "products"_a, "plan"_a, "costs"_a, "What the model expects of a step of a plan.");
-  module.def("forward", &forward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, py::kw_only(), "reverse"_a,
-             "lengths"_a, "reset"_a, "igates"_a, "igates_stride"_a, "weight_hh"_a, "weight_ch"_a,
-             "hx"_a, "cx"_a, "y"_a, "hy"_a, "cy"_a, "cells"_a, "reserve"_a, "workspace"_a,
-             "products"_a, "plan"_a, "device"_a, "stream"_a);
+             "layered"_a = false, "products"_a, "plan"_a, "costs"_a,
+             "What the model expects of a step of a plan.");
+  module.def("forward", &forward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, py::kw_only(), "layered"_a,
+             "reverse"_a, "lengths"_a, "reset"_a, "igates"_a, "igates_stride"_a, "weight_ih"_a,
+             "bias_ih"_a, "weight_hh"_a, "weight_ch"_a, "hx"_a, "cx"_a, "y"_a, "hy"_a, "cy"_a,
+             "cells"_a, "states"_a, "reserve"_a, "workspace"_a, "products"_a, "plan"_a, "device"_a,
+             "stream"_a);
   module.def("backward", &backward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, py::kw_only(),
-             "reverse"_a, "lengths"_a, "reset"_a, "dy"_a, "dy_stride"_a, "dhy"_a, "dcy"_a,
-             "dcells"_a, "reserve"_a, "y"_a, "weight_hh"_a, "weight_ch"_a, "hx"_a, "cx"_a,
-             "digates"_a, "digates_stride"_a, "dbias"_a, "dweight_ch"_a, "dhx"_a, "dcx"_a,
-             "workspace"_a, "products"_a, "plan"_a, "device"_a, "stream"_a);
+             "layered"_a, "reverse"_a, "lengths"_a, "reset"_a, "dy"_a, "dy_stride"_a, "dhy"_a,
+             "dcy"_a, "dcells"_a, "reserve"_a, "y"_a, "weight_ih"_a, "weight_hh"_a, "weight_ch"_a,
+             "hx"_a, "cx"_a, "digates"_a, "digates_stride"_a, "dbias"_a, "dweight_ch"_a, "dhx"_a,
+             "dcx"_a, "workspace"_a, "products"_a, "plan"_a, "device"_a, "stream"_a);
   module.def("cell_forward", &cell_forward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, py::kw_only(),
              "step"_a, "reverse"_a, "lengths"_a, "reset"_a, "igates"_a, "igates_stride"_a,
              "weight_ch"_a, "y"_a, "cells"_a, "reserve"_a, "hgates"_a, "h"_a, "c"_a, "device"_a,

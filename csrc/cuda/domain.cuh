@@ -1,5 +1,6 @@
 // A block's place in a launch: its group, its tile of the batch, its slice of the hidden units; the
-// barrier at which the slices of a tile meet; and what each row of the tile does at each step.
+// barrier at which the slices of a tile meet, and those of layers that feed each other; and what
+// each row of the tile does at each step.
 #pragma once
 
 #include "course.h"
@@ -91,18 +92,29 @@ class Domain {
     }
   }
 
+  // Of layers: whether another one feeds this block's, and whether it feeds another one, which is
+  // group `fed`.
+  __device__ __forceinline__ bool is_fed() const { return has_group(group - r_.feeds); }
+  __device__ __forceinline__ bool feeds() const { return has_group(fed()); }
+  __device__ __forceinline__ int fed() const { return group + r_.feeds; }
+
   // The barrier, if a tile has more blocks than one. Whatever the block wrote before the n-th
-  // `arrive` is seen by all of the tile's blocks after the n-th `wait`, counting from 1.
+  // `arrive` is seen by all of the tile's blocks of its group after the n-th `wait`, counting from
+  // 1, and by those of a layer that it feeds one `wait` earlier. After the n-th `wait` that layer
+  // has arrived n - 1 times: it has read the row of its operand whose place is written next.
   __device__ __forceinline__ void arrive() const {
-    if (r_.slices == 1) return;
+    if (r_.stages == 0) return;
     __syncthreads();
-    if (threadIdx.x == 0) cuda::arrive(counter());
+    if (threadIdx.x == 0) cuda::arrive(counter(group));
   }
   __device__ __forceinline__ void wait(int n) const {
-    if (r_.slices == 1) return;
-    if (threadIdx.x == 0) {
-      const unsigned all = static_cast<unsigned>(n) * r_.slices;
-      while (static_cast<int>(poll(counter()) - all) < 0) {
+    if (r_.stages == 0) return;
+    // Thread 0 waits for the group itself, 1 for the one that feeds it, 2 for the one it feeds.
+    const int ahead = threadIdx.x == 2 ? -1 : threadIdx.x;
+    const int of = group - ahead * r_.feeds;
+    if (threadIdx.x == 0 || (threadIdx.x < 3 && has_group(of))) {
+      const unsigned all = static_cast<unsigned>(n + ahead) * r_.slices;
+      while (static_cast<int>(poll(counter(of)) - all) < 0) {
       }
     }
     __syncthreads();
@@ -112,8 +124,11 @@ class Domain {
   __device__ __forceinline__ unsigned char* flags_at(int s, int row) const {
     return dynamic_shared() + r_.flags + (s & (kFlagSteps - 1)) * r_.passes * r_.pass_rows + row;
   }
-  __device__ __forceinline__ unsigned* counter() const {
-    return r_.counters + (group * r_.tiles + tile) * (kCounterBytes / sizeof(unsigned));
+  __device__ __forceinline__ bool has_group(int of) const {
+    return r_.feeds != 0 && of >= 0 && of < static_cast<int>(shape_.G);
+  }
+  __device__ __forceinline__ unsigned* counter(int of) const {
+    return r_.counters + (of * r_.tiles + tile) * (kCounterBytes / sizeof(unsigned));
   }
 
   const LstmShape& shape_;

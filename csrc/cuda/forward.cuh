@@ -13,6 +13,9 @@
 // the block arrives at the barrier. While it waits it writes the rest, and reads the next step's
 // igates.
 //
+// A layer's weights are [W_ih | W_hh], and its h goes to the operand of the layer after it too: all
+// layers' blocks work at once, and between layers there is neither a launch nor a product.
+//
 // Model of a step (plan.cpp): the barrier 1.0 us and the operand's way (operand.cuh), or neither
 // with one slice; then products, 8 cycles each on one of 4 tensor cores, and 150 cycles for each
 // row that a thread finishes. In bfloat16 on an H100: 0.8 us for H = 128, 2.5 for H = 1024 and B =
@@ -31,8 +34,8 @@ template <class Element, int kMTiles, int kNTiles>
 class Forward : Share<Element, kNTiles> {
   using Base = Share<Element, kNTiles>;
   using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::offset, Base::place,
-      Base::state, Base::carried, Base::shape_, Base::r_, Base::domain_, Base::operand_, Base::H_,
-      Base::unit_, Base::kPassRows;
+      Base::state, Base::carried, Base::own_units, Base::weight_of, Base::shape_, Base::r_,
+      Base::domain_, Base::operand_, Base::H_, Base::unit_, Base::kPassRows;
   using typename Base::Stored;
   using Weights = Product<Element, kMTiles, kNTiles>;
   static constexpr int kWarpUnits = 4 * kMTiles;
@@ -69,7 +72,7 @@ class Forward : Share<Element, kNTiles> {
           fetch(s, pass + 1);
         }
       }
-      if (s + 1 < domain_.steps()) domain_.arrive();
+      if (s + 1 < domain_.steps() || domain_.feeds()) domain_.arrive();
       publish(s, r_.passes - 1);
       if (s + 1 < domain_.steps()) fetch(s + 1, 0);
     }
@@ -77,15 +80,14 @@ class Forward : Share<Element, kNTiles> {
 
  private:
   __device__ __forceinline__ void load_weights() {
-    const auto* weight = static_cast<const typename Element::Bits*>(call_.weight_hh.data) +
-                         domain_.group * call_.weight_hh.stride;
     const int row_warp = threadIdx.x / 32 / r_.k_warps;
     const unsigned first_unit = domain_.slice * r_.units + row_warp * kWarpUnits;
     weights_.load([&](int tile, unsigned row, int step, unsigned in_step) {
       const unsigned unit = first_unit + tile / 2 * 8 + row % 8;
-      const unsigned k = step * Weights::kStepNumbers + in_step;
+      unsigned k = step * Weights::kStepNumbers + in_step;
+      const auto* weight = weight_of(call_, k);
       const unsigned at = ((tile % 2 * 2 + row / 8) * H_ + unit) * H_ + k;
-      return unit < H_ && k < H_ ? weight[at] : typename Element::Bits{};
+      return weight && unit < H_ ? weight[at] : typename Element::Bits{};
     });
   }
 
@@ -94,7 +96,7 @@ class Forward : Share<Element, kNTiles> {
     for_each_row([&](int row) {
       const Stored h = in(call_.hx)[state(row)], c = in(call_.cx)[state(row)];
       carried(row) = to_sum(c);
-      write_operand(0, row, to_sum(h));
+      write_own(0, row, to_sum(h));
       if (domain_.length(row) == 0) {
         out(call_.hy)[state(row)] = h;
         out(call_.cy)[state(row)] = c;
@@ -107,7 +109,10 @@ class Forward : Share<Element, kNTiles> {
     const int t = domain_.time_of(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
       if (!(flags & kReads)) return;
-      const Stored* igates = in(call_.input) + offset(call_.input_stride, t, row);
+      const Stored* igates =
+          domain_.is_fed()
+              ? in(call_.bias_ih.data) + (domain_.group - 1) * call_.bias_ih.stride + unit_
+              : in(call_.input) + offset(call_.input_stride, t, row);
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate) igates_[j][gate] = igates[gate * shape_.H];
     });
@@ -135,17 +140,14 @@ class Forward : Share<Element, kNTiles> {
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
       if (!(flags & kReads)) {
         // Only in a reversed group does a row start later than at step 0.
-        if (domain_.reverse) write_operand(s + 1, row, to_sum(in(call_.hx)[state(row)]));
+        if (domain_.reverse) write_own(s + 1, row, to_sum(in(call_.hx)[state(row)]));
         return;
       }
       Gates<float> gates = {0, 0, 0, 0};
-      float c = 0;
-      if (!(flags & kCuts)) {
-        c = carried(row);
-        for (int k_warp = 0; k_warp < r_.k_warps; ++k_warp) {
-          const float4 part = sum(k_warp * kPassRows + row % kPassRows, threadIdx.x % r_.units);
-          gates.i += part.x, gates.f += part.y, gates.g += part.z, gates.o += part.w;
-        }
+      float c = flags & kCuts ? 0 : carried(row);
+      for (int k_warp = 0; k_warp < r_.k_warps; ++k_warp) {
+        const float4 part = sum(k_warp * kPassRows + row % kPassRows, threadIdx.x % r_.units);
+        gates.i += part.x, gates.f += part.y, gates.g += part.z, gates.o += part.w;
       }
       gates.i += to_sum(igates_[j][0]);
       gates.f += to_sum(igates_[j][1]);
@@ -154,7 +156,10 @@ class Forward : Share<Element, kNTiles> {
       h_[j] = call_.weight_ch.data
                   ? fastlstm::cell_forward<GateMath<float>, true>(gates, peepholes_, c)
                   : fastlstm::cell_forward<GateMath<float>, false>(gates, peepholes_, c);
-      write_operand(s + 1, row, h_[j]);
+      write_own(s + 1, row, h_[j]);
+      if (domain_.feeds()) {
+        store(reinterpret_cast<Stored*>(operand_.fed_row(s, row)) + unit_, Element::operand(h_[j]));
+      }
       carried(row) = c;
       gates_[j] = gates;
     });
@@ -167,7 +172,7 @@ class Forward : Share<Element, kNTiles> {
       const int64_t at = place(t, row);
       const bool reads = flags & kReads;
       const float h = reads ? h_[j] : 0, c = reads ? carried(row) : 0;
-      store(out(call_.y) + at * shape_.H + unit_, h);
+      if (Stored* y = y_at(at)) store(y, h);
       if (call_.cells) store(out(call_.cells) + at * shape_.H + unit_, c);
       if (call_.reserve && reads) {
         Stored* reserve = out(call_.reserve) + at * 5 * shape_.H + unit_;
@@ -184,8 +189,16 @@ class Forward : Share<Element, kNTiles> {
     });
   }
 
-  __device__ __forceinline__ void write_operand(int s, int row, float h) const {
-    store(reinterpret_cast<Stored*>(operand_.row(s, row)) + unit_, Element::operand(h));
+  // Where the y of a place goes; that of a layer that feeds another one is not always asked for.
+  __device__ __forceinline__ Stored* y_at(int64_t at) const {
+    if (domain_.feeds()) return call_.states ? out(call_.states) + at * shape_.H + unit_ : nullptr;
+    const int64_t before = r_.feeds ? domain_.group * r_.between_groups : 0;
+    return out(call_.y) + (at - before) * shape_.H + unit_;
+  }
+  // h, for the next step s of the group itself, if that does not drop it.
+  __device__ __forceinline__ void write_own(int s, int row, float h) const {
+    store(reinterpret_cast<Stored*>(operand_.row(s, row)) + own_units() + unit_,
+          Element::operand(domain_.flags(s, row) & kCuts ? 0 : h));
   }
   // The gates of a unit of the block; rows count through all k warps.
   __device__ __forceinline__ float4& sum(int row, int unit) const {

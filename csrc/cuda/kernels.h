@@ -9,6 +9,12 @@
 // (tiles, G, ...) float, in the order of the tiles; a sum of those in that order is the gradient.
 // G is at most 256.
 //
+// Layers of one LSTM can go as a wavefront: shape.I is then H, and groups are the layers, all of
+// one direction. Each but the first reads the h of the one before it, so weight_ih (4H, H) and
+// bias_ih (4H), of both biases, have G - 1 arrays; the input is that of the first and dy that of
+// the last layer, and so is y (T, B, H). That of the others, (G - 1, T, B, H), goes to `states`, or
+// nowhere if that is null. The reserve is (G, T, B, 5H); cells and dcells are null.
+//
 // A launcher enqueues its work on a stream and returns. It neither waits nor allocates, so it can
 // be captured in a CUDA graph. It throws CudaError if the driver refuses.
 #pragma once
@@ -28,6 +34,9 @@ struct CudaError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// Whether the groups of a shape are layers.
+constexpr bool layered(const LstmShape& shape) { return shape.I > 0; }
+
 // What a plan depends on.
 struct Device {
   int major, minor;  // compute capability
@@ -41,8 +50,9 @@ enum class Products : int { tf32 = 0, tf32x3 = 1 };
 enum class Direction { forward, backward };
 
 // How the recurrence of a shape is laid over a device: `slices` blocks share the hidden units of
-// one group and one tile of the batch, keep their part of W_hh on chip, and meet at a barrier of
-// their own each step. The first four members are chosen, and all others follow from them.
+// one group and one tile of the batch, keep their part of W_hh on chip (of layers that of W_ih
+// too), and meet at a barrier of their own each step. The first four members are chosen, and all
+// others follow from them.
 struct Plan {
   int kernel;              // which instantiation
   int k_warps;             // warps among which a sum over k is split

@@ -42,7 +42,8 @@ void run(Direction direction, const Call& call, Products products, const Plan& p
   const DeviceGuard guard(device);
   Arguments arguments{call, lay_out(direction, shape, plan)};
   Recurrence& r = arguments.recurrence;
-  if (plan.slices > 1) {
+  const bool alone = plan.stages == 0;  // no block waits for another
+  if (!alone) {
     // Counters start at 0, and so do the numbers that pad rows of the operand.
     check(
         cudaMemsetAsync(call.workspace, 0, plan.workspace_bytes, static_cast<cudaStream_t>(stream)),
@@ -51,7 +52,7 @@ void run(Direction direction, const Call& call, Products products, const Plan& p
     r.operands = static_cast<unsigned char*>(call.workspace) + counter_bytes(shape, plan.tiles);
   }
   launch(kernel_of(call, products, plan),
-         {shape.G * plan.tiles * plan.slices, kThreads, plan.shared_bytes, plan.slices > 1, stream},
+         {shape.G * plan.tiles * plan.slices, kThreads, plan.shared_bytes, !alone, stream},
          arguments);
 }
 

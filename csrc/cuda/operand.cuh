@@ -6,6 +6,9 @@
 // bytes a thread, all chunks for which there is room at once. With one block to a tile there is
 // nothing to share: the two slots are in its shared memory.
 //
+// A row of a layer has two halves: what the layer that feeds it wrote, which is zero for the first
+// one, and what its own blocks wrote. Else a row has the second one only.
+//
 // A step costs one trip to L2 (0.6 us, of which copies that overlap hide the rest), and rows x
 // row_bytes at 42 bytes a ns and multiprocessor where all of them read.
 #pragma once
@@ -27,12 +30,14 @@ class Operand {
 
   // Where the operand of step s has a row of the tile.
   __device__ __forceinline__ unsigned char* row(int s, int row) const {
-    const int64_t slot = s & 1;
     if (r_.stages == 0) {
-      return shared() + (slot * r_.passes * r_.pass_rows + row) * row_stride();
+      return shared() + ((s & 1) * r_.passes * r_.pass_rows + row) * row_stride();
     }
-    const int64_t before = (slot * shape_.G + domain_.group) * shape_.B + domain_.first_row;
-    return r_.operands + (before + row) * r_.row_bytes;
+    return row_of(domain_.group, s, row);
+  }
+  // Where that of the layer that this one feeds has it.
+  __device__ __forceinline__ unsigned char* fed_row(int s, int row) const {
+    return row_of(domain_.fed(), s, row);
   }
 
   // What is in shared memory is cleared here, what is in the workspace by the launcher.
@@ -74,6 +79,11 @@ class Operand {
   }
 
  private:
+  __device__ __forceinline__ unsigned char* row_of(int group, int s, int row) const {
+    const int64_t before = ((s & 1) * shape_.G + group) * shape_.B + domain_.first_row;
+    return r_.operands + (before + row) * r_.row_bytes;
+  }
+
   // The threads meet: the chunk has arrived, or the last h is written, for all of them; and all
   // have read the chunk before, whose place the next copy takes.
   __device__ __forceinline__ void begin_chunk() {

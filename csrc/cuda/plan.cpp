@@ -65,7 +65,8 @@ bool spread(Direction direction, const LstmShape& shape, Products products, Plan
   plan.tile_rows = static_cast<int>(std::min(rows, shape.B));
   if (ceil_div(shape.B, plan.tile_rows) != plan.tiles) return false;  // the same as with fewer
   if (variant.n_tiles > 1 && plan.tile_rows <= 8) return false;
-  const int64_t numbers = (direction == Direction::forward ? 1 : 4) * shape.H;
+  const int64_t units_read = layered(shape) ? 2 * shape.H : shape.H;
+  const int64_t numbers = (direction == Direction::forward ? 1 : 4) * units_read;
   const int64_t steps = ceil_div(numbers * number_bytes(shape), kStepBytes);
   const int of_warp = static_cast<int>(round_up(ceil_div(steps, plan.k_warps), 2));
   plan.register_steps = std::min(of_warp, register_steps(products, variant.m_tiles));
@@ -85,16 +86,16 @@ int power_below(int steps) {
 bool make_room(Direction direction, const LstmShape& shape, Plan& plan) {
   const int steps = plan.register_steps + plan.shared_steps, chunk = plan.chunk_steps;
   const bool power = chunk >= 2 && (chunk & (chunk - 1)) == 0;
-  if (chunk != steps && (plan.slices == 1 || !power || chunk > steps)) return false;
+  const bool alone = plan.slices == 1 && !layered(shape);  // its operand is read by no other block
+  if (chunk != steps && (alone || !power || chunk > steps)) return false;
   const int passes = lay_out(direction, shape, plan).passes;
   const int chunks = passes * static_cast<int>(ceil_div(steps, chunk));
-  plan.stages = plan.slices == 1 ? 0 : std::min(chunks, kStages);
+  plan.stages = alone ? 0 : std::min(chunks, kStages);
   const Recurrence r = lay_out(direction, shape, plan);
   plan.shared_bytes = r.shared_bytes;
-  // One block to a tile shares nothing with others.
   const int64_t operands = 2 * shape.G * shape.B * r.row_bytes;
   const int64_t bytes = counter_bytes(shape, plan.tiles) + operands;
-  plan.workspace_bytes = plan.slices == 1 ? 0 : round_up(bytes, 256);
+  plan.workspace_bytes = alone ? 0 : round_up(bytes, 256);
   return true;
 }
 
@@ -103,11 +104,14 @@ std::string too_large(Direction direction, const LstmShape& shape, Products prod
   // The fewest units of a block with which one block a multiprocessor is enough.
   int64_t units = direction == Direction::forward ? 8 : 16;
   while (shape.G * ceil_div(shape.H, units) > device.multiprocessors) units *= 2;
+  const bool layers = layered(shape);
+  const int matrices = layers ? 2 : 1;
   return words(
-      "W_hh of H=%lld, G=%lld in %s takes %lld KB of each of %lld multiprocessors, which do not "
+      "%s of H=%lld, %s=%lld in %s %s %lld KB of each of %lld multiprocessors, which do not "
       "fit into %zu KB of registers and shared memory beside what a step needs",
-      static_cast<long long>(shape.H), static_cast<long long>(shape.G), name(shape.dtype),
-      static_cast<long long>(units * 4 * shape.H * number_bytes(shape) / 1024),
+      layers ? "W_ih and W_hh" : "W_hh", static_cast<long long>(shape.H), layers ? "L" : "G",
+      static_cast<long long>(shape.G), name(shape.dtype), layers ? "take" : "takes",
+      static_cast<long long>(matrices * units * 4 * shape.H * number_bytes(shape) / 1024),
       static_cast<long long>(shape.G * ceil_div(shape.H, units)),
       (device.shared_memory + sizeof(float) * weight_registers(products) * kThreads) / 1024);
 }
@@ -121,7 +125,8 @@ std::string refusal(const LstmShape& shape, const Device& device) {
     return words("compute capability %d.%d is below 8.0", device.major, device.minor);
   }
   if (shape.G > kMaxGroups || shape.G > device.multiprocessors) {
-    return words("G=%lld groups are more than the %d multiprocessors",
+    return words(layered(shape) ? "L=%lld layers are more than the %d multiprocessors"
+                                : "G=%lld groups are more than the %d multiprocessors",
                  static_cast<long long>(shape.G), std::min(device.multiprocessors, kMaxGroups));
   }
   return {};
@@ -149,6 +154,15 @@ Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan
     r.chunk_shift = 30;
   } else {
     while (1 << r.chunk_shift < r.chunk_steps * kStepBytes) ++r.chunk_shift;
+  }
+
+  if (layered(shape)) {
+    r.feeds = is_forward ? 1 : -1;
+    r.between_rows = 1;
+    r.between_groups = shape.T * shape.B;
+  } else {
+    r.between_rows = shape.G;
+    r.between_groups = 1;
   }
 
   int64_t bytes = 0;
@@ -220,7 +234,7 @@ double step_ns(Direction direction, const LstmShape& shape, Products products, c
   const double gates =
       (direction == Direction::forward ? 1 : 2) * costs.finish_row * rows_of_thread;
   double ns = r.passes * (std::max(multiply, read) + gates + costs.pass) / costs.clock;
-  if (plan.slices > 1) {
+  if (plan.stages > 0) {
     const double blocks = static_cast<double>(shape.G) * plan.tiles * plan.slices;
     const double rate = std::min(costs.l2_of_one, costs.l2 / blocks);
     const double chunks = r.passes * ceil_div(r.steps, r.chunk_steps);  // two are on their way
@@ -233,7 +247,8 @@ double step_ns(Direction direction, const LstmShape& shape, Products products, c
 void check_plan(Direction direction, const LstmShape& shape, Products products, const Plan& plan) {
   const auto of = [&] {
     const char* pass = direction == Direction::forward ? "forward" : "backward";
-    return words("of the %s pass of %s B=%lld G=%lld H=%lld", pass, name(shape.dtype),
+    return words("of the %s pass of %s%s B=%lld G=%lld H=%lld", pass,
+                 layered(shape) ? "layers in " : "", name(shape.dtype),
                  static_cast<long long>(shape.B), static_cast<long long>(shape.G),
                  static_cast<long long>(shape.H));
   };

@@ -5,6 +5,12 @@
 // of the step after), by weights that stay on chip. A block has the weights of `units` hidden
 // units. Its 8 warps are (row warps) x (k warps): a row warp has m_tiles tiles of 16 rows of
 // weights, a k warp its part of every sum. The batch goes through in passes of 8 n_tiles rows.
+//
+// Groups that are layers make a wavefront: a layer does a step while the one before it, in the
+// order of the pass, does the next. Its operand is twice as wide: what that one made of the same
+// step, and what it made itself of the step before. All blocks of a layer still meet at its
+// barrier; there they wait for the layer that feeds them too, and for the one that they feed to
+// have read.
 #pragma once
 
 #include <cstdint>
@@ -65,6 +71,9 @@ struct Recurrence {
   int flags;    // (kFlagSteps, passes * pass_rows) bytes: what a row does at a step
   int shared_bytes;
 
+  int feeds;  // a group feeds that of the next number (1), of the one before (-1), or none (0)
+  int64_t between_rows, between_groups;  // places in y and reserve, from a row or group to the next
+
   uint32_t reverse[kMaxGroups / 32];  // a bit for each group
   unsigned* counters;                 // (G, tiles), each on a line of kCounterBytes
   unsigned char* operands;            // (2, G, B, row_bytes)
@@ -76,7 +85,7 @@ constexpr size_t counter_bytes(const LstmShape& shape, int tiles) {
   return (shape.G * tiles * kCounterBytes + 255) / 256 * 256;
 }
 
-// All but the last three members.
+// All but counters and operands.
 Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan);
 
 struct ForwardArguments {

@@ -10,6 +10,7 @@ template <class Element, int kNTiles>
 class Share {
  protected:
   using Stored = typename Element::Stored;
+  using Bits = typename Element::Bits;
   static constexpr int kPassRows = 8 * kNTiles;
 
   __device__ __forceinline__ Share(const LstmShape& shape, const Recurrence& r)
@@ -56,17 +57,35 @@ class Share {
     return {to_sum(weight[0]), to_sum(weight[H_]), to_sum(weight[2 * H_])};
   }
 
-  // In an array (T, B, G, ...) with strides, numbers before this thread's of a row; in a contiguous
-  // one, rows before it; and in one of (G, B, H), numbers.
+  // In an array (T, B, G, ...) with strides, numbers before this thread's of a row; in y or
+  // reserve, rows before it; and in one of (G, B, H), numbers.
   __device__ __forceinline__ int64_t offset(const int64_t (&stride)[3], int t, int row) const {
     return t * stride[0] + (domain_.first_row + row) * stride[1] + domain_.group * stride[2] +
            unit_;
   }
   __device__ __forceinline__ int64_t place(int t, int row) const {
-    return (t * shape_.B + domain_.first_row + row) * shape_.G + domain_.group;
+    return (t * shape_.B + domain_.first_row + row) * r_.between_rows +
+           domain_.group * r_.between_groups;
   }
   __device__ __forceinline__ int64_t state(int row) const {
     return (domain_.group * shape_.B + domain_.first_row + row) * shape_.H + unit_;
+  }
+
+  // Of the operand, in hidden units: before what the blocks of this group write for themselves.
+  __device__ __forceinline__ unsigned own_units() const { return r_.feeds ? H_ : 0; }
+
+  // The matrix that unit k of the operand meets, where k becomes a place in it; null if there is
+  // none, as for the padding of rows.
+  template <class Call>
+  __device__ __forceinline__ const Bits* weight_of(const Call& call, unsigned& k) const {
+    if (k < own_units()) {
+      if (!domain_.is_fed()) return nullptr;
+      const int array = r_.feeds > 0 ? domain_.group - 1 : domain_.group;
+      return static_cast<const Bits*>(call.weight_ih.data) + array * call.weight_ih.stride;
+    }
+    k -= own_units();
+    if (k >= H_) return nullptr;
+    return static_cast<const Bits*>(call.weight_hh.data) + domain_.group * call.weight_hh.stride;
   }
 
   // What is carried from step to step: c or dc.

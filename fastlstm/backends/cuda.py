@@ -2,7 +2,9 @@
 
 Where the GPU can hold W_hh on chip, the recurrence is one persistent launch each way, in which the
 blocks keep their parts of W_hh and meet every step. Elsewhere, and for a single step, it is a
-matrix product by cuBLAS and a fused cell a step. The input projection and the gradients of weights
+matrix product by cuBLAS and a fused cell a step. Layers whose weights it can hold all together go
+at once, as a wavefront (``cuda_wavefront``), where a model expects that to be faster than one after
+the other. The input projection and the gradients of weights
 and input are matrix products over the whole sequence.
 
 The kernels' products of float32 are TF32 where cuDNN's, and so ``nn.LSTM``'s, are; those by torch
@@ -19,8 +21,8 @@ import torch
 from torch import Tensor
 
 from fastlstm import _C, products
-from fastlstm.backends import cuda_recurrence, gpu, padding
-from fastlstm.types import Problem
+from fastlstm.backends import cuda_recurrence, cuda_wavefront, gpu, padding
+from fastlstm.types import Call, Problem
 
 _GROUPS = 256  # kMaxGroups of csrc/cuda/recurrence.h
 
@@ -148,3 +150,27 @@ def backward(
         if needs[3]:
             dweight_hh = products.dweight_hh(dgates, y, hx, reverse, lengths, reset)
     return dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx
+
+
+def layers_refusal(problem: Problem, direction: str) -> str | None:
+    """None, or why the layers of ``problem`` run one after the other in a pass, "forward" or so."""
+    return cuda_wavefront.refusal(kernels, problem, direction)
+
+
+def layers_forward(call: Call, train: bool) -> tuple[Tensor, ...]:
+    """(y, hy, cy, below, reserve) of all layers at once; see :func:`cuda_wavefront.forward`."""
+    with torch.cuda.device_of(call.input):
+        return cuda_wavefront.forward(kernels, call, train)
+
+
+def layers_backward(
+    grads: tuple[Tensor | None, Tensor | None, Tensor | None],
+    y: Tensor,
+    below: Tensor,
+    reserve: Tensor,
+    call: Call,
+    needs: Sequence[bool],
+) -> tuple[Any, ...]:
+    """The gradients of ``call``; see :func:`cuda_wavefront.backward`."""
+    with torch.cuda.device_of(y):
+        return cuda_wavefront.backward(kernels, grads, y, below, reserve, call, needs)

@@ -18,6 +18,8 @@ DTYPES = {
     torch.float16: "float16",
 }
 
+NONE = (0, 0)  # address and stride of a weight that is not there
+
 
 class Launch(NamedTuple):
     """What the launches of one pass have in common; made by :func:`prepare`."""
@@ -35,13 +37,23 @@ class Launch(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def _plan(
-    kernels: Any, direction: str, dtype: str, B: int, G: int, H: int, products: str, number: int
-) -> dict[str, int] | None:
-    """The best plan, by the model of csrc/cuda/plan.cpp; None where W_hh does not fit."""
+def best_plan(
+    kernels: Any,
+    direction: str,
+    sizes: tuple[str, int, int, int],
+    products: str,
+    number: int,
+    layered: bool = False,
+) -> tuple[dict[str, int] | None, str]:
+    """The best plan by the model of csrc/cuda/plan.cpp, or None, and why the weights do not fit.
+
+    ``sizes`` are dtype, B, G and H, ``number`` the device's; ``layered`` if groups are layers.
+    """
     device = kernels.device(number)
-    plans, _ = kernels.plans(direction, dtype, B, G, H, products=products, device=device)
-    return plans[0] if plans else None
+    plans, refusal = kernels.plans(
+        direction, *sizes, layered=layered, products=products, device=device
+    )
+    return plans[0] if plans else None, refusal
 
 
 def prepare(
@@ -51,16 +63,19 @@ def prepare(
     reverse: Sequence[bool],
     lengths: Tensor | None,
     reset: Tensor | None,
+    layers: int = 0,
 ) -> Launch:
     """For a pass, "forward" or "backward", of a call whose output is ``y`` (T, B, G, H).
 
-    It is for the stream that is current on y's device. Its plan may be replaced by another of
+    With ``layers`` the groups are so many layers, and y (T, B, H) is the last one's. It is for the
+    stream that is current on y's device. Its plan may be replaced by another of
     ``kernels.plans``, or by None.
 
     Lengths are clamped, whatever came: a kernel that trusts a wrong one writes past the end.
     """
+    T, B, G, H = *y.shape[:2], layers or y.shape[2], y.shape[-1]
     if lengths is not None:
-        lengths = lengths.to(torch.int64).clamp(0, y.shape[0]).contiguous()
+        lengths = lengths.to(torch.int64).clamp(0, T).contiguous()
     reset = gpu.contiguous(reset)
     on_gpu = y.device.type == "cuda"  # else they are emulated
     number = y.device.index if on_gpu else 0
@@ -71,9 +86,12 @@ def prepare(
         "device": number,
         "stream": torch.cuda.current_stream().cuda_stream if on_gpu else 0,
     }
-    (T, B, G, H), dtype, products = y.shape, DTYPES[y.dtype], gpu.precision()
+    dtype, products = DTYPES[y.dtype], gpu.precision()
+    sizes = (dtype, B, G, H)
     # A single step would read W_hh only once.
-    plan = None if T == 1 else _plan(kernels, direction, dtype, B, G, H, products, number)
+    plan = None
+    if T > 1:
+        plan, _ = best_plan(kernels, direction, sizes, products, number, layers > 0)
     owners = (lengths, reset)
     return Launch(kernels, (dtype, T, B, G, H), arguments, products, plan, owners)
 
@@ -110,6 +128,10 @@ def forward(
         kernels.forward(
             *launch.sizes,
             **arguments,
+            layered=False,
+            weight_ih=NONE,
+            bias_ih=NONE,
+            states=0,
             weight_hh=(weight_hh.data_ptr(), weight_hh.stride(0)),
             hx=hx.data_ptr(),
             cx=cx.data_ptr(),
@@ -182,6 +204,8 @@ def backward(
             dhy=memory.address(dhy),
             dcy=memory.address(dcy),
             y=y.data_ptr(),
+            layered=False,
+            weight_ih=NONE,
             weight_hh=(weight_hh.data_ptr(), weight_hh.stride(0)),
             hx=hx.data_ptr(),
             dhx=dhx.data_ptr(),
@@ -204,9 +228,9 @@ def backward(
             else:
                 dh.add_(torch.bmm(dhgates, weight_hh, out=product))
         dhx, dcx = dh.to(hx.dtype), dc.to(cx.dtype)
-    return dgates, _total(dbias, y), _total(dweight_ch, y), dhx, dcx
+    return dgates, total(dbias, y), total(dweight_ch, y), dhx, dcx
 
 
-def _total(summands: Tensor | None, like: Tensor) -> Tensor:
+def total(summands: Tensor | None, like: Tensor) -> Tensor:
     """The gradient that those of the tiles add up to; empty if there are none."""
     return like.new_empty(0) if summands is None else summands.sum(0).to(like.dtype)
