@@ -33,8 +33,8 @@ def strongest(weights: Tensor, count: int) -> Tensor:
 def extent(weights: Tensor) -> float:
     """Share of the pixels that a feature covers, averaged: its participation ratio.
 
-    (sum w^2)^2 / (I sum w^4) is 1 for weights of one size, 1/3 for Gaussian noise, and 1/I for a
-    single pixel.
+    (sum w^2)^2 / (I sum w^4) is 1 for weights of one size, 5/9 for weights drawn evenly from an
+    interval around 0, 1/3 for Gaussian ones, and 1/I for a single pixel.
     """
     squares = weights.double() ** 2
     return float((squares.sum(1) ** 2 / (squares**2).sum(1)).mean() / weights.shape[1])

@@ -129,7 +129,7 @@ def label_curves(
         means, spreads = ([100 * p[k] for p in points.values()] for k in ("mean", "std"))
         ax.errorbar(list(points), means, spreads, label=name, marker="o", capsize=3)
     ax.axhline(100 * chance, color="gray", linestyle="--", label="chance")
-    ax.set(xscale="log", xlabel="labelled videos of a class", ylabel="accuracy, %", ylim=(0, 100))
+    ax.set(xscale="log", xlabel="labelled videos of a class", ylabel="accuracy, %", ylim=(0, None))
     counts = sorted({n for points in accuracy.values() for n in points})
     ax.set_xticks(counts, [str(n) for n in counts])
     ax.minorticks_off()
