@@ -1,9 +1,11 @@
-"""Models of video in safetensors files, with the configuration inside."""
+"""Models of video in safetensors files, with the configuration inside; files that are whole."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -15,18 +17,24 @@ _KEY = "fastlstm"
 M = TypeVar("M", bound=nn.Module)
 
 
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` if no error comes up, in one step."""
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """See :meth:`fastlstm.video.VideoLSTM.save`."""
     safetensors = _safetensors()
     configuration = {"class": type(model).__name__, "arguments": model.config}
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    path = Path(path)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
+    with written_whole(Path(path)) as unfinished:
         safetensors.torch.save_file(tensors, unfinished, {_KEY: json.dumps(configuration)})
-        os.replace(unfinished, path)  # in one step: no reader ever sees half a file
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str], expected: type[M]) -> M:

@@ -125,6 +125,11 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(config, tmp_path):
     assert not part.exists()  # saving again took its place
 
 
+def test_a_run_without_a_test_ends_well(config, tmp_path):
+    main(["fit", "--config", config, "--trainer.limit_test_batches", "0"])
+    assert (tmp_path / "run" / "checkpoints" / "last.ckpt").is_file()
+
+
 def test_a_missing_checkpoint_is_named(config, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ckpt_path: .*/best\.ckpt is absent"):
         main(["test", "--config", config])

@@ -209,6 +209,26 @@ def test_sampling_mixes_truth_and_own_output():
     assert not torch.allclose(half, forced.future)
 
 
+def test_gradients_with_sampling_are_those_of_the_frames_that_were_read():
+    """No gradient goes through a frame that a decoder emitted and reads."""
+    model = composite(False, True)
+    frames, following = videos()
+    with torch.no_grad():
+        own = model.predict(frames, STEPS)
+    target = torch.randn_like(own)
+    sampled = model(frames, following, sampling=1.0).future
+    forced = model(frames, own).future
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    pairs = (
+        torch.autograd.grad((y * target).sum(), parameters, allow_unused=True)
+        for y in (sampled, forced)
+    )
+    for name, a, b in zip(names, *pairs, strict=True):
+        assert (a is None) == (b is None) == name.startswith("reconstruction")
+        if a is not None:
+            torch.testing.assert_close(a, b)
+
+
 def test_initial_values():
     model = CompositeLSTM(INPUT, HIDDEN, 2, readout_bias=-3.0)
     for stack in (model.encoder, model.reconstruction_decoder, model.future_decoder):

@@ -1,10 +1,8 @@
-"""Files that are made once and read many times: whole or not there, and never of something else."""
+"""Where files that are made once and read many times lie, under names that tell what made them."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +31,3 @@ def cache_name(source: str | Path, **made: Any) -> str:
     status = path.stat()
     told = json.dumps([str(path), status.st_size, status.st_mtime_ns, made], sort_keys=True)
     return f"{path.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
-
-
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` if no error comes up, in one step."""
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        yield unfinished
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)

@@ -8,8 +8,9 @@ import numpy as np
 from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 
-from fastlstm.data.caching import cache_name, written_whole
+from fastlstm.data.caching import cache_name
 from fastlstm.data.video_files import VideoFrames
+from fastlstm.storage import written_whole
 
 _CHUNK = 64  # frames decoded at a time
 _CUT = 25.0  # grey levels; steps within shots of fast traffic reached 20, cuts began at 47

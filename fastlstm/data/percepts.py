@@ -10,9 +10,10 @@ from numpy.lib.format import open_memmap
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fastlstm.data.caching import cache_folder, cache_name, written_whole
+from fastlstm.data.caching import cache_folder, cache_name
 from fastlstm.data.decoded import mapped
 from fastlstm.data.video_files import VideoFrames
+from fastlstm.storage import written_whole
 
 
 class Percepts:

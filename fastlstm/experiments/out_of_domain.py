@@ -8,9 +8,10 @@ from matplotlib.figure import Figure
 
 from fastlstm.experiments.pictures import Strip, strips
 from fastlstm.experiments.setting import Setting
-from fastlstm.experiments.videos import data_of, floats
+from fastlstm.experiments.videos import data_of
 from fastlstm.training.baselines import Baselines
 from fastlstm.training.module import VideoTask
+from fastlstm.training.task import floats
 from fastlstm.video import VideoLSTM
 
 

@@ -1,7 +1,6 @@
 """Training runs of an experiment: made once, resumed where they stopped, used again."""
 
 import json
-import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from fastlstm.storage import written_whole
 from fastlstm.training.video_command import VideoCommand
 from fastlstm.video import VideoLSTM
 
@@ -38,9 +38,8 @@ class Run:
 def write_json(path: Path, content: Any) -> None:
     """The whole file or none of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(part, path)
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def train(folder: Path, config: dict[str, Any], words: Sequence[str] = ()) -> Run:

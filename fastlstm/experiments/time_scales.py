@@ -9,9 +9,10 @@ from torch import Tensor
 from fastlstm.decoding import decode
 from fastlstm.experiments.pictures import Strip, activity_maps, error_curve, strips
 from fastlstm.experiments.setting import Setting
-from fastlstm.experiments.videos import data_of, floats
+from fastlstm.experiments.videos import data_of
 from fastlstm.functional import lstm
 from fastlstm.training.baselines import BaselineErrors, frame_error
+from fastlstm.training.task import floats
 from fastlstm.video import VideoLSTM
 
 

@@ -9,7 +9,8 @@ from torch import Tensor
 from fastlstm.experiments.pictures import Strip, strips
 from fastlstm.experiments.runs import Run
 from fastlstm.experiments.setting import Setting, spread
-from fastlstm.experiments.videos import data_of, floats
+from fastlstm.experiments.videos import data_of
+from fastlstm.training.task import floats
 
 _SHOWN = 2  # test videos in the figure
 

@@ -3,17 +3,9 @@
 from importlib import import_module
 from typing import Any
 
-import torch
-from torch import Tensor
-
 
 def data_of(settings: dict[str, Any], **changes: Any) -> Any:
     """The datamodule of an experiment's settings, with some of its arguments changed."""
     chosen = settings["fit"]["data"]
     module, _, name = chosen["class_path"].rpartition(".")
     return getattr(import_module(module), name)(**{**chosen["init_args"], **changes})
-
-
-def floats(pixels: Tensor) -> Tensor:
-    """Bytes scaled to [0, 1], as `VideoTask` scales them; floats as they are."""
-    return pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels

@@ -172,10 +172,11 @@ class RunCommand(LightningCLI, ABC):
         steps = trainer.global_step
         # no validation, no best: then the last step's weights are tested
         tested = next((c.best_model_path for c in savers if c.monitor), None) or None
-        (errors,) = trainer.test(
+        errors = trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=tested, verbose=False
         )
-        print("\n".join(self._summary(steps, errors, tested)))
+        if errors:  # there are none with --trainer.limit_test_batches 0
+            print("\n".join(self._summary(steps, errors[0], tested)))
 
     @abstractmethod
     def _summary(self, steps: int, errors: Mapping[str, float], tested: str | None) -> list[str]:

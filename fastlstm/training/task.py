@@ -13,6 +13,11 @@ from fastlstm.training.schedule import Schedule, check_schedule, scheduled
 _NOT_OF_WEIGHTS = ("backend", "readout_bias", "dropout")
 
 
+def floats(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Bytes scaled to [0, 1]; floats as they are. Of one dtype."""
+    return pixels.to(dtype).div_(255) if pixels.dtype == torch.uint8 else pixels.to(dtype)
+
+
 class FrameTask(LightningModule):
     """Trains a model that reads frames; derived classes say on what loss.
 
@@ -53,9 +58,8 @@ class FrameTask(LightningModule):
         self.input_lr_scale = input_lr_scale
 
     def floats(self, pixels: Tensor) -> Tensor:
-        """Bytes scaled to [0, 1]; floats as they are. In the dtype of the parameters."""
-        dtype = next(self.model.parameters()).dtype
-        return pixels.to(dtype).div_(255) if pixels.dtype == torch.uint8 else pixels.to(dtype)
+        """What `floats` makes of them in the dtype of the parameters."""
+        return floats(pixels, next(self.model.parameters()).dtype)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         reads_frames: dict[bool, list[Tensor]] = {True: [], False: []}
