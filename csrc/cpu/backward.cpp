@@ -74,6 +74,7 @@ class Backward : Arrays<S> {
   void run() const {
     std::memset(static_cast<void*>(zeros_), 0, widest() * sizeof(S));
     run_team(progress_, threads_, [this](Team team) {
+      const TileScope tiles;
       const Plan plan = plan_for(team.size());
       Plan hidden = plan;
       hidden.panels = hidden_strips_;

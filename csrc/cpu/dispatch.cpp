@@ -1,6 +1,11 @@
 // Chooses the instruction set at run time, so that one wheel serves every machine.
 #include <stdexcept>
 
+#if defined(FASTLSTM_AMX)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include "kernels.h"
 
 namespace fastlstm::cpu {
@@ -12,6 +17,16 @@ namespace {
         isa::backward_workspace, isa::backward, isa::checksum, isa::fma_flops              \
   }
 
+#if defined(FASTLSTM_AMX)
+// Linux keeps the 8 KiB of tiles only for the threads of processes that ask for it: see
+// Documentation/arch/x86/xstate.rst. It says no if some thread's signal stack is too small for
+// them.
+bool are_tiles_granted() {
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+#endif
+
 const std::vector<Kernels>& available() {
   static const std::vector<Kernels> best_first = [] {
     std::vector<Kernels> list;
@@ -19,7 +34,15 @@ const std::vector<Kernels>& available() {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-      if (__builtin_cpu_supports("avx512bf16")) list.push_back(FASTLSTM_KERNELS(avx512bf16));
+      if (__builtin_cpu_supports("avx512bf16")) {
+#if defined(FASTLSTM_AMX)
+        if (__builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+            are_tiles_granted()) {
+          list.push_back(FASTLSTM_KERNELS(amx));
+        }
+#endif
+        list.push_back(FASTLSTM_KERNELS(avx512bf16));
+      }
       list.push_back(FASTLSTM_KERNELS(avx512));
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {

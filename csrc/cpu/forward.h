@@ -105,6 +105,7 @@ class Forward : Arrays<S> {
 
   void run() const {
     run_team(progress_, threads_, [this](Team team) {
+      const TileScope tiles;
       prepare(team);
       team.barrier();
       const Plan plan = plan_for(team.size());

@@ -18,8 +18,9 @@ namespace {
 constexpr int kInputStrips = 8;
 // Rows of T times B from which on W_ih is packed once, and not for every chunk anew.
 constexpr int64_t kPackRows = 1024;
-// Slivers of digates that stay in L2 while all strips of x and h' pass by.
-constexpr int64_t kSlivers = 32;
+// Slivers of digates that stay in L2 while all strips of x and h' pass by: 192 rows of dweight.
+template <class S>
+constexpr int64_t kSlivers = 192 / kMaxRows<S>;
 
 // What the recurrence writes for a block, and Gradients reads.
 template <class S>
@@ -91,7 +92,7 @@ class Gradients : Arrays<S> {
     int64_t strips() const { return right[0].strips() + right[1].strips(); }
     // The rows of dweight that a thread computes, in slivers.
     Range slivers(const Team& team) const {
-      return share(ceil_div(columns, kMaxRows), team.thread(), team.size());
+      return share(ceil_div(columns, kMaxRows<S>), team.thread(), team.size());
     }
     // The `strip`-th of both: which of them has it, and its first column there.
     Place at(int64_t strip) const {
@@ -114,7 +115,7 @@ class Gradients : Arrays<S> {
         input_strips_(ceil_div(shape_.I, kWidth)),
         packs_ih_(shape_.T * shape_.B >= kPackRows),
         chunks_(workspace.take<Chunk>(threads)),
-        slivers_(workspace.take<Word<S>>((widest() + threads * kMaxRows) * kDepth)),
+        slivers_(workspace.take<Word<S>>((widest() + threads * kMaxRows<S>)*kDepth)),
         digates_blocks_(workspace.take<Word<S>>(shape_.I ? block_words<S>(gates_) * kChunk<S> : 0)),
         operands_(workspace.take<Word<S>>((ceil_div(widest(), kWidth) + input_strips_) *
                                           strip_words<S>(kChunk<S>))),
@@ -218,9 +219,9 @@ class Gradients : Arrays<S> {
     }
     if (product.strips() == 0) return;
     const Range slivers = product.slivers(team);
-    pack_slivers(product.left, count, slivers.begin * kMaxRows,
-                 lesser(slivers.end * kMaxRows, product.columns), product.columns,
-                 slivers_ + slivers.begin * kMaxRows * kDepth);
+    pack_slivers(product.left, count, slivers.begin * kMaxRows<S>,
+                 lesser(slivers.end * kMaxRows<S>, product.columns), product.columns,
+                 slivers_ + slivers.begin * kMaxRows<S> * kDepth);
   }
 
   // dweight = or += left^T right.
@@ -229,17 +230,18 @@ class Gradients : Arrays<S> {
     const int64_t words = words_of<S>(count), depth = words * Format<S>::kPerWord;
     const int64_t strips = product.strips();
     const Range slivers = product.slivers(team);
-    const Range mine = {slivers.begin * kMaxRows, lesser(slivers.end * kMaxRows, product.columns)};
+    const Range mine = {slivers.begin * kMaxRows<S>,
+                        lesser(slivers.end * kMaxRows<S>, product.columns)};
     const Word<S>* sliver = slivers_ + mine.begin * kDepth;
-    for (int64_t first = mine.begin; first < mine.end; first += kSlivers * kMaxRows) {
-      const int64_t last = lesser(first + kSlivers * kMaxRows, mine.end);
+    for (int64_t first = mine.begin; first < mine.end; first += kSlivers<S> * kMaxRows<S>) {
+      const int64_t last = lesser(first + kSlivers<S> * kMaxRows<S>, mine.end);
       for (int64_t i = 0; i < strips; ++i) {
         const auto [right, column] = product.at(i);
         const int64_t columns = right->columns;
         Sum<S>* dweight =
             static_cast<Sum<S>*>(right->dweight) + group * product.columns * columns + column;
-        for (int64_t row = first; row < last; row += kMaxRows) {
-          multiply_sliver(sliver + (row - mine.begin) * words, lesser(kMaxRows, last - row),
+        for (int64_t row = first; row < last; row += kMaxRows<S>) {
+          multiply_sliver(sliver + (row - mine.begin) * words, lesser(kMaxRows<S>, last - row),
                           operands_ + i * words * kWidth, i + 1 < strips && row == first, depth,
                           dweight + row * columns, columns, lesser(kWidth, columns - column),
                           begins);
@@ -252,18 +254,18 @@ class Gradients : Arrays<S> {
   void multiply_sliver(const Word<S>* sliver, int64_t size, const Word<S>* strip, bool look_ahead,
                        int64_t depth, Sum<S>* dweight, int64_t stride, int64_t width,
                        bool begins) const {
-    const S* rows[kMaxRows];
-    Sum<S>* c[kMaxRows];
-    alignas(kVectorBytes) Sum<S> edge[kMaxRows][kWidth];
+    const S* rows[kMaxRows<S>];
+    Sum<S>* c[kMaxRows<S>];
+    alignas(kVectorBytes) Sum<S> edge[kMaxRows<S>][kWidth];
     const int vectors = vectors_of<S>(width);
     const bool direct = width == vectors * V::kLanes;
     for (int64_t r = 0; r < size; ++r) {
-      rows[r] = reinterpret_cast<const S*>(sliver + r);
+      rows[r] = reinterpret_cast<const S*>(sliver + r * kSliverRow<S>);
       c[r] = direct ? dweight + r * stride : edge[r];
     }
-    cpu::multiply<S>(static_cast<int>(size), vectors, rows, {kMaxRows, 0}, strip,
-                     look_ahead ? strip + strip_words<S>(depth) : nullptr, depth, c,
-                     direct && !begins);
+    multiply_block<S>(static_cast<int>(size), vectors, rows, kSliverSpacing<S>, strip,
+                      look_ahead ? strip + strip_words<S>(depth) : nullptr, depth, c,
+                      direct && !begins);
     for (int64_t r = 0; r < size && !direct; ++r) {
       for (int64_t column = 0; column < width; ++column) {
         Sum<S>& sum = dweight[r * stride + column];

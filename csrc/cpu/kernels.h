@@ -1,7 +1,7 @@
 // What each instruction set provides, and the choice among them.
 //
 // They are compiled once per instruction set, each time into a namespace of its own:
-// fastlstm::cpu::avx512bf16, ::avx512, ::avx2, ::portable.
+// fastlstm::cpu::amx, ::avx512bf16, ::avx512, ::avx2, ::portable.
 #pragma once
 
 #include <string>
@@ -24,6 +24,7 @@ namespace fastlstm::cpu {
                     int num_threads);                                                           \
   double fma_flops(int num_threads);                                                            \
   }
+FASTLSTM_DECLARE_KERNELS(amx)
 FASTLSTM_DECLARE_KERNELS(avx512bf16)
 FASTLSTM_DECLARE_KERNELS(avx512)
 FASTLSTM_DECLARE_KERNELS(avx2)

@@ -14,7 +14,21 @@
 namespace fastlstm::cpu {
 namespace {
 
-constexpr int kMaxRows = 6;
+#if defined(__AMX_BF16__) && !defined(FASTLSTM_VECTOR_BYTES)
+#define FASTLSTM_TILES
+#endif
+
+// Whether such numbers are multiplied on tiles, as tiles.h does, and not on vectors.
+#if defined(FASTLSTM_TILES)
+template <class S>
+constexpr bool kOnTiles = std::is_same_v<S, BFloat16>;
+#else
+template <class S>
+constexpr bool kOnTiles = false;
+#endif
+
+template <class S>
+constexpr int kMaxRows = kOnTiles<S> ? 32 : 6;
 #if defined(__AVX512F__) || defined(__aarch64__) || defined(FASTLSTM_MANY_REGISTERS)
 constexpr int kColumns = 4;
 #else

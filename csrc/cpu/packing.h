@@ -3,13 +3,14 @@
 // A panel is 4 vectors wide, in strips of kColumns vectors: [strip][word of depth][kColumns]. In
 // the forward pass its vectors are the four gates of the same hidden units, so that the cell
 // follows at once; elsewhere they are neighbouring columns. A sliver is up to kMaxRows rows:
-// [word of depth][kMaxRows]. Whatever lies beyond an edge of a panel is zero.
+// [word of depth][kMaxRows], or, for tiles, [run of kRun words][kMaxRows][kRun]. Whatever lies
+// beyond an edge of a panel is zero.
 #pragma once
 
 #include <cstddef>
 #include <cstring>
 
-#include "microkernel.h"
+#include "tiles.h"
 
 namespace fastlstm::cpu {
 namespace {
@@ -32,10 +33,12 @@ constexpr int kPanelWidth = kPanelVectors * kLanes<S>;
 template <class S>
 constexpr int64_t kChunk = kDepth * Format<S>::kPerWord;
 
-// The depth of a product in words, and the words of a strip and of a panel.
+// The depth of a product in words, whole runs of them for tiles, and the words of a strip and of a
+// panel.
 template <class S>
 constexpr int64_t words_of(int64_t depth) {
-  return ceil_div(depth, Format<S>::kPerWord);
+  constexpr int64_t kWhole = kOnTiles<S> ? kRun : 1;
+  return ceil_div(depth, Format<S>::kPerWord * kWhole) * kWhole;
 }
 template <class S>
 constexpr int64_t strip_words(int64_t depth) {
@@ -147,7 +150,8 @@ FASTLSTM_INLINE void pack_rows(const RowAt& row, int64_t depth, int64_t first, i
         const int64_t column = begin + v * V::kLanes;
         const auto copy = [&](auto lanes) {
           if constexpr (std::is_same_v<S, BFloat16>) {
-            typename V::Bits pair = V::widen(row(2 * word) + column, lanes);
+            typename V::Bits pair = {};
+            if (2 * word < depth) pair = V::widen(row(2 * word) + column, lanes);
             if (2 * word + 1 < depth) pair |= V::widen(row(2 * word + 1) + column, lanes) << 16;
             std::memcpy(to, &pair, sizeof(pair));
           } else {
@@ -173,6 +177,44 @@ struct Eight {
   typedef Item Items __attribute__((vector_size(kEight * sizeof(Item))));
 };
 
+// How far a row of a sliver is from the one before, and how its words follow each other.
+template <class S>
+constexpr int64_t kSliverRow = kOnTiles<S> ? kRun : 1;
+template <class S>
+constexpr Spacing kSliverSpacing =
+    kOnTiles<S> ? Spacing{1, (kMaxRows<S> - 1) * kRun} : Spacing{kMaxRows<S>, 0};
+
+// Columns first to last of rows[0] to rows[depth - 1], `columns` wide -> slivers for tiles: a
+// square of kRun words of depth and as many columns at a time.
+inline void pack_tile_slivers(const BFloat16* const* rows, int64_t depth, int64_t first,
+                              int64_t last, int64_t columns, uint32_t* slivers) {
+  using V = Simd<float>;
+  const int64_t words = words_of<BFloat16>(depth);
+  const auto pack = [&](int64_t word, int64_t column, auto lanes) {
+    V::Value square[kRun];
+    for (int64_t i = 0; i < kRun; ++i) {
+      const int64_t k = 2 * (word + i);
+      V::Bits pair = {};
+      if (k < depth) pair = V::widen(rows[k] + column, lanes);
+      if (k + 1 < depth) pair |= V::widen(rows[k + 1] + column, lanes) << 16;
+      square[i] = (V::Value)pair;
+    }
+    transpose<float>(square);
+    const int64_t row = (column - first) % kMaxRows<BFloat16>;
+    std::memcpy(slivers + (column - first - row) * words + (word * kMaxRows<BFloat16> + row * kRun),
+                square, sizeof(square));
+  };
+  for (int64_t column = first; column < last; column += V::kLanes) {
+    for (int64_t word = 0; word < words; word += kRun) {
+      if (column + V::kLanes <= columns) {
+        pack(word, column, AllLanes{});
+      } else {
+        pack(word, column, SomeLanes{static_cast<int32_t>(columns - column)});
+      }
+    }
+  }
+}
+
 // Columns first to last of rows[0] to rows[depth - 1], `columns` wide -> slivers, each kMaxRows of
 // those columns. Eight words of depth at a time, since slivers lie where they share sets of L1; and
 // eight columns at a time where that is harmless: the two too many are overwritten by the next
@@ -180,6 +222,7 @@ struct Eight {
 template <class S>
 void pack_slivers(const S* const* rows, int64_t depth, int64_t first, int64_t last, int64_t columns,
                   Word<S>* slivers) {
+  if constexpr (kOnTiles<S>) return pack_tile_slivers(rows, depth, first, last, columns, slivers);
   constexpr int kPerWord = Format<S>::kPerWord;
   const int64_t words = words_of<S>(depth);
   const auto pack = [&](int64_t word, int64_t column, int64_t count, Word<S>* to) {
@@ -207,15 +250,15 @@ void pack_slivers(const S* const* rows, int64_t depth, int64_t first, int64_t la
   };
   for (int64_t begin = 0; begin < words; begin += kEight) {
     const int64_t end = lesser(begin + kEight, words);
-    for (int64_t column = first; column < last; column += kMaxRows) {
-      Word<S>* to = slivers + (column - first) * words + begin * kMaxRows;
-      const int64_t count = lesser(kMaxRows, last - column);
-      const bool by_eights = count == kMaxRows && column + kEight <= columns;
+    for (int64_t column = first; column < last; column += kMaxRows<S>) {
+      Word<S>* to = slivers + (column - first) * words + begin * kMaxRows<S>;
+      const int64_t count = lesser(kMaxRows<S>, last - column);
+      const bool by_eights = count == kMaxRows<S> && column + kEight <= columns;
       int64_t word = begin;
-      for (; by_eights && word < lesser(end, words - 1); ++word, to += kMaxRows) {
+      for (; by_eights && word < lesser(end, words - 1); ++word, to += kMaxRows<S>) {
         pack_eight(word, column, to);
       }
-      for (; word < end; ++word, to += kMaxRows) pack(word, column, count, to);
+      for (; word < end; ++word, to += kMaxRows<S>) pack(word, column, count, to);
     }
   }
 }

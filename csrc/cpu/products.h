@@ -23,12 +23,15 @@ struct Strips {
   int64_t first = 0;  // word of their depth
 };
 
-// Calls visit(first, count) for blocks of at most kMaxRows rows, as even as integers allow.
-template <class Visit>
+// Calls visit(first, count) for blocks of at most kMaxRows rows, as even as integers allow; but
+// whole ones while there are rows if they go to tiles, for which 16 are as many as 9.
+template <class S, class Visit>
 FASTLSTM_INLINE void for_each_block(int64_t rows, const Visit& visit) {
-  const int64_t blocks = ceil_div(rows, kMaxRows);
+  const int64_t blocks = ceil_div(rows, kMaxRows<S>);
   for (int64_t block = 0; block < blocks; ++block) {
-    const int64_t first = rows * block / blocks, end = rows * (block + 1) / blocks;
+    const int64_t first = kOnTiles<S> ? block * kMaxRows<S> : rows * block / blocks;
+    const int64_t end =
+        kOnTiles<S> ? lesser(first + kMaxRows<S>, rows) : rows * (block + 1) / blocks;
     visit(first, static_cast<int>(end - first));
   }
 }
@@ -47,7 +50,7 @@ FASTLSTM_INLINE void pack_row_blocks(int64_t count, int64_t depth, const RowAt& 
                                      Word<S>* blocks) {
   constexpr int64_t kRunNumbers = kRun * Format<S>::kPerWord;
   const int64_t whole = depth / kRunNumbers;
-  for_each_block(count, [&](int64_t first, int size) {
+  for_each_block<S>(count, [&](int64_t first, int size) {
     for (int r = 0; r < size; ++r) {
       const S* from = row(first + r);
       Word<S>* to = blocks + first * block_words<S>(depth) + r * kRun;
@@ -61,6 +64,18 @@ FASTLSTM_INLINE void pack_row_blocks(int64_t count, int64_t depth, const RowAt& 
       }
     }
   });
+}
+
+// c[r] = or += rows[r] x strip for up to kMaxRows rows, on tiles or on vectors.
+template <class S>
+FASTLSTM_INLINE void multiply_block(int count, int vectors, const S* const* rows, Spacing spacing,
+                                    const Word<S>* strip, const Word<S>* ahead, int64_t depth,
+                                    Sum<S>* const* c, bool add) {
+  if constexpr (kOnTiles<S>) {
+    multiply_on_tiles(count, vectors, rows, spacing, strip, ahead, depth, c, add);
+  } else {
+    multiply<S>(count, vectors, rows, spacing, strip, ahead, depth, c, add);
+  }
 }
 
 // For each of `count` rows, c (`num_strips` strips wide) = or += row (depth) x strips. A strip is
@@ -77,10 +92,10 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
     const Word<S>* data = begin + strips.first * vectors * kLanes<S>;
     const bool last = strip + 1 == num_strips;
     const Word<S>* next = last ? strips.next : begin + strips.stride;
-    for_each_block(count, [&](int64_t first, int size) {
+    for_each_block<S>(count, [&](int64_t first, int size) {
       const Word<S>* block = blocks + first * block_words<S>(depth);
-      const S* rows[kMaxRows];
-      Sum<S>* c[kMaxRows];
+      const S* rows[kMaxRows<S>];
+      Sum<S>* c[kMaxRows<S>];
       for (int r = 0; r < size; ++r) {
         const Operand<S> at = operand(first + r);
         rows[r] = blocks ? reinterpret_cast<const S*>(block + r * kRun) : at.row;
@@ -89,9 +104,9 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
       const Word<S>* ahead = first == 0 ? next : nullptr;
       if (blocks) {
         const int64_t even = words_of<S>(depth) * Format<S>::kPerWord;  // padded with a zero
-        multiply<S>(size, vectors, rows, {1, (size - 1) * kRun}, data, ahead, even, c, add);
+        multiply_block<S>(size, vectors, rows, {1, (size - 1) * kRun}, data, ahead, even, c, add);
       } else {
-        multiply<S>(size, vectors, rows, {1, 0}, data, ahead, depth, c, add);
+        multiply_block<S>(size, vectors, rows, {1, 0}, data, ahead, depth, c, add);
       }
     });
   }
