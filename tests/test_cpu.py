@@ -1,5 +1,6 @@
 """The CPU kernels themselves: instruction sets, threads, processes, and activations."""
 
+import math
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 
@@ -97,6 +98,34 @@ def test_every_isa_in_several_blocks(isa, T, B, H, I):
     inputs, cotangents = case.inputs(), case.cotangents()
     truth = run_case(case, inputs, cotangents, "reference")
     assert_close(_run_isa(case, inputs, cotangents, isa), truth, case.tolerance)
+
+
+@pytest.mark.parametrize("options", [{}, {"peephole": True}, {"proj_size": 40}, {"lengths": True}])
+@pytest.mark.parametrize("B, H, I", [(16, 256, 32), (17, 260, 0), (45, 100, 33), (70, 70, 300)])
+def test_every_isa_with_many_rows_in_float32(isa, B, H, I, options):
+    """So many that a float is multiplied in pieces where there are tiles."""
+    case = Case(T=4, B=B, H=H, I=I, reverse=(False, True), **options)
+    inputs, cotangents = case.inputs(), case.cotangents()
+    truth = run_case(case, inputs, cotangents, "reference")
+    torchs = run_case(case, inputs, cotangents, "reference", torch.float32)
+    assert_as_close_as_torch(_run_isa(case, inputs, cotangents, isa, torch.float32), torchs, truth)
+
+
+@pytest.mark.parametrize("value", [float("inf"), -float("inf"), 3.4e38, float("nan"), 1e-42])
+def test_every_isa_with_extreme_numbers(isa, value):
+    """What saturates a gate in PyTorch does so here, NaN stays NaN, and neither goes astray."""
+    theirs = torch.nn.LSTM(8, 256)
+    ours = theirs.state_dict()
+    weights = [[ours[f"{name}_l0"]] for name in ("weight_ih", "bias_ih", "bias_hh", "weight_hh")]
+    x, h, c = torch.randn(3, 16, 8), torch.zeros(1, 16, 256), torch.zeros(1, 16, 256)
+    x[1, 5, 3] = value
+    y = cpu.forward(
+        x.unsqueeze(2), *weights, [], [], h, c, [False], None, None, None, False, False, isa=isa
+    )[0].squeeze(2)
+    expected = theirs(x)[0]
+    assert torch.equal(y.isnan(), expected.isnan())
+    assert y.isnan().any(2).sum() == (2 if math.isnan(value) else 0)
+    torch.testing.assert_close(y, expected, equal_nan=True)
 
 
 @pytest.mark.parametrize("B, H, I", [(1, 17, 0), (7, 33, 9), (13, 64, 40)])

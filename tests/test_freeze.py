@@ -89,6 +89,18 @@ def test_another_number_of_threads_than_when_it_was_frozen(threads):
     assert_close(_infer(module, x), expected, 1e-14)
 
 
+def test_few_rows_and_many_use_the_same_packed_weights():
+    """A float is multiplied in pieces with many rows, where there are tiles, and whole with few."""
+    module = fastlstm.LSTM(I, 260, backend="cpu").freeze()
+    live = copy.deepcopy(module).unfreeze()
+    _infer(module, torch.randn(30, 1, I))
+    kept = _memory(module)[0]
+    for B in (40, 1, 17):
+        x = torch.randn(30, B, I)
+        assert_close(_infer(module, x), _infer(live, x), 1e-5)
+        assert _memory(module)[0] is kept
+
+
 @pytest.mark.parametrize("given", ["unbatched", "lengths", "packed sequence", "hx", "no steps"])
 def test_every_kind_of_input(given):
     module = _module(torch.float64, num_layers=2, bidirectional=True)

@@ -62,6 +62,7 @@ class Backward : Arrays<S> {
         dweight_ch_(workspace_.take<Sum<S>>(threads_ * dweight_ch_size())),
         weight_hh_(workspace_.take<Word<S>>(shape_.G * hidden_strips_ * strip_words<S>(gates_))),
         weight_hr_(workspace_.take<Word<S>>(shape_.G * strips_ * strip_words<S>(shape_.P))),
+        row_blocks_(workspace_.take<Word<S>>(threads_ * row_block_words())),
         replay_(call, num_threads, block_, workspace_),
         written_(call, block_, workspace_),
         gradients_(call, replay_, written_, zeros_, threads_, workspace_) {
@@ -82,6 +83,7 @@ class Backward : Arrays<S> {
           rows_ + team.thread() * shape_.B,
           dh_ + team.thread() * shape_.B * kWidth,
           dweight_ch_ + team.thread() * dweight_ch_size(),
+          row_blocks_ + team.thread() * row_block_words(),
       };
       const auto for_each_tile = [&](const auto& visit) {
         plan.for_each_tile(shape_, team.thread(), visit);
@@ -126,6 +128,7 @@ class Backward : Arrays<S> {
     Row* rows;
     Sum<S>* dh;
     Sum<S>* dweight_ch;
+    Word<S>* blocks;  // packed rows of digates or dh
   };
 
   Plan plan_for(int threads) const {
@@ -182,15 +185,16 @@ class Backward : Arrays<S> {
     const Row* rows = scratch.rows;
     const int64_t count = visit_rows(stage, tile, s, scratch.rows);
     const int64_t columns = stage == Stage::cell ? shape_.H : hidden_size_;
+    const auto digates_after = [&](int64_t i) { return rows[i].digates_after; };
+    const auto dh_of_row = [&](int64_t i) { return rows[i].dh; };
+    if (kPieces<S> > 1 && stage == Stage::cell) pack(shape_.P, count, dh_of_row, scratch);
+    if (kPieces<S> > 1 && stage != Stage::cell && s > 0)
+      pack(gates_, count, digates_after, scratch);
     for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
       if (stage == Stage::cell) {
-        product(
-            weight_hr_, shape_.P, columns, tile, panel, count,
-            [&](int64_t i) { return rows[i].dh; }, scratch.dh);
+        product(weight_hr_, shape_.P, columns, tile, panel, count, dh_of_row, scratch);
       } else if (s > 0) {
-        product(
-            weight_hh_, gates_, columns, tile, panel, count,
-            [&](int64_t i) { return rows[i].digates_after; }, scratch.dh);
+        product(weight_hh_, gates_, columns, tile, panel, count, digates_after, scratch);
       } else {
         std::memset(scratch.dh, 0, count * kWidth * sizeof(*scratch.dh));
       }
@@ -210,11 +214,21 @@ class Backward : Arrays<S> {
     }
   }
 
+  // Rows in pieces, once for all panels; others are read as they lie.
+  template <class RowAt>
+  void pack(int64_t depth, int64_t count, const RowAt& row_at, const Scratch& scratch) const {
+    for (int64_t k = 0; k < depth; k += kChunk<S>) {
+      pack_row_blocks<S>(
+          count, lesser(kChunk<S>, depth - k), [&](int64_t i) { return row_at(i) + k; },
+          scratch.blocks + words_of<S>(k) * count);
+    }
+  }
+
   // For each row, dh (a strip wide) = row (depth) times a strip of packed weights (depth, columns).
   template <class RowAt>
   FASTLSTM_INLINE void product(const Word<S>* weights, int64_t depth, int64_t columns,
                                const Tile& tile, int64_t panel, int64_t count, const RowAt& row_at,
-                               Sum<S>* dh) const {
+                               const Scratch& scratch) const {
     const int64_t strips = ceil_div(columns, kWidth);
     const Word<S>* first = weights + tile.group * strips * strip_words<S>(depth);
     const Word<S>* weight = first + panel * strip_words<S>(depth);
@@ -225,8 +239,10 @@ class Backward : Arrays<S> {
                             : is_last   ? first + tile.panels.begin * strip_words<S>(depth)
                                         : weight + strip_words<S>(k + size);
       const Strips<S> strip = {weight, 0, next, columns - panel * kWidth, words_of<S>(k)};
-      multiply_strips(strip, 1, count, size, k > 0, nullptr,
-                      [&](int64_t i) { return Operand<S>{row_at(i) + k, dh + i * kWidth}; });
+      multiply_strips(
+          strip, 1, count, size, k > 0,
+          kPieces<S> > 1 ? scratch.blocks + words_of<S>(k) * count : nullptr,
+          [&](int64_t i) { return Operand<S>{row_at(i) + k, scratch.dh + i * kWidth}; });
     }
   }
 
@@ -355,6 +371,9 @@ class Backward : Arrays<S> {
   // Peepholes or not is unknown when the workspace is measured: there is always room.
   int64_t dweight_ch_size() const { return shape_.G * 3 * shape_.H; }
   int64_t widest() const { return gates_ > hidden_size_ ? gates_ : hidden_size_; }
+  int64_t row_block_words() const {
+    return kPieces<S> > 1 ? shape_.B * block_words<S>(widest()) : 0;
+  }
 
   const LstmBackward& call_;
   const int64_t gates_;          // 4H
@@ -372,6 +391,7 @@ class Backward : Arrays<S> {
   Sum<S>* const dweight_ch_;
   Word<S>* const weight_hh_;
   Word<S>* const weight_hr_;
+  Word<S>* const row_blocks_;
   const Replay<S> replay_;
   const Written<S> written_;
   const Gradients<S> gradients_;
@@ -384,7 +404,7 @@ size_t backward_workspace(const LstmShape& shape, int num_threads) {
 }
 
 void backward(const LstmBackward& call, int num_threads) {
-  with_stored(call.shape.dtype,
+  with_stored(call.shape,
               [&](auto stored) { Backward<decltype(stored)>(call, num_threads).run(); });
 }
 

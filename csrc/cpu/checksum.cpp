@@ -62,7 +62,7 @@ uint64_t sum_of(const char* data, int64_t words) {
 // could take it from the wrong one.
 uint64_t checksum(const LstmShape& shape, const LstmWeight& weight_ih, const LstmWeight& weight_hh,
                   int num_threads) {
-  const int64_t size = with_stored(shape.dtype, [](auto stored) { return sizeof(stored); });
+  const int64_t size = with_stored(shape, [](auto stored) { return sizeof(stored); });
   const auto words_of_a_group = [&](int64_t columns) {
     return 4 * shape.H * columns * size / 8;  // whole ones: there are four gates
   };

@@ -4,23 +4,75 @@
 #include "kernels.h"
 
 namespace fastlstm::cpu::FASTLSTM_ISA {
+namespace {
+
+// Calls visit(Stored{}) for each way in which weights are packed for the caller to keep: B, which
+// decides whether float32 is multiplied in pieces, is another at the next call.
+template <class Visit>
+void for_each_packing(const LstmShape& shape, const Visit& visit) {
+  LstmShape few = shape;
+  few.B = 0;
+  with_stored(few, visit);
+  if constexpr (kOnTiles<SplitFloat>) {
+    if (shape.dtype == DType::float32) visit(SplitFloat{});
+  }
+}
+
+// A call of no steps, which does nothing but pack.
+LstmForward packing_call(const LstmForward& call) {
+  LstmForward packing{};
+  packing.shape.dtype = call.shape.dtype;
+  packing.shape.G = call.shape.G, packing.shape.H = call.shape.H;
+  packing.shape.I = call.shape.I, packing.shape.P = call.shape.P;
+  packing.weight_ih = call.weight_ih, packing.weight_hh = call.weight_hh;
+  packing.packed = call.packed;
+  packing.workspace = call.workspace;
+  return packing;
+}
+
+}  // namespace
+
 bool forward_streams(const LstmShape& shape) {
-  return with_stored(shape.dtype,
-                     [&](auto stored) { return Forward<decltype(stored)>::streams(shape); });
+  return with_stored(shape, [&](auto stored) { return Forward<decltype(stored)>::streams(shape); });
 }
 
 size_t forward_packed(const LstmShape& shape) {
-  return with_stored(shape.dtype,
-                     [&](auto stored) { return Forward<decltype(stored)>::packed_bytes(shape); });
+  size_t bytes = 0;
+  for_each_packing(shape,
+                   [&](auto stored) { bytes += Forward<decltype(stored)>::packed_bytes(shape); });
+  return bytes;
 }
 
 size_t forward_workspace(const LstmShape& shape, int num_threads) {
-  return workspace_for<Forward, LstmForward>(shape, num_threads);
+  size_t bytes = workspace_for<Forward, LstmForward>(shape, num_threads);
+  LstmForward call{};
+  call.shape = shape;
+  const LstmForward packing = packing_call(call);
+  for_each_packing(shape, [&](auto stored) {
+    const size_t least = Forward<decltype(stored)>(packing, num_threads).workspace_bytes();
+    bytes = least > bytes ? least : bytes;
+  });
+  return bytes;
 }
 
 void forward(const LstmForward& call, int num_threads) {
-  with_stored(call.shape.dtype,
-              [&](auto stored) { Forward<decltype(stored)>(call, num_threads).run(); });
+  with_stored(call.shape, [&](auto stored) {
+    using S = decltype(stored);
+    LstmForward mine = call;
+    LstmForward packing = packing_call(call);
+    for_each_packing(call.shape, [&](auto other) {
+      if (!call.packed) return;
+      using Other = decltype(other);
+      if constexpr (std::is_same_v<S, Other>) {
+        mine.packed = packing.packed;
+      } else if (!call.is_packed) {
+        Forward<Other>(packing, num_threads).run();
+      }
+      packing.packed =
+          static_cast<char*>(packing.packed) + Forward<Other>::packed_bytes(call.shape);
+    });
+    Forward<S>(mine, num_threads).run();
+  });
 }
 
 }  // namespace fastlstm::cpu::FASTLSTM_ISA

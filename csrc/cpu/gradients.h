@@ -115,7 +115,7 @@ class Gradients : Arrays<S> {
         input_strips_(ceil_div(shape_.I, kWidth)),
         packs_ih_(shape_.T * shape_.B >= kPackRows),
         chunks_(workspace.take<Chunk>(threads)),
-        slivers_(workspace.take<Word<S>>((widest() + threads * kMaxRows<S>)*kDepth)),
+        slivers_(workspace.take<Word<S>>((widest() + threads * kMaxRows<S>)*kDepth<S>)),
         digates_blocks_(workspace.take<Word<S>>(shape_.I ? block_words<S>(gates_) * kChunk<S> : 0)),
         operands_(workspace.take<Word<S>>((ceil_div(widest(), kWidth) + input_strips_) *
                                           strip_words<S>(kChunk<S>))),
@@ -221,7 +221,7 @@ class Gradients : Arrays<S> {
     const Range slivers = product.slivers(team);
     pack_slivers(product.left, count, slivers.begin * kMaxRows<S>,
                  lesser(slivers.end * kMaxRows<S>, product.columns), product.columns,
-                 slivers_ + slivers.begin * kMaxRows<S> * kDepth);
+                 slivers_ + slivers.begin * kMaxRows<S> * kDepth<S>);
   }
 
   // dweight = or += left^T right.
@@ -232,7 +232,7 @@ class Gradients : Arrays<S> {
     const Range slivers = product.slivers(team);
     const Range mine = {slivers.begin * kMaxRows<S>,
                         lesser(slivers.end * kMaxRows<S>, product.columns)};
-    const Word<S>* sliver = slivers_ + mine.begin * kDepth;
+    const Word<S>* sliver = slivers_ + mine.begin * kDepth<S>;
     for (int64_t first = mine.begin; first < mine.end; first += kSlivers<S> * kMaxRows<S>) {
       const int64_t last = lesser(first + kSlivers<S> * kMaxRows<S>, mine.end);
       for (int64_t i = 0; i < strips; ++i) {
@@ -254,18 +254,24 @@ class Gradients : Arrays<S> {
   void multiply_sliver(const Word<S>* sliver, int64_t size, const Word<S>* strip, bool look_ahead,
                        int64_t depth, Sum<S>* dweight, int64_t stride, int64_t width,
                        bool begins) const {
-    const S* rows[kMaxRows<S>];
     Sum<S>* c[kMaxRows<S>];
     alignas(kVectorBytes) Sum<S> edge[kMaxRows<S>][kWidth];
     const int vectors = vectors_of<S>(width);
     const bool direct = width == vectors * V::kLanes;
     for (int64_t r = 0; r < size; ++r) {
-      rows[r] = reinterpret_cast<const S*>(sliver + r * kSliverRow<S>);
       c[r] = direct ? dweight + r * stride : edge[r];
     }
-    multiply_block<S>(static_cast<int>(size), vectors, rows, kSliverSpacing<S>, strip,
-                      look_ahead ? strip + strip_words<S>(depth) : nullptr, depth, c,
-                      direct && !begins);
+    const Word<S>* ahead = look_ahead ? strip + strip_words<S>(depth) : nullptr;
+    const bool add = direct && !begins;
+    if constexpr (kOnTiles<S>) {
+      multiply_on_tiles<S>(static_cast<int>(size), vectors, rows_matrix<S>(sliver, kMaxRows<S>),
+                           strip, ahead, depth, c, add);
+    } else {
+      const S* rows[kMaxRows<S>];
+      for (int64_t r = 0; r < size; ++r) rows[r] = reinterpret_cast<const S*>(sliver + r);
+      cpu::multiply<S>(static_cast<int>(size), vectors, rows, {kMaxRows<S>, 0}, strip, ahead, depth,
+                       c, add);
+    }
     for (int64_t r = 0; r < size && !direct; ++r) {
       for (int64_t column = 0; column < width; ++column) {
         Sum<S>& sum = dweight[r * stride + column];

@@ -7,43 +7,10 @@
 // it, otherwise two multiply-adds in float.
 #pragma once
 
-#include <type_traits>
-
-#include "simd.h"
+#include "formats.h"
 
 namespace fastlstm::cpu {
 namespace {
-
-#if defined(__AMX_BF16__) && !defined(FASTLSTM_VECTOR_BYTES)
-#define FASTLSTM_TILES
-#endif
-
-// Whether such numbers are multiplied on tiles, as tiles.h does, and not on vectors.
-#if defined(FASTLSTM_TILES)
-template <class S>
-constexpr bool kOnTiles = std::is_same_v<S, BFloat16>;
-#else
-template <class S>
-constexpr bool kOnTiles = false;
-#endif
-
-template <class S>
-constexpr int kMaxRows = kOnTiles<S> ? 32 : 6;
-#if defined(__AVX512F__) || defined(__aarch64__) || defined(FASTLSTM_MANY_REGISTERS)
-constexpr int kColumns = 4;
-#else
-constexpr int kColumns = 2;
-#endif
-
-// Words of one strip that are multiplied before the sums go to memory. The strip then stays in L1
-// or close to it while rows pass by, and no sum in one register grows long: in float32, one chain
-// over the 4H = 1024 products of a backward step was 1.4e-6 off.
-constexpr int64_t kDepth = 256;
-
-template <class S>
-using Word = typename Format<S>::Word;
-template <class S>
-using Sum = typename Format<S>::Value;
 
 // The words of a row, wherever in memory it begins. As a template's argument a type would lose its
 // attributes: functions must name this one.
@@ -117,7 +84,6 @@ FASTLSTM_INLINE void multiply_add(const typename RowOf<S>::Row* const* row, int6
 struct Spacing {
   int64_t step, gap;
 };
-constexpr int64_t kRun = 16;
 
 // c[r] (kVectors vectors, anywhere in memory) = or += rows[r] (depth) x strip (depth, kVectors
 // vectors).
@@ -223,14 +189,6 @@ FASTLSTM_INLINE void multiply(int count, int vectors, const S* const* rows, Spac
     case 6:
       return multiply<S, 6>(vectors, rows, spacing, strip, ahead, depth, c, add);
   }
-}
-
-// The vectors of a strip of which `columns` are left: kColumns, or for fewer columns a half or one.
-// Without narrow strips a backward pass with H = 38 and I = 8 took 1.6 times as long.
-template <class S>
-constexpr int vectors_of(int64_t columns) {
-  constexpr int kLanes = Simd<Sum<S>>::kLanes;
-  return columns > kColumns / 2 * kLanes ? kColumns : columns > kLanes ? kColumns / 2 : 1;
 }
 
 }  // namespace

@@ -36,45 +36,34 @@ FASTLSTM_INLINE void for_each_block(int64_t rows, const Visit& visit) {
   }
 }
 
-// Words of a row in pack_row_blocks' blocks.
-template <class S>
-constexpr int64_t block_words(int64_t depth) {
-  return ceil_div(words_of<S>(depth), kRun) * kRun;
-}
-
 // Rows (depth) -> blocks of [run of kRun words][rows of the block], in the order of for_each_block.
 // Rows far apart would each be a stream of its own for the prefetcher, and often fall upon the same
 // sets of L1: read as they lie they cost a tenth of the speed.
 template <class S, class RowAt>
 FASTLSTM_INLINE void pack_row_blocks(int64_t count, int64_t depth, const RowAt& row,
                                      Word<S>* blocks) {
-  constexpr int64_t kRunNumbers = kRun * Format<S>::kPerWord;
-  const int64_t whole = depth / kRunNumbers;
-  for_each_block<S>(count, [&](int64_t first, int size) {
-    for (int r = 0; r < size; ++r) {
-      const S* from = row(first + r);
-      Word<S>* to = blocks + first * block_words<S>(depth) + r * kRun;
-      for (int64_t run = 0; run < whole; ++run, from += kRunNumbers, to += size * kRun) {
-        std::memcpy(to, from, kRun * sizeof(*to));
-      }
-      const int64_t left = depth - whole * kRunNumbers;
-      if (left) {
-        std::memset(to, 0, kRun * sizeof(*to));
-        std::memcpy(to, from, left * sizeof(*from));
-      }
-    }
-  });
-}
-
-// c[r] = or += rows[r] x strip for up to kMaxRows rows, on tiles or on vectors.
-template <class S>
-FASTLSTM_INLINE void multiply_block(int count, int vectors, const S* const* rows, Spacing spacing,
-                                    const Word<S>* strip, const Word<S>* ahead, int64_t depth,
-                                    Sum<S>* const* c, bool add) {
   if constexpr (kOnTiles<S>) {
-    multiply_on_tiles(count, vectors, rows, spacing, strip, ahead, depth, c, add);
+    for_each_block<S>(count, [&](int64_t first, int size) {
+      const Matrix block = rows_matrix<S>(blocks + first * block_words<S>(depth), size);
+      for (int r = 0; r < size; ++r) pack_tile_row(row(first + r), depth, block, r);
+    });
   } else {
-    multiply<S>(count, vectors, rows, spacing, strip, ahead, depth, c, add);
+    constexpr int64_t kRunNumbers = kRun * Format<S>::kPerWord;
+    const int64_t whole = depth / kRunNumbers;
+    for_each_block<S>(count, [&](int64_t first, int size) {
+      for (int r = 0; r < size; ++r) {
+        const S* from = row(first + r);
+        Word<S>* to = blocks + first * block_words<S>(depth) + r * kRun;
+        for (int64_t run = 0; run < whole; ++run, from += kRunNumbers, to += size * kRun) {
+          std::memcpy(to, from, kRun * sizeof(*to));
+        }
+        const int64_t left = depth - whole * kRunNumbers;
+        if (left) {
+          std::memset(to, 0, kRun * sizeof(*to));
+          std::memcpy(to, from, left * sizeof(*from));
+        }
+      }
+    });
   }
 }
 
@@ -98,15 +87,21 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
       Sum<S>* c[kMaxRows<S>];
       for (int r = 0; r < size; ++r) {
         const Operand<S> at = operand(first + r);
-        rows[r] = blocks ? reinterpret_cast<const S*>(block + r * kRun) : at.row;
+        rows[r] = at.row;
         c[r] = at.c + strip * kStripWidth<S>;
       }
       const Word<S>* ahead = first == 0 ? next : nullptr;
-      if (blocks) {
+      if constexpr (kOnTiles<S>) {
+        alignas(64) char room[kRowsRoom<S>];
+        const Matrix from =
+            blocks ? rows_matrix<S>(block, size) : lying_rows(rows, size, depth, room);
+        multiply_on_tiles<S>(size, vectors, from, data, ahead, depth, c, add);
+      } else if (blocks) {
+        for (int r = 0; r < size; ++r) rows[r] = reinterpret_cast<const S*>(block + r * kRun);
         const int64_t even = words_of<S>(depth) * Format<S>::kPerWord;  // padded with a zero
-        multiply_block<S>(size, vectors, rows, {1, (size - 1) * kRun}, data, ahead, even, c, add);
+        multiply<S>(size, vectors, rows, {1, (size - 1) * kRun}, data, ahead, even, c, add);
       } else {
-        multiply_block<S>(size, vectors, rows, {1, 0}, data, ahead, depth, c, add);
+        multiply<S>(size, vectors, rows, {1, 0}, data, ahead, depth, c, add);
       }
     });
   }

@@ -35,6 +35,11 @@ struct BFloat16 {
   uint16_t bits;
 };
 
+// A float that is multiplied in pieces: see formats.h. In memory it is nothing but a float.
+struct SplitFloat {
+  float value;
+};
+
 // What the numbers in memory, `Stored`, become in registers; and the words in which the microkernel
 // reads them: one number, or two neighbours along the depth of a product.
 template <class Stored>
@@ -49,9 +54,18 @@ struct Format<BFloat16> {
   using Word = uint32_t;
   static constexpr int kPerWord = 2;
 };
+template <>
+struct Format<SplitFloat> {
+  using Value = float;
+  struct Word {
+    uint32_t pieces[3];
+  };
+  static constexpr int kPerWord = 2;
+};
 
 FASTLSTM_INLINE float number(float stored) { return stored; }
 FASTLSTM_INLINE double number(double stored) { return stored; }
+FASTLSTM_INLINE float number(SplitFloat stored) { return stored.value; }
 FASTLSTM_INLINE float number(BFloat16 stored) {
   const uint32_t bits = uint32_t{stored.bits} << 16;
   float value;
@@ -144,6 +158,15 @@ struct Simd {
       if (i < lanes.count) to[i] = lane[i];
     }
 #endif
+  }
+
+  template <class Lanes>
+  static FASTLSTM_INLINE Value load(const SplitFloat* from, Lanes lanes) {
+    return load(&from->value, lanes);
+  }
+  template <class Lanes>
+  static FASTLSTM_INLINE void store(SplitFloat* to, Value value, Lanes lanes) {
+    store(&to->value, value, lanes);
   }
 
   // The same for bfloat16 in memory: exact when loaded, rounded to nearest even when stored.
