@@ -3,7 +3,9 @@
 // Vectors multiply float and double as they are, and bfloat16 two neighbours in depth at a time. On
 // tiles (tiles.h) so are bfloat16, and a float is three of them, the sum of which it is: each cut
 // off where it has 8 bits, none rounded. Six of the nine products of two such floats are as exact
-// as float32; the other three lie below its last bit. That is 2.7 times the speed of the vectors.
+// as float32; the other three lie below its last bit. On registers alone that is 2.1 times the
+// speed of the vectors, 507 GFLOP/s a core against 242. Tiles take what is below 1e-38 for zero: of
+// a float below 1e-33 the smaller pieces are lost.
 #pragma once
 
 #include <type_traits>
@@ -39,7 +41,6 @@ constexpr int kColumns = 2;
 // Words of one strip that are multiplied before the sums go to memory. The strip then stays in L1
 // or close to it while rows pass by, and no sum in one register grows long: in float32, one chain
 // over the 4H = 1024 products of a backward step was 1.4e-6 off.
-template <class S>
 constexpr int64_t kDepth = 256;
 
 // Words of a row that lie together in a block of rows.
@@ -66,7 +67,7 @@ constexpr int kPanelWidth = kPanelVectors * kLanes<S>;
 
 // The depth that is multiplied, and packed, at a time.
 template <class S>
-constexpr int64_t kChunk = kDepth<S> * Format<S>::kPerWord;
+constexpr int64_t kChunk = kDepth * Format<S>::kPerWord;
 
 // The depth of a product in words, whole runs of them for tiles, and the words of a strip and of a
 // panel.

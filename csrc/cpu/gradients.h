@@ -115,7 +115,7 @@ class Gradients : Arrays<S> {
         input_strips_(ceil_div(shape_.I, kWidth)),
         packs_ih_(shape_.T * shape_.B >= kPackRows),
         chunks_(workspace.take<Chunk>(threads)),
-        slivers_(workspace.take<Word<S>>((widest() + threads * kMaxRows<S>)*kDepth<S>)),
+        slivers_(workspace.take<Word<S>>((widest() + threads * kMaxRows<S>)*kDepth)),
         digates_blocks_(workspace.take<Word<S>>(shape_.I ? block_words<S>(gates_) * kChunk<S> : 0)),
         operands_(workspace.take<Word<S>>((ceil_div(widest(), kWidth) + input_strips_) *
                                           strip_words<S>(kChunk<S>))),
@@ -221,7 +221,7 @@ class Gradients : Arrays<S> {
     const Range slivers = product.slivers(team);
     pack_slivers(product.left, count, slivers.begin * kMaxRows<S>,
                  lesser(slivers.end * kMaxRows<S>, product.columns), product.columns,
-                 slivers_ + slivers.begin * kMaxRows<S> * kDepth<S>);
+                 slivers_ + slivers.begin * kMaxRows<S> * kDepth);
   }
 
   // dweight = or += left^T right.
@@ -232,7 +232,7 @@ class Gradients : Arrays<S> {
     const Range slivers = product.slivers(team);
     const Range mine = {slivers.begin * kMaxRows<S>,
                         lesser(slivers.end * kMaxRows<S>, product.columns)};
-    const Word<S>* sliver = slivers_ + mine.begin * kDepth<S>;
+    const Word<S>* sliver = slivers_ + mine.begin * kDepth;
     for (int64_t first = mine.begin; first < mine.end; first += kSlivers<S> * kMaxRows<S>) {
       const int64_t last = lesser(first + kSlivers<S> * kMaxRows<S>, mine.end);
       for (int64_t i = 0; i < strips; ++i) {

@@ -16,7 +16,7 @@ namespace {
 
 // Bytes of the rows of one product.
 template <class S>
-constexpr int64_t kRowsRoom = kDepth<S> * kMaxRows<S> * int64_t{sizeof(Word<S>)};
+constexpr int64_t kRowsRoom = kDepth * kMaxRows<S> * int64_t{sizeof(Word<S>)};
 
 #if defined(FASTLSTM_TILES)
 
@@ -26,12 +26,12 @@ struct Words {
   Simd<float>::Bits piece[kPieces<S>];
 };
 
-// The next 8 bits of every lane: what is left of `x` is exact. An infinity would leave a NaN, and
-// is the largest float instead; NaN stays what it is.
+// An infinity, of which cut() would leave a NaN, as the largest float. NaN stays what it is.
 FASTLSTM_INLINE Simd<float>::Value finite(Simd<float>::Value x) {
   using V = Simd<float>;
   return V::clamp(x, -FLT_MAX - V::Value{}, FLT_MAX - V::Value{});
 }
+// The next 8 bits of every lane: what is left of `x` is exact.
 FASTLSTM_INLINE Simd<float>::Bits cut(Simd<float>::Value& x) {
   using V = Simd<float>;
   const V::Bits upper = (V::Bits)x & int32_t(0xffff0000);

@@ -1,10 +1,11 @@
 // Products on AMX tiles: up to 32 rows times one packed strip.
 //
 // A tile is 16 rows of 64 bytes. So are kRun words along the depth of a strip's vector, and kRun
-// words of 16 rows. One instruction multiplies two of them and adds to a
-// third: 8,192 multiply-adds in 16 cycles, where the vector instruction does 32 in one.
+// words of 16 rows. One instruction multiplies two of them and adds to a third: 8,192 multiply-adds
+// in 16 cycles, where the vector instruction does 32 in one.
 // Of the eight tiles four are sums: 2 x 2 of 16 rows and one vector each, which needs as many loads
-// as multiplications; or 1 x 4 of 16 rows or fewer, with 5 loads for 4.
+// as multiplications; or 1 x 4 of 16 rows or fewer, with 6 loads for 4. Numbers in pieces are
+// multiplied piece by piece into the same sums, and need 3 loads for 4.
 #pragma once
 
 #include <cstdint>
