@@ -7,8 +7,8 @@ nn.LSTM runs on one thread and on all, and the better one counts; with autocast 
 torch.autocast(bfloat16) on float32 weights. Results are compared before they are timed. The
 contenders take turns in one process; a ratio is the median over the rounds, and above 1 means that
 fastlstm is faster. Training is forward and backward, counted as three times the forward's
-operations. The peak is that of float32 multiply-adds on vector registers, measured beside every row;
-bfloat16, and what goes to AMX tiles, may exceed it.
+operations. The peak is that of float32 multiply-adds on vector registers, measured beside every
+row; bfloat16, and what goes to AMX tiles, may exceed it.
 """
 
 from __future__ import annotations

@@ -432,10 +432,10 @@ std::vector<Case> null_cases() {
 
 // More steps, rows, columns or units than are worked on at once.
 std::vector<Case> large_cases() {
-  const int64_t sizes[][4] = {
-      {300, 3, 20, 33}, {3, 300, 9, 30}, {2, 70, 70, 300}, {1, 2, 130, 600},  {160, 7, 9, 5},
-      {1, 6, 150, 0},   {2, 3, 100, 20}, {1, 1, 300, 0},   {4, 1, 140, 1100}, {9, 60, 33, 0},
-      {3, 45, 200, 70}, {2, 17, 260, 0}};
+  const int64_t sizes[][4] = {{300, 3, 20, 33}, {3, 300, 9, 30},  {2, 70, 70, 300},
+                              {1, 2, 130, 600}, {160, 7, 9, 5},   {1, 6, 150, 0},
+                              {2, 3, 100, 20},  {1, 1, 300, 0},   {4, 1, 140, 1100},
+                              {9, 60, 33, 0},   {3, 45, 200, 70}, {2, 17, 260, 0}};
   std::vector<Case> cases;
   for (const auto& [T, B, H, I] : sizes) {
     for (const DType dtype : kTypes) {
