@@ -187,9 +187,11 @@ class Backward : Arrays<S> {
     const int64_t columns = stage == Stage::cell ? shape_.H : hidden_size_;
     const auto digates_after = [&](int64_t i) { return rows[i].digates_after; };
     const auto dh_of_row = [&](int64_t i) { return rows[i].dh; };
-    if (kPieces<S> > 1 && stage == Stage::cell) pack(shape_.P, count, dh_of_row, scratch);
-    if (kPieces<S> > 1 && stage != Stage::cell && s > 0)
+    if (kPieces<S> > 1 && stage == Stage::cell) {
+      pack(shape_.P, count, dh_of_row, scratch);
+    } else if (kPieces<S> > 1 && s > 0) {
       pack(gates_, count, digates_after, scratch);
+    }
     for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
       if (stage == Stage::cell) {
         product(weight_hr_, shape_.P, columns, tile, panel, count, dh_of_row, scratch);

@@ -30,6 +30,7 @@ constexpr bool kOnTiles = false;
 template <class S>
 constexpr int kPieces = std::is_same_v<S, SplitFloat> ? 3 : 1;
 
+// Rows that are multiplied at a time, and vectors of a strip: what tiles or registers hold.
 template <class S>
 constexpr int kMaxRows = kOnTiles<S> ? 32 : 6;
 #if defined(__AVX512F__) || defined(__aarch64__) || defined(FASTLSTM_MANY_REGISTERS)
