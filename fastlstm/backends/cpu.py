@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastlstm import _C
-from fastlstm.backends import memory
+from fastlstm.backends import memory, recycling
 from fastlstm.backends.packed import PackedWeights
 from fastlstm.types import Problem
 
@@ -130,7 +130,7 @@ def forward(
         sizes_of_states = (-(-steps // checkpoint_every), G, B, P + H)
         reserve = new_empty(sizes_of_states, dtype=_sums(dtype))
     else:
-        reserve = new_empty(*rows, G, 5 * H) if train else new_empty(0)
+        reserve = recycling.empty((*rows, G, 5 * H), dtype) if train else new_empty(0)
     if hy.numel() == 0:
         return y, hy, cy, cells, reserve
 
