@@ -227,21 +227,21 @@ def _check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor) -> Non
         )
     for index, entry in enumerate(weights):
         input_size = first.weight_ih.shape[1] if index < D else D * P
-        sizes = {
-            "weight_ih": (four_h, input_size),
-            "weight_hh": (four_h, P),
-            "bias_ih": (four_h,),
-            "bias_hh": (four_h,),
-            "weight_ch": (3 * four_h // 4,),
-            "weight_hr": (P, four_h // 4),
-        }
-        for name, size in sizes.items():
-            weight = getattr(entry, name)
-            if (weight is None) != (getattr(first, name) is None):
+        sizes = (
+            (four_h, input_size),
+            (four_h, P),
+            (four_h,),
+            (four_h,),
+            (3 * four_h // 4,),
+            (P, four_h // 4),
+        )
+        # Messages are put together after the fact: this runs some 4 times a call and layer.
+        for kind, (weight, other, size) in enumerate(zip(entry, first, sizes, strict=True)):
+            name = entry._fields[kind]
+            if (weight is None) != (other is None):
                 raise RuntimeError(f"weights[{index}].{name}: expected in all entries or in none")
             if weight is None:
                 continue
-            # The message is put together after the fact: this runs some 8 times a call and layer.
             if weight.shape != size:
                 check_size(f"weights[{index}].{name}", weight, size)
             if weight.device != device or (weight.dtype != dtype and not autocast):

@@ -76,14 +76,13 @@ def lstm(
     if every:
         problem = problem._replace(checkpoint_every=problem.train)
     dropout = dropout if training else 0.0
-    problem = problem._replace(dropout=dropout > 0)
+    if dropout:
+        problem = problem._replace(dropout=True)
     chosen = dispatch.select(problem, backend)
     if hx is None:
-        like = weights[0].weight_hh
-        hx = (
-            like.new_zeros(len(weights), problem.B, like.shape[1]),
-            like.new_zeros(len(weights), problem.B, problem.H),
-        )
+        like, rows = weights[0].weight_hh, (len(weights), problem.B)
+        zeros = like.new_zeros(*rows, problem.H)
+        hx = (zeros if not problem.proj_size else like.new_zeros(*rows, problem.proj_size), zeros)
     if chosen is backends.torch:
         y, state = backends.torch.lstm(input, hx, weights, D, batch_first, dropout, lengths)
         return y if return_sequence else None, state

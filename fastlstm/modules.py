@@ -151,14 +151,14 @@ class LSTM(nn.RNNBase):
     def weights(self) -> list[LSTMWeights]:
         """The parameters, one entry a layer and direction, in the order of h_0."""
         check_layout(self)
-        there = (True, True, self.bias, self.bias, self.peephole, self.proj_size > 0)
-        kinds = tuple(zip(LSTMWeights._fields, there, strict=True))
-        return [
-            LSTMWeights._make(
-                getattr(self, f"{name}_{suffix}") if has else None for name, has in kinds
-            )
-            for suffix in self._suffixes()
-        ]
+        weights = []
+        for names in self._all_weights:  # with biases if there are any, and weight_hr if there is
+            w_ih, w_hh, *rest = [getattr(self, name) for name in names]
+            b_ih, b_hh = rest[:2] if self.bias else (None, None)
+            w_hr = rest[-1] if self.proj_size else None
+            w_ch = getattr(self, names[0].replace("ih", "ch")) if self.peephole else None
+            weights.append(LSTMWeights(w_ih, w_hh, b_ih, b_hh, w_ch, w_hr))
+        return weights
 
     def forward(
         self,

@@ -249,6 +249,9 @@ def transformed_lstm_sequence(call: Call, *options: Any) -> tuple[Tensor, ...]:
     return _transformed(*call, train, *options)[:4]
 
 
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+
+
 def is_watched(tensors: Sequence[Tensor]) -> bool:
     """Whether something shall see the op itself: a compiler, tracer, mode or tensor subclass."""
     return (
@@ -256,5 +259,5 @@ def is_watched(tensors: Sequence[Tensor]) -> bool:
         or torch.jit.is_tracing()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._functorch.peek_interpreter_stack() is not None
-        or not all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in tensors)
+        or not _PLAIN.issuperset(map(type, tensors))
     )

@@ -25,6 +25,8 @@ def grid(weights: Sequence[Tensor]) -> tuple[tuple[int, int], Tensor | None]:
     if not weights:
         return (0, 0), None
     first = weights[0]
+    if len(weights) == 1 and first.is_contiguous():  # 5 us less in a call of 60
+        return (first.data_ptr(), 0), first
     step = weights[1].data_ptr() - first.data_ptr() if len(weights) > 1 else 0
     size = first.element_size()
     even = all(b.data_ptr() - a.data_ptr() == step for a, b in pairwise(weights))

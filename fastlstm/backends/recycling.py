@@ -39,9 +39,9 @@ def _take(size: int) -> Tensor:
     block = _blocks.pop(min(fitting)[1], None) if fitting else None
     if block is None:
         return allocate(size)
-    if torch.are_deterministic_algorithms_enabled():
-        if torch.utils.deterministic.fill_uninitialized_memory:
-            block.fill_(255)  # NaN, whatever the dtype, as in fresh memory then
+    fills = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
+    if fills and torch.are_deterministic_algorithms_enabled():
+        block.fill_(255)  # NaN, whatever the dtype, as in fresh memory then
     return block
 
 
