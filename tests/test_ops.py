@@ -159,11 +159,21 @@ def test_single_steps_of_small_cells_go_to_torch(H, B, train):
 
 
 @pytest.mark.parametrize("train", [False, True])
-@pytest.mark.parametrize("T, I, H", [(3, 910, 3), (30, 910, 3), (3, 910, 30), (3, 91, 3)])
-def test_few_units_and_steps_of_a_wide_input_train_on_torch(T, I, H, train):
-    lstm = fastlstm.LSTM(I, H).requires_grad_(train)
-    chosen = "torch" if train and (T, I, H) == (3, 910, 3) else "cpu"
-    assert f"runs on {chosen!r}" in fastlstm.explain(lstm, torch.randn(T, 240, I))
+@pytest.mark.parametrize(
+    "T, I, H, few",
+    [
+        (3, 910, 8, True),
+        (30, 910, 8, False),
+        (30, 130, 2, True),
+        (50, 130, 2, False),
+        (3, 910, 30, False),
+        (3, 91, 3, False),
+    ],
+)
+def test_few_units_and_rows_of_a_wide_input_train_on_torch(T, I, H, few, train):
+    lstm, x = fastlstm.LSTM(I, H).requires_grad_(train), torch.randn(T, 240, I)
+    assert f"runs on {'torch' if few and train else 'cpu'!r}" in fastlstm.explain(lstm, x)
+    assert "runs on 'cpu'" in fastlstm.explain(lstm.bfloat16(), x.bfloat16())
 
 
 def test_explain_names_the_choice_and_every_reason():
