@@ -3,6 +3,7 @@
 import gc
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -56,11 +57,30 @@ def test_no_more_than_the_limit_is_kept(monkeypatch):
     tensors = [recycling.empty((n * MIB,), torch.uint8) for n in (1, 2, 3, 9)]
     while tensors:
         tensors.pop(0)
-    assert _spare() == []  # the last one is above the limit, and the older ones go first
-    tensors = [recycling.empty((n * MIB,), torch.uint8) for n in (1, 2, 3)]
-    while tensors:
-        tensors.pop(0)
-    assert _spare() == [2 * MIB, 3 * MIB]
+    assert _spare() == [2 * MIB, 3 * MIB]  # the oldest went, and one above the limit did not come
+
+
+def test_blocks_come_and_go_while_one_is_chosen(monkeypatch):
+    """As a garbage collection or another thread may have it, between any two steps."""
+    in_use = [recycling.empty((n * MIB,), torch.uint8) for n in (1, 2, 3)]
+    in_use.pop()
+
+    def give_one_back(block):
+        if in_use:
+            in_use.pop()
+        return block.numel()
+
+    monkeypatch.setattr(recycling, "Tensor", SimpleNamespace(numel=give_one_back))
+    first = recycling.empty((3 * MIB,), torch.uint8)
+    assert first.shape == (3 * MIB,) and sorted(_spare()) == [MIB, 2 * MIB]
+
+    def take_all(block):
+        recycling._blocks.clear()
+        return block.numel()
+
+    monkeypatch.setattr(recycling, "Tensor", SimpleNamespace(numel=take_all))
+    assert recycling.empty((2 * MIB,), torch.uint8).shape == (2 * MIB,)
+    assert _spare() == []
 
 
 def _step(module, x):
@@ -93,6 +113,18 @@ def test_threads_share_the_memory():
             together = list(pool.map(lambda x: _step(module, x)[1](), xs))
             for expected, found in zip(alone, together, strict=True):
                 assert all(map(torch.equal, expected, found))
+
+
+def test_a_compiled_step_uses_it_too():
+    module = fastlstm.LSTM(8, 64)
+    x = torch.randn(300, 4, 8)
+    expected = _step(module, x)[1]()
+    compiled = torch.compile(module, fullgraph=True)
+    for _ in range(2):
+        for one, other in zip(expected, _step(compiled, x)[1](), strict=True):
+            torch.testing.assert_close(one, other)
+    gc.collect()
+    assert len(_spare()) == 1
 
 
 def test_a_tensor_is_pickled_as_any_other():

@@ -55,7 +55,8 @@ def slower(problem: Problem) -> str | None:
             return f"slower than torch's for a single step of {flops / 1e6:.1f} MFLOP"
     if not problem.train or problem.dtype == torch.bfloat16 or compiling:
         return None
-    # Of no variables' names: torch.jit.trace would write them into its graph, or not.
+    # No size is a variable of its own here: torch.jit.trace names values after those, and its
+    # second trace, which need not come this way, would differ from the first.
     few_steps = problem.H <= 8 and problem.I >= 512 and problem.T <= 8
     few_rows = problem.T <= 64 and problem.T * problem.B <= 10000
     if few_steps or (problem.H <= 4 and problem.I >= 128 and few_rows):
