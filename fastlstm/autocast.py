@@ -1,9 +1,16 @@
-"""What ``torch.autocast`` asks for."""
+"""What ``torch.autocast`` asks for: dtypes of sums and results, and copies of weights."""
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+
+# The dtypes that autocast casts. It leaves float64 as it is.
+_CAST = frozenset((torch.float32, torch.float16, torch.bfloat16))
 
 
 def is_autocast(tensor: Tensor) -> bool:
@@ -17,3 +24,100 @@ def compute_dtype(tensor: Tensor) -> torch.dtype:
     if is_autocast(tensor) and tensor.dtype != torch.float64:
         return torch.get_autocast_dtype(tensor.device.type)
     return tensor.dtype
+
+
+def can_meet(dtype: torch.dtype, other: torch.dtype, autocast: bool) -> bool:
+    """Whether arguments of one call may have these two dtypes; under autocast they may differ."""
+    return dtype == other or (autocast and dtype in _CAST and other in _CAST)
+
+
+def state_dtype(dtype: torch.dtype, lowered: torch.dtype) -> torch.dtype:
+    """Of a state that torch's own equations carry: the wider one of the state's and autocast's."""
+    return torch.promote_types(dtype, lowered)
+
+
+def result_dtypes(
+    input: Tensor, cx: Tensor | None, lowered: torch.dtype, is_packed: bool, has_projection: bool
+) -> tuple[torch.dtype, torch.dtype]:
+    """What ``nn.LSTM`` returns under autocast: the dtypes of output and h_n, and of c_n.
+
+    cuDNN and oneDNN return autocast's dtype, ``lowered``. On a CPU oneDNN has neither projections
+    nor a PackedSequence nor float16 input; there c has the dtype of cx, or of the input where
+    there is no cx, if that is wider, and h has it too, unless it is projected.
+    """
+    by_one_dnn = not (is_packed or has_projection or input.dtype == torch.float16)
+    if input.device.type != "cpu" or by_one_dnn:
+        return lowered, lowered
+    carried = state_dtype(input.dtype if cx is None else cx.dtype, lowered)
+    return lowered if has_projection else carried, carried
+
+
+class _Copies(dict[tuple[int, torch.dtype], tuple[Tensor, int, Tensor]]):
+    """Weights and their copies in autocast's dtype, with the version that was copied."""
+
+    def keep(self, *_: object) -> None:
+        """A hook that does nothing, but holds this object."""
+
+
+# A weight of our own, on each device, of which torch's autocast keeps a copy, too.
+_probes: dict[torch.device, Tensor] = {}
+_copies: dict[torch.device, weakref.ref[_Copies]] = {}
+
+
+def _current_copies(device: torch.device) -> _Copies:
+    """The copies of this autocast block, which die when torch drops its own.
+
+    Torch keeps its copies until the outermost block ends, and says so to nobody. So these hang on
+    a copy that torch keeps: by a hook on the node that made it. Where torch keeps none, as with
+    ``cache_enabled=False``, they die at once.
+    """
+    alive = _copies.get(device)
+    copies = None if alive is None else alive()
+    if copies is None:
+        copies = _Copies()
+        if device not in _probes:
+            _probes[device] = torch.zeros(1, 1, device=device, requires_grad=True)
+        probe = _probes[device]
+        row, column = (torch.zeros(size, device=device) for size in ((1, 0), (0, 1)))
+        node = torch.addmm(probe, row, column).grad_fn  # saves no tensor, so no hook sees one
+        assert node is not None
+        node.next_functions[0][0].register_hook(copies.keep)  # type: ignore[union-attr]
+        _copies[device] = weakref.ref(copies)
+    return copies
+
+
+def cast_weights(groups: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list[list[Tensor]]:
+    """The weights in ``dtype``: where gradients are recorded, one copy for all calls of a block.
+
+    The copies stay until the outermost autocast block ends, as those of torch's own functions do;
+    a weight that was written to meanwhile is copied anew. Without gradients no copy outlives the
+    call, and so no write to a weight can go unseen.
+    """
+    first = next(weight for group in groups for weight in group)
+    kept = None
+    if torch.is_grad_enabled() and torch.is_autocast_cache_enabled() and _is_plain(first):
+        kept = _current_copies(first.device)
+    return [[_cast(weight, dtype, kept) for weight in group] for group in groups]
+
+
+def _is_plain(weight: Tensor) -> bool:
+    """Whether nothing but autograd watches: a tracer must see each copy made."""
+    watched = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    return not (
+        watched
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+        or type(weight) not in (Tensor, torch.nn.Parameter)
+    )
+
+
+def _cast(weight: Tensor, dtype: torch.dtype, kept: _Copies | None) -> Tensor:
+    # As torch does, only leaves: others are new in every call, and would pile up.
+    if kept is None or not (weight.requires_grad and weight.is_leaf) or weight.dtype == dtype:
+        return weight.to(dtype)
+    key = (id(weight), dtype)
+    found = kept.get(key)
+    if found is None or found[1] != weight._version:
+        kept[key] = found = (weight, weight._version, weight.to(dtype))
+    return found[2]

@@ -72,7 +72,7 @@ class LSTMCell(nn.RNNCellBase):
         """What the backends are asked for this input, for :func:`fastlstm.explain`."""
         if input is None:
             input = self.weight_ih.new_empty(EXAMPLE_BATCH, self.input_size)
-        return cell_problem(torch.atleast_2d(input), self.weights())
+        return cell_problem(torch.atleast_2d(input), None, self.weights())
 
     def __prepare_scriptable__(self) -> nn.Module:
         """What torch.jit.script compiles instead: an nn.LSTMCell that shares these parameters."""

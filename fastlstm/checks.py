@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm.autocast import is_autocast
+from fastlstm.autocast import can_meet, is_autocast
 from fastlstm.backends.onnx import is_exporting
 from fastlstm.course_checks import (
     check_batch_sizes,
@@ -24,8 +24,8 @@ from fastlstm.types import Course, LSTMWeights
 
 
 def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
-    """ValueError for another dtype, RuntimeError for another device."""
-    if tensor.dtype != other.dtype:
+    """ValueError for a dtype that cannot meet the other's, RuntimeError for another device."""
+    if not can_meet(tensor.dtype, other.dtype, is_autocast(other)):
         raise ValueError(
             f"{name}: expected dtype {other.dtype}, that of {other_name}, got {tensor.dtype}"
         )
@@ -153,9 +153,9 @@ def check_layers(
     check_tensor("input", data)
     first = weights[0]
     _check_matrices(first)
-    if data.dtype != first.weight_ih.dtype and not is_autocast(data):
-        dtype = first.weight_ih.dtype
-        raise ValueError(
+    dtype, autocast = first.weight_ih.dtype, is_autocast(data)
+    if not can_meet(data.dtype, dtype, autocast):
+        raise (RuntimeError if autocast else ValueError)(
             f"RNN input dtype ({data.dtype}) does not match weight dtype ({dtype}). "
             f"Convert input: input.to({dtype}), or convert model: model.to({data.dtype})"
         )
@@ -193,7 +193,7 @@ def check_layers(
                 raise RuntimeError(
                     f"Expected hidden[{index}] size {expected}, got {list(state.shape)}"
                 )
-            if state.dtype != first.weight_hh.dtype:
+            if not can_meet(state.dtype, first.weight_hh.dtype, autocast):
                 raise RuntimeError(
                     "Input and hidden tensors are not the same dtype, found input tensor with "
                     f"{data.dtype} and hidden tensor with {state.dtype}"
@@ -244,7 +244,7 @@ def _check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor) -> Non
                 continue
             if weight.shape != size:
                 check_size(f"weights[{index}].{name}", weight, size)
-            if weight.device != device or (weight.dtype != dtype and not autocast):
+            if weight.device != device or not can_meet(weight.dtype, dtype, autocast):
                 raise RuntimeError(
                     f"weights[{index}].{name}: expected {dtype} on {device}, "
                     f"got {weight.dtype} on {weight.device}"
@@ -273,12 +273,12 @@ def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWei
                 f"got {state.shape[1]}, expected {four_h // 4}"
             )
     # After the sizes: where both are wrong, nn.LSTMCell tells of the size.
-    if input.dtype != weights.weight_ih.dtype and not autocast:
+    if not can_meet(input.dtype, weights.weight_ih.dtype, autocast):
         raise RuntimeError(
             f"input: expected dtype {weights.weight_ih.dtype}, that of weight_ih, got {input.dtype}"
         )
     for index, state in enumerate(hx or ()):
-        if state.dtype != weights.weight_hh.dtype and not autocast:
+        if not can_meet(state.dtype, weights.weight_hh.dtype, autocast):
             raise RuntimeError(
                 f"hx[{index}]: expected dtype {weights.weight_hh.dtype}, that of weight_hh, "
                 f"got {state.dtype}"

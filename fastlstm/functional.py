@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from types import ModuleType
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm import backends, dispatch, layers, transforms
-from fastlstm.autocast import compute_dtype, is_autocast
+from fastlstm.autocast import cast_weights, compute_dtype, is_autocast, result_dtypes, state_dtype
 from fastlstm.backends.packed import PackedWeights
 from fastlstm.checks import check_cell, check_layers
 from fastlstm.course_checks import steps_between_checkpoints
@@ -70,41 +71,51 @@ def lstm(
     every = steps_between_checkpoints(checkpoint_every)
     D = 2 if bidirectional else 1
     check_layers(input, hx, weights, D, batch_first, lengths, reset)
-    problem = layers_problem(input, weights, D, batch_first, lengths is not None)
+    problem = layers_problem(input, hx, weights, D, batch_first, lengths is not None)
     if reset is not None or return_all_cells:
         problem = problem._replace(reset=reset is not None, return_all_cells=return_all_cells)
     if every:
-        problem = problem._replace(checkpoint_every=problem.train)
+        problem = problem._replace(checkpoint_every=problem.requires_grad)
     dropout = dropout if training else 0.0
     if dropout:
         problem = problem._replace(dropout=True)
     chosen = dispatch.select(problem, backend)
+    data = input.data if isinstance(input, PackedSequence) else input
+    like, cx = weights[0].weight_hh, None if hx is None else hx[1]
     if hx is None:
-        like, rows = weights[0].weight_hh, (len(weights), problem.B)
+        rows = (len(weights), problem.B)
         zeros = like.new_zeros(*rows, problem.H)
         hx = (zeros if not problem.proj_size else like.new_zeros(*rows, problem.proj_size), zeros)
     if chosen is backends.torch:
         y, state = backends.torch.lstm(input, hx, weights, D, batch_first, dropout, lengths)
-        return y if return_sequence else None, state
-    if packed is None:
-        packed = [None] * (len(weights) // D)
-    course = Course([False, True][:D], lengths, None, reset)
-    at_once = layers.refusal(chosen, problem, weights[0].weight_hh) is None
-    options = (dropout, packed, return_all_cells, every, return_sequence, at_once)
-    if isinstance(input, PackedSequence):
-        course = course._replace(batch_sizes=input.batch_sizes)
-        hx = _permute(hx, input.sorted_indices)
-        y, state, *cells = _fused_layers(chosen, input.data, hx, weights, course, *options)
-        output, *cells = (d if d is None else input._replace(data=d) for d in (y, *cells))
-        return output, _permute(state, input.unsorted_indices), *cells
-    if batch_first:  # views: the kernels take any stride
-        course = course._replace(reset=None if reset is None else reset.t())
-        y, state, *cells = _fused_layers(
-            chosen, input.transpose(0, 1), hx, weights, course, *options
-        )
-        output, *cells = (s if s is None else s.transpose(0, 1) for s in (y, *cells))
-        return output, state, *cells
-    return _fused_layers(chosen, input, hx, weights, course, *options)
+        outputs: list[Any] = [y if return_sequence else None]
+    else:
+        if packed is None:
+            packed = [None] * (len(weights) // D)
+        course = Course([False, True][:D], lengths, None, reset)
+        x = data
+        if isinstance(input, PackedSequence):
+            hx = _permute(hx, input.sorted_indices)
+            course = course._replace(batch_sizes=input.batch_sizes)
+        elif batch_first:  # views: the kernels take any stride
+            x = data.transpose(0, 1)
+            course = course._replace(reset=None if reset is None else reset.t())
+        at_once = layers.refusal(chosen, problem, like) is None
+        options = (dropout, packed, return_all_cells, every, return_sequence, at_once)
+        y, state, *cells = _fused_layers(chosen, x, hx, weights, course, *options)
+        outputs = [y, *cells]
+        if isinstance(input, PackedSequence):
+            outputs = [d if d is None else input._replace(data=d) for d in outputs]
+            state = _permute(state, input.unsorted_indices)
+        elif batch_first:
+            outputs = [s if s is None else s.transpose(0, 1) for s in outputs]
+    output, *cells = outputs
+    if is_autocast(data) and problem.dtype != torch.float64:
+        is_projected = problem.proj_size > 0
+        dtype, c_dtype = result_dtypes(data, cx, problem.dtype, problem.batch_sizes, is_projected)
+        output = None if output is None else output.to(dtype)
+        state = state[0].to(dtype), state[1].to(c_dtype)
+    return output, state, *cells
 
 
 def lstm_cell(
@@ -129,21 +140,29 @@ def lstm_cell(
         RuntimeError, ValueError: as ``nn.LSTMCell`` and :func:`fastlstm.lstm_sequence` do.
     """
     check_cell(input, hx, weights)
+    problem = cell_problem(input, hx, weights)
     if hx is None:
         zeros = input.new_zeros(input.shape[0], weights.weight_hh.shape[1])
         hx = (zeros, zeros)
-    chosen = dispatch.select(cell_problem(input, weights), backend)
+    chosen = dispatch.select(problem, backend)
     if chosen is backends.torch:
         return backends.torch.lstm_cell(input, hx, weights)
-    states = (hx[0][None], hx[1][None])
-    y, (_, cy) = _fused_layers(
-        chosen, input[None], states, (weights,), Course([False]), 0.0, (None,), False
-    )
+    h, c, x = hx[0][None], hx[1][None], input[None]
+    course, options = Course([False]), (0.0, (None,), False)
+    if is_autocast(input) and problem.dtype not in (torch.float64, compute_dtype(input)):
+        # The state stays in float32 from step to step, as in nn.LSTMCell, and so does all else.
+        h, c, x = (tensor.to(problem.dtype) for tensor in (h, c, x))
+        weights = LSTMWeights._make(w if w is None else w.to(problem.dtype) for w in weights)
+        with torch.autocast(input.device.type, enabled=False):
+            y, (_, cy) = _fused_layers(chosen, x, (h, c), (weights,), course, *options)
+    else:
+        y, (_, cy) = _fused_layers(chosen, x, (h, c), (weights,), course, *options)
     return y[0], cy[0]
 
 
 def layers_problem(
     input: Tensor | PackedSequence,
+    hx: tuple[Tensor, Tensor] | None,
     weights: Sequence[LSTMWeights],
     D: int,
     batch_first: bool,
@@ -157,7 +176,8 @@ def layers_problem(
         data = input
         T, B = input.shape[:2] if not batch_first else (input.shape[1], input.shape[0])
     first = weights[0]
-    differentiable = data.requires_grad or first.weight_hh.requires_grad
+    tensors = chain((data,), hx or (), *weights)
+    differentiable = any(tensor is not None and tensor.requires_grad for tensor in tensors)
     return Problem(
         device=data.device.type,
         dtype=compute_dtype(first.weight_hh),
@@ -173,13 +193,21 @@ def layers_problem(
         batch_sizes=isinstance(input, PackedSequence),
         whole_layers=True,
         transformed=transforms.is_forward_mode() or transforms.is_vmapped(),
-        train=differentiable and torch.is_grad_enabled(),
+        requires_grad=torch.is_grad_enabled() and differentiable,
     )
 
 
-def cell_problem(input: Tensor, weights: LSTMWeights) -> Problem:
-    """What :func:`lstm_cell` asks the backends about these arguments."""
-    return layers_problem(input[None], [weights], 1, False, False)._replace(cell=True)
+def cell_problem(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWeights) -> Problem:
+    """What :func:`lstm_cell` asks the backends about these arguments.
+
+    Under autocast ``nn.LSTMCell`` carries its state on a CPU in float32, if it came so; what is
+    rounded in every step would lose the small changes of many.
+    """
+    problem = layers_problem(input[None], hx, [weights], 1, False, False)._replace(cell=True)
+    if input.device.type == "cpu" and is_autocast(input) and problem.dtype != torch.float64:
+        carried = input.dtype if hx is None else hx[1].dtype
+        problem = problem._replace(dtype=state_dtype(carried, problem.dtype))
+    return problem
 
 
 def _fused_layers(
@@ -218,7 +246,7 @@ def _fused_layers(
         if autocast:
             dtype = compute_dtype(x)
             x, h0, c0 = x.to(dtype), h0.to(dtype), c0.to(dtype)
-            groups = [[weight.to(dtype) for weight in group] for group in groups]
+            groups = cast_weights(groups, dtype)
         call = Call._make((x, *groups, h0, c0, *course))
         is_last = start + D == len(weights)
         outputs = (return_all_cells and is_last, checkpoint_every, return_sequence or not is_last)
@@ -246,7 +274,8 @@ def _call_of_layers(
     if not autocast:
         return call
     dtype = compute_dtype(x)
-    return call.replace_tensors(tensor.to(dtype) for tensor in call.tensors)
+    x, h0, c0 = (tensor.to(dtype) for tensor in (x, *hx))
+    return Call._make((x, *cast_weights(groups, dtype), h0, c0, *course))
 
 
 def _by_kind(layer: Sequence[LSTMWeights]) -> Iterable[tuple[Tensor | None, ...]]:

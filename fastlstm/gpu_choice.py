@@ -73,7 +73,7 @@ def cudnn_is_persistent(problem: Problem) -> bool:
     p = problem
     if p.proj_size or p.lengths:
         return False
-    few_units = p.H <= 128 or (p.H <= 192 and not p.train)
+    few_units = p.H <= 128 or (p.H <= 192 and not p.requires_grad)
     if few_units and p.dtype != torch.float64:
         return True
     fits = p.H <= 1024 and p.H % 128 == 0 and p.I % 128 == 0 and p.B % 8 == 0 and p.B <= 128
@@ -95,5 +95,5 @@ def _nearest(problem: Problem) -> gpu_measured.Measured | None:
         return sizes + 4 * ((m.L > 1) != (problem.L > 1)) + 4 * (m.G != problem.G)
 
     table = gpu_measured.TABLES.get(gpu.capability(), ())
-    alike = [m for m in table if m.dtype == dtype and m.train == problem.train]
+    alike = [m for m in table if m.dtype == dtype and m.train == problem.requires_grad]
     return min(alike, key=distance) if alike else None

@@ -43,7 +43,7 @@ def describe(backend: ModuleType, problem: Problem) -> str:
     reason = refusal(backend, problem)
     if reason is not None:
         return f"one after the other: {reason}"
-    reason = backend.layers_refusal(problem, "backward") if problem.train else None
+    reason = backend.layers_refusal(problem, "backward") if problem.requires_grad else None
     return "at once" + (f", backward one after the other: {reason}" if reason else "")
 
 

@@ -265,9 +265,9 @@ class LSTM(nn.RNNBase):
         elif not isinstance(input, PackedSequence) and input.dim() == 2:
             input = input.unsqueeze(0 if self.batch_first else 1)
         D = 2 if self.bidirectional else 1
-        problem = layers_problem(input, self.weights(), D, self.batch_first, False)
+        problem = layers_problem(input, None, self.weights(), D, self.batch_first, False)
         return problem._replace(
-            checkpoint_every=bool(self.checkpoint_every) and problem.train,
+            checkpoint_every=bool(self.checkpoint_every) and problem.requires_grad,
             dropout=self.training and self.dropout > 0,
         )
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fastlstm import backends, dispatch, ops, segments, transforms
-from fastlstm.autocast import compute_dtype, is_autocast
+from fastlstm.autocast import cast_weights, compute_dtype, is_autocast
 from fastlstm.backends.packed import PackedWeights
 from fastlstm.checks import check_sequence
 from fastlstm.course_checks import steps_between_checkpoints
@@ -44,8 +44,8 @@ def lstm_sequence(
     The groups share nothing but their sizes, and maybe their input: each has its own weights and
     its own direction of time. The two directions of a bidirectional layer are G = 2 with the
     second reversed. ``y.flatten(2)`` is then ``nn.LSTM``'s output, and hx has the layout of its
-    h_0. Under ``torch.autocast`` everything is cast to its dtype; sums and the running cell state
-    are float32 then.
+    h_0. Under ``torch.autocast`` everything is cast to its dtype, but for float64, which meets only
+    float64; sums and the running cell state are float32 then.
 
     It can be differentiated in any way and to any order, and transformed by ``torch.func``. The
     kernels have first derivatives in reverse mode; whatever else is asked of them is computed by
@@ -95,15 +95,15 @@ def lstm_sequence(
     """
     groups = [list(w or ()) for w in (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)]
     G = len(weight_hh)
-    if is_autocast(input):
-        dtype = compute_dtype(input)
-        input = input.to(dtype)
-        hx, cx = (None if state is None else state.to(dtype) for state in (hx, cx))
-        groups = [[weight.to(dtype) for weight in group] for group in groups]
     every = steps_between_checkpoints(checkpoint_every)
     flags = [False] * G if reverse is None else [bool(flag) for flag in reverse]
     course = Course(flags, lengths, batch_sizes, reset)
     T, B = check_sequence(input, groups, hx, cx, course)
+    if is_autocast(input):
+        dtype = compute_dtype(input)
+        input = input.to(dtype)
+        hx, cx = (None if state is None else state.to(dtype) for state in (hx, cx))
+        groups = cast_weights(groups, dtype)
 
     w_ih, _, _, w_hh, w_ch, w_hr = groups
     H = w_hh[0].shape[0] // 4

@@ -116,7 +116,8 @@ class Problem(NamedTuple):
         whole_layers: the input and all layers' weights are at hand, not only projected igates.
         transformed: inside of ``torch.func.vmap``, or in forward mode.
         cell: a single call of LSTMCell, for which PyTorch has a function of its own.
-        train: gradients of the input or the weights are recorded.
+        requires_grad: gradients of the input, the states or the weights are recorded, whatever the
+            module's own mode, training or eval, is.
     """
 
     device: str
@@ -138,4 +139,4 @@ class Problem(NamedTuple):
     whole_layers: bool = False
     transformed: bool = False
     cell: bool = False
-    train: bool = False
+    requires_grad: bool = False

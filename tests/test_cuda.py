@@ -100,8 +100,8 @@ def test_what_is_measured_is_chosen(hopper, monkeypatch):
 
     assert chosen() == chosen(H=700) == "cuda"
     assert chosen(H=300) == "torch"
-    assert chosen(train=True) == "triton"
-    assert chosen(train=True, reset=True) == "cuda"  # triton cannot
+    assert chosen(requires_grad=True) == "triton"
+    assert chosen(requires_grad=True, reset=True) == "cuda"  # triton cannot
     assert chosen(dtype=torch.float16) == "torch"  # not measured
     assert "measured fastest at H=1024 B=64" in dispatch.describe(LARGE)
 
@@ -132,8 +132,8 @@ def test_what_cudnn_cannot_run_is_for_our_kernels(hopper, change, chosen):
         ({"dtype": torch.float16, "I": 100}, False),
         ({"dtype": torch.float16, "lengths": True}, False),
         ({"H": 192}, True),
-        ({"H": 192, "train": True}, False),
-        ({"H": 128, "train": True, "dtype": torch.float64}, False),
+        ({"H": 192, "requires_grad": True}, False),
+        ({"H": 128, "requires_grad": True, "dtype": torch.float64}, False),
     ],
 )
 def test_where_pytorch_asks_for_a_persistent_cudnn(change, persistent):

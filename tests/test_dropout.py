@@ -43,6 +43,27 @@ def test_the_same_on_any_number_of_threads_and_again(peephole):
         torch.testing.assert_close(output, outputs[0], rtol=TOLERANCE, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize("recording", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_the_mode_drops_whether_gradients_are_recorded_or_not(backend, recording, bidirectional):
+    """Monte Carlo dropout: what is in training mode drops without gradients too; in eval nothing."""
+    torchs = nn.LSTM(I, H, 2, dropout=0.5, bidirectional=bidirectional)
+    ours = fastlstm.LSTM.from_torch(torchs, backend=backend)
+    x = torch.randn(T, B, I)
+    for training in (True, False):
+        outputs = []
+        for module in (ours, torchs, ours):
+            module.train(training)
+            torch.manual_seed(3)
+            with recording():
+                outputs.append(module(x)[0].detach())
+        torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+        with recording():
+            other = ours(x)[0].detach()
+        assert torch.equal(outputs[0], outputs[2])
+        assert torch.equal(outputs[0], other) is not training
+
+
 def test_no_draw_where_nothing_is_dropped():
     x, before = torch.randn(T, B, I), torch.get_rng_state()
     fastlstm.LSTM(I, H, 2, dropout=0.4).eval()

@@ -213,7 +213,7 @@ def test_what_goes_one_after_the_other(at_once, options, call):
 
 
 def problem(**changes):
-    sizes = {"T": 100, "B": 16, "G": 1, "H": 256, "I": 256, "L": 2, "train": True}
+    sizes = {"T": 100, "B": 16, "G": 1, "H": 256, "I": 256, "L": 2, "requires_grad": True}
     return Problem("cpu", changes.pop("dtype", torch.bfloat16), **sizes | changes)
 
 

@@ -19,6 +19,8 @@ from fastlstm.types import Problem
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 # No kernel multiplies these: they are computed in float32, and rounded when all is done.
 _COMPUTED_IN = {torch.float16: torch.float32}
+# Where PyTorch's functions are sometimes faster.
+_COMPARED = (torch.float32, torch.float64)
 # The backward pass needs no reserve if it gets the state before every k-th step.
 CHECKPOINTS = True
 
@@ -42,10 +44,10 @@ def slower(problem: Problem) -> str | None:
     2.4 times as long below; in training 0.7 to 1.9 times, mostly above 1. With some 8 units and a
     few steps of 1,000 inputs, packing the input takes longer than its products: 1.2 to 1.4 times;
     with 2 units and 128 inputs 1.1 to 1.7 times up to 10,000 rows, and half as long beyond. In
-    bfloat16 PyTorch's are no faster.
+    bfloat16 PyTorch's are no faster, and in float16 it has none on most CPUs.
     A compiler is not asked for T and B, or it would compile anew for every other answer.
     """
-    if problem.cell and problem.train:
+    if problem.cell and problem.requires_grad:
         return "slower than torch's for a single step with gradients"
     compiling = torch.compiler.is_compiling()
     if problem.cell:
@@ -53,7 +55,7 @@ def slower(problem: Problem) -> str | None:
         flops = 8 * B * problem.H * (problem.I + problem.H)
         if flops < (1e6 if B <= 4 else 16e6):
             return f"slower than torch's for a single step of {flops / 1e6:.1f} MFLOP"
-    if not problem.train or problem.dtype == torch.bfloat16 or compiling:
+    if not problem.requires_grad or problem.dtype not in _COMPARED or compiling:
         return None
     # No size is a variable of its own here: torch.jit.trace names values after those, and its
     # second trace, which need not come this way, would differ from the first.

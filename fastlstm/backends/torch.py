@@ -59,7 +59,8 @@ def lstm(
         has_biases,
         len(weights) // D,
         dropout,
-        torch.is_grad_enabled(),  # cuDNN keeps what backward needs only in "training"
+        # Two things in one flag: cuDNN keeps what the backward pass needs, and dropout is applied.
+        torch.is_grad_enabled() or dropout > 0,
         D == 2,
     )
     if not isinstance(input, PackedSequence):
