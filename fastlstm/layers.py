@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastlstm import ops, transforms
-from fastlstm.backends import reference
+from fastlstm.backends import memory, reference
 from fastlstm.types import Call, Problem, split
 
 
@@ -55,6 +55,7 @@ def is_hidden(call: Call) -> bool:
 
 def run(backend: ModuleType, call: Call) -> tuple[Tensor, Tensor, Tensor]:
     """y (T, B, H) of the last layer, hy and cy (L, B, H); the groups of ``call`` are layers."""
+    call = memory.plain_call(call)
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in call.tensors):
         y, hy, cy, *_ = backend.layers_forward(call, train=False)
         return y, hy, cy
@@ -83,8 +84,12 @@ class _Layers(torch.autograd.Function):
         flags = ctx.needs_input_grad
         w_ih, b_ih, b_hh, w_hh, w_ch, _ = map(any, split(flags[4:], ctx.counts))
         needs = [flags[1], w_ih, b_ih or b_hh, w_hh, w_ch]
+        grads = tuple(
+            None if grad is None else memory.plain(name, grad)
+            for name, grad in zip(("dy", "dhy", "dcy"), grads, strict=True)
+        )
         dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dhx, dcx = ctx.backend.layers_backward(
-            grads, y, below, reserve, call, needs
+            grads, y, below, reserve, memory.plain_call(call), needs
         )
         # Both biases have one gradient, but not one memory.
         dbias_hh = dbias.clone() if b_ih and b_hh else dbias

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from fastlstm import dispatch, second_order, transforms, vmap
+from fastlstm.backends import memory
 from fastlstm.course_checks import check_batch_sizes
 from fastlstm.types import Call, Course, split
 
@@ -48,11 +49,10 @@ _INPUTS = len(Call._fields)
 
 @torch.library.impl(_FORWARD, "default")
 def _forward(*args: Any) -> tuple[Tensor, ...]:
-    *inputs, backend = args
-    call = Call._make(inputs[:_INPUTS])
+    call = Call._make(args[:_INPUTS])
     if call.batch_sizes is not None:  # no values were known where a compiler traced the caller
         check_batch_sizes(call.batch_sizes, call.input.shape[0])
-    return run_forward(*inputs, backend)
+    return run_forward(*memory.plain_call(call), *args[_INPUTS:])
 
 
 @torch.library.impl(_BACKWARD, "default")
@@ -75,10 +75,16 @@ def run_forward(*args: Any) -> tuple[Tensor, ...]:
 
 
 def _run_backward(*args: Any) -> tuple[Tensor, ...]:
-    *inputs, checkpoint_every, name = args
+    *inputs, needs, checkpoint_every, name = args
     backend = dispatch.get(name)
     options = (checkpoint_every,) if dispatch.has_checkpoints(backend) else ()
-    return backend.backward(*inputs, *options)
+    names = ("dy", "dhy", "dcy", "dcells", "y", "reserve")
+    sequences = [
+        None if tensor is None else memory.plain(name, tensor)
+        for name, tensor in zip(names, inputs[:6], strict=True)
+    ]
+    call = memory.plain_call(Call._make(inputs[6:]))
+    return backend.backward(*sequences, *call, needs, *options)
 
 
 @torch.library.register_fake(_FORWARD)

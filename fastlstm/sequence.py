@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fastlstm import backends, dispatch, ops, segments, transforms
 from fastlstm.autocast import cast_weights, compute_dtype, is_autocast
+from fastlstm.backends import memory
 from fastlstm.backends.packed import PackedWeights
 from fastlstm.checks import check_sequence
 from fastlstm.course_checks import steps_between_checkpoints
@@ -172,6 +173,7 @@ def run(
         return ops.transformed_lstm_sequence(call, *options)
     if ops.is_watched(tensors):
         return ops.lstm_sequence(*call, train, *options)[:4]
+    call = memory.plain_call(call)
     if train:
         return ops.differentiable_lstm_sequence(call, *options)
     if chosen is backends.cpu:

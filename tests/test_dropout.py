@@ -46,7 +46,7 @@ def test_the_same_on_any_number_of_threads_and_again(peephole):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("recording", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_the_mode_drops_whether_gradients_are_recorded_or_not(backend, recording, bidirectional):
-    """Monte Carlo dropout: what is in training mode drops without gradients too; in eval nothing."""
+    """Monte Carlo dropout: in training mode without gradients too, and never in eval mode."""
     torchs = nn.LSTM(I, H, 2, dropout=0.5, bidirectional=bidirectional)
     ours = fastlstm.LSTM.from_torch(torchs, backend=backend)
     x = torch.randn(T, B, I)

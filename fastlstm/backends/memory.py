@@ -4,15 +4,56 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastlstm.types import Call
+
 # A larger workspace is given back after the call. The system clears fresh memory page by page: of
 # 36 MB that took 10 ms, as long as the rest of that call.
 _KEPT_BYTES = 256 * 2**20
+
+
+def is_plain(tensor: Tensor) -> bool:
+    """Whether the tensor's numbers are in memory as they are; a tensor without any is not."""
+    return tensor.data_ptr() != 0 and not tensor.is_neg()
+
+
+def plain(name: str, tensor: Tensor) -> Tensor:
+    """The same numbers, in memory as they are: torch may keep a sign, or zeros, in a flag.
+
+    Raises:
+        RuntimeError: the memory was freed, as FSDP frees that of parameters. Its address is then 0,
+            which kernels take for "not given".
+    """
+    if tensor.is_neg():
+        return tensor.resolve_neg()
+    if tensor.data_ptr() == 0 and tensor.numel() > 0:
+        if tensor._is_zerotensor():
+            return tensor.clone()
+        raise RuntimeError(
+            f"{name}: expected {tensor.numel()} numbers in memory, "
+            f"got a storage of {tensor.untyped_storage().nbytes()} bytes: it was freed"
+        )
+    return tensor
+
+
+def plain_call(call: Call) -> Call:
+    """The call with every tensor made :func:`plain`; nearly always the same object."""
+    about_rows = (tensor for tensor in call.course[1:] if tensor is not None)
+    if all(map(is_plain, chain(call.tensors, about_rows))):
+        return call
+    changed: dict[str, Any] = {
+        name: [plain(f"{name}[{g}]", weight) for g, weight in enumerate(group)]
+        for name, group in zip(call._fields[1:7], call.groups, strict=True)
+    }
+    for name in ("input", "hx", "cx", "lengths", "batch_sizes", "reset"):
+        tensor = getattr(call, name)
+        changed[name] = None if tensor is None else plain(name, tensor)
+    return call._replace(**changed)
 
 
 def grid(weights: Sequence[Tensor]) -> tuple[tuple[int, int], Tensor | None]:
