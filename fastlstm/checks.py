@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
@@ -19,13 +20,16 @@ from fastlstm.course_checks import (
     check_reset,
     check_size,
     check_tensor,
+    tensor_of,
 )
 from fastlstm.types import Course, LSTMWeights
 
 
-def check_like(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
+def check_like(
+    name: str, tensor: Tensor, other_name: str, other: Tensor, autocast: bool = False
+) -> None:
     """ValueError for a dtype that cannot meet the other's, RuntimeError for another device."""
-    if not can_meet(tensor.dtype, other.dtype, is_autocast(other)):
+    if not can_meet(tensor.dtype, other.dtype, autocast):
         raise ValueError(
             f"{name}: expected dtype {other.dtype}, that of {other_name}, got {tensor.dtype}"
         )
@@ -53,10 +57,20 @@ def check_sequence(
     hx: Tensor | None,
     cx: Tensor | None,
     course: Course,
-) -> tuple[int, int]:
-    """The arguments of :func:`fastlstm.lstm_sequence`; T and B that follow from them.
+    *,
+    autocast: bool = False,
+    least_length: int = 1,
+) -> tuple[int, Course]:
+    """The arguments of :func:`fastlstm.lstm_sequence`.
 
-    ``groups`` are the lists of weights from weight_ih to weight_hr.
+    Args:
+        groups: the lists of weights from weight_ih to weight_hr.
+        autocast: dtypes may differ where autocast will make them one.
+        least_length: 0 for the op, whose call may be a segment behind the end of a row.
+
+    Returns:
+        B and the course, whose tensors are on the input's device and, where a program is
+        recorded, are checked again when it runs.
     """
     weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr = groups
     G = len(weight_hh)
@@ -86,31 +100,33 @@ def check_sequence(
             raise RuntimeError(f"{name}: expected {G} tensors, one a group, got {len(weights)}")
         for group, weight in enumerate(weights):
             check_size(f"{name}[{group}]", weight, size)
-            check_like(f"{name}[{group}]", weight, "input", input)
+            check_like(f"{name}[{group}]", weight, "input", input, autocast)
     if len(course.reverse) != G:
         raise RuntimeError(f"reverse: expected {G} flags, one a group, got {len(course.reverse)}")
-    T, B = _check_course(input, course)
+    B, course = _check_course(input, course, least_length)
     for name, state, size in (("hx", hx, (G, B, P)), ("cx", cx, (G, B, H))):
         if state is not None:
             check_size(name, state, size)
-            check_like(name, state, "input", input)
-    return T, B
+            check_like(name, state, "input", input, autocast)
+    return B, course
 
 
-def _check_course(input: Tensor, course: Course) -> tuple[int, int]:
-    """T and B."""
+def _check_course(input: Tensor, course: Course, least: int) -> tuple[int, Course]:
+    """B, and the course as it is to be used."""
     _, lengths, batch_sizes, reset = course
     if batch_sizes is not None:
         if lengths is not None or reset is not None:
             raise ValueError("lengths, reset: expected None beside batch_sizes")
-        check_batch_sizes(batch_sizes, input.shape[0])
-        return len(batch_sizes), int(batch_sizes[0])
+        check_tensor("batch_sizes", batch_sizes, TypeError)
+        checked = check_batch_sizes(batch_sizes, input.shape[0])
+        return int(batch_sizes[0]), course._replace(batch_sizes=checked)
     T, B = input.shape[:2]
     if lengths is not None:
-        check_lengths(lengths, T, B)
+        lengths = check_lengths(tensor_of("lengths", lengths), T, B, least)
+        lengths = lengths.to(input.device, torch.int64)
     if reset is not None:
-        check_reset(reset, T, B)
-    return T, B
+        reset = check_reset(tensor_of("reset", reset), T, B).to(input.device)
+    return B, course._replace(lengths=lengths, reset=reset)
 
 
 def _check_input(
@@ -139,8 +155,12 @@ def check_layers(
     batch_first: bool,
     lengths: Tensor | None,
     reset: Tensor | None = None,
-) -> None:
-    """The arguments of :func:`fastlstm.functional.lstm`."""
+) -> Course:
+    """The arguments of :func:`fastlstm.functional.lstm`.
+
+    Returns:
+        The course of the first layer, time first, as :func:`check_sequence` does.
+    """
     if not weights or len(weights) % D:
         raise RuntimeError(f"weights: expected {D} entries a layer, got {len(weights)} in all")
     packed = isinstance(input, PackedSequence)
@@ -169,8 +189,7 @@ def check_layers(
         )
     if not packed and data.shape[1 if batch_first else 0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    if isinstance(input, PackedSequence):
-        check_packed(input)
+    batch_sizes = check_packed(input) if isinstance(input, PackedSequence) else None
     if packed and lengths is not None:
         raise ValueError("lengths: expected None beside a PackedSequence, which has its own")
     if packed and reset is not None:
@@ -181,9 +200,12 @@ def check_layers(
     else:
         T, B = data.shape[1::-1] if batch_first else data.shape[:2]
     if lengths is not None:
-        check_lengths(lengths, T, B)
+        lengths = check_lengths(tensor_of("lengths", lengths), T, B)
+        lengths = lengths.to(data.device, torch.int64)
     if reset is not None:
-        check_reset(reset.t() if batch_first and reset.dim() == 2 else reset, T, B)
+        reset = tensor_of("reset", reset)
+        reset = check_reset(reset.t() if batch_first and reset.dim() == 2 else reset, T, B)
+        reset = reset.to(data.device)
     if hx is not None:
         check_states(hx)
         H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]
@@ -203,6 +225,7 @@ def check_layers(
                     "Input and hidden tensors are not at the same device, found input tensor at "
                     f"{data.device} and hidden tensor at {state.device}"
                 )
+    return Course([False, True][:D], lengths, batch_sizes, reset)
 
 
 def _check_matrices(weights: LSTMWeights) -> None:

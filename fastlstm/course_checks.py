@@ -5,11 +5,16 @@ Exception types are those of ``nn.LSTM``.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm import transforms
+from fastlstm.backends.onnx import is_exporting
 
 CHECKPOINT_EVERY = 128
 """What ``checkpoint_every="auto"`` means."""
@@ -38,20 +43,59 @@ def can_read_values(tensor: Tensor) -> bool:
     return not (traced or captured or tensor.is_meta) and type(tensor) is Tensor
 
 
-def check_lengths(lengths: Tensor, T: int, B: int) -> None:
-    """RuntimeError unless ``lengths`` is (B,) integers in 1..T."""
+def tensor_of(name: str, value: Any) -> Tensor:
+    """A tensor of a list, tuple or array, or the tensor itself; TypeError for anything else."""
+    if isinstance(value, Tensor):
+        return value
+    if not isinstance(value, (list, tuple, np.ndarray)):
+        raise TypeError(
+            f"{name}: expected a Tensor, a list or an array, got {type(value).__name__}"
+        )
+    try:
+        return torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name}: expected numbers, got what no tensor can hold: {error}") from None
+
+
+def _is_recorded() -> bool:
+    """Whether the values of this call are those of an example: a program is made of it."""
+    recorded = (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+    return recorded and not is_exporting()  # ONNX has no node for a check
+
+
+def check_lengths(lengths: Tensor, T: int, B: int, least: int = 1) -> Tensor:
+    """RuntimeError unless ``lengths`` are (B,) integers in ``least``..T.
+
+    Returns:
+        The lengths. Where a program is recorded it is their copy, which the program makes, after a
+        check of the values, whenever it runs.
+    """
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise RuntimeError(f"lengths: expected integers, got {lengths.dtype}")
     check_size("lengths", lengths, (B,))
-    if B and can_read_values(lengths):  # kernels clamp them into 0..T
-        values = transforms.unwrapped(lengths)
-        low, high = int(values.min()), int(values.max())
-        if low < 1 or high > T:
-            raise RuntimeError(f"lengths: expected integers in 1..{T}, got {low}..{high}")
+    if _is_recorded() and not lengths.is_meta:
+        return torch.ops.fastlstm.checked_lengths(lengths, T)
+    if B and can_read_values(lengths):  # while a CUDA graph is captured kernels clamp them only
+        _check_length_values(transforms.unwrapped(lengths), T, least)
+    return lengths
 
 
-def check_batch_sizes(batch_sizes: Tensor, rows: int) -> None:
-    """RuntimeError unless ``batch_sizes`` are those of a PackedSequence with so many rows."""
+def _check_length_values(lengths: Tensor, T: int, least: int) -> None:
+    low, high = (int(bound) for bound in lengths.to(torch.int64).aminmax())  # uint16 has no min
+    if low < least or high > T:
+        raise RuntimeError(f"lengths: expected integers in {least}..{T}, got {low}..{high}")
+
+
+def check_batch_sizes(batch_sizes: Tensor, rows: int) -> Tensor:
+    """RuntimeError unless ``batch_sizes`` are those of a PackedSequence with so many rows.
+
+    Returns:
+        The batch sizes, or a copy, as :func:`check_lengths` does.
+    """
     if batch_sizes.device.type != "cpu":
         raise RuntimeError(f"batch_sizes: expected device cpu, got {batch_sizes.device}")
     if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64:
@@ -61,16 +105,51 @@ def check_batch_sizes(batch_sizes: Tensor, rows: int) -> None:
         )
     if batch_sizes.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    if not can_read_values(batch_sizes):
-        return
+    if _is_recorded() and not batch_sizes.is_meta:
+        return torch.ops.fastlstm.checked_batch_sizes(batch_sizes, rows)
+    if can_read_values(batch_sizes):
+        _check_batch_size_values(batch_sizes, rows)
+    return batch_sizes
+
+
+def _check_batch_size_values(batch_sizes: Tensor, rows: int) -> None:
     if batch_sizes[-1] < 1 or (batch_sizes.diff() > 0).any():
         raise RuntimeError("batch_sizes: expected positive numbers, none above the one before it")
     if (total := int(batch_sizes.sum())) != rows:
         raise RuntimeError(f"batch_sizes: expected a sum of {rows}, the rows of data, got {total}")
 
 
-def check_packed(input: PackedSequence) -> None:
+torch.library.define("fastlstm::checked_lengths", "(Tensor lengths, SymInt T) -> Tensor")
+torch.library.define("fastlstm::checked_batch_sizes", "(Tensor batch_sizes, SymInt rows) -> Tensor")
+
+
+@torch.library.impl("fastlstm::checked_lengths", "default")
+def _checked_lengths(lengths: Tensor, T: int) -> Tensor:
+    if lengths.numel():
+        _check_length_values(lengths, T, 1)
+    return lengths.clone()
+
+
+@torch.library.impl("fastlstm::checked_batch_sizes", "default")
+def _checked_batch_sizes(batch_sizes: Tensor, rows: int) -> Tensor:
+    _check_batch_size_values(batch_sizes, rows)
+    return batch_sizes.clone()
+
+
+for _name in ("fastlstm::checked_lengths", "fastlstm::checked_batch_sizes"):
+    torch.library.register_fake(_name, lambda tensor, limit: torch.empty_like(tensor))
+
+
+@partial(torch.library.register_vmap, "fastlstm::checked_lengths")
+def _vmap_checked_lengths(info: Any, in_dims: Any, lengths: Tensor, T: int) -> tuple[Tensor, Any]:
+    return torch.ops.fastlstm.checked_lengths(lengths, T), in_dims[0]
+
+
+def check_packed(input: PackedSequence) -> Tensor:
     """A PackedSequence made or changed by hand: nn.LSTM reads past its data, or leaves some out.
+
+    Returns:
+        Its batch sizes, as :func:`check_batch_sizes` does.
 
     Raises:
         TypeError: batch_sizes that are no tensor.
@@ -78,7 +157,7 @@ def check_packed(input: PackedSequence) -> None:
     """
     data, batch_sizes, *orders = input
     check_tensor("batch_sizes", batch_sizes, TypeError)
-    check_batch_sizes(batch_sizes, data.shape[0])
+    checked = check_batch_sizes(batch_sizes, data.shape[0])
     for name, order in zip(("sorted_indices", "unsorted_indices"), orders, strict=True):
         if order is not None:
             check_size(name, order, (int(batch_sizes[0]),))
@@ -87,6 +166,7 @@ def check_packed(input: PackedSequence) -> None:
                     f"{name}: expected integers on {data.device}, "
                     f"got {order.dtype} on {order.device}"
                 )
+    return checked
 
 
 def steps_between_checkpoints(checkpoint_every: int | str | None) -> int:
@@ -108,8 +188,9 @@ def steps_between_checkpoints(checkpoint_every: int | str | None) -> int:
     return checkpoint_every
 
 
-def check_reset(reset: Tensor, T: int, B: int) -> None:
-    """RuntimeError unless ``reset`` is (T, B) booleans."""
+def check_reset(reset: Tensor, T: int, B: int) -> Tensor:
+    """``reset``; RuntimeError unless it is (T, B) booleans."""
     if reset.dtype != torch.bool:
         raise RuntimeError(f"reset: expected torch.bool, got {reset.dtype}")
     check_size("reset", reset, (T, B))
+    return reset

@@ -70,7 +70,9 @@ def lstm(
     weights = tuple(weights)
     every = steps_between_checkpoints(checkpoint_every)
     D = 2 if bidirectional else 1
-    check_layers(input, hx, weights, D, batch_first, lengths, reset)
+    course = check_layers(input, hx, weights, D, batch_first, lengths, reset)
+    if isinstance(input, PackedSequence) and course.batch_sizes is not None:
+        input = input._replace(batch_sizes=course.batch_sizes)
     problem = layers_problem(input, hx, weights, D, batch_first, lengths is not None)
     if reset is not None or return_all_cells:
         problem = problem._replace(reset=reset is not None, return_all_cells=return_all_cells)
@@ -87,19 +89,16 @@ def lstm(
         zeros = like.new_zeros(*rows, problem.H)
         hx = (zeros if not problem.proj_size else like.new_zeros(*rows, problem.proj_size), zeros)
     if chosen is backends.torch:
-        y, state = backends.torch.lstm(input, hx, weights, D, batch_first, dropout, lengths)
+        y, state = backends.torch.lstm(input, hx, weights, D, batch_first, dropout, course.lengths)
         outputs: list[Any] = [y if return_sequence else None]
     else:
         if packed is None:
             packed = [None] * (len(weights) // D)
-        course = Course([False, True][:D], lengths, None, reset)
         x = data
         if isinstance(input, PackedSequence):
             hx = _permute(hx, input.sorted_indices)
-            course = course._replace(batch_sizes=input.batch_sizes)
         elif batch_first:  # views: the kernels take any stride
             x = data.transpose(0, 1)
-            course = course._replace(reset=None if reset is None else reset.t())
         at_once = layers.refusal(chosen, problem, like) is None
         options = (dropout, packed, return_all_cells, every, return_sequence, at_once)
         y, state, *cells = _fused_layers(chosen, x, hx, weights, course, *options)

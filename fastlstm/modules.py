@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm.backends.packed import PackedWeights
-from fastlstm.course_checks import steps_between_checkpoints
+from fastlstm.course_checks import steps_between_checkpoints, tensor_of
 from fastlstm.dispatch import get
 from fastlstm.functional import layers_problem, lstm
 from fastlstm.module_checks import check_attributes, check_input, check_layout
@@ -177,11 +177,12 @@ class LSTM(nn.RNNBase):
                 PackedSequence.
             hx: (h_0, c_0), (L * D, B, P) and (L * D, B, H), without B for a single sequence.
                 Default: zeros, or what was learnt with ``learn_initial_state``.
-            lengths: (B,) integers in 1..T on a padded batch: another way than a PackedSequence to
-                say where each row ends, in any order and without copies.
-            reset: (T, B) booleans, (B, T) if batch_first, (T,) for a single sequence: true where
-                a row begins anew, as an episode does. No state crosses from the step before, in
-                either direction, and at the first step hx is dropped. Default: none.
+            lengths: (B,) integers in 1..T on a padded batch, a tensor, list or array: another way
+                than a PackedSequence to say where each row ends, in any order and without copies.
+            reset: (T, B) booleans, (B, T) if batch_first, (T,) for a single sequence, a tensor,
+                list or array: true where a row begins anew, as an episode does. No state crosses
+                from the step before, in either direction, and at the first step hx is dropped.
+                Default: none.
             return_all_cells: return a third item, the cell state of the last layer at every step,
                 (T, B, D * H) in the layout of the output. Default: False.
             return_sequence: return the output. If only (h_n, c_n) matters, False returns None in
@@ -199,7 +200,8 @@ class LSTM(nn.RNNBase):
                 if lengths is not None:
                     raise ValueError("lengths: expected None for unbatched 2-D input")
                 input = input.unsqueeze(0 if self.batch_first else 1)
-                reset = None if reset is None else reset.unsqueeze(0 if self.batch_first else 1)
+                if reset is not None:
+                    reset = tensor_of("reset", reset).unsqueeze(0 if self.batch_first else 1)
                 hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         if hx is None and self.learn_initial_state:
             hx = self._initial_state(input)

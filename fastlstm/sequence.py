@@ -16,7 +16,7 @@ from fastlstm.backends import memory
 from fastlstm.backends.packed import PackedWeights
 from fastlstm.checks import check_sequence
 from fastlstm.course_checks import steps_between_checkpoints
-from fastlstm.types import Call, Course, Problem
+from fastlstm.types import Call, Course, problem_of
 
 
 def lstm_sequence(
@@ -99,37 +99,21 @@ def lstm_sequence(
     every = steps_between_checkpoints(checkpoint_every)
     flags = [False] * G if reverse is None else [bool(flag) for flag in reverse]
     course = Course(flags, lengths, batch_sizes, reset)
-    T, B = check_sequence(input, groups, hx, cx, course)
-    if is_autocast(input):
+    autocast = is_autocast(input)
+    B, course = check_sequence(input, groups, hx, cx, course, autocast=autocast)
+    if autocast:
         dtype = compute_dtype(input)
         input = input.to(dtype)
         hx, cx = (None if state is None else state.to(dtype) for state in (hx, cx))
         groups = cast_weights(groups, dtype)
 
-    w_ih, _, _, w_hh, w_ch, w_hr = groups
-    H = w_hh[0].shape[0] // 4
+    four_h, P = weight_hh[0].shape
     if hx is None:
-        hx = input.new_zeros(G, B, w_hh[0].shape[1])
+        hx = input.new_zeros(G, B, P)
     if cx is None:
-        cx = input.new_zeros(G, B, H)
-    problem = Problem(
-        device=input.device.type,
-        dtype=input.dtype,
-        T=T,
-        B=B,
-        G=G,
-        H=H,
-        I=w_ih[0].shape[1] if w_ih else 0,
-        peephole=bool(w_ch),
-        proj_size=w_hr[0].shape[0] if w_hr else 0,
-        lengths=lengths is not None or batch_sizes is not None,
-        batch_sizes=batch_sizes is not None,
-        reset=reset is not None,
-        return_all_cells=return_all_cells,
-        checkpoint_every=every > 0,
-    )
-    chosen = dispatch.select(problem, backend)
+        cx = input.new_zeros(G, B, four_h // 4)
     call = Call._make((input, *groups, hx, cx, *course))
+    chosen = dispatch.select(problem_of(call, return_all_cells, every > 0), backend)
     y, hy, cy, *cells = run(chosen, call, packed, return_all_cells, every, return_sequence)
     outputs = (y if return_sequence else None, hy, cy)
     return (*outputs, *cells) if return_all_cells else outputs

@@ -140,3 +140,25 @@ class Problem(NamedTuple):
     transformed: bool = False
     cell: bool = False
     requires_grad: bool = False
+
+
+def problem_of(call: Call, return_all_cells: bool, has_checkpoints: bool) -> Problem:
+    """What a backend is asked about one call of the sequence op."""
+    rows = call.input.shape[0] if call.batch_sizes is None else call.batch_sizes.shape[0]
+    G, B, H = call.cx.shape
+    return Problem(
+        device=call.input.device.type,
+        dtype=call.input.dtype,
+        T=rows,
+        B=B,
+        G=G,
+        H=H,
+        I=call.weight_ih[0].shape[1] if call.weight_ih else 0,
+        peephole=bool(call.weight_ch),
+        proj_size=call.weight_hr[0].shape[0] if call.weight_hr else 0,
+        lengths=call.lengths is not None or call.batch_sizes is not None,
+        batch_sizes=call.batch_sizes is not None,
+        reset=call.reset is not None,
+        return_all_cells=return_all_cells,
+        checkpoint_every=has_checkpoints,
+    )

@@ -1,4 +1,6 @@
 // Chooses the instruction set at run time, so that one wheel serves every machine.
+#include <pthread.h>
+
 #include <stdexcept>
 
 #if defined(FASTLSTM_AMX)
@@ -55,7 +57,11 @@ const std::vector<Kernels>& available() {
   return best_first;
 }
 
+const int watches_forks = pthread_atfork(nullptr, nullptr, [] { is_forked = true; });
+
 }  // namespace
+
+bool is_forked = false;
 
 const Kernels& kernels(std::string_view isa) {
   if (isa == "auto") return available().front();

@@ -169,7 +169,7 @@ class Gradients : Arrays<S> {
       if (call_.dbias) bias_gradient(team, group, chunk, begins);
       if (has_dx()) input_gradient(team, group, chunk);
       team.barrier();  // before digates and operands are overwritten
-      if (!call_.dweight_hr) continue;
+      if (!shape_.P || !call_.dweight_hr) continue;
       pack(team, projection, chunk.count);
       team.barrier();
       multiply(team, group, projection, chunk.count, begins);

@@ -52,4 +52,7 @@ const Kernels& kernels(std::string_view isa);
 // The names that `kernels` accepts here, best first.
 std::vector<std::string> isas();
 
+// Whether this process was forked by one that had loaded the kernels.
+extern bool is_forked;
+
 }  // namespace fastlstm::cpu

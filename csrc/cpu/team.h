@@ -11,12 +11,13 @@
 
 #include <climits>
 #include <cstdint>
+#include <thread>
 
 #if defined(_OPENMP)
 #include <omp.h>
-#else
-#include <thread>
 #endif
+
+#include "kernels.h"
 
 namespace fastlstm::cpu {
 namespace {
@@ -90,7 +91,6 @@ class Team {
   int32_t steps_ = 0;
 };
 
-#if !defined(_OPENMP)
 // Runs `thread` and those after it. Each thread starts the next one: no list of them is needed,
 // whose code, shared by all instruction sets, the linker could take from the wrong one.
 template <class Body>
@@ -100,22 +100,25 @@ void run_from(Progress* progress, int thread, int size, const Body& body) {
   body(Team(progress, thread, size));
   next.join();
 }
-#endif
 
 // Runs body(team) on up to `num_threads` threads; `progress` has room for as many. OpenMP shares
-// its threads with torch. One thread stays outside it: a forked DataLoader worker must not enter
-// the runtime that its parent has used. Without OpenMP every call starts threads of its own, some
-// 20 us each: ThreadSanitizer follows these, but not OpenMP's.
+// its threads with torch. One thread stays outside it.
+//
+// A forked process has none of its parent's threads, but OpenMP waits for them there for ever. So
+// every call starts threads of its own in it, some 20 us each, and so it does in a build without
+// OpenMP: ThreadSanitizer follows these threads, but not OpenMP's.
 template <class Body>
 void run_team(Progress* progress, int num_threads, const Body& body) {
   if (num_threads <= 1) return body(Team(progress, 0, 1));
   for (int thread = 0; thread < num_threads; ++thread) progress[thread] = {};
 #if defined(_OPENMP)
+  if (!is_forked) {
 #pragma omp parallel num_threads(num_threads)
-  body(Team(progress, omp_get_thread_num(), omp_get_num_threads()));
-#else
-  run_from(progress, 0, num_threads, body);
+    body(Team(progress, omp_get_thread_num(), omp_get_num_threads()));
+    return;
+  }
 #endif
+  run_from(progress, 0, num_threads, body);
 }
 
 }  // namespace
