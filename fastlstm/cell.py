@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from fastlstm.functional import cell_problem, lstm_cell
+from fastlstm.like_torch import BEYOND_TORCH
 from fastlstm.module_checks import check_attributes, check_cell_input
-from fastlstm.modules import EXAMPLE_BATCH, check_backend, look_like_torch, options_repr
+from fastlstm.modules import EXAMPLE_BATCH, check_backend, options_repr
 from fastlstm.scripting import scriptable
 from fastlstm.types import LSTMWeights, Problem
 
@@ -36,7 +39,7 @@ class LSTMCell(nn.RNNCellBase):
         backend: str = "auto",
     ) -> None:
         super().__init__(input_size, hidden_size, bias, 4, device=device, dtype=dtype)
-        look_like_torch(self)
+        vars(self).update(BEYOND_TORCH)
         self.peephole = peephole
         self.backend = check_backend(backend)
         if peephole:
@@ -44,6 +47,11 @@ class LSTMCell(nn.RNNCellBase):
             nn.init.uniform_(self.weight_ch, -(hidden_size**-0.5), hidden_size**-0.5)
         else:
             self.register_parameter("weight_ch", None)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes the state of an ``nn.LSTMCell`` too."""
+        super().__setstate__(BEYOND_TORCH | state)
+        self._parameters.setdefault("weight_ch", None)
 
     def weights(self) -> LSTMWeights:
         """The parameters as the functional layer takes them."""

@@ -97,17 +97,11 @@ def _reason_to_leave(module: nn.Module) -> str | None:
 
 
 def _adopt(module: nn.Module, backend: str) -> nn.Module:
-    """Ours in the place of torch's, with all that it has: the same dicts, so handles of hooks work.
-
-    Nothing is initialised: every attribute of torch's classes is one of ours.
-    """
+    """Ours in the place of torch's, with the same dicts, so that handles of hooks work."""
     kind = _OURS[type(module)]
     ours = kind.__new__(kind)
-    vars(ours).update(vars(module), peephole=False, backend=backend)
-    if isinstance(ours, LSTM):
-        ours.learn_initial_state = False
-    else:
-        ours.register_parameter("weight_ch", None)
+    ours.__setstate__(vars(module))
+    vars(ours).update(vars(module), backend=backend)
     return ours
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from fastlstm.backends.packed import PackedWeights
 from fastlstm.course_checks import steps_between_checkpoints, tensor_of
 from fastlstm.dispatch import get
 from fastlstm.functional import layers_problem, lstm
+from fastlstm.like_torch import BEYOND_TORCH, LSTMBase
 from fastlstm.module_checks import check_attributes, check_input, check_layout
 from fastlstm.scripting import TorchLSTM, arguments_of, scriptable
 from fastlstm.types import LSTMWeights, Problem
@@ -26,23 +28,13 @@ def check_backend(backend: str) -> str:
     return backend
 
 
-def look_like_torch(module: nn.Module) -> None:
-    """Make ``torch.fx`` record a call of the module, as it does for ``nn.LSTM``.
-
-    Its tracers, and those of quantization, look into every module whose ``__module__`` is not
-    under torch.nn; what they find here branches on shapes, which they cannot follow. The class
-    keeps its own name, which pickle and documentation go by.
-    """
-    module.__module__ = TorchLSTM.__module__
-
-
 def options_repr(module: nn.Module, *names: str) -> str:
     """What ``nn.LSTM``'s repr lacks: the options of these names that are on, and the backend."""
     on = "".join(f", {name}={value!r}" for name in names if (value := getattr(module, name)))
     return on + (f", backend={module.backend!r}" if module.backend != "auto" else "")
 
 
-class LSTM(nn.RNNBase):
+class LSTM(LSTMBase):
     """A drop-in for :class:`torch.nn.LSTM`, with optional peepholes and a choice of backend.
 
     Positional arguments, parameter names, shapes, initialisation (the same draws from the same
@@ -84,7 +76,6 @@ class LSTM(nn.RNNBase):
     weight_hh_l0: Tensor
     h_0: Tensor
     c_0: Tensor
-    checkpoint_every: int | str | None = None  # of pickles that are older than it
     _packed: list[PackedWeights] | None = None
 
     def __init__(
@@ -118,7 +109,7 @@ class LSTM(nn.RNNBase):
             device=device,
             dtype=dtype,
         )
-        look_like_torch(self)
+        vars(self).update(BEYOND_TORCH)
         self.peephole = peephole
         self.learn_initial_state = learn_initial_state
         steps_between_checkpoints(checkpoint_every)
@@ -151,9 +142,9 @@ class LSTM(nn.RNNBase):
     def weights(self) -> list[LSTMWeights]:
         """The parameters, one entry a layer and direction, in the order of h_0."""
         check_layout(self)
-        weights = []
+        current, weights = iter(self._current_weights()), []
         for names in self._all_weights:  # with biases if there are any, and weight_hr if there is
-            w_ih, w_hh, *rest = [getattr(self, name) for name in names]
+            w_ih, w_hh, *rest = islice(current, len(names))
             b_ih, b_hh = rest[:2] if self.bias else (None, None)
             w_hr = rest[-1] if self.proj_size else None
             w_ch = getattr(self, names[0].replace("ih", "ch")) if self.peephole else None

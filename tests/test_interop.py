@@ -55,6 +55,52 @@ def test_same_results_names_and_parameters():
     assert fastlstm.replace(model).swapped == []
 
 
+@pytest.mark.parametrize("cls", ["LSTM", "LSTMCell"])
+def test_a_swapped_module_has_all_that_a_new_one_has(cls):
+    model = nn.Sequential(getattr(nn, cls)(I, H))
+    fastlstm.replace(model, backend="reference")
+    new = vars(getattr(fastlstm, cls)(I, H, backend="reference"))
+    swapped = vars(model[0])
+    assert swapped.keys() == new.keys()
+    for name, value in new.items():  # but for the parameters
+        if name not in ("_parameters", "_flat_weights", "_flat_weight_refs"):
+            assert swapped[name] == value, name
+    assert swapped["_parameters"].keys() == new["_parameters"].keys()
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:torch.ao", "ignore::DeprecationWarning")
+def test_fx_sees_one_node_a_module():
+    """As of nn.LSTM: quantize_fx and the extractors of features depend on it."""
+    model = nn.Sequential(Extractor(), nn.Linear(H, 2)).eval()
+    x, (qconfig, quantize) = torch.randn(T, B, I), _quantize_fx()
+    expected = model(x)
+    fastlstm.replace(model)
+    graph = torch.fx.symbolic_trace(model)
+    called = [node.target for node in graph.graph.nodes if node.op == "call_module"]
+    assert called == ["0.lstm", "0.cell", "1"]
+    torch.testing.assert_close(graph(x), expected)
+    prepared = quantize.prepare_fx(model, qconfig, (x,))
+    prepared(x)
+    quantised = quantize.convert_fx(prepared)
+    assert type(quantised.get_submodule("1")) is torch.ao.nn.quantized.Linear
+    assert 0 < (quantised(x) - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+class Extractor(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lstm, self.cell = nn.LSTM(I, H), nn.LSTMCell(H, H)
+
+    def forward(self, x):
+        return self.cell(self.lstm(x)[0][-1])[0]
+
+
+def _quantize_fx():
+    from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
+
+    return get_default_qconfig_mapping(), quantize_fx
+
+
 def test_an_optimiser_goes_on():
     models = [Model().double() for _ in range(2)]
     models[1].load_state_dict(models[0].state_dict())
