@@ -7,6 +7,7 @@ from fastlstm.functional import lstm, lstm_cell
 from fastlstm.interop import Replacement, replace
 from fastlstm.language import ByteLSTM
 from fastlstm.modules import LSTM
+from fastlstm.patching import LSTM_CELL_TYPES, LSTM_TYPES, patched
 from fastlstm.segmented import segmented_loss
 from fastlstm.sequence import lstm_sequence
 from fastlstm.types import LSTMWeights
@@ -17,6 +18,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "LSTM",
+    "LSTM_CELL_TYPES",
+    "LSTM_TYPES",
     "ByteLSTM",
     "CompositeLSTM",
     "LSTMAutoencoder",
@@ -32,6 +35,7 @@ __all__ = [
     "lstm",
     "lstm_cell",
     "lstm_sequence",
+    "patched",
     "replace",
     "segmented_loss",
 ]

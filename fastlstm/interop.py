@@ -12,8 +12,9 @@ from torch.nn.utils import parametrize
 
 from fastlstm.cell import LSTMCell
 from fastlstm.modules import LSTM, check_backend
+from fastlstm.patching import LSTM_CELL_TYPES, LSTM_TYPES
 
-_OURS: dict[type[nn.Module], type[LSTM] | type[LSTMCell]] = {nn.LSTM: LSTM, nn.LSTMCell: LSTMCell}
+_OURS: dict[type[nn.Module], type[LSTM] | type[LSTMCell]] = dict((LSTM_TYPES, LSTM_CELL_TYPES))
 
 
 @dataclass
@@ -32,6 +33,11 @@ class Replacement:
         lines = [f"swapped {len(self.swapped)}, left {len(self.left)}"]
         lines += [f"  {name}: swapped" for name in self.swapped]
         lines += [f"  {name}: left, {reason}" for name, reason in self.left.items()]
+        if self.swapped:
+            lines.append(
+                "isinstance(m, nn.LSTM) is False for what was swapped: ask for fastlstm.LSTM_TYPES "
+                "or fastlstm.LSTM_CELL_TYPES"
+            )
         return "\n".join(lines)
 
 
@@ -39,7 +45,10 @@ def replace(model: nn.Module, backend: str = "auto") -> Replacement:
     """Make every ``nn.LSTM`` and ``nn.LSTMCell`` inside a model a fastlstm one, in place.
 
     The new modules have the very same Parameter objects, so optimisers go on with them, and the
-    same names, hooks, buffers and mode. One that is reachable by several names stays one.
+    same names, hooks, buffers and mode. One that is reachable by several names stays one. They are
+    no instances of torch's classes: code that asks ``isinstance(m, nn.LSTM)``, as many loops that
+    initialise weights do, passes them by, unless it runs inside of :func:`fastlstm.patched`, or
+    asks for ``fastlstm.LSTM_TYPES``.
 
     Args:
         model: contains LSTMs at any depth.
@@ -80,7 +89,7 @@ def replace(model: nn.Module, backend: str = "auto") -> Replacement:
 def _reason_to_leave(module: nn.Module) -> str | None:
     """Why this LSTM of torch's stays; None if it need not, or if it is none."""
     kind = type(module)
-    if parametrize.is_parametrized(module) and isinstance(module, (nn.LSTM, nn.LSTMCell)):
+    if parametrize.is_parametrized(module) and isinstance(module, tuple(_OURS)):
         return "parametrized: swap first, then register the parametrizations"
     if isinstance(module, torch.jit.ScriptModule):
         scripted = getattr(module, "original_name", None) in ("LSTM", "LSTMCell")

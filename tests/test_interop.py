@@ -198,6 +198,16 @@ def test_an_lstm_itself_cannot_be_swapped(module):
         fastlstm.replace(nn.Sequential(module), backend="fastest")
 
 
+def test_the_report_names_what_code_may_ask_for():
+    report = str(fastlstm.replace(nn.Sequential(nn.LSTM(I, H))))
+    assert report.splitlines()[1:] == [
+        "  0: swapped",
+        "isinstance(m, nn.LSTM) is False for what was swapped: ask for fastlstm.LSTM_TYPES or "
+        "fastlstm.LSTM_CELL_TYPES",
+    ]
+    assert str(fastlstm.replace(nn.Sequential())) == "swapped 0, left 0"
+
+
 def test_copies_of_a_swapped_model():
     model = Model().eval()
     fastlstm.replace(model)
