@@ -1,5 +1,6 @@
 """fastlstm: a drop-in ``nn.LSTM`` with peepholes and fused sequence kernels, and video models."""
 
+from fastlstm import flops  # noqa: F401, it registers formulas
 from fastlstm.cell import LSTMCell
 from fastlstm.classifier import LSTMClassifier
 from fastlstm.dispatch import explain
