@@ -1,6 +1,9 @@
 """fastlstm: a drop-in ``nn.LSTM`` with peepholes and fused sequence kernels, and video models."""
 
+import torch
+
 from fastlstm import flops  # noqa: F401, it registers formulas
+from fastlstm.backends.packed import PackedWeights
 from fastlstm.cell import LSTMCell
 from fastlstm.classifier import LSTMClassifier
 from fastlstm.dispatch import explain
@@ -14,6 +17,9 @@ from fastlstm.sequence import lstm_sequence
 from fastlstm.types import LSTMWeights
 from fastlstm.video import VideoLoss, VideoLSTM, VideoOutput
 from fastlstm.video_models import CompositeLSTM, LSTMAutoencoder, LSTMFuturePredictor
+
+# So that torch.load takes whole models where it allows known classes only (weights_only=True).
+torch.serialization.add_safe_globals([LSTM, LSTMCell, PackedWeights])
 
 __version__ = "0.1.0"
 

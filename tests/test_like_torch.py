@@ -1,6 +1,8 @@
-"""What other code finds in an nn.LSTM besides its forward: methods and ``_flat_weights``."""
+"""What other code finds in an nn.LSTM besides its forward: methods, ``_flat_weights``, pickles."""
 
 import copy
+import io
+import pickle
 
 import pytest
 import torch
@@ -252,3 +254,38 @@ def test_flat_weights_of_wrong_sizes():
     module._flat_weights[1] = torch.zeros(4 * H, H + 1)
     with pytest.raises(RuntimeError, match=r"weight_hh_l0: expected size \(24, 6\).*\(24, 7\)"):
         module(torch.randn(T, B, I))
+
+
+class Model(nn.Module):
+    """An LSTM and a cell as users have them: inside of something else."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(I, H)
+        self.cell = nn.LSTMCell(H, H)
+
+    def forward(self, x):
+        return self.cell(self.lstm(x)[0][-1])[0]
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("peephole", [False, True])
+def test_a_whole_model_loads_where_known_classes_only_may(frozen, peephole):
+    """As programs do that list torch's classes, and knew of no others."""
+    model = Model()
+    fastlstm.replace(model)
+    if peephole:
+        model.lstm = fastlstm.LSTM(I, H, peephole=True, learn_initial_state=True)
+    if frozen:
+        model.lstm.freeze()
+    file, x = io.BytesIO(), torch.randn(T, B, I)
+    torch.save(model, file)
+    file.seek(0)
+    with torch.serialization.safe_globals([Model, nn.LSTM, nn.LSTMCell]):
+        again = torch.load(file, weights_only=True)
+    assert type(again.lstm) is fastlstm.LSTM and type(again.cell) is fastlstm.LSTMCell
+    assert (again.lstm._packed is not None) == frozen
+    torch.testing.assert_close(again(x), model(x))
+    file.seek(0)
+    with pytest.raises(pickle.UnpicklingError, match="Model"):
+        torch.load(file, weights_only=True)
