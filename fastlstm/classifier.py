@@ -102,7 +102,12 @@ class LSTMClassifier(nn.Module):
         Args:
             model: any video model, which stays as it is.
             num_classes, dropout: of the classifier.
+
+        Raises:
+            TypeError: the model is no video model.
         """
+        if not isinstance(model, VideoLSTM):
+            raise TypeError(f"model: expected a VideoLSTM, got {type(model).__name__}")
         shared = ("input_size", "hidden_size", "num_layers", "peephole", "batch_first")
         options = {name: model.config[name] for name in (*shared, "backend", "checkpoint_every")}
         weight = model.encoder.weight_hh_l0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from types import ModuleType
+from types import ModuleType, NoneType
 
 import torch
+from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm import backends, gpu_choice, gpu_measured, layers
 from fastlstm.types import Problem
@@ -102,7 +103,7 @@ def describe(problem: Problem, backend: str = "auto") -> str:
     return "\n".join(lines)
 
 
-def explain(module: torch.nn.Module, input: torch.Tensor | None = None) -> str:
+def explain(module: torch.nn.Module, input: torch.Tensor | PackedSequence | None = None) -> str:
     """Say which backend runs ``module`` on ``input``, and why the others do not.
 
     Args:
@@ -110,19 +111,35 @@ def explain(module: torch.nn.Module, input: torch.Tensor | None = None) -> str:
         input: what it will be called with; sizes only matter. Default: T=100, B=32.
 
     Returns:
-        One table for each LSTM inside, headed by its name.
+        One table for each LSTM inside, headed by its name: of a call made here, which records
+        gradients unless it is made under ``torch.no_grad()``, whatever the module's mode. Of a
+        module in eval mode it adds what runs without them, where that differs.
 
     Raises:
+        TypeError: what came is no module, or the input no tensor.
         ValueError: there is no fastlstm module inside.
 
     Example:
         >>> print(fastlstm.explain(fastlstm.LSTM(64, 64, peephole=True)))  # doctest: +SKIP
     """
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module: expected an nn.Module, got {type(module).__name__}")
+    if not isinstance(input, (torch.Tensor, PackedSequence, NoneType)):
+        raise TypeError(f"input: expected a Tensor, got {type(input).__name__}")
     tables = []
     for path, child in module.named_modules():
         if hasattr(child, "problem"):
             title = f"{path or type(child).__name__}: {child}".split("\n")[0]
-            tables.append(f"{title}\n{describe(child.problem(input), child.backend)}")
+            problem = child.problem(input)
+            tables.append(f"{title}\n{describe(problem, child.backend)}")
+            with torch.no_grad():
+                in_inference = child.problem(input)
+            if not child.training and in_inference != problem:
+                chosen = name(select(in_inference, child.backend))
+                tables.append(
+                    "  this call records gradients, which eval mode does not turn off; under "
+                    f"torch.no_grad() it runs on {chosen!r}"
+                )
     if not tables:
         raise ValueError(f"module: expected one with a fastlstm LSTM inside, got {type(module)}")
     return "\n".join(tables)

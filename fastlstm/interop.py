@@ -58,14 +58,18 @@ def replace(model: nn.Module, backend: str = "auto") -> Replacement:
         The names of what was swapped, and of what was left with the reasons.
 
     Raises:
+        TypeError: the model is no module.
         ValueError: the model is itself an ``nn.LSTM`` or ``nn.LSTMCell``, which cannot become
             another object in place; or an unknown backend.
     """
     check_backend(backend)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model: expected an nn.Module, got {type(model).__name__}")
     if type(model) in _OURS:
         raise ValueError(
             f"model: expected a module that contains LSTMs, got an nn.{type(model).__name__} "
-            "itself; use fastlstm.LSTM.from_torch"
+            "itself; put it into another, as nn.ModuleList([model]), or copy an nn.LSTM by "
+            "fastlstm.LSTM.from_torch"
         )
     report = Replacement()
     swapped: dict[nn.Module, nn.Module] = {}
@@ -169,11 +173,14 @@ def to_kernels(
         kernel (I, 4H), recurrent_kernel (H, 4H), and bias (4H), the sum of both, or None.
 
     Raises:
+        TypeError: the state_dict is none.
         ValueError: gate_order is not a permutation of "ifgo", or the layer has peepholes or a
             projection, for which there is no place.
         KeyError: there is no such layer.
     """
     _check_gate_order(gate_order)
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"state_dict: expected a mapping, got {type(state_dict).__name__}")
     for name in (f"weight_ch{suffix}", f"weight_hr{suffix}"):
         if name in state_dict:
             raise ValueError(f"state_dict: expected no {name}, which kernels have no place for")

@@ -285,7 +285,14 @@ class LSTM(LSTMBase):
     def from_torch(
         cls, module: nn.LSTM, backend: str = "auto", checkpoint_every: int | str | None = None
     ) -> LSTM:
-        """An LSTM with copies of the parameters of an ``nn.LSTM``."""
+        """An LSTM with copies of the parameters of an ``nn.LSTM``.
+
+        Raises:
+            TypeError: the module is no LSTM.
+            ValueError: an unknown backend.
+        """
+        if not isinstance(module, (TorchLSTM, LSTM)):
+            raise TypeError(f"module: expected an nn.LSTM, got {type(module).__name__}")
         options: dict[str, Any] = {"backend": backend, "checkpoint_every": checkpoint_every}
         ours = cls(**arguments_of(module), **options)
         ours.load_state_dict(module.state_dict())

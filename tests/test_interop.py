@@ -192,10 +192,32 @@ def test_what_is_left_is_reported():
 
 @pytest.mark.parametrize("module", [nn.LSTM(I, H), nn.LSTMCell(I, H)], ids=repr)
 def test_an_lstm_itself_cannot_be_swapped(module):
-    with pytest.raises(ValueError, match="from_torch"):
+    with pytest.raises(ValueError, match=f"got an nn.{type(module).__name__} itself; put it into"):
         fastlstm.replace(module)
     with pytest.raises(ValueError, match="backend"):
         fastlstm.replace(nn.Sequential(module), backend="fastest")
+
+
+@pytest.mark.parametrize("value", [[nn.LSTM(I, H)], {}, None, nn.LSTM, torch.zeros(2)], ids=str)
+def test_what_is_no_module(value):
+    got = type(value).__name__
+    with pytest.raises(TypeError, match=f"^model: expected an nn.Module, got {got}$"):
+        fastlstm.replace(value)
+    with pytest.raises(TypeError, match=f"^module: expected an nn.Module, got {got}$"):
+        fastlstm.explain(value)
+    with pytest.raises(TypeError, match=f"^module: expected an nn.LSTM, got {got}$"):
+        fastlstm.LSTM.from_torch(value)
+    with pytest.raises(TypeError, match=f"^model: expected a VideoLSTM, got {got}$"):
+        fastlstm.LSTMClassifier.from_encoder(value, 3)
+
+
+def test_from_torch_of_other_modules():
+    for other in (nn.GRU(I, H), nn.LSTMCell(I, H), nn.Linear(I, H)):
+        with pytest.raises(TypeError, match=f"expected an nn.LSTM, got {type(other).__name__}"):
+            fastlstm.LSTM.from_torch(other)
+    x = torch.randn(T, B, I)
+    for module in (Mine(I, H), fastlstm.LSTM(I, H)):
+        torch.testing.assert_close(fastlstm.LSTM.from_torch(module)(x)[0], module(x)[0])
 
 
 def test_the_report_names_what_code_may_ask_for():
@@ -269,5 +291,7 @@ def test_kernels_that_do_not_fit():
     for options in ({"peephole": True}, {"proj_size": 2}):
         with pytest.raises(ValueError, match="weight_"):
             interop.to_kernels(fastlstm.LSTM(I, H, **options).state_dict(), gate_order="ifgo")
+    with pytest.raises(TypeError, match=r"^state_dict: expected a mapping, got LSTM$"):
+        interop.to_kernels(fastlstm.LSTM(I, H), gate_order="ifgo")
     with pytest.raises(KeyError, match="weight_ih_l1"):
         interop.to_kernels(fastlstm.LSTM(I, H).state_dict(), gate_order="ifgo", suffix="_l1")

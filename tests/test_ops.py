@@ -195,6 +195,33 @@ def test_explain_what_was_asked_for():
     assert "no: has no peephole connections" in text
 
 
+@pytest.mark.parametrize("inside", [False, True])
+def test_explain_in_eval_mode_tells_of_gradients(inside):
+    """They are recorded whatever the mode, and a call that records them may run elsewhere."""
+    cell, x = fastlstm.LSTMCell(256, 256), torch.randn(1, 256)
+    module = nn.Sequential(cell) if inside else cell
+    sentence = (
+        "this call records gradients, which eval mode does not turn off; under torch.no_grad() it "
+        "runs on 'cpu'"
+    )
+    for mode in (True, False):
+        text = fastlstm.explain(module.train(mode), x)
+        assert "runs on 'torch'" in text.splitlines()[1]
+        assert (sentence in text) == (not mode)
+        with torch.no_grad():
+            text = fastlstm.explain(module, x)
+        assert "runs on 'cpu'" in text.splitlines()[1] and sentence not in text
+    assert sentence not in fastlstm.explain(module.eval().requires_grad_(False), x)
+
+
+def test_explain_takes_tensors_and_packed_sequences():
+    module = fastlstm.LSTM(3, 4)
+    packed = nn.utils.rnn.pack_sequence([torch.randn(n, 3) for n in (5, 2)])
+    assert "T=5 B=2 G=1 H=4" in fastlstm.explain(module, packed)
+    with pytest.raises(TypeError, match=r"^input: expected a Tensor, got list$"):
+        fastlstm.explain(module, [1.0])
+
+
 def test_explain_every_lstm_inside():
     model = nn.Sequential()
     model.add_module("first", fastlstm.LSTM(3, 4, bidirectional=True))
