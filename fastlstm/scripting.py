@@ -36,6 +36,8 @@ def scriptable(module: nn.Module, arguments: dict[str, Any]) -> TorchLSTM | Torc
         torchs.dropout = module.dropout
     for name, _ in list(torchs.named_parameters()):
         setattr(torchs, name, getattr(module, name))
+    if cls is TorchLSTM:  # what was put there by hand too
+        torchs._flat_weights = module._current_weights()  # type: ignore[operator]
     return torchs.train(module.training)
 
 

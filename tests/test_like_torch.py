@@ -111,6 +111,16 @@ def test_flat_weights_of_a_swapped_module():
     torch.testing.assert_close(model(x)[0], expected)
 
 
+@pytest.mark.parametrize("change", [_put_there, _change_one])
+def test_flat_weights_of_a_scripted_module(change):
+    module, x = fastlstm.LSTM(I, H), torch.randn(T, B, I)
+    before = module(x)[0]
+    change(module)
+    found = torch.jit.script(nn.Sequential(module))(x)[0]
+    torch.testing.assert_close(found, module(x)[0])
+    assert not torch.allclose(found, before)
+
+
 def test_flat_weights_of_a_compiled_module(compiled):
     module, x = fastlstm.LSTM(I, H), torch.randn(T, B, I)
     run = compiled(module)

@@ -19,9 +19,6 @@ KNOWN = {
         "asserts that the code calls torch's mkldnn_rnn_layer, and turns off Inductor's way to "
         "call any other library's op; where it is on ours runs, see tests/test_compile.py"
     ),
-    "quantization/core/test_quantized_module.py::TestReferenceQuantizedModule::test_rnn": (
-        "writes to nn.LSTM's private _flat_weights; ours reads the parameters by their names"
-    ),
     "quantization/fx/test_numeric_suite_fx.py::*::test_compare_shadow_activations_lstm_dynamic": (
         "the numeric suite has no rule for a keyword whose default is None: our lengths"
     ),
