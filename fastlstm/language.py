@@ -69,7 +69,15 @@ class ByteLSTM(nn.Module):
 
         Returns:
             (T, B, 256), and the state after the last byte.
+
+        Raises:
+            ValueError: an input of another shape, or of no integers.
         """
+        if input.dim() != 2 or input.is_floating_point() or input.is_complex():
+            raise ValueError(
+                "input: expected bytes, (T, B) integers, got"
+                f" {tuple(input.shape)} of {str(input.dtype).removeprefix('torch.')}"
+            )
         y, state = self.lstm(self.embedding(input.int()), state, reset=reset)
         return self.readout(self.dropout(y)), state
 

@@ -76,7 +76,7 @@ def test_text_is_split_by_file_and_no_file_is_in_two_splits(tmp_path):
         load_text(tmp_path, "all")
     with pytest.raises(FileNotFoundError, match=r"folder: .* is absent"):
         load_text(tmp_path / "nowhere")
-    with pytest.raises(FileNotFoundError, match="files of the val split"):
+    with pytest.raises(FileNotFoundError, match="expected files that fit 'nothing"):
         load_text(tmp_path, "val", "nothing*")
 
 

@@ -132,7 +132,11 @@ def _class_folders(root: Path, below: str, classes: Iterable[str]) -> Path:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise FileNotFoundError(f"folder: expected an official list, {path} is absent")
-    return [line for line in map(str.strip, path.read_text().splitlines()) if line]
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"folder: expected a list in text, got {path}: {error}") from error
+    return [line for line in map(str.strip, text.splitlines()) if line]
 
 
 def _fields(path: Path, line: str, count: int) -> list[str]:

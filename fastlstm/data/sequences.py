@@ -1,7 +1,7 @@
 """Long sequences in files: opened without being loaded, and read by slices.
 
 A sequence is anything with `len(sequence)` steps and `sequence[start:stop]`, an array (steps, ...).
-Of whatever these open, only the slices asked for are in memory.
+Of whatever these open, only the slices asked for are in memory; of `.npz` files, whole arrays.
 """
 
 from collections.abc import Callable, Sequence
@@ -10,6 +10,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fastlstm.data.formats import format_of
 
 
 class LongSequence(Protocol):
@@ -25,18 +27,24 @@ class LongSequence(Protocol):
 
 
 class BytesSequence:
-    """A file's bytes, (T,) uint8."""
+    """A file's bytes, (T,) uint8.
 
-    def __init__(self, path: str | Path) -> None:
+    Args:
+        path: of the file.
+        start, stop: which of its bytes, as in a slice. Default: all.
+    """
+
+    def __init__(self, path: str | Path, start: int = 0, stop: int | None = None) -> None:
         self.path = Path(path)
-        self._length = self.path.stat().st_size
+        self._bytes = range(self.path.stat().st_size)[start:stop]
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._bytes)
 
     def __getitem__(self, steps: slice) -> NDArray[np.uint8]:
-        start, stop, _ = steps.indices(self._length)
-        return np.fromfile(self.path, np.uint8, max(0, stop - start), offset=start)
+        start, stop, _ = steps.indices(len(self))
+        first = self._bytes.start + start
+        return np.fromfile(self.path, np.uint8, max(0, stop - start), offset=first)
 
 
 class NumpySequence:
@@ -44,16 +52,50 @@ class NumpySequence:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._length = len(self._array())
+        array = self._array()
+        _check_steps(array.shape, array.dtype)
+        self._length = len(array)
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, steps: slice) -> NDArray[Any]:
-        return np.array(self._array()[steps])
+        read = self._array()[steps]
+        return np.array(read, read.dtype.newbyteorder("="))  # torch reads no other order
 
     def _array(self) -> NDArray[Any]:
         return np.load(self.path, mmap_mode="r", allow_pickle=False)
+
+
+class NpzSequence:
+    """One array (T, ...) of a `.npz` file, which is read as a whole when a slice first needs it.
+
+    A compressed array cannot be read by slices. It is in memory from then on.
+    """
+
+    def __init__(self, path: str | Path, name: str) -> None:
+        self.path = Path(path)
+        self.name = name
+        array = self._array()
+        self._length = len(array)
+        self._kept: NDArray[Any] | None = None
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, steps: slice) -> NDArray[Any]:
+        if self._kept is None:
+            self._kept = self._array()
+        return self._kept[steps]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
+
+    def _array(self) -> NDArray[Any]:
+        with np.load(self.path, allow_pickle=False) as arrays:
+            array = arrays[self.name]
+        _check_steps(array.shape, array.dtype, f"array {self.name!r}: ")
+        return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 class SafetensorsSequence:
@@ -62,7 +104,16 @@ class SafetensorsSequence:
     def __init__(self, path: str | Path, name: str) -> None:
         self.path = Path(path)
         self.name = name
-        self._length = int(self._slices().get_shape()[0])
+        slices = self._slices()
+        if not slices.get_shape():
+            raise ValueError(f"tensor {name!r}: expected (T, ...), got a single number")
+        self._length = int(slices.get_shape()[0])
+        try:
+            slices[:1]
+        except TypeError as error:  # bfloat16 and others
+            raise ValueError(
+                f"tensor {name!r}: expected a dtype of NumPy, got {slices.get_dtype()}"
+            ) from error
 
     def __len__(self) -> int:
         return self._length
@@ -116,40 +167,55 @@ class ParquetSequence:
         import pyarrow.parquet as pq
 
         if self._kept is None or self._kept[0] != number:
-            with pq.ParquetFile(self.path) as file:
-                table = file.read_row_group(number, self.columns)
-            columns = [np.stack(column.to_numpy()).reshape(len(table), -1) for column in table]
-            self._kept = number, np.concatenate(columns, 1)
+            try:
+                with pq.ParquetFile(self.path) as file:
+                    table = file.read_row_group(number, self.columns)
+                columns = [np.stack(column.to_numpy()).reshape(len(table), -1) for column in table]
+                rows = np.concatenate(columns, 1)
+                _check_steps(rows.shape, rows.dtype)
+            except (ValueError, OSError) as error:
+                raise ValueError(f"{self.path}: cannot read row group {number}: {error}") from error
+            self._kept = number, rows
         return self._kept[1]
 
 
+def _check_steps(shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "") -> None:
+    """ValueError for an array that has no steps, or whose steps are no numbers."""
+    if not shape:
+        raise ValueError(f"{name}expected an array (T, ...), got a single {dtype}")
+    if dtype.kind not in "biufc":
+        raise ValueError(f"{name}expected an array of numbers, got {dtype}")
+
+
 def _open_safetensors(path: Path) -> list[LongSequence]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
-        with safe_open(str(path), "numpy") as file:
-            return [SafetensorsSequence(path, name) for name in sorted(file.keys())]
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    with safe_open(str(path), "numpy") as file:
+        return [SafetensorsSequence(path, name) for name in sorted(file.keys())]
 
 
-def _open_bytes(path: Path) -> list[LongSequence]:
-    return [BytesSequence(path)]
+def _open_npz(path: Path) -> list[LongSequence]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return [NpzSequence(path, name) for name in sorted(arrays.files)]
 
 
-_READERS: dict[str, Callable[[Path], list[LongSequence]]] = {
-    ".npy": lambda path: [NumpySequence(path)],
-    ".safetensors": _open_safetensors,
-    ".parquet": lambda path: [ParquetSequence(path)],
+_READERS: dict[str | None, Callable[[Path], list[LongSequence]]] = {
+    "NumPy": lambda path: [NumpySequence(path)],
+    "NPZ": _open_npz,
+    "safetensors": _open_safetensors,
+    "Parquet": lambda path: [ParquetSequence(path)],
+    None: lambda path: [BytesSequence(path)],
 }
 
 
 def open_sequences(path: str | Path, pattern: str = "**/*") -> list[LongSequence]:
     """Every sequence of a file, or of a folder's files in the order of their names.
 
-    `.npy`: one sequence (T, ...). `.safetensors`: one of each tensor, by name.
-    `.parquet`: one, of its rows. Anything else: the file's bytes, (T,) uint8.
-    Videos are :class:`fastlstm.data.VideoFrames`.
+    `.npy`: one sequence (T, ...). `.npz`, `.safetensors`: one of each array, by name.
+    `.parquet`: one, of its rows. Plain bytes, such as text: the file's bytes, (T,) uint8.
+    A file's first bytes tell which of these it is, and where they do not, its name.
+    Other formats that are known by either (HDF5, archives and compressed files, pickles, pictures
+    and more) are refused. Videos are :class:`fastlstm.data.VideoFrames`.
 
     Args:
         path: a file or a folder.
@@ -157,7 +223,7 @@ def open_sequences(path: str | Path, pattern: str = "**/*") -> list[LongSequence
 
     Raises:
         FileNotFoundError: no such path, or no file in it that fits `pattern`.
-        ValueError: a file that its reader cannot read.
+        ValueError: a file that its reader cannot read, or of a format that has none.
     """
     path = Path(path)
     if not path.exists():
@@ -169,10 +235,19 @@ def open_sequences(path: str | Path, pattern: str = "**/*") -> list[LongSequence
         raise FileNotFoundError(f"path: expected files that fit {pattern!r}, {path} has none")
     sequences: list[LongSequence] = []
     for file in files:
-        try:
-            sequences += (
-                _READERS[file.suffix](file) if file.suffix in _READERS else [BytesSequence(file)]
+        kind = format_of(file)
+        if kind not in _READERS:
+            raise ValueError(
+                f"path: expected .npy, .npz, .safetensors or .parquet files, or files of plain"
+                f" bytes, got {file} ({kind})"
             )
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"path: cannot read {file} as {file.suffix}: {error}") from error
+        try:
+            found = _READERS[kind](file)
+        except ImportError:
+            raise
+        except Exception as error:  # zip, NumPy's and safetensors' headers have errors of their own
+            raise ValueError(f"path: cannot read {file} ({kind or 'bytes'}): {error}") from error
+        if not found:
+            raise ValueError(f"path: expected arrays in {file} ({kind}), it has none")
+        sequences += found
     return sequences

@@ -90,7 +90,7 @@ class Streams:
         if self.steps == 0:
             raise ValueError(
                 f"lengths: expected at least {batch_size * world_size} steps in all, one for each"
-                f" stream, got {self.lengths.sum()}"
+                f" of the batch_size streams of every process, got {self.lengths.sum()}"
             )
         self.batch_size = batch_size
         self.k1 = k1

@@ -22,7 +22,8 @@ class VideoFrames:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: PyAV cannot read it, it has no video, or an argument is out of range.
+        ValueError: PyAV cannot read it, it has no video, or an argument is out of range; in a slice
+            also a frame that is damaged.
     """
 
     def __init__(
@@ -45,16 +46,25 @@ class VideoFrames:
         return len(self._times)
 
     def __getitem__(self, steps: slice) -> NDArray[np.uint8]:
+        import av
+
         start, stop, _ = steps.indices(len(self))
-        if self._decoding is None or self._decoding[0] != start:
-            self._seek(start)
-        assert self._decoding is not None
-        _, container, frames = self._decoding
-        read = [self._array(frame) for frame in islice(frames, max(1, stop - start))]
+        try:
+            if self._decoding is None or self._decoding[0] != start:
+                self._seek(start)
+            assert self._decoding is not None
+            _, container, frames = self._decoding
+            read = [self._array(frame) for frame in islice(frames, max(1, stop - start))]
+            if len(read) < stop - start:
+                raise ValueError(f"frame {start + len(read)} is absent")
+            stacked = np.stack(read)  # ValueError: frames of different sizes
+        except (av.FFmpegError, ValueError) as error:
+            self._decoding = None  # a decoder that failed does not go on
+            raise ValueError(
+                f"{self.path}: frames {start} to {stop - 1} of {len(self)} are damaged: {error}"
+            ) from error
         self._decoding = start + len(read), container, frames
-        if len(read) < stop - start:
-            raise ValueError(f"{self.path}: frame {start + len(read)} of {len(self)} is damaged")
-        return np.stack(read)[: max(0, stop - start)]
+        return stacked[: max(0, stop - start)]
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_decoding": None}  # an open file is no other process' business
@@ -65,7 +75,7 @@ class VideoFrames:
         if not self.path.exists():
             raise FileNotFoundError(f"path: expected a video file, {self.path} is absent")
         try:
-            container = av.open(str(self.path))
+            container = av.open(str(self.path), metadata_errors="replace")  # no one reads them
         except av.FFmpegError as error:
             raise ValueError(f"path: PyAV cannot read {self.path}: {error}") from error
         if not container.streams.video:
@@ -76,8 +86,13 @@ class VideoFrames:
         """The presentation time of every frame, in order, and those of key frames before their
         decoding times: (K, 2); in the stream's unit.
         """
+        import av
+
         with self._open() as container:
-            packets = [p for p in container.demux(video=0) if p.pts is not None]
+            try:
+                packets = [p for p in container.demux(video=0) if p.pts is not None]
+            except av.FFmpegError as error:
+                raise ValueError(f"path: PyAV cannot read {self.path}: {error}") from error
         if not packets:
             raise ValueError(f"path: expected a video, {self.path} has no frames")
         keys = [(p.pts, p.pts if p.dts is None else p.dts) for p in packets if p.is_keyframe]

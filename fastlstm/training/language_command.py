@@ -65,7 +65,7 @@ class LanguageCommand(RunCommand):
         lines = [
             "",
             f"ByteLSTM after {steps:,} steps{fast}",
-            f"Held-out files, {tested or 'weights of the last step'}, bits per byte:",
+            f"Held-out text, {tested or 'weights of the last step'}, bits per byte:",
             f"  {'state carried on':<34}{bits['test/error']:>7.3f}",
             f"  {f'fresh state every {data.k1} bytes':<34}{bits['test/error_in_window']:>7.3f}",
         ]
@@ -73,9 +73,9 @@ class LanguageCommand(RunCommand):
             mean = by_context[start:stop].mean()
             lines.append(f"  {f'after {start} to {stop - 1} bytes read':<34}{mean:>7.3f}")
         lines += [f"  {f'baseline: {n}':<34}{b:>7.3f}" for n, b in compressors.items()]
-        prompt = np.asarray(files[0][:64], np.uint8).tobytes()
+        prompt = np.asarray(next(filter(len, files))[:64], np.uint8).tobytes()
         drawn = prompt + model.sample(prompt, _SAMPLE, temperature=0.7)
-        lines += ["", "A sample, after the first 64 bytes of a held-out file:", ""]
+        lines += ["", "A sample, after the first 64 bytes of a held-out text:", ""]
         lines += [f"  {line}" for line in drawn.decode(errors="replace").splitlines()]
         return [*lines, "", f"figure  {figure}", f"run     {self._folder}"]
 

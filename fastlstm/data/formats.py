@@ -1,0 +1,84 @@
+"""What a file is: told by its first bytes, or by its name where those tell nothing."""
+
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+HEAD = 4096
+"""First bytes of a file that are looked at."""
+
+
+class _Format(NamedTuple):
+    name: str
+    suffixes: tuple[str, ...]
+    marks: tuple[tuple[int, bytes], ...]  # (where, what): one of them is enough
+
+
+_PICKLE = tuple((0, bytes([0x80, protocol])) for protocol in (2, 3, 4, 5))
+_VIDEO = "a video, which fastlstm.data.VideoFrames reads"
+
+# No mark of fewer than four bytes that could begin a text. `.pt` is no suffix here: corpora give it
+# to Portuguese; files of torch.save are zip archives or pickles by their first bytes.
+_FORMATS = (
+    _Format("NumPy", (".npy",), ((0, b"\x93NUMPY"),)),
+    _Format("Parquet", (".parquet",), ((0, b"PAR1"),)),
+    _Format("HDF5", (".h5", ".hdf5"), ((0, b"\x89HDF\r\n\x1a\n"), (512, b"\x89HDF\r\n\x1a\n"))),
+    _Format("zip", (".zip",), ((0, b"PK\x03\x04"), (0, b"PK\x05\x06"))),
+    _Format("NPZ", (".npz",), ()),  # a zip archive by its first bytes
+    _Format("safetensors", (".safetensors",), ()),  # begins with a length
+    _Format("gzip", (".gz", ".tgz"), ((0, b"\x1f\x8b\x08"),)),
+    _Format("bzip2", (".bz2",), ((4, b"1AY&SY"),)),
+    _Format("xz", (".xz",), ((0, b"\xfd7zXZ\x00"),)),
+    _Format("zstd", (".zst",), ((0, b"\x28\xb5\x2f\xfd"),)),
+    _Format("lz4", (".lz4",), ((0, b"\x04\x22\x4d\x18"),)),
+    _Format("7z", (".7z",), ((0, b"7z\xbc\xaf\x27\x1c"),)),
+    _Format("rar", (".rar",), ((0, b"Rar!\x1a\x07"),)),
+    _Format("tar", (".tar",), ((257, b"ustar"),)),
+    _Format("pickle", (".pkl", ".pickle"), _PICKLE),
+    _Format("MATLAB", (".mat",), ((0, b"MATLAB 5.0 MAT-file"),)),
+    _Format("Arrow", (".arrow", ".feather"), ((0, b"ARROW1\x00\x00"),)),
+    _Format("SQLite", (".sqlite",), ((0, b"SQLite format 3\x00"),)),
+    _Format("TFRecord", (".tfrecord",), ()),
+    _Format("PDF", (".pdf",), ((0, b"%PDF-"),)),
+    _Format("PNG", (".png",), ((0, b"\x89PNG\r\n\x1a\n"),)),
+    _Format("JPEG", (".jpg", ".jpeg"), ((0, b"\xff\xd8\xff"),)),
+    _Format("GIF", (".gif",), ((0, b"GIF87a"), (0, b"GIF89a"))),
+    _Format(_VIDEO, (".mp4", ".m4v", ".mov"), ((4, b"ftyp"),)),
+    _Format(_VIDEO, (".mkv", ".webm"), ((0, b"\x1a\x45\xdf\xa3"),)),
+    _Format(_VIDEO, (".avi",), ((8, b"AVI LIST"),)),
+    _Format(_VIDEO, (".mpg", ".mpeg"), ((0, b"\x00\x00\x01\xba"),)),
+)
+
+
+def format_of(path: Path) -> str | None:
+    """The name of a file's format; None for a file of plain bytes, such as text.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    head = head_of(path)
+    for kind in _FORMATS:
+        if any(head[at : at + len(mark)] == mark for at, mark in kind.marks):
+            return "NPZ" if kind.name == "zip" and _has_arrays_only(path) else kind.name
+    header = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and header <= path.stat().st_size - 8:
+        return "safetensors"
+    suffix = path.suffix.lower()
+    return next((kind.name for kind in _FORMATS if suffix in kind.suffixes), None)
+
+
+def head_of(path: Path) -> bytes:
+    """A file's first bytes."""
+    with path.open("rb") as file:
+        return file.read(HEAD)
+
+
+def _has_arrays_only(path: Path) -> bool:
+    if path.suffix.lower() == ".npz":  # a damaged one is for its reader to name
+        return True
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return False
+    return bool(names) and all(name.endswith(".npy") for name in names)
