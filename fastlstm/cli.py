@@ -1,24 +1,51 @@
 """The command `fastlstm`: models of video, `classify`, `language`, `experiment`, `info`."""
 
 import ctypes
+import difflib
 import platform
 import sys
+import traceback
 from collections.abc import Sequence
 from importlib import metadata
+from pathlib import Path
+
+_COMMANDS = ("fit", "validate", "test", "predict", "classify", "language", "experiment", "info")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command.
 
     Args:
-        argv: arguments without the program's name. Default: those of the process.
+        argv: arguments without the program's name. Default: those of the process, for which an
+            error that this package raises is one sentence on stderr and exit status 1.
 
     Raises:
         SystemExit: the arguments are wrong, or training is asked for without the packages of the
             extra `fastlstm[train]`; with one sentence that says so.
         ValueError, FileNotFoundError: see `fastlstm.training.run_command.RunCommand`.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
+    if argv is not None:
+        _run(list(argv))
+        return
+    try:
+        _run(sys.argv[1:])
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        if not _is_of_this_package(error):
+            raise
+        raise SystemExit(f"fastlstm: {error}") from None
+
+
+def _is_of_this_package(error: BaseException) -> bool:
+    """Whether it was raised here, about something that a user can put right.
+
+    Others, of a user's own model or of a library, need their traceback.
+    """
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    return Path(__file__).parent in Path(frame.f_code.co_filename).parents
+
+
+def _run(words: list[str]) -> None:
+    _check_command(words)
     if words[:1] == ["info"]:
         if len(words) > 1:
             raise SystemExit(f"fastlstm info: expected no arguments, got {' '.join(words[1:])}")
@@ -50,6 +77,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         experiments(words[1:])
     else:
         VideoCommand(words)
+
+
+def _check_command(words: list[str]) -> None:
+    """SystemExit if the first word is no command; options before it are argparse's to read."""
+    if words and (words[0] in _COMMANDS or words[0].startswith("-")):
+        return
+    near = difflib.get_close_matches(words[0], _COMMANDS, 1) if words else []
+    raise SystemExit(
+        f"fastlstm: expected a command, one of {', '.join(_COMMANDS)}; got"
+        f" {repr(words[0]) if words else 'none'}{f': did you mean {near[0]!r}?' if near else ''}"
+    )
 
 
 def _keep_freed_memory() -> None:

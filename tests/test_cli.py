@@ -1,6 +1,7 @@
 """The command trains, resumes, tests and predicts from YAML, and says what is wrong in one line."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -186,3 +187,47 @@ def test_without_the_extra_training_is_refused_in_one_sentence_and_info_works():
         " pip install 'fastlstm[train]'"
     ]
     assert run("info").returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "got"),
+    [
+        (["nonsense"], "got 'nonsense'"),
+        (["langauge", "fit"], "got 'langauge': did you mean 'language'?"),
+        (["experiments"], "got 'experiments': did you mean 'experiment'?"),
+        ([], "got none"),
+    ],
+)
+def test_an_unknown_command_is_told_all_of_them(words, got):
+    with pytest.raises(SystemExit) as refused:
+        main(words)
+    assert str(refused.value) == (
+        "fastlstm: expected a command, one of fit, validate, test, predict, classify, language,"
+        f" experiment, info; {got}"
+    )
+
+
+def test_an_error_of_this_package_is_one_sentence_and_others_keep_their_traceback(tmp_path):
+    def run(*more):
+        done = subprocess.run(
+            [sys.executable, "-m", "fastlstm.cli", "fit", "--run", str(tmp_path / "run"), *more],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        )
+        assert done.returncode == 1
+        return done.stderr
+
+    sizes = ("--model.model.input_size=4", "--data=fastlstm.training.MovingMNISTData")
+    said = run("--model.model=fastlstm.CompositeLSTM", *sizes, "--model.model.hidden_size=0")
+    assert "Traceback" not in said
+    assert said.splitlines()[-1] == "fastlstm: hidden_size: expected at least 1, got 0"
+    (tmp_path / "own.py").write_text(
+        "import fastlstm\n"
+        "class Own(fastlstm.CompositeLSTM):\n"
+        "    def __init__(self, input_size: int, hidden_size: int):\n"
+        "        raise ValueError('of my own')\n"
+    )
+    said = run("--model.model=own.Own", *sizes, "--model.model.hidden_size=4")
+    assert "Traceback" in said and "own.py" in said and "ValueError: of my own" in said

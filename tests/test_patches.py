@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 from clips import noise, write_clip
+from tiny_training import trainer
 from torch.utils.data import DataLoader
 
 from fastlstm import LSTMFuturePredictor
 from fastlstm.data import VideoFrames, VideoPatches, real_video_files
 from fastlstm.data.decoded import decode
-from fastlstm.training import PatchData
+from fastlstm.training import PatchData, VideoTask
+from fastlstm.training.first_batches import FirstBatches
 
 FRAMES = 40
 
@@ -244,3 +246,22 @@ def test_grey_patches_are_pictures_of_one_channel(clips, tmp_path):
     frames = next(iter(data.val_dataloader())).frames
     raw = data._videos("val", 10_001).__getitems__(range(4))[:, :3].reshape(4, 3, 8, 8)
     torch.testing.assert_close(data.images(frames), torch.from_numpy(raw).transpose(0, 1) / 255)
+
+
+def test_a_test_split_that_stands_still_is_missed_before_training(tmp_path):
+    still = np.concatenate((noise(60, seed=1)[:45], np.repeat(noise(1, seed=2), 15, 0)))
+    write_clip(tmp_path / "a.mp4", still)
+    data = PatchData(
+        str(tmp_path / "a.mp4"),
+        batch_size=2,
+        input_frames=2,
+        future_frames=2,
+        size=8,
+        height=32,
+        cache=str(tmp_path),
+    )
+    model = LSTMFuturePredictor(8 * 8 * 3, 4, frames="real")
+    run = trainer(tmp_path, FirstBatches(), max_steps=1)
+    with pytest.raises(ValueError, match="none of 1000 test patches reached"):
+        run.fit(VideoTask(model), datamodule=data)
+    assert run.global_step == 0

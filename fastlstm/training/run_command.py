@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from fastlstm.training.checkpoint import AtomicCheckpointIO, StepSeeds, StopBetweenSteps
 from fastlstm.training.finite import StopOnNonFinite
+from fastlstm.training.first_batches import FirstBatches
 from fastlstm.training.progress import StepProgressBar, Throughput
 
 
@@ -34,7 +35,8 @@ class RunCommand(LightningCLI, ABC):
     Raises:
         FileNotFoundError: a checkpoint that is not there.
         ValueError: `fit` would overwrite another run; a checkpoint that is damaged or of a model
-            of another configuration; an argument out of range.
+            of another configuration; an argument out of range; data of a split that are absent or
+            cannot be read, before the first step.
     """
 
     def __init__(
@@ -132,6 +134,8 @@ class RunCommand(LightningCLI, ABC):
         if fit and loggers:
             callbacks.append(LearningRateMonitor())
         seed = self._get(self.config, "seed_everything")
+        if fit:
+            callbacks.append(FirstBatches())
         if fit and seed is not False:
             callbacks.append(StepSeeds(int(seed)))
         if fit and config["enable_checkpointing"] is not False:

@@ -28,7 +28,8 @@ class SequenceData(LightningDataModule, ABC):
         seed: of the order of the sequences.
 
     Raises:
-        ValueError: an argument out of range, or fewer steps than streams.
+        ValueError: an argument out of range, fewer steps than streams in a split, or splits whose
+            steps are of different dtypes or shapes.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class SequenceData(LightningDataModule, ABC):
         self.k2 = k2
         self.num_workers = num_workers
         self.seed = seed
+        self._kinds: Any = None  # of the steps of the split that was read first
 
     @abstractmethod
     def sequences(
@@ -61,7 +63,21 @@ class SequenceData(LightningDataModule, ABC):
             options["shuffle"] = False
         if self.trainer:
             options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
-        return Windows(*self.sequences(split), **options)
+        sequences, targets = self.sequences(split)
+        try:
+            windows = Windows(sequences, targets, **options)
+        except ValueError as error:
+            raise ValueError(
+                f"data: the {split} split cannot be read in windows: {error}"
+            ) from error
+        if self._kinds is None:
+            self._kinds = windows.kinds
+        if windows.kinds != self._kinds:
+            raise ValueError(
+                f"data: expected steps of one dtype and shape in all splits, {self._kinds}, got"
+                f" {windows.kinds} in {split}"
+            )
+        return windows
 
     def train_dataloader(self) -> DataLoader[Window]:
         return self.windows("train").loader(self._next_window, self.num_workers)
@@ -91,7 +107,7 @@ class TextData(SequenceData):
     """Text as bytes, each one the target of the one before; see `fastlstm.data.load_text`.
 
     Args:
-        folder: of the files; None for the sources of Python's standard library.
+        folder: of the files, or one file; None for the sources of Python's standard library.
         pattern: which files of the folder, as in `Path.glob`.
         options: of `SequenceData`.
     """

@@ -5,7 +5,9 @@ differentiated through the last k2. The state of a window's first step comes fro
 before, without its graph; where a sequence begins, `reset` drops it.
 """
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -102,8 +104,11 @@ class Windows(Dataset[Window]):
 
     `windows[n]` is window n; `len(windows)` of them make an epoch, but there is no last one.
 
+    `windows.kinds` are the dtype and shape of a step, of the sequences and of the targets.
+
     Raises:
-        ValueError: targets that do not fit, and what `Streams` raises.
+        ValueError: sequences of different dtypes or step shapes, targets that do not fit, and what
+            `Streams` raises.
     """
 
     def __init__(
@@ -115,14 +120,38 @@ class Windows(Dataset[Window]):
         lengths = [len(sequence) for sequence in sequences]
         if targets is None:
             lengths = [max(0, length - 1) for length in lengths]
-        elif lengths != [len(target) for target in targets]:
-            raise ValueError("targets: expected one for each sequence, and as long as it")
+        else:
+            _check_lengths(sequences, targets)
         self.sequences = sequences
         self.targets = targets
         self.streams = Streams(lengths, **options)
+        kind, checksum = _first_steps(sequences, "sequences")
+        self.kinds = (kind, kind)
+        if targets is not None:
+            target_kind, target_checksum = _first_steps(targets, "targets")
+            self.kinds, checksum = (kind, target_kind), checksum ^ target_checksum
+        self._checksum = checksum
 
     def __len__(self) -> int:
         return len(self.streams)
+
+    def made_of(self) -> dict[str, int]:
+        """What the place of a window's rows depends on, for a run to compare when it resumes.
+
+        The sequences are told by their lengths, their first steps and, of files, their names: a
+        folder may lie elsewhere.
+        """
+        streams = self.streams
+        return {
+            "batch_size": streams.batch_size,
+            "k1": streams.k1,
+            "k2": streams.k2,
+            "seed": streams.seed,
+            "shuffle": streams.shuffle,
+            "number of sequences": len(self.sequences),
+            "number of steps in them": int(streams.lengths.sum()),
+            "checksum of the sequences": self._checksum,
+        }
 
     def __getitem__(self, number: int) -> Window:
         plan = self.streams.window(number)
@@ -151,6 +180,45 @@ class Windows(Dataset[Window]):
         """
         numbers = range(len(self)) if start is None else _From(start)
         return DataLoader(self, batch_size=None, sampler=numbers, num_workers=num_workers)
+
+
+def _check_lengths(sequences: Sequence[LongSequence], targets: Sequence[LongSequence]) -> None:
+    expected = "targets: expected one for each sequence, and as long as it"
+    if len(sequences) != len(targets):
+        raise ValueError(f"{expected}, got {len(targets)} for {len(sequences)}")
+    for number, (sequence, target) in enumerate(zip(sequences, targets, strict=True)):
+        if len(sequence) != len(target):
+            raise ValueError(
+                f"{expected}, got {len(target)} steps in {_name(target, number)} for"
+                f" {len(sequence)} in {_name(sequence, number)}"
+            )
+
+
+def _first_steps(sequences: Sequence[LongSequence], argument: str) -> tuple[Any, int]:
+    """The dtype and shape of all steps, and a checksum that tells these sequences from others."""
+    kind, first, checksum = None, "", 0
+    for number, sequence in enumerate(sequences):
+        told = f"{getattr(getattr(sequence, 'path', None), 'name', '')} {len(sequence)}"
+        checksum = zlib.crc32(told.encode(), checksum)
+        if len(sequence) == 0:
+            continue
+        # of a copy, for what a file reader keeps in order to read on: a decoder, rows of a table
+        reader = sequence if isinstance(sequence, (np.ndarray, Tensor)) else copy(sequence)
+        step = np.asarray(reader[:1])
+        checksum = zlib.crc32(step.tobytes(), checksum)
+        its = (step.dtype, step.shape[1:])
+        if kind is None:
+            kind, first = its, _name(sequence, number)
+        if its != kind:
+            raise ValueError(
+                f"{argument}: expected steps of one dtype and shape, got {kind[0]} {kind[1]} in"
+                f" {first} and {its[0]} {its[1]} in {_name(sequence, number)}"
+            )
+    return kind, checksum
+
+
+def _name(sequence: LongSequence, number: int) -> str:
+    return str(getattr(sequence, "path", f"number {number}"))
 
 
 class _From(Sampler[int]):

@@ -1,0 +1,37 @@
+"""The data of every split that a run will need, looked at before its first step."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch.utils._pytree import tree_leaves
+
+
+class FirstBatches(Callback):
+    """Reads the first batches of validation and of the test that follows training, and drops them.
+
+    So that data which are absent or cannot be read are an error before training, not after it.
+
+    Raises (before training):
+        ValueError: no test data, or a split without a batch; and what the data module raises.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        limits = {"val": trainer.limit_val_batches, "test": trainer.limit_test_batches}
+        for split, limit in limits.items():
+            loader = f"{split}_dataloader"
+            if limit == 0 or not (split == "test" or is_overridden(loader, data)):
+                continue
+            if not is_overridden(loader, data):
+                raise ValueError(
+                    f"data: expected a {loader}, which fit reads after training, in"
+                    f" {type(data).__name__}; without a test give --trainer.limit_test_batches 0"
+                )
+            with isolate_rng():
+                for each in tree_leaves(getattr(data, loader)()):
+                    if next(iter(each), None) is None:
+                        raise ValueError(f"data: expected batches of the {split} split, got none")
