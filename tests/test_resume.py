@@ -12,6 +12,8 @@ from tiny_training import Recorder, tiny_data, tiny_model, trainer
 
 from fastlstm import LSTMAutoencoder
 from fastlstm.training import AtomicCheckpointIO, StopBetweenSteps, VideoTask
+from fastlstm.training.datamodule import time_first
+from fastlstm.training.endless_data import EndlessBatches
 
 
 @pytest.fixture(autouse=True)
@@ -172,3 +174,31 @@ def test_a_checkpoint_of_another_model_is_one_error(tmp_path, other, says):
     trainer(tmp_path, limit_val_batches=0).fit(
         same, datamodule=tiny_data(), ckpt_path=tmp_path / "a.ckpt"
     )
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "says"),
+    [
+        ({}, {}, None),
+        ({"val_size": 4, "num_workers": 0}, {}, None),
+        ({"batch_size": 2}, {}, "batch_size was 4 and is 2"),
+        ({"seed": 1}, {}, "seed was 0 and is 1"),
+        ({}, {"accumulate_grad_batches": 2}, "accumulate_grad_batches was 1 and is 2"),
+    ],
+)
+def test_a_run_that_resumes_with_other_data_goes_on_with_them_and_says_so(
+    tmp_path, recwarn, data, options, says
+):
+    t = trainer(tmp_path, max_steps=2, limit_val_batches=0)
+    t.fit(VideoTask(tiny_model()), datamodule=tiny_data())
+    t.save_checkpoint(tmp_path / "a.ckpt")
+    recorder = Recorder()
+    t = trainer(tmp_path, recorder, max_steps=3, limit_val_batches=0, **options)
+    t.fit(VideoTask(tiny_model()), datamodule=tiny_data(**data), ckpt_path=tmp_path / "a.ckpt")
+    said = [str(w.message) for w in recwarn if "resumes with" in str(w.message)]
+    assert said == ([f"the run resumes with other training data ({says})"] if says else [])
+
+    batches = EndlessBatches(data.get("batch_size", 4), lambda: 0)
+    number = 2 * options.get("accumulate_grad_batches", 1)
+    videos = tiny_data(**data)._training_videos().__getitems__(batches.batch(number))
+    np.testing.assert_array_equal(recorder.videos[0], time_first(videos))

@@ -1,5 +1,7 @@
 """Truncated backpropagation: gradients of the last k2 steps, a state that goes on, and resets."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -117,7 +119,7 @@ def text(tmp_path):
     return folder
 
 
-def fit(folder, text, steps, ckpt_path=None, **options):
+def fit(folder, text, steps, ckpt_path=None, accumulate_grad_batches=1, **changes):
     recorder, task = Losses(), SequenceTask(model(), schedule="constant")
     trainer = Trainer(
         accelerator="cpu",
@@ -126,38 +128,98 @@ def fit(folder, text, steps, ckpt_path=None, **options):
         plugins=[AtomicCheckpointIO()],
         max_epochs=-1,
         max_steps=steps,
+        accumulate_grad_batches=accumulate_grad_batches,
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         limit_val_batches=0,
-        **options,
     )
-    trainer.fit(task, datamodule=TextData(str(text), batch_size=3, k1=6, k2=9), ckpt_path=ckpt_path)
+    data = TextData(str(text), **{"batch_size": 3, "k1": 6, "k2": 9, **changes})
+    trainer.fit(task, datamodule=data, ckpt_path=ckpt_path)
     trainer.save_checkpoint(folder / f"step_{steps}.ckpt")
     return recorder.losses, task, trainer
 
 
-def test_a_resumed_run_goes_on_with_the_state_and_the_window(tmp_path, text):
+def test_a_resumed_run_goes_on_with_the_state_and_the_window(tmp_path, text, recwarn):
     whole, _, _ = fit(tmp_path, text, 8)
     first, _, _ = fit(tmp_path, text, 3)
-    rest, _, _ = fit(tmp_path, text, 8, tmp_path / "step_3.ckpt")
+    moved = text.rename(tmp_path / "moved")  # the same files, elsewhere
+    rest, _, _ = fit(tmp_path, moved, 8, tmp_path / "step_3.ckpt", num_workers=0)
     assert first + rest == whole
+    assert not [w for w in recwarn if "resumes with other" in str(w.message)]
 
 
-def test_a_checkpoint_of_other_processes_or_another_model_is_refused(tmp_path, text):
+def test_a_checkpoint_of_another_model_is_refused(tmp_path, text):
     fit(tmp_path, text, 1)
     path = tmp_path / "step_1.ckpt"
     checkpoint = torch.load(path, weights_only=True)
-    checkpoint["sequence_states"] *= 2
-    torch.save(checkpoint, path)
-    with pytest.raises(ValueError, match="states of 1 processes, which train now, got those of 2"):
-        fit(tmp_path, text, 2, path)
     checkpoint["sequence_model"]["hidden_size"] = 6
     torch.save(checkpoint, path)
     with pytest.raises(ValueError, match=r"'hidden_size': 5.* got .*'hidden_size': 6"):
         fit(tmp_path, text, 2, path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"batch_size": 5}, "batch_size was 3 and is 5"),
+        ({"batch_size": 2, "k1": 3}, "batch_size was 3 and is 2, k1 was 6 and is 3"),
+        ({"k2": 6}, "k2 was 9 and is 6"),
+        ({"seed": 1}, "seed was 0 and is 1"),
+        ({"pattern": "1*"}, "number of sequences was 49 and is 11"),
+    ],
+)
+def test_other_windows_are_dealt_anew_and_said(tmp_path, text, changes, says):
+    fit(tmp_path, text, 3)
+    with pytest.warns(UserWarning) as warned:
+        rest, _, _ = fit(tmp_path, text, 5, tmp_path / "step_3.ckpt", **changes)
+    (said,) = [str(w.message) for w in warned if "resumes with" in str(w.message)]
+    assert said.startswith(f"the run resumes with other windows ({says}")
+    assert said.endswith("its streams are dealt anew, and their states begin at zero")
+
+    # the first window after that is read from a state of zero, with the weights of the checkpoint
+    data = TextData(str(text), **{"batch_size": 3, "k1": 6, "k2": 9, **changes})
+    lstm = model()
+    saved = torch.load(tmp_path / "step_3.ckpt", weights_only=True)["state_dict"]
+    lstm.load_state_dict({name.removeprefix("model."): value for name, value in saved.items()})
+    expected, _ = window_loss(lstm, data.windows("train")[3], None)
+    assert rest[0] == pytest.approx(expected.item(), rel=1e-6)
+
+    # and from there the run is exact once more
+    whole, _, _ = fit(tmp_path, text, 7, tmp_path / "step_3.ckpt", **changes)
+    further, _, _ = fit(tmp_path, text, 7, tmp_path / "step_5.ckpt", **changes)
+    assert rest + further == whole
+
+
+def test_steps_of_other_numbers_of_windows_are_refused(tmp_path, text):
+    fit(tmp_path, text, 3)
+    with pytest.raises(ValueError, match=r"accumulate_grad_batches: expected 1, as in .* got 2"):
+        fit(tmp_path, text, 5, tmp_path / "step_3.ckpt", accumulate_grad_batches=2)
+
+
+def test_files_that_were_written_anew_are_noticed(tmp_path, text):
+    fit(tmp_path, text, 3)
+    for file in text.iterdir():  # other text of the same lengths, under the same names
+        file.write_text(file.read_text().replace(file.stem, "x" * len(file.stem)))
+    with pytest.warns(UserWarning, match="other windows \\(checksum of the sequences was"):
+        fit(tmp_path, text, 5, tmp_path / "step_3.ckpt")
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_another_number_of_processes_is_said(tmp_path, text, processes):
+    fit(tmp_path, text, 1)
+    path = tmp_path / "step_1.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["sequence_states"] *= processes
+    del checkpoint["sequence_windows"]  # as checkpoints were before
+    torch.save(checkpoint, path)
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        fit(tmp_path, text, 2, path)
+    said = [w for w in warned if "number of processes was 2 and is 1" in str(w.message)]
+    assert len(said) == processes - 1
 
 
 def test_errors_with_and_without_the_state(tmp_path, text):

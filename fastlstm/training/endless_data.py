@@ -1,5 +1,6 @@
 """Endless training data for Lightning, which a resumed run continues exactly."""
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +14,7 @@ from fastlstm.data.digits import Split
 # Fixed, whatever the training seed: errors of different runs are over the same videos.
 _EVALUATION_SEEDS = {"val": 10_001, "test": 10_002}
 _ROUNDS = 100  # a random stream that no data set draws from
+_NOT_OF_TRAINING = ("num_workers", "cache", "val_size", "test_size")
 
 
 class EndlessBatches(Sampler[list[int]]):
@@ -92,6 +94,16 @@ class EndlessTraining(LightningDataModule, ABC):
     def _training_count(self) -> int | None:
         """How many videos are trained on, again and again. Default (None): no end of them."""
         return None
+
+    def training_options(self) -> dict[str, Any]:
+        """The arguments that training batches depend on, for a run to compare when it resumes.
+
+        Those that are plain values, read from the attributes of the same names.
+        """
+        names = inspect.signature(type(self)).parameters.keys() - set(_NOT_OF_TRAINING)
+        values = {name: getattr(self, name, None) for name in sorted(names)}
+        plain = (bool, int, float, str, list)
+        return {name: v for name, v in values.items() if v is None or isinstance(v, plain)}
 
     def train_dataloader(self) -> DataLoader[Any]:
         return DataLoader(

@@ -6,12 +6,14 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from fastlstm.training.resumption import changes, of_trainer
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
-from fastlstm.training.tbptt import Window, detach, window_loss
+from fastlstm.training.tbptt import Window, Windows, detach, window_loss
 
 
 class SequenceTask(LightningModule):
@@ -20,7 +22,9 @@ class SequenceTask(LightningModule):
     Logged: `train/loss`, and in validation and test `error`, the mean loss of all steps with the
     state handed on through the whole set, and `error_in_window`, with every window read from a
     fresh state: what the model knows without what lies before. The state is in each checkpoint,
-    of every process.
+    of every process. A run that resumes with other windows (another batch_size, k1, k2, seed,
+    precision or number of processes, other sequences) has states of other places: it drops them,
+    says so in a warning, and goes on from states of zero.
 
     Args:
         model: a `fastlstm.training.tbptt.StatefulModel`, such as `fastlstm.ByteLSTM`.
@@ -46,6 +50,7 @@ class SequenceTask(LightningModule):
         self.schedule = schedule
         self.warmup_steps = warmup_steps
         self.state: Any = None
+        self._made_of: dict[str, Any] = {}  # the windows that led to the state
         self._read: Any = None  # the state in validation and test
 
     def training_step(self, window: Window, batch_idx: int) -> Tensor:
@@ -84,6 +89,7 @@ class SequenceTask(LightningModule):
             states = [None] * dist.get_world_size()
             dist.all_gather_object(states, mine)
         checkpoint["sequence_states"] = states
+        checkpoint["sequence_windows"] = self._made_of
         checkpoint["sequence_model"] = self._architecture()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -93,17 +99,35 @@ class SequenceTask(LightningModule):
             raise ValueError(
                 f"ckpt_path: expected a checkpoint of {expected} as configured, got {received}"
             )
-        states = checkpoint["sequence_states"]
         if self._trainer is None or not self.trainer.training:
             return
-        if len(states) != self.trainer.world_size:
+        states, rank = checkpoint["sequence_states"], self.trainer.global_rank
+        made_of = checkpoint.get("sequence_windows", {})  # older ones have none
+        self._made_of = {**made_of, "number of processes": len(states)}
+        # Windows are counted in steps, and Lightning counts on in batches: with another number of
+        # them in a step the two would part, and states be of other windows than those read.
+        now = self.trainer.accumulate_grad_batches
+        before = made_of.get("accumulate_grad_batches", now)
+        if now != before:
             raise ValueError(
-                f"ckpt_path: expected the states of {self.trainer.world_size} processes, which"
-                f" train now, got those of {len(states)}"
+                f"trainer.accumulate_grad_batches: expected {before}, as in the run that resumes,"
+                f" got {now}"
             )
-        self.state = detach(states[self.trainer.global_rank])
+        self.state = detach(states[rank]) if rank < len(states) else None
 
     def on_train_start(self) -> None:
+        windows = getattr(self.trainer.train_dataloader, "dataset", None)
+        made_of = of_trainer(self.trainer) | {"precision": self.trainer.precision}  # of the states
+        if isinstance(windows, Windows):
+            made_of |= windows.made_of()
+        changed = changes(self._made_of, made_of)
+        if changed:
+            rank_zero_warn(
+                f"the run resumes with other windows ({changed}): its streams are dealt anew, and"
+                " their states begin at zero"
+            )
+            self.state = None
+        self._made_of = made_of
         place = self.device
         self.state = tree_map(lambda s: s.to(place) if isinstance(s, Tensor) else s, self.state)
 

@@ -5,9 +5,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from fastlstm.training.resumption import changes, of_trainer
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
 
 _NOT_OF_WEIGHTS = ("backend", "readout_bias", "dropout")
@@ -33,6 +35,8 @@ class FrameTask(LightningModule):
 
     Raises:
         ValueError: an argument out of range, or a checkpoint of a model of another configuration.
+
+    A run that resumes with other data than before goes on with them, and says so in a warning.
     """
 
     model: nn.Module
@@ -71,6 +75,7 @@ class FrameTask(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["video_model"] = self._architecture()
+        checkpoint["video_data"] = self._data()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Before the weights are loaded: one line that says what differs, not a list of shapes.
@@ -81,6 +86,16 @@ class FrameTask(LightningModule):
                     f"ckpt_path: expected a checkpoint of {name}={expected!r} as configured,"
                     f" got {name}={received.get(name)!r}"
                 )
+        if self._trainer is not None and self.trainer.training:
+            changed = changes(checkpoint.get("video_data", {}), self._data())
+            if changed:
+                rank_zero_warn(f"the run resumes with other training data ({changed})")
+
+    def _data(self) -> dict[str, Any]:
+        """What the training batches depend on, as far as the data module tells."""
+        data: Any = getattr(self.trainer, "datamodule", None)
+        told = data.training_options() if hasattr(data, "training_options") else {}
+        return of_trainer(self.trainer) | {"class": type(data).__name__, **told}
 
     def _architecture(self) -> dict[str, Any]:
         """What a model's weights depend on: how it runs and where it started is left out."""
