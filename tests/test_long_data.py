@@ -129,3 +129,11 @@ def test_what_is_no_video_is_named(tmp_path, video):
         VideoFrames(video, color="blue")
     with pytest.raises(ValueError, match="size: expected"):
         VideoFrames(video, size=(0, 4))
+
+
+def test_frames_that_are_damaged_are_named(tmp_path, video):
+    path, whole = tmp_path / "damaged.mp4", video.read_bytes()
+    start = whole.index(b"mdat") + 4
+    path.write_bytes(whole[:start] + bytes(len(whole[start:-2000])) + whole[-2000:])
+    with pytest.raises(ValueError, match=r"damaged\.mp4"):
+        VideoFrames(path)[0:FRAMES]
