@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from fastlstm.storage import written_whole
+from fastlstm.training.run_folder import remove, run_files
 from fastlstm.training.video_command import VideoCommand
 from fastlstm.video import VideoLSTM
 
@@ -64,11 +65,15 @@ def train(folder: Path, config: dict[str, Any], words: Sequence[str] = ()) -> Ru
         )
     finished = folder / "finished.json"
     if not finished.exists():
+        last = folder / "checkpoints" / "last.ckpt"
+        goes_on = made.exists() and last.exists()
+        if made.exists() and not goes_on:  # stopped before there was anything to go on from
+            remove(run_files(folder), folder)
         write_json(made, asked)
         file = folder / "fit.yaml"
         file.write_text(yaml.safe_dump(config, sort_keys=False))
         arguments = ["fit", "--config", str(file), "--run", str(folder), *words]
-        if (folder / "checkpoints" / "last.ckpt").exists():
+        if goes_on:
             arguments += ["--ckpt_path", "last"]
         start = time.perf_counter()
         command = VideoCommand(arguments)

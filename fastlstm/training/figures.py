@@ -190,6 +190,8 @@ class PredictionFigure(Callback):
     ) -> None:
         if batch_idx or trainer.sanity_checking or not trainer.is_global_zero:
             return
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
         if not has_pictures(trainer):
             return
         pictures = VideoPictures.of(

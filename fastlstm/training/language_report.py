@@ -59,12 +59,14 @@ def read_curve(run: Path) -> dict[str, NDArray[np.float64]]:
     """Steps and bits of a run's `train/loss` and `val/error`, of all its resumptions: (n, 2)."""
     points: dict[str, dict[int, float]] = {"train/loss": {}, "val/error": {}}
     versions = sorted((run / "metrics").glob("version_*/metrics.csv"), key=_version)
-    for path in versions:  # a later one has the steps that were trained again
+    for path in versions:  # a later one has the steps that were trained again, if not all of them
         with path.open(newline="") as file:
-            for row in csv.DictReader(file):
-                for name, found in points.items():
-                    if row.get(name):
-                        found[int(row["step"])] = float(row[name]) * _BITS
+            rows = list(csv.DictReader(file))
+        begin = min((int(row["step"]) for row in rows), default=None)
+        for name, found in points.items():
+            if begin is not None:
+                found = points[name] = {s: bits for s, bits in found.items() if s < begin}
+            found |= {int(row["step"]): float(row[name]) * _BITS for row in rows if row.get(name)}
     return {name: np.array(sorted(found.items())) for name, found in points.items()}
 
 

@@ -16,6 +16,7 @@ from fastlstm.training.figures import (
     prediction_strip,
     save_gif,
 )
+from fastlstm.training.run_folder import predictions, remove
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -27,7 +28,8 @@ class PredictionWriter(BasePredictionWriter):
     (T_out, B, I) float32 in closed loop.
 
     Args:
-        folder: where to; None for `predictions` in the run's folder.
+        folder: where to; None for `predictions` in the run's folder, where those of an earlier
+            prediction that are not written again are removed.
         samples: videos in the pictures.
     """
 
@@ -49,6 +51,8 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        if not trainer.is_global_zero:  # every process predicts the same videos
+            return
         folder = Path(self.folder or Path(trainer.default_root_dir) / "predictions")
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"batch_{batch_idx:03d}.npz"
@@ -71,3 +75,8 @@ class PredictionWriter(BasePredictionWriter):
         prediction_strip(pictures, title).savefig(path.with_suffix(".png"), dpi=100)
         save_gif(pictures, path.with_suffix(".gif"))
         self.written += [path.with_suffix(".png"), path.with_suffix(".gif")]
+
+    def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.folder is None and trainer.is_global_zero:
+            run = Path(trainer.default_root_dir)
+            remove(set(predictions(run)) - set(self.written), run)

@@ -1,5 +1,6 @@
 """What every training command shares: one folder for all of a run's files, and their safety."""
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -8,13 +9,29 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import (
+    ArgsType,
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from fastlstm.training.checkpoint import AtomicCheckpointIO, StepSeeds, StopBetweenSteps
 from fastlstm.training.finite import StopOnNonFinite
 from fastlstm.training.first_batches import FirstBatches
 from fastlstm.training.progress import StepProgressBar, Throughput
+from fastlstm.training.run_folder import RemoveOlderRun, remove, results
+
+
+class RunConfig(SaveConfigCallback):
+    """Saves the configuration as config.yaml in the run's folder, wherever loggers write."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / self.config_filename
+        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
 
 
 class RunCommand(LightningCLI, ABC):
@@ -23,7 +40,10 @@ class RunCommand(LightningCLI, ABC):
     A run keeps everything in one folder, `--run`: config.yaml, TensorBoard events, metrics/ (CSV,
     a version for each resumption), checkpoints/last.ckpt and best.ckpt (of the lowest val/error).
     `--ckpt_path` takes a file, `best` or `last`; without it `fit` starts afresh and the other
-    commands take the run's best.
+    commands take the run's best. A run goes on from checkpoints of its own folder; any other `fit`
+    is a new run, which has nothing of an older one in its folder: without `--overwrite` it is
+    refused where there are results, with it they are removed as the first step begins. Files of
+    other names stay.
 
     Args:
         task: the LightningModule; it logs `val/error`.
@@ -64,7 +84,8 @@ class RunCommand(LightningCLI, ABC):
                 "log_every_n_steps": 20,
                 "use_distributed_sampler": False,  # the data modules share out the work themselves
             },
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=RunConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
             parser_kwargs={"prog": words, "description": description},
             auto_configure_optimizers=False,
@@ -74,7 +95,10 @@ class RunCommand(LightningCLI, ABC):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_argument("--run", type=str, default="runs/default", help="The run's folder.")
         parser.add_argument(
-            "--overwrite", type=bool, default=False, help="Let fit start afresh in a used folder."
+            "--overwrite",
+            type=bool,
+            default=False,
+            help="Let fit remove another run's files from its folder.",
         )
         parser.add_argument(
             "--checkpoint_every", type=int, default=200, help="Steps between saves of last.ckpt."
@@ -93,32 +117,49 @@ class RunCommand(LightningCLI, ABC):
     def _checkpoints(self) -> Path:
         return self._folder / "checkpoints"
 
+    @property
+    def _starts_afresh(self) -> bool:
+        """Whether this is a new run; one that writes no files is none."""
+        config = self.config[self.subcommand]
+        if self.subcommand != "fit" or config["trainer"]["fast_dev_run"]:
+            return False
+        if config.get("ckpt_path") is None:
+            # a job that SLURM started again goes on, from Lightning's own checkpoint if it has one
+            return os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
+        if config["ckpt_path"] == "hpc":  # Lightning's word for SLURM's
+            return False
+        place = Path(config["ckpt_path"]).parent.resolve()
+        return place not in (self._checkpoints.resolve(), self._folder.resolve())
+
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        wanted = config.get("ckpt_path")
-        if self.subcommand == "fit":
-            last = self._checkpoints / "last.ckpt"
-            if wanted is None and last.exists() and not config["overwrite"]:
-                raise ValueError(
-                    f"run: expected a folder without a run in it, got {self._folder} with"
-                    f" {last}; resume it with --ckpt_path last, take another --run, or give"
-                    " --overwrite true"
-                )
-            return
-        self.save_config_callback = None  # config.yaml stays that of the training
-        if wanted in (None, "best", "last"):
-            path = self._checkpoints / f"{wanted or 'best'}.ckpt"
+        fit = self.subcommand == "fit"
+        wanted = config.get("ckpt_path") or (None if fit else "best")
+        if wanted in ("best", "last"):
+            path = self._checkpoints / f"{wanted}.ckpt"
             if not path.exists():
                 raise FileNotFoundError(
                     f"ckpt_path: expected a checkpoint, {path} is absent; train with `fastlstm fit`"
                     " or give --run or --ckpt_path"
                 )
             config["ckpt_path"] = str(path)
-        if config["trainer"]["limit_predict_batches"] is None:
-            config["trainer"]["limit_predict_batches"] = 1  # files to look at, not all of the test
+        if fit:
+            found = results(self._folder) if self._starts_afresh else []
+            if found and not config["overwrite"]:
+                raise ValueError(
+                    f"run: expected a folder without a run in it, got {self._folder} with"
+                    f" {found[0]}; resume it with --ckpt_path last, take another --run, or give"
+                    " --overwrite true"
+                )
+        else:
+            self.save_config_callback = None  # config.yaml stays that of the training
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
+        if config["limit_predict_batches"] is None:
+            # Files to look at, not all of the test. Not by the configuration, whose parser may make
+            # 1 a 1.0, which is all: to it `float | int` is the first of the two that fits.
+            kwargs["limit_predict_batches"] = 1
         fit = self.subcommand == "fit"
         callbacks: list[Callback] = list(config["callbacks"] or [])
         callbacks.append(self.throughput)
@@ -133,6 +174,11 @@ class RunCommand(LightningCLI, ABC):
             ]
         if fit and loggers:
             callbacks.append(LearningRateMonitor())
+        if self._starts_afresh:
+            older = RemoveOlderRun(self._folder)
+            callbacks.append(older)
+            # under SLURM Lightning would load these unasked, before the first step
+            remove((f for f in older.files if f.name.startswith("hpc_ckpt_")), self._folder)
         seed = self._get(self.config, "seed_everything")
         if fit:
             callbacks.append(FirstBatches())
@@ -174,8 +220,11 @@ class RunCommand(LightningCLI, ABC):
         if savers:
             trainer.save_checkpoint(self._checkpoints / "last.ckpt")
         steps = trainer.global_step
-        # no validation, no best: then the last step's weights are tested
-        tested = next((c.best_model_path for c in savers if c.monitor), None) or None
+        # No validation, no best: then the last step's weights are tested. A run that began with
+        # another's checkpoint has that one's best_model_path, but no such file of its own.
+        best = self._checkpoints / "best.ckpt"
+        found = any(c.monitor and c.best_model_path for c in savers) and best.exists()
+        tested = str(best) if found else None
         errors = trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=tested, verbose=False
         )

@@ -10,6 +10,7 @@ from fastlstm.training.module import VideoTask
 from fastlstm.training.predictions import PredictionWriter
 from fastlstm.training.progress import Throughput
 from fastlstm.training.run_command import RunCommand
+from fastlstm.training.run_folder import results
 
 _DESCRIPTION = (
     "Train and use LSTM models of video. Besides the commands below, `fastlstm classify` trains"
@@ -53,8 +54,8 @@ class VideoCommand(RunCommand):
         ):
             if f"test/{name}" in errors:
                 lines.append(f"  {label:<26}{errors[f'test/{name}']:>9.1f}")
-        drawn_before = max((self._folder / "figures").glob("step_*.png"), default=None)
-        figure = self._get(self.config_init, "figure").latest or drawn_before
+        drawn = [path for path in results(self._folder) if path.match("figures/step_*.png")]
+        figure = self._get(self.config_init, "figure").latest or (drawn and drawn[-1])
         if figure:
             lines += [f"figure  {figure}", f"video   {figure.with_suffix('.gif')}"]
         lines.append(f"run     {self._folder}")
