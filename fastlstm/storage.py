@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 _KEY = "fastlstm"
+_CHECKSUM = "crc32"  # absent in files from before it
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -31,10 +34,11 @@ def written_whole(path: Path) -> Iterator[Path]:
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """See :meth:`fastlstm.video.VideoLSTM.save`."""
     safetensors = _safetensors()
-    configuration = {"class": type(model).__name__, "arguments": model.config}
+    configuration = json.dumps({"class": type(model).__name__, "arguments": model.config})
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     with written_whole(Path(path)) as unfinished:
-        safetensors.torch.save_file(tensors, unfinished, {_KEY: json.dumps(configuration)})
+        metadata = {_KEY: configuration, _CHECKSUM: _checksum(configuration, tensors)}
+        safetensors.torch.save_file(tensors, unfinished, metadata)
 
 
 def load(path: str | os.PathLike[str], expected: type[M]) -> M:
@@ -56,17 +60,38 @@ def load(path: str | os.PathLike[str], expected: type[M]) -> M:
         raise ValueError(
             f"path: expected a file that {expected.__name__}.save wrote, got {os.fspath(path)!r}"
         )
-    configuration = json.loads(metadata[_KEY])
-    kind = getattr(fastlstm, configuration["class"], None)
-    if not (isinstance(kind, type) and issubclass(kind, expected)):
+    if metadata.get(_CHECKSUM, "none") not in ("none", _checksum(metadata[_KEY], tensors)):
         raise ValueError(
-            f"path: expected a {expected.__name__}, got a {configuration['class']} "
-            f"in {os.fspath(path)!r}"
+            f"path: expected a whole safetensors file, got {os.fspath(path)!r}: it is damaged, its"
+            " weights or its configuration are not what was written"
         )
-    dtype = next(iter(tensors.values())).dtype
-    model = kind(**configuration["arguments"], dtype=dtype)
-    model.load_state_dict(tensors)
-    return model
+    try:
+        configuration = json.loads(metadata[_KEY])
+        kind = getattr(fastlstm, configuration["class"], None)
+        if isinstance(kind, type) and issubclass(kind, expected):
+            dtype = next(iter(tensors.values())).dtype
+            model = kind(**configuration["arguments"], dtype=dtype)
+            model.load_state_dict(tensors)
+            return model
+    except Exception as error:  # whatever arguments or weights that do not fit may raise
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            "path: expected weights and a configuration that fit, got"
+            f" {os.fspath(path)!r}: {reason}"
+        ) from error
+    raise ValueError(
+        f"path: expected a {expected.__name__}, got a {configuration['class']} "
+        f"in {os.fspath(path)!r}"
+    )
+
+
+def _checksum(configuration: str, tensors: dict[str, Tensor]) -> str:
+    """CRC-32 of the configuration and of every tensor; safetensors itself has none."""
+    found = zlib.crc32(configuration.encode())
+    for name, tensor in sorted(tensors.items()):
+        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
+        found = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
 
 
 def _safetensors() -> ModuleType:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
-from tiny_training import Recorder, tiny_data, tiny_model, trainer
+from tiny_training import Recorder, checkpoint, tiny_data, tiny_model, trainer
 
 from fastlstm import LSTMAutoencoder
 from fastlstm.training import AtomicCheckpointIO, StopBetweenSteps, VideoTask
@@ -125,7 +125,7 @@ def test_the_interrupt_handler_is_taken_back(tmp_path):
 
 def test_a_crash_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
-    io.save_checkpoint({"step": 1}, path)
+    io.save_checkpoint(checkpoint(1), path)
 
     def half(checkpoint, file):
         file.write(b"PK\x03\x04 half of it")
@@ -133,11 +133,11 @@ def test_a_crash_while_writing_leaves_the_checkpoint_before(tmp_path, monkeypatc
 
     with monkeypatch.context() as patch, pytest.raises(OSError, match="disk full"):
         patch.setattr(torch, "save", half)
-        io.save_checkpoint({"step": 2}, path)
-    assert io.load_checkpoint(path) == {"step": 1}
+        io.save_checkpoint(checkpoint(2), path)
+    assert io.load_checkpoint(path) == checkpoint(1)
     assert [p.name for p in tmp_path.glob("*.ckpt")] == ["last.ckpt"]
-    io.save_checkpoint({"step": 3}, path)
-    assert io.load_checkpoint(path) == {"step": 3}
+    io.save_checkpoint(checkpoint(3), path)
+    assert io.load_checkpoint(path) == checkpoint(3)
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -145,7 +145,7 @@ def test_a_damaged_or_absent_checkpoint_is_named(tmp_path):
     io, path = AtomicCheckpointIO(), tmp_path / "x.ckpt"
     with pytest.raises(FileNotFoundError, match=r"ckpt_path: .*x\.ckpt is absent"):
         io.load_checkpoint(path)
-    io.save_checkpoint({"weights": torch.zeros(1000)}, path)
+    io.save_checkpoint(checkpoint(1, torch.zeros(1000)), path)
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", b"not a checkpoint"):
         path.write_bytes(damaged)

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 from lightning.pytorch import Callback
-from tiny_training import Recorder, tiny_data, tiny_model, trainer
+from tiny_training import Recorder, checkpoint, tiny_data, tiny_model, trainer
 
 from fastlstm.training import AtomicCheckpointIO, StepSeeds, StopOnNonFinite, VideoTask
 
@@ -58,7 +58,7 @@ def test_a_loss_that_is_no_number_stops_with_the_weights_before_it(tmp_path):
 
 def test_a_full_disk_is_one_error_and_the_checkpoint_before_stays(tmp_path):
     io, path = AtomicCheckpointIO(), tmp_path / "last.ckpt"
-    io.save_checkpoint({"step": 1}, path)
+    io.save_checkpoint(checkpoint(1), path)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
@@ -70,7 +70,7 @@ def test_a_full_disk_is_one_error_and_the_checkpoint_before_stays(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
-    assert io.load_checkpoint(path) == {"step": 1}
+    assert io.load_checkpoint(path) == checkpoint(1)
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 

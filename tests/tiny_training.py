@@ -19,6 +19,11 @@ def tiny_model(kind=CompositeLSTM, **options):
     return kind(SIDE * SIDE, 6, **options)
 
 
+def checkpoint(step, weights=None):
+    """The least that a checkpoint of a run has."""
+    return {"state_dict": weights, "pytorch-lightning_version": "2.6.0", "global_step": step}
+
+
 def trainer(folder, *callbacks, **options):
     return Trainer(
         accelerator="cpu",

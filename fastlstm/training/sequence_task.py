@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from fastlstm.training.checkpoint import checkpoint_name
 from fastlstm.training.resumption import changes, of_trainer
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
 from fastlstm.training.tbptt import Window, Windows, detach, window_loss
@@ -98,6 +99,7 @@ class SequenceTask(LightningModule):
         if received != expected:
             raise ValueError(
                 f"ckpt_path: expected a checkpoint of {expected} as configured, got {received}"
+                f" in {checkpoint_name(self)}"
             )
         if self._trainer is None or not self.trainer.training:
             return

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from fastlstm.training.checkpoint import checkpoint_name
 from fastlstm.training.resumption import changes, of_trainer
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
 
@@ -84,7 +85,7 @@ class FrameTask(LightningModule):
             if received.get(name) != expected:
                 raise ValueError(
                     f"ckpt_path: expected a checkpoint of {name}={expected!r} as configured,"
-                    f" got {name}={received.get(name)!r}"
+                    f" got {name}={received.get(name)!r} in {checkpoint_name(self)}"
                 )
         if self._trainer is not None and self.trainer.training:
             changed = changes(checkpoint.get("video_data", {}), self._data())
