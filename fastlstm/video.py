@@ -221,6 +221,27 @@ class VideoLSTM(nn.Module):
         Raises:
             ValueError: steps below 1, or a model without the predicting decoder.
         """
+        return self._user_layout(self._to_frames(self._predicted(frames, steps)))
+
+    def closed_loop_loss(self, frames: Tensor, future: Tensor) -> Tensor:
+        """Loss per frame of what :meth:`predict` emits, as :meth:`loss` counts it.
+
+        It is taken from the read-outs in float32, where a probability of 0.999 is not yet 1, as it
+        is in bfloat16.
+
+        Args:
+            frames: (T, B, I).
+            future: (steps, B, I) the frames that follow.
+
+        Raises:
+            ValueError: as :meth:`predict` and :meth:`loss` do.
+        """
+        future = self._time_first("future", future)
+        readout = self._predicted(frames, len(future))
+        return self._frame_loss(readout, future)
+
+    def _predicted(self, frames: Tensor, steps: int) -> Tensor:
+        """The read-outs of the future decoder in closed loop, time first."""
         if self.future_decoder is None:
             raise ValueError(
                 f"predict: expected a model that can, {self._name} has no such decoder"
@@ -230,7 +251,7 @@ class VideoLSTM(nn.Module):
         job = Job(self.future_decoder, None, steps)
         (readout,) = run([job], self.encode(frames), self._to_frames)
         assert readout is not None
-        return self._user_layout(self._to_frames(readout))
+        return readout
 
     def loss(
         self, frames: Tensor, future: Tensor | None = None, *, sampling: float = 0.0

@@ -29,7 +29,7 @@ def trainer(folder, *callbacks, **options):
         accelerator="cpu",
         default_root_dir=folder,
         callbacks=list(callbacks),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), *options.pop("plugins", [])],
         **{
             "max_epochs": -1,
             "max_steps": 6,

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from fastlstm.training.datamodule import VideoBatch
+from fastlstm.training.task import floats
 
 if TYPE_CHECKING:
     from fastlstm.training.module import VideoTask
@@ -108,13 +109,13 @@ class Baselines(Callback):
     def _fit(self, trainer: Trainer, module: "VideoTask") -> None:
         if self.errors is None and module.model.future_decoder is not None:
             batch = trainer.datamodule.training_sample(self.sample)  # type: ignore[attr-defined]
-            frames, future = (module.floats(part.to(module.device)) for part in batch)
+            frames, future = (floats(part.to(module.device)) for part in batch)
             self.errors = BaselineErrors.fit(frames, future, module.model.frames)
 
     def _log(self, module: "VideoTask", batch: VideoBatch, stage: str) -> None:
         if self.errors is None:
             return
-        frames, future = (module.floats(part) for part in batch)
+        frames, future = map(floats, batch)
         for name, error in (
             ("mean_frame", self.errors.mean_frame_error(future)),
             ("copy_last", self.errors.copy_last_error(frames, future)),

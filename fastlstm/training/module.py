@@ -4,7 +4,6 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from fastlstm.training.baselines import frame_error
 from fastlstm.training.datamodule import VideoBatch
 from fastlstm.training.schedule import Schedule
 from fastlstm.training.task import FrameTask
@@ -72,11 +71,7 @@ class VideoTask(FrameTask):
         loss = self.model.loss(frames, future)
         errors: dict[str, Tensor | None] = loss._asdict()
         if loss.future is not None:
-            # float32 whatever the precision of training: bfloat16 rounds a probability of 0.999 to
-            # 1, and a grey pixel's cross-entropy with that is infinite
-            with torch.autocast(self.device.type, enabled=False):
-                closed = self.model.predict(frames, len(future))
-            errors["future_closed_loop"] = frame_error(closed, future, self.model.frames)
+            errors["future_closed_loop"] = self.model.closed_loop_loss(frames, future)
         parts = (errors["reconstruction"], errors.get("future_closed_loop"))
         errors["error"] = torch.stack([part for part in parts if part is not None]).sum()
         return errors

@@ -9,6 +9,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from fastlstm.training.precision import prepare
+
 Schedule = Literal["constant", "linear", "cosine", "staircase"]
 
 _STAIR, _FALL = 10_000, 0.9  # of Srivastava et al.'s released code: x0.9 every 10,000 steps
@@ -28,8 +30,9 @@ def scheduled(
     """What `configure_optimizers` returns for a schedule that ends with the trainer's last step.
 
     Raises:
-        ValueError: the trainer has no last step.
+        ValueError: the trainer has no last step, and what `precision.prepare` raises.
     """
+    prepare(optimizer)
     steps = trainer.estimated_stepping_batches
     if not math.isfinite(steps):
         raise ValueError(

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from fastlstm.training.checkpoint import checkpoint_name
+from fastlstm.training.precision import widen
 from fastlstm.training.resumption import changes, of_trainer
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
 from fastlstm.training.tbptt import Window, Windows, detach, window_loss
@@ -94,6 +95,7 @@ class SequenceTask(LightningModule):
         checkpoint["sequence_model"] = self._architecture()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        widen(self)
         # Before the weights are loaded: one line that says what differs, not a list of shapes.
         received, expected = checkpoint.get("sequence_model", {}), self._architecture()
         if received != expected:
@@ -119,7 +121,7 @@ class SequenceTask(LightningModule):
 
     def on_train_start(self) -> None:
         windows = getattr(self.trainer.train_dataloader, "dataset", None)
-        made_of = of_trainer(self.trainer) | {"precision": self.trainer.precision}  # of the states
+        made_of = of_trainer(self.trainer)
         if isinstance(windows, Windows):
             made_of |= windows.made_of()
         changed = changes(self._made_of, made_of)
@@ -130,8 +132,15 @@ class SequenceTask(LightningModule):
             )
             self.state = None
         self._made_of = made_of
-        place = self.device
-        self.state = tree_map(lambda s: s.to(place) if isinstance(s, Tensor) else s, self.state)
+        weight = next(self.parameters())
+
+        def placed(leaf: Any) -> Any:
+            if not isinstance(leaf, Tensor):
+                return leaf
+            # In the dtype of the weights, which the run that was saved may not have had.
+            return leaf.to(weight.device, weight.dtype if leaf.is_floating_point() else leaf.dtype)
+
+        self.state = tree_map(placed, self.state)
 
     def _architecture(self) -> dict[str, Any]:
         """What the weights depend on, as far as the model tells: its `config`."""

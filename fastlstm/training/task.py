@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from fastlstm.training.checkpoint import checkpoint_name
+from fastlstm.training.precision import widen
 from fastlstm.training.resumption import changes, of_trainer
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
 
@@ -79,6 +80,7 @@ class FrameTask(LightningModule):
         checkpoint["video_data"] = self._data()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        widen(self)
         # Before the weights are loaded: one line that says what differs, not a list of shapes.
         received = checkpoint.get("video_model", {})
         for name, expected in self._architecture().items():
