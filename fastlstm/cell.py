@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -44,7 +45,8 @@ class LSTMCell(nn.RNNCellBase):
         self.backend = check_backend(backend)
         if peephole:
             self.weight_ch = nn.Parameter(self.weight_hh.new_empty(3 * hidden_size))
-            nn.init.uniform_(self.weight_ch, -(hidden_size**-0.5), hidden_size**-0.5)
+            bound = 1.0 / math.sqrt(hidden_size)  # as torch has it, to the last bit
+            nn.init.uniform_(self.weight_ch, -bound, bound)
         else:
             self.register_parameter("weight_ch", None)
 

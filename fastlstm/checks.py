@@ -79,6 +79,7 @@ def check_sequence(
     four_h, P = weight_hh[0].shape
     if four_h == 0 or four_h % 4:
         raise RuntimeError(f"weight_hh: expected 4 * hidden_size rows, got {four_h}")
+    check_tensor("input", input, TypeError)
     if not input.is_floating_point():
         raise ValueError(f"input: expected a floating-point dtype, got {input.dtype}")
     H = four_h // 4

@@ -154,7 +154,9 @@ class LSTMClassifier(nn.Module):
         if labels.is_floating_point() or labels.dtype == torch.bool:
             raise RuntimeError(f"labels: expected integers, got {labels.dtype}")
         check_size("labels", labels, (B,))
-        if B and can_read_values(labels):
+        if B == 0:
+            raise ValueError("frames: expected a batch of at least 1 to average over, got 0")
+        if can_read_values(labels):
             low, high = (int(extreme) for extreme in labels.aminmax())
             if low < 0 or high >= self.num_classes:
                 raise ValueError(

@@ -23,6 +23,8 @@ def check_attributes(
     nn.LSTM computes with whatever it finds in memory then. ``weights`` are those of layer 0; the
     others are compared with it.
     """
+    if module.peephole and weights.weight_ch is None:
+        raise TypeError(f"weight_ch{suffix}: expected a Tensor, got NoneType")
     H = module.hidden_size
     sizes = ((4 * H, module.input_size), (4 * H, getattr(module, "proj_size", 0) or H))
     for name, weight, size in zip(weights._fields, weights, sizes, strict=False):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import islice
 from typing import Any
 
@@ -116,19 +117,24 @@ class LSTM(LSTMBase):
         self.checkpoint_every = checkpoint_every
         self.backend = check_backend(backend)
         if peephole:
+            bound = self._bound()
             for suffix in self._suffixes():
                 like = getattr(self, f"weight_hh_{suffix}")
                 weight_ch = nn.Parameter(like.new_empty(3 * hidden_size))
                 self.register_parameter(f"weight_ch_{suffix}", weight_ch)
-                nn.init.uniform_(weight_ch, -(hidden_size**-0.5), hidden_size**-0.5)
+                nn.init.uniform_(weight_ch, -bound, bound)
         if learn_initial_state:
             rows = len(self._suffixes())
             self.h_0 = nn.Parameter(self.weight_hh_l0.new_zeros(rows, proj_size or hidden_size))
             self.c_0 = nn.Parameter(self.weight_hh_l0.new_zeros(rows, hidden_size))
 
+    def _bound(self) -> float:
+        """Of the draws; ``hidden_size**-0.5`` differs from torch's own formula in the last bit."""
+        return 1.0 / math.sqrt(self.hidden_size)
+
     def reset_parameters(self) -> None:
         """New draws as ``nn.LSTM`` makes them, peepholes too; learnt initial states become zero."""
-        bound = self.hidden_size**-0.5
+        bound = self._bound()
         for name, parameter in self.named_parameters():
             if name in ("h_0", "c_0"):
                 nn.init.zeros_(parameter)
@@ -144,10 +150,14 @@ class LSTM(LSTMBase):
         check_layout(self)
         current, weights = iter(self._current_weights()), []
         for names in self._all_weights:  # with biases if there are any, and weight_hr if there is
-            w_ih, w_hh, *rest = islice(current, len(names))
+            w_ih, w_hh, *rest = own = list(islice(current, len(names)))
             b_ih, b_hh = rest[:2] if self.bias else (None, None)
             w_hr = rest[-1] if self.proj_size else None
             w_ch = getattr(self, names[0].replace("ih", "ch")) if self.peephole else None
+            missing = [name for name, weight in zip(names, own, strict=True) if weight is None]
+            if missing or (self.peephole and w_ch is None):
+                name = (*missing, names[0].replace("ih", "ch"))[0]
+                raise TypeError(f"{name}: expected a Tensor, got NoneType")
             weights.append(LSTMWeights(w_ih, w_hh, b_ih, b_hh, w_ch, w_hr))
         return weights
 

@@ -264,7 +264,8 @@ class VideoLSTM(nn.Module):
             sampling: as in :meth:`forward`.
 
         Raises:
-            ValueError: ``future`` is missing, or binary frames with values outside [0, 1].
+            ValueError: ``future`` is missing, binary frames with values outside [0, 1], or no
+                frames to average over.
         """
         if self.future_decoder is None:
             future = None
@@ -303,6 +304,8 @@ class VideoLSTM(nn.Module):
 
     def _frame_loss(self, readout: Tensor, target: Tensor) -> Tensor:
         num_frames = target.shape[0] * target.shape[1]
+        if num_frames == 0:
+            raise ValueError(f"frames: expected at least one, got size {tuple(target.shape)}")
         # Under autocast the read-out is narrower than the target, and too narrow to be summed up.
         sums = torch.promote_types(readout.dtype, torch.float32)
         readout, target = readout.to(sums), target.to(sums)

@@ -277,3 +277,31 @@ def test_number_of_weights():
 def test_explain_without_an_lstm():
     with pytest.raises(ValueError, match=r"module: expected .*fastlstm.* got .*Linear"):
         fastlstm.explain(nn.Linear(3, 4))
+
+
+@pytest.mark.parametrize("call", ["LSTM", "LSTMCell", "lstm_sequence"])
+@pytest.mark.parametrize("layout", ["strided", "jagged", "sparse"])
+def test_input_that_is_not_dense(call, layout):
+    """Nested and sparse tensors have no address and sizes to go by."""
+    if layout == "sparse":
+        x = torch.randn(5, 2, 3).to_sparse()
+    else:
+        rows = [torch.randn(2, 3), torch.randn(5, 3)]
+        x = torch.nested.nested_tensor(rows, layout=getattr(torch, layout))
+    with pytest.raises((RuntimeError, ValueError), match="input: expected a dense tensor, got a"):
+        if call == "lstm_sequence":
+            fastlstm.lstm_sequence(x, [torch.randn(16, 4)], weight_ih=[torch.randn(16, 3)])
+        else:
+            getattr(fastlstm, call)(3, 4)(x)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_losses_of_an_empty_batch(batch_first):
+    """There is nothing to average over, and no NaN is returned for that."""
+    video = fastlstm.CompositeLSTM(6, 4, batch_first=batch_first)
+    size = (0, 3, 6) if batch_first else (3, 0, 6)
+    with pytest.raises(ValueError, match="frames: expected at least one, got size"):
+        video.loss(torch.rand(size), torch.rand(size))
+    classifier = fastlstm.LSTMClassifier(6, 4, num_classes=3, batch_first=batch_first)
+    with pytest.raises(ValueError, match="frames: expected a batch of at least 1"):
+        classifier.loss(torch.rand(size), torch.zeros(0, dtype=torch.int64))

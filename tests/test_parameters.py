@@ -19,6 +19,18 @@ def test_same_initial_parameters_from_the_same_seed():
         assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.parametrize("hidden_size", range(1, 40))
+def test_initial_parameters_to_the_last_bit_of_float64(hidden_size):
+    """1 / sqrt(H) and H**-0.5 are not the same number for every H."""
+    for cls in ("LSTM", "LSTMCell"):
+        modules = []
+        for library in (nn, fastlstm):
+            torch.manual_seed(7)
+            modules.append(getattr(library, cls)(2, hidden_size, dtype=torch.float64))
+        torchs, ours = (module.state_dict() for module in modules)
+        assert all(torch.equal(ours[name], torchs[name]) for name in torchs)
+
+
 def test_state_dict_both_ways():
     options = {"num_layers": 2, "bidirectional": True}
     ours, torchs = fastlstm.LSTM(I, H, **options), nn.LSTM(I, H, **options)

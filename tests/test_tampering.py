@@ -77,6 +77,43 @@ def test_deleted_weight():
             module(x if name.endswith("l0") else x[0])
 
 
+EVERY_KIND = {"num_layers": 2, "bidirectional": True, "proj_size": 2, "peephole": True}
+
+
+@pytest.mark.parametrize(
+    "name", [n for n, _ in fastlstm.LSTM(3, 4, **EVERY_KIND).named_parameters()]
+)
+def test_any_deleted_weight(name):
+    """Those of every layer, biases and peepholes too, without which it would run."""
+    options = EVERY_KIND | {"proj_size": 2 * ("weight_hr" in name), "peephole": "_ch_" in name}
+    module = fastlstm.LSTM(3, 4, **options)
+    setattr(module, name, None)
+    with pytest.raises(TypeError, match=f"{name}: expected a Tensor, got NoneType"):
+        module(x)
+    if "_ch_" not in name:
+        del options["peephole"]
+        torchs = nn.LSTM(3, 4, **options)
+        setattr(torchs, name, None)
+        with pytest.raises((TypeError, AttributeError)):
+            torchs(x)
+
+
+def test_a_deleted_peephole_of_a_cell():
+    cell = fastlstm.LSTMCell(3, 4, peephole=True)
+    cell.weight_ch = None
+    with pytest.raises(TypeError, match="weight_ch: expected a Tensor, got NoneType"):
+        cell(x[0])
+
+
+def test_a_deleted_bias_of_a_cell_is_no_bias():
+    """As of ``nn.LSTMCell``."""
+    torchs, cell = nn.LSTMCell(3, 4), fastlstm.LSTMCell(3, 4, backend="cpu")
+    cell.load_state_dict(torchs.state_dict())
+    for module in (torchs, cell):
+        module.bias_ih = None
+    torch.testing.assert_close(cell(x[0]), torchs(x[0]))
+
+
 @pytest.mark.parametrize("hx", [None, (h, h)], ids=["zeros", "hx"])
 @pytest.mark.parametrize(
     "name, value, match",
