@@ -1,5 +1,7 @@
 """Long sequences on disk: any slice of them, nothing more in memory, and clear errors."""
 
+import gc
+import multiprocessing as mp
 import pickle
 
 import av
@@ -107,6 +109,34 @@ def video(tmp_path_factory):
 def levels(frames):
     """The counts that frames show; compression moves a grey level by less than half a count."""
     return [round(frame.mean() / 10) for frame in frames]
+
+
+def test_a_forked_process_goes_on_with_a_video(video):
+    """As a DataLoader's worker does with a data set that was read before: it has no thread of the
+    decoder, and must not move its parent's place in the file."""
+    expected, frames = VideoFrames(video)[0:12], VideoFrames(video)
+    frames[0:3]
+
+    def child(queue):
+        queue.put(frames[3:6].sum((1, 2), np.int64))
+        frames[6:8]
+        frames._decoding = None
+        gc.collect()  # the parent's decoder, too
+        queue.put(frames[8:10].sum((1, 2), np.int64))
+
+    context = mp.get_context("fork")
+    queue = context.SimpleQueue()
+    processes = [context.Process(target=child, args=(queue,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(30)
+        assert process.exitcode == 0
+    found = [queue.get() for _ in range(4)]
+    sums = expected.sum((1, 2), np.int64)
+    for part in (sums[3:6], sums[8:10]):
+        assert sum(np.array_equal(part, one) for one in found) == 2
+    assert np.array_equal(frames[3:12], expected[3:12])
 
 
 def test_video_slices_are_the_frames_wherever_they_begin(video):

@@ -75,9 +75,9 @@ def test_after_the_block_it_compiles_without_a_break(compiled):
 
 def test_set_for_good_it_compiles_where_dynamo_allows_it(compiled, monkeypatch):
     monkeypatch.setattr(nn, "LSTM", fastlstm.LSTM)
-    monkeypatch.setattr(torch._dynamo.config, "allow_rnn", True)
     model, x = fastlstm.LSTM(I, H), torch.randn(5, 4, I)
-    torch.testing.assert_close(compiled(model)(x)[0], model(x)[0])
+    with torch._dynamo.config.patch(allow_rnn=True):
+        torch.testing.assert_close(compiled(model)(x)[0], model(x)[0])
 
 
 @pytest.mark.parametrize("build", ["torch", "replace", "patched", "ours"])

@@ -1,5 +1,6 @@
 """Video files as long sequences of frames, decoded by PyAV where they are read."""
 
+import os
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +41,9 @@ class VideoFrames:
         self.size = size
         self.color = color
         self._times, self._keys = self._read_times()
-        self._decoding: tuple[int, Any, Any] | None = None  # the next frame, file and decoder
+        # Process and next frame, file and decoder. One that was forked shares its parent's place
+        # in the file, so it opens its own.
+        self._decoding: tuple[tuple[int, int], Any, Any] | None = None
 
     def __len__(self) -> int:
         return len(self._times)
@@ -50,7 +53,7 @@ class VideoFrames:
 
         start, stop, _ = steps.indices(len(self))
         try:
-            if self._decoding is None or self._decoding[0] != start:
+            if self._decoding is None or self._decoding[0] != (os.getpid(), start):
                 self._seek(start)
             assert self._decoding is not None
             _, container, frames = self._decoding
@@ -63,7 +66,7 @@ class VideoFrames:
             raise ValueError(
                 f"{self.path}: frames {start} to {stop - 1} of {len(self)} are damaged: {error}"
             ) from error
-        self._decoding = start + len(read), container, frames
+        self._decoding = (os.getpid(), start + len(read)), container, frames
         return stacked[: max(0, stop - start)]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,7 +105,10 @@ class VideoFrames:
     def _seek(self, start: int) -> None:
         container = self._open()
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
+        # A process that was forked meanwhile, as a DataLoader's worker is, has the decoder but not
+        # its threads, and would wait for them when it frees it. So there are none, and none that
+        # scale frames either.
+        stream.codec_context.thread_count = 1
         time = int(self._times[start]) if start < len(self) else int(self._times[-1]) + 1
         # Some containers are indexed by decoding time, which may be before that of presentation:
         # a search for the frame itself would then find a later key frame.
@@ -114,9 +120,9 @@ class VideoFrames:
                 if frame.pts is not None and frame.pts >= time:
                     yield frame
 
-        self._decoding = start, container, frames()
+        self._decoding = (os.getpid(), start), container, frames()
 
     def _array(self, frame: Any) -> NDArray[np.uint8]:
         height, width = self.size or (frame.height, frame.width)
         form = {"gray": "gray", "rgb": "rgb24"}[self.color]
-        return frame.to_ndarray(width=width, height=height, format=form)
+        return frame.to_ndarray(width=width, height=height, format=form, threads=1)
