@@ -96,7 +96,9 @@ class Stack(nn.Module):
         weight = self.weight_hh_l0
         T, B = (10, 100) if input is None else input.shape[:2]
         return Problem(
-            weight.device.type, weight.dtype, T, B, 1, self.hidden_size, peephole=self.peephole
+            *(weight.device.type, weight.dtype, T, B, 1, self.hidden_size),
+            peephole=self.peephole,
+            requires_grad=torch.is_grad_enabled() and weight.requires_grad,
         )
 
     def extra_repr(self) -> str:

@@ -24,9 +24,9 @@ class SequenceTask(LightningModule):
     Logged: `train/loss`, and in validation and test `error`, the mean loss of all steps with the
     state handed on through the whole set, and `error_in_window`, with every window read from a
     fresh state: what the model knows without what lies before. The state is in each checkpoint,
-    of every process. A run that resumes with other windows (another batch_size, k1, k2, seed,
-    precision or number of processes, other sequences) has states of other places: it drops them,
-    says so in a warning, and goes on from states of zero.
+    of every process. A run that resumes with other windows (another batch_size, k1, k2, seed
+    or number of processes, other sequences) has states of other places: it drops them, says so in a
+    warning, and goes on from states of zero.
 
     Args:
         model: a `fastlstm.training.tbptt.StatefulModel`, such as `fastlstm.ByteLSTM`.
