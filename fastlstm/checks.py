@@ -15,6 +15,7 @@ from fastlstm.autocast import can_meet, is_autocast
 from fastlstm.backends.onnx import is_exporting
 from fastlstm.course_checks import (
     check_batch_sizes,
+    check_dense,
     check_lengths,
     check_packed,
     check_reset,
@@ -80,6 +81,7 @@ def check_sequence(
     if four_h == 0 or four_h % 4:
         raise RuntimeError(f"weight_hh: expected 4 * hidden_size rows, got {four_h}")
     check_tensor("input", input, TypeError)
+    check_dense("input", input)
     if not input.is_floating_point():
         raise ValueError(f"input: expected a floating-point dtype, got {input.dtype}")
     H = four_h // 4
@@ -172,10 +174,11 @@ def check_layers(
         )
     data = input.data if isinstance(input, PackedSequence) else input
     check_tensor("input", data)
+    check_dense("input", data)
     first = weights[0]
     _check_matrices(first)
     dtype, autocast = first.weight_ih.dtype, is_autocast(data)
-    if not can_meet(data.dtype, dtype, autocast):
+    if data.dtype != dtype and not can_meet(data.dtype, dtype, autocast):
         raise (RuntimeError if autocast else ValueError)(
             f"RNN input dtype ({data.dtype}) does not match weight dtype ({dtype}). "
             f"Convert input: input.to({dtype}), or convert model: model.to({data.dtype})"
@@ -268,7 +271,9 @@ def _check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor) -> Non
                 continue
             if weight.shape != size:
                 check_size(f"weights[{index}].{name}", weight, size)
-            if weight.device != device or not can_meet(weight.dtype, dtype, autocast):
+            if weight.device != device or (
+                weight.dtype != dtype and not can_meet(weight.dtype, dtype, autocast)
+            ):
                 raise RuntimeError(
                     f"weights[{index}].{name}: expected {dtype} on {device}, "
                     f"got {weight.dtype} on {weight.device}"

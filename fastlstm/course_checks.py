@@ -27,12 +27,13 @@ def check_size(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:
 
 
 def check_tensor(name: str, value: object, error: type[Exception] = AttributeError) -> None:
-    """AttributeError for anything but a tensor: what nn.LSTM's own ``.dim()`` of it raises.
-
-    RuntimeError for a nested or sparse one.
-    """
+    """AttributeError for anything but a tensor: what nn.LSTM's own ``.dim()`` of it raises."""
     if not isinstance(value, Tensor):
         raise error(f"{name}: expected a Tensor, got {type(value).__name__}")
+
+
+def check_dense(name: str, value: Tensor) -> None:
+    """RuntimeError for a nested or sparse tensor."""
     if value.is_nested or value.layout is not torch.strided:
         kind = "a nested tensor" if value.is_nested else f"a tensor in layout {value.layout}"
         raise RuntimeError(

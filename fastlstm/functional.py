@@ -175,8 +175,10 @@ def layers_problem(
         data = input
         T, B = input.shape[:2] if not batch_first else (input.shape[1], input.shape[0])
     first = weights[0]
-    tensors = chain((data,), hx or (), *weights)
-    differentiable = any(tensor is not None and tensor.requires_grad for tensor in tensors)
+    records = torch.is_grad_enabled()
+    if records:
+        tensors = chain((data,), hx or (), *weights)
+        records = any(tensor is not None and tensor.requires_grad for tensor in tensors)
     return Problem(
         device=data.device.type,
         dtype=compute_dtype(first.weight_hh),
@@ -192,7 +194,7 @@ def layers_problem(
         batch_sizes=isinstance(input, PackedSequence),
         whole_layers=True,
         transformed=transforms.is_forward_mode() or transforms.is_vmapped(),
-        requires_grad=torch.is_grad_enabled() and differentiable,
+        requires_grad=records,
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from fastlstm.checks import check_states
-from fastlstm.course_checks import check_tensor
+from fastlstm.course_checks import check_dense, check_tensor
 from fastlstm.types import LSTMWeights
 
 
@@ -73,6 +73,7 @@ def check_input(input: Tensor, hx: Sequence[Tensor] | None) -> None:
 def check_cell_input(input: Tensor, hx: Sequence[Tensor] | None) -> None:
     """A tensor for an LSTMCell, and states of as many dimensions."""
     check_tensor("input", input)
+    check_dense("input", input)
     dim = input.dim()
     if dim not in (1, 2):
         raise ValueError(f"LSTMCell: Expected input to be 1D or 2D, got {dim}D instead")

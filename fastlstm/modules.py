@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import islice
+from types import NoneType
 from typing import Any
 
 import torch
@@ -150,14 +151,14 @@ class LSTM(LSTMBase):
         check_layout(self)
         current, weights = iter(self._current_weights()), []
         for names in self._all_weights:  # with biases if there are any, and weight_hr if there is
-            w_ih, w_hh, *rest = own = list(islice(current, len(names)))
+            w_ih, w_hh, *rest = own = tuple(islice(current, len(names)))
             b_ih, b_hh = rest[:2] if self.bias else (None, None)
             w_hr = rest[-1] if self.proj_size else None
             w_ch = getattr(self, names[0].replace("ih", "ch")) if self.peephole else None
-            missing = [name for name, weight in zip(names, own, strict=True) if weight is None]
-            if missing or (self.peephole and w_ch is None):
-                name = (*missing, names[0].replace("ih", "ch"))[0]
-                raise TypeError(f"{name}: expected a Tensor, got NoneType")
+            if NoneType in map(type, own) or (w_ch is None and self.peephole):
+                pairs = zip((*names, names[0].replace("ih", "ch")), (*own, w_ch), strict=True)
+                missing = next(name for name, weight in pairs if weight is None)
+                raise TypeError(f"{missing}: expected a Tensor, got NoneType")
             weights.append(LSTMWeights(w_ih, w_hh, b_ih, b_hh, w_ch, w_hr))
         return weights
 

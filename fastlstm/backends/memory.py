@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,11 +15,6 @@ from fastlstm.types import Call
 # A larger workspace is given back after the call. The system clears fresh memory page by page: of
 # 36 MB that took 10 ms, as long as the rest of that call.
 _KEPT_BYTES = 256 * 2**20
-
-
-def is_plain(tensor: Tensor) -> bool:
-    """Whether the tensor's numbers are in memory as they are; a tensor without any is not."""
-    return tensor.data_ptr() != 0 and not tensor.is_neg()
 
 
 def plain(name: str, tensor: Tensor) -> Tensor:
@@ -43,8 +38,9 @@ def plain(name: str, tensor: Tensor) -> Tensor:
 
 def plain_call(call: Call) -> Call:
     """The call with every tensor made :func:`plain`; nearly always the same object."""
-    about_rows = (tensor for tensor in call.course[1:] if tensor is not None)
-    if all(map(is_plain, chain(call.tensors, about_rows))):
+    tensors = call.tensors
+    tensors += [tensor for tensor in call[-3:] if tensor is not None]
+    if all(map(Tensor.data_ptr, tensors)) and not any(map(Tensor.is_neg, tensors)):
         return call
     changed: dict[str, Any] = {
         name: [plain(f"{name}[{g}]", weight) for g, weight in enumerate(group)]
