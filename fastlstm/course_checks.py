@@ -88,7 +88,7 @@ def check_lengths(lengths: Tensor, T: int, B: int, least: int = 1) -> Tensor:
         raise RuntimeError(f"lengths: expected integers, got {lengths.dtype}")
     check_size("lengths", lengths, (B,))
     if _is_recorded() and not lengths.is_meta:
-        return torch.ops.fastlstm.checked_lengths(lengths, T)
+        return torch.ops.fastlstm.checked_lengths(lengths, _recorded_size(T))
     if B and can_read_values(lengths):  # while a CUDA graph is captured kernels clamp them only
         _check_length_values(transforms.unwrapped(lengths), T, least)
     return lengths
@@ -116,7 +116,7 @@ def check_batch_sizes(batch_sizes: Tensor, rows: int) -> Tensor:
     if batch_sizes.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
     if _is_recorded() and not batch_sizes.is_meta:
-        return torch.ops.fastlstm.checked_batch_sizes(batch_sizes, rows)
+        return torch.ops.fastlstm.checked_batch_sizes(batch_sizes, _recorded_size(rows))
     if can_read_values(batch_sizes):
         _check_batch_size_values(batch_sizes, rows)
     return batch_sizes
@@ -129,20 +129,27 @@ def _check_batch_size_values(batch_sizes: Tensor, rows: int) -> None:
         raise RuntimeError(f"batch_sizes: expected a sum of {rows}, the rows of data, got {total}")
 
 
-torch.library.define("fastlstm::checked_lengths", "(Tensor lengths, SymInt T) -> Tensor")
-torch.library.define("fastlstm::checked_batch_sizes", "(Tensor batch_sizes, SymInt rows) -> Tensor")
+def _recorded_size(size: int | Tensor) -> Tensor:
+    """A size as a tensor: torch.jit.trace would make a constant of a number given to an op."""
+    if isinstance(size, Tensor):  # as it is while torch.jit.trace runs
+        return size
+    return torch.full((), size, dtype=torch.int64, device="cpu")
+
+
+torch.library.define("fastlstm::checked_lengths", "(Tensor lengths, Tensor T) -> Tensor")
+torch.library.define("fastlstm::checked_batch_sizes", "(Tensor batch_sizes, Tensor rows) -> Tensor")
 
 
 @torch.library.impl("fastlstm::checked_lengths", "default")
-def _checked_lengths(lengths: Tensor, T: int) -> Tensor:
+def _checked_lengths(lengths: Tensor, T: Tensor) -> Tensor:
     if lengths.numel():
-        _check_length_values(lengths, T, 1)
+        _check_length_values(lengths, int(T), 1)
     return lengths.clone()
 
 
 @torch.library.impl("fastlstm::checked_batch_sizes", "default")
-def _checked_batch_sizes(batch_sizes: Tensor, rows: int) -> Tensor:
-    _check_batch_size_values(batch_sizes, rows)
+def _checked_batch_sizes(batch_sizes: Tensor, rows: Tensor) -> Tensor:
+    _check_batch_size_values(batch_sizes, int(rows))
     return batch_sizes.clone()
 
 
@@ -151,7 +158,9 @@ for _name in ("fastlstm::checked_lengths", "fastlstm::checked_batch_sizes"):
 
 
 @partial(torch.library.register_vmap, "fastlstm::checked_lengths")
-def _vmap_checked_lengths(info: Any, in_dims: Any, lengths: Tensor, T: int) -> tuple[Tensor, Any]:
+def _vmap_checked_lengths(
+    info: Any, in_dims: Any, lengths: Tensor, T: Tensor
+) -> tuple[Tensor, Any]:
     return torch.ops.fastlstm.checked_lengths(lengths, T), in_dims[0]
 
 

@@ -150,6 +150,23 @@ def test_batch_sizes(backend, record):
                 run(x, torch.tensor(bad))
 
 
+@pytest.mark.parametrize("record", [compiled, exported, traced])
+def test_lengths_are_compared_with_the_steps_of_each_call(record):
+    """Not with those of the example."""
+    torch._dynamo.reset()
+    model, dims = Layers("cpu"), ({0: torch.export.Dim.DYNAMIC}, None)
+    if record is exported:
+        example = torch.randn(T, B, I), GOOD
+        program = torch.export.export(model, example, dynamic_shapes=dims).module()
+    else:
+        program = record(model, torch.randn(T, B, I), GOOD)
+    for steps in (T, 2 * T, 3):
+        x, lengths = torch.randn(steps, B, I), torch.tensor([steps, 1, 2])
+        torch.testing.assert_close(program(x, lengths), model(x, lengths))
+        with pytest.raises(RuntimeError, match=rf"lengths: expected integers in 1\.\.{steps}, got"):
+            program(x, lengths + 1)
+
+
 def test_a_packed_sequence_in_a_trace():
     lstm = fastlstm.LSTM(I, H).requires_grad_(False)
 
@@ -171,7 +188,7 @@ def test_a_packed_sequence_in_a_trace():
 @pytest.mark.parametrize("name", ["checked_lengths", "checked_batch_sizes"])
 def test_opcheck(name):
     tensor, limit = (GOOD, T) if name == "checked_lengths" else (torch.tensor([3, 2, 1]), 6)
-    torch.library.opcheck(getattr(torch.ops.fastlstm, name).default, (tensor, limit))
+    torch.library.opcheck(getattr(torch.ops.fastlstm, name).default, (tensor, torch.tensor(limit)))
 
 
 def test_fake_lengths():
