@@ -60,14 +60,15 @@ def check_sequence(
     course: Course,
     *,
     autocast: bool = False,
-    least_length: int = 1,
+    length_values: bool = True,
 ) -> tuple[int, Course]:
     """The arguments of :func:`fastlstm.lstm_sequence`.
 
     Args:
         groups: the lists of weights from weight_ih to weight_hr.
         autocast: dtypes may differ where autocast will make them one.
-        least_length: 0 for the op, whose call may be a segment behind the end of a row.
+        length_values: lengths must be in 1..T; not for the op, whose call may be a segment behind
+            the end of a row. The kernels clamp them.
 
     Returns:
         B and the course, whose tensors are on the input's device and, where a program is
@@ -84,7 +85,7 @@ def check_sequence(
     check_dense("input", input)
     if not input.is_floating_point():
         raise ValueError(f"input: expected a floating-point dtype, got {input.dtype}")
-    H = four_h // 4
+    H, dtype, device = four_h // 4, input.dtype, input.device
     if not weight_hr and P != H:
         raise RuntimeError(f"weight_hh[0]: expected size {(four_h, H)}, got {(four_h, P)}")
     I = _check_input(input, weight_ih, G, four_h, course.batch_sizes is not None)
@@ -102,11 +103,12 @@ def check_sequence(
         if weights and len(weights) != G:
             raise RuntimeError(f"{name}: expected {G} tensors, one a group, got {len(weights)}")
         for group, weight in enumerate(weights):
-            check_size(f"{name}[{group}]", weight, size)
-            check_like(f"{name}[{group}]", weight, "input", input, autocast)
+            if weight.shape != size or weight.dtype != dtype or weight.device != device:
+                check_size(f"{name}[{group}]", weight, size)
+                check_like(f"{name}[{group}]", weight, "input", input, autocast)
     if len(course.reverse) != G:
         raise RuntimeError(f"reverse: expected {G} flags, one a group, got {len(course.reverse)}")
-    B, course = _check_course(input, course, least_length)
+    B, course = _check_course(input, course, length_values)
     for name, state, size in (("hx", hx, (G, B, P)), ("cx", cx, (G, B, H))):
         if state is not None:
             check_size(name, state, size)
@@ -114,7 +116,7 @@ def check_sequence(
     return B, course
 
 
-def _check_course(input: Tensor, course: Course, least: int) -> tuple[int, Course]:
+def _check_course(input: Tensor, course: Course, length_values: bool) -> tuple[int, Course]:
     """B, and the course as it is to be used."""
     _, lengths, batch_sizes, reset = course
     if batch_sizes is not None:
@@ -125,7 +127,7 @@ def _check_course(input: Tensor, course: Course, least: int) -> tuple[int, Cours
         return int(batch_sizes[0]), course._replace(batch_sizes=checked)
     T, B = input.shape[:2]
     if lengths is not None:
-        lengths = check_lengths(tensor_of("lengths", lengths), T, B, least)
+        lengths = check_lengths(tensor_of("lengths", lengths), T, B, values=length_values)
         lengths = lengths.to(input.device, torch.int64)
     if reset is not None:
         reset = check_reset(tensor_of("reset", reset), T, B).to(input.device)

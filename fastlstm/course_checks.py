@@ -77,8 +77,8 @@ def _is_recorded() -> bool:
     return recorded and not is_exporting()  # ONNX has no node for a check
 
 
-def check_lengths(lengths: Tensor, T: int, B: int, least: int = 1) -> Tensor:
-    """RuntimeError unless ``lengths`` are (B,) integers in ``least``..T.
+def check_lengths(lengths: Tensor, T: int, B: int, *, values: bool = True) -> Tensor:
+    """RuntimeError unless ``lengths`` are (B,) integers in 1..T, or any without ``values``.
 
     Returns:
         The lengths. Where a program is recorded it is their copy, which the program makes, after a
@@ -87,17 +87,19 @@ def check_lengths(lengths: Tensor, T: int, B: int, least: int = 1) -> Tensor:
     if lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool:
         raise RuntimeError(f"lengths: expected integers, got {lengths.dtype}")
     check_size("lengths", lengths, (B,))
+    if not values:
+        return lengths
     if _is_recorded() and not lengths.is_meta:
         return torch.ops.fastlstm.checked_lengths(lengths, _recorded_size(T))
     if B and can_read_values(lengths):  # while a CUDA graph is captured kernels clamp them only
-        _check_length_values(transforms.unwrapped(lengths), T, least)
+        _check_length_values(transforms.unwrapped(lengths), T)
     return lengths
 
 
-def _check_length_values(lengths: Tensor, T: int, least: int) -> None:
+def _check_length_values(lengths: Tensor, T: int) -> None:
     low, high = (int(bound) for bound in lengths.to(torch.int64).aminmax())  # uint16 has no min
-    if low < least or high > T:
-        raise RuntimeError(f"lengths: expected integers in {least}..{T}, got {low}..{high}")
+    if low < 1 or high > T:
+        raise RuntimeError(f"lengths: expected integers in 1..{T}, got {low}..{high}")
 
 
 def check_batch_sizes(batch_sizes: Tensor, rows: int) -> Tensor:
@@ -143,7 +145,7 @@ torch.library.define("fastlstm::checked_batch_sizes", "(Tensor batch_sizes, Tens
 @torch.library.impl("fastlstm::checked_lengths", "default")
 def _checked_lengths(lengths: Tensor, T: Tensor) -> Tensor:
     if lengths.numel():
-        _check_length_values(lengths, int(T), 1)
+        _check_length_values(lengths, int(T))
     return lengths.clone()
 
 

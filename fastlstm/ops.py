@@ -72,7 +72,7 @@ def _check(
 
     Anyone can call an op, and the kernels read and write what they are told.
     """
-    check_sequence(call.input, call.groups, call.hx, call.cx, call.course, least_length=0)
+    check_sequence(call.input, call.groups, call.hx, call.cx, call.course, length_values=False)
     backend = dispatch.get(name)
     if not hasattr(backend, "forward"):
         raise ValueError(f"backend: expected one with kernels for the op, got {name!r}")
