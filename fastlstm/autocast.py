@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
+
+from fastlstm import transforms
 
 # The dtypes that autocast casts. It leaves float64 as it is.
 _CAST = frozenset((torch.float32, torch.float16, torch.bfloat16))
@@ -31,11 +33,6 @@ def can_meet(dtype: torch.dtype, other: torch.dtype, autocast: bool) -> bool:
     return dtype == other or (autocast and dtype in _CAST and other in _CAST)
 
 
-def state_dtype(dtype: torch.dtype, lowered: torch.dtype) -> torch.dtype:
-    """Of a state that torch's own equations carry: the wider one of the state's and autocast's."""
-    return torch.promote_types(dtype, lowered)
-
-
 def result_dtypes(
     input: Tensor, cx: Tensor | None, lowered: torch.dtype, is_packed: bool, has_projection: bool
 ) -> tuple[torch.dtype, torch.dtype]:
@@ -48,7 +45,7 @@ def result_dtypes(
     by_one_dnn = not (is_packed or has_projection or input.dtype == torch.float16)
     if input.device.type != "cpu" or by_one_dnn:
         return lowered, lowered
-    carried = state_dtype(input.dtype if cx is None else cx.dtype, lowered)
+    carried = torch.promote_types(input.dtype if cx is None else cx.dtype, lowered)
     return lowered if has_projection else carried, carried
 
 
@@ -75,10 +72,11 @@ def _current_copies(device: torch.device) -> _Copies:
     copies = None if alive is None else alive()
     if copies is None:
         copies = _Copies()
+        place: dict[str, Any] = {"device": device, "dtype": torch.float32}
         if device not in _probes:
-            _probes[device] = torch.zeros(1, 1, device=device, requires_grad=True)
+            _probes[device] = torch.zeros(1, 1, **place, requires_grad=True)
         probe = _probes[device]
-        row, column = (torch.zeros(size, device=device) for size in ((1, 0), (0, 1)))
+        row, column = (torch.zeros(size, **place) for size in ((1, 0), (0, 1)))
         node = torch.addmm(probe, row, column).grad_fn  # saves no tensor, so no hook sees one
         assert node is not None
         node.next_functions[0][0].register_hook(copies.keep)  # type: ignore[union-attr]
@@ -95,21 +93,10 @@ def cast_weights(groups: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list
     """
     first = next(weight for group in groups for weight in group)
     kept = None
-    if torch.is_grad_enabled() and torch.is_autocast_cache_enabled() and _is_plain(first):
-        kept = _current_copies(first.device)
+    watched = transforms.is_watched([first]) or transforms.is_forward_mode()
+    if torch.is_grad_enabled() and torch.is_autocast_cache_enabled() and not watched:
+        kept = _current_copies(first.device)  # a tracer must see each copy made
     return [[_cast(weight, dtype, kept) for weight in group] for group in groups]
-
-
-def _is_plain(weight: Tensor) -> bool:
-    """Whether nothing but autograd watches: a tracer must see each copy made."""
-    watched = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return not (
-        watched
-        or forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._len_torch_dispatch_stack() > 0
-        or type(weight) not in (Tensor, torch.nn.Parameter)
-    )
 
 
 def _cast(weight: Tensor, dtype: torch.dtype, kept: _Copies | None) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm import backends, dispatch, layers, transforms
-from fastlstm.autocast import cast_weights, compute_dtype, is_autocast, result_dtypes, state_dtype
+from fastlstm.autocast import cast_weights, compute_dtype, is_autocast, result_dtypes
 from fastlstm.backends.packed import PackedWeights
 from fastlstm.checks import check_cell, check_layers
 from fastlstm.course_checks import steps_between_checkpoints
@@ -207,7 +207,7 @@ def cell_problem(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMW
     problem = layers_problem(input[None], hx, [weights], 1, False, False)._replace(cell=True)
     if input.device.type == "cpu" and is_autocast(input) and problem.dtype != torch.float64:
         carried = input.dtype if hx is None else hx[1].dtype
-        problem = problem._replace(dtype=state_dtype(carried, problem.dtype))
+        problem = problem._replace(dtype=torch.promote_types(carried, problem.dtype))
     return problem
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlstm import ops, transforms
+from fastlstm import transforms
 from fastlstm.backends import memory, reference
 from fastlstm.types import Call, Problem, split
 
@@ -50,7 +50,7 @@ def describe(backend: ModuleType, problem: Problem) -> str:
 def is_hidden(call: Call) -> bool:
     """Whether nothing but autograd watches the call."""
     transformed = transforms.is_active() or transforms.is_forward_mode()
-    return not transformed and not ops.is_watched(call.tensors)
+    return not transformed and not transforms.is_watched(call.tensors)
 
 
 def run(backend: ModuleType, call: Call) -> tuple[Tensor, Tensor, Tensor]:

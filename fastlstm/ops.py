@@ -16,9 +16,8 @@ from torch import Tensor
 
 from fastlstm import dispatch, second_order, transforms, vmap
 from fastlstm.backends import memory
-from fastlstm.checks import check_like, check_sequence
-from fastlstm.course_checks import check_size
-from fastlstm.types import Call, Course, problem_of, split
+from fastlstm.op_checks import check_backward, check_op
+from fastlstm.types import Call, Course, split
 
 _FORWARD = "fastlstm::lstm_sequence"
 _BACKWARD = "fastlstm::lstm_sequence_backward"
@@ -51,7 +50,7 @@ _INPUTS = len(Call._fields)
 @torch.library.impl(_FORWARD, "default")
 def _forward(*args: Any) -> tuple[Tensor, ...]:
     call, (train, return_all_cells, *options) = Call._make(args[:_INPUTS]), args[_INPUTS:]
-    _check(call, return_all_cells, *options)
+    check_op(call, return_all_cells, *options)
     return run_forward(*memory.plain_call(call), train, return_all_cells, *options)
 
 
@@ -59,67 +58,10 @@ def _forward(*args: Any) -> tuple[Tensor, ...]:
 def _backward(*args: Any) -> tuple[Tensor, ...]:
     *sequences, needs, checkpoint_every, name = args
     call = Call._make(sequences[6:])
-    _check(call, sequences[3] is not None, checkpoint_every, True, name)
-    dy, dhy, dcy, dcells, y, reserve = sequences[:6]
-    _check_backward(dy, dhy, dcy, dcells, y, reserve, call, needs, checkpoint_every)
+    check_op(call, sequences[3] is not None, checkpoint_every, True, name)
+    grads, (y, reserve) = sequences[:4], sequences[4:6]
+    check_backward(grads, y, reserve, call, needs, checkpoint_every)
     return _run_backward(*args)
-
-
-def _check(
-    call: Call, return_all_cells: bool, checkpoint_every: int, return_sequence: bool, name: str
-) -> None:
-    """What an op checks whenever it runs: a program may have been made with other sizes.
-
-    Anyone can call an op, and the kernels read and write what they are told.
-    """
-    check_sequence(call.input, call.groups, call.hx, call.cx, call.course, length_values=False)
-    backend = dispatch.get(name)
-    if not hasattr(backend, "forward"):
-        raise ValueError(f"backend: expected one with kernels for the op, got {name!r}")
-    if checkpoint_every < 0:
-        raise ValueError(f"checkpoint_every: expected at least 0, got {checkpoint_every}")
-    problem = problem_of(call, return_all_cells, checkpoint_every > 0)
-    if reason := backend.supports(problem):
-        raise ValueError(f"backend={name!r} cannot run this LSTM: {reason}")
-
-
-def _check_backward(
-    dy: Tensor | None,
-    dhy: Tensor | None,
-    dcy: Tensor | None,
-    dcells: Tensor | None,
-    y: Tensor,
-    reserve: Tensor,
-    call: Call,
-    needs: Sequence[bool],
-    checkpoint_every: int,
-) -> None:
-    """What the backward op has beside the call: gradients, what forward kept, what is asked for."""
-    (G, B, P), H = call.hx.shape, call.cx.shape[2]
-    rows = call.input.shape[: 1 if call.batch_sizes is not None else 2]
-    sizes = {"dy": (*rows, G, P), "dhy": (G, B, P), "dcy": (G, B, H), "dcells": (*rows, G, H)}
-    kept, dtype = (*rows, G, 5 * H), call.input.dtype
-    if checkpoint_every:
-        T = rows[0] if call.batch_sizes is None else call.batch_sizes.shape[0]
-        kept = (-(-T // checkpoint_every), G, B, P + H)
-        dtype = torch.promote_types(dtype, torch.float32)
-    for name, tensor in zip(sizes, (dy, dhy, dcy, dcells), strict=True):
-        if tensor is not None:
-            check_size(name, tensor, sizes[name])
-            check_like(name, tensor, "input", call.input)
-    if not (checkpoint_every and y.dim() == 1):  # else it was not kept, and is empty
-        check_size("y", y, sizes["dy"])
-    check_like("y", y, "input", call.input)
-    check_size("reserve", reserve, kept)
-    check_like("reserve", reserve, "input", call.input.new_empty(0, dtype=dtype))
-    weight_ih, bias_ih, bias_hh, *others = call.groups
-    there = (True, bool(weight_ih), bool(bias_ih or bias_hh), *map(bool, others))
-    if len(needs) != len(there):
-        raise ValueError(f"needs: expected {len(there)} flags, got {len(needs)}")
-    names = ("input", "weight_ih", "bias", "weight_hh", "weight_ch", "weight_hr")
-    for name, is_there, is_needed in zip(names, there, needs, strict=True):
-        if is_needed and not is_there:
-            raise ValueError(f"needs: expected False for {name}, which is not given; got True")
 
 
 def run_forward(*args: Any) -> tuple[Tensor, ...]:
@@ -226,7 +168,7 @@ def _gradients(ctx: Any, asked: Sequence[bool], *grads: Tensor | None) -> tuple[
         )
     elif transforms.is_active():
         gradients = _transformed_backward(*grads, *rest)
-    elif torch.is_grad_enabled() or is_watched(tensors):
+    elif torch.is_grad_enabled() or transforms.is_watched(tensors):
         gradients = _lstm_sequence_backward(*grads, *rest)
     else:
         gradients = _run_backward(*grads, *rest)
@@ -315,17 +257,3 @@ def transformed_lstm_sequence(call: Call, *options: Any) -> tuple[Tensor, ...]:
     """(y, hy, cy, cells) inside of a function that ``torch.func`` transforms."""
     train = torch.is_grad_enabled() and any(map(transforms.requires_grad, call.tensors))
     return _transformed(*call, train, *options)[:4]
-
-
-_PLAIN = frozenset((Tensor, torch.nn.Parameter))
-
-
-def is_watched(tensors: Sequence[Tensor]) -> bool:
-    """Whether something shall see the op itself: a compiler, tracer, mode or tensor subclass."""
-    return (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or not _PLAIN.issuperset(map(type, tensors))
-    )

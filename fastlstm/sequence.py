@@ -155,7 +155,7 @@ def run(
     options = (return_all_cells, checkpoint_every, keeps_y, dispatch.name(chosen))
     if transforms.is_active():
         return ops.transformed_lstm_sequence(call, *options)
-    if ops.is_watched(tensors):
+    if transforms.is_watched(tensors):
         return ops.lstm_sequence(*call, train, *options)[:4]
     call = memory.plain_call(call)
     if train:

@@ -120,3 +120,17 @@ def transformable(
         return Transformable.apply(spec, *leaves)
 
     return run
+
+
+_PLAIN = frozenset((Tensor, torch.nn.Parameter))
+
+
+def is_watched(tensors: Sequence[Tensor]) -> bool:
+    """Whether something shall see the op itself: a compiler, tracer, mode or tensor subclass."""
+    return (
+        torch.compiler.is_compiling()
+        or torch.jit.is_tracing()
+        or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or not _PLAIN.issuperset(map(type, tensors))
+    )

@@ -277,6 +277,18 @@ def test_copies_end_with_the_block_and_notice_writes():
         lstm.weight_hh_l0.data.mul_(-2)  # noticed by no version, but the block is over
 
 
+def test_copies_whatever_the_default_dtype_is():
+    lstm, x = fastlstm.LSTM(I, H), torch.randn(T, B, I)
+    for default in (torch.float64, torch.float32, torch.float64):
+        torch.set_default_dtype(default)
+        try:
+            with torch.autocast("cpu", torch.bfloat16):
+                first, second = lstm(x)[0], lstm(x)[0]
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert torch.equal(first, second) and first.dtype == torch.bfloat16
+
+
 def test_gradients_reach_the_parameters_of_shared_copies():
     lstm, x = fastlstm.LSTM(I, H), torch.randn(T, B, I)
     reference = copy.deepcopy(lstm).double()
