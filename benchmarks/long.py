@@ -189,7 +189,7 @@ def main() -> None:
         contender, *sizes = arguments.point
         T, B, H = map(int, sizes)
         return measure_here(contender, T, B, H)
-    every = fastlstm.course_checks.CHECKPOINT_EVERY
+    every = fastlstm.layout_checks.CHECKPOINT_EVERY
     machine = common.begin(arguments, memory=f"{arguments.memory} GiB", auto=every)
     limit = arguments.memory * GIB
     points: list[dict[str, Any]] = []

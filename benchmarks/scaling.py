@@ -33,7 +33,7 @@ _SMALL = 1024  # bytes whose all-reduce is all latency
 
 def measure_step(config: str, rounds: int) -> tuple[float, int]:
     """Seconds of a training step of a configuration, and bytes of its gradients."""
-    from fastlstm.training.video_command import VideoCommand
+    from fastlstm.training.commands.video import VideoCommand
 
     words = ["fit", "--config", config, "--run", tempfile.mkdtemp(), "--trainer.max_steps"]
     words += ["1", "--trainer.enable_progress_bar", "false", "--trainer.limit_test_batches", "0"]

@@ -21,7 +21,7 @@ import fastlstm
 from benchmarks import common
 from benchmarks.lstm import Pair, Shape
 from benchmarks.timing import median_ms, paired, ratio
-from fastlstm import dispatch
+from fastlstm.backends import select
 
 LARGEST = {"T": 500, "B": 256, "I": 1024, "H": 2048}
 GFLOP = 4.0  # of a forward pass, at most
@@ -44,7 +44,7 @@ def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) ->
     pair = Pair(shape, train, dtype)
     cpu = pair.copy(shape, "cpu")
     assert isinstance(pair.ours, fastlstm.LSTM)
-    auto = dispatch.name(dispatch.select(pair.ours.problem(pair.x)))
+    auto = select.name(select.select(pair.ours.problem(pair.x)))
     calls = {"fastlstm cpu": lambda: pair.call(cpu), "nn.LSTM": lambda: pair.call(pair.theirs)}
     if auto != "cpu":
         calls["fastlstm auto"] = lambda: pair.call(pair.ours)

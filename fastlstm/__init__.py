@@ -2,21 +2,22 @@
 
 import torch
 
-from fastlstm import flops  # noqa: F401, it registers formulas
-from fastlstm.backends.packed import PackedWeights
-from fastlstm.cell import LSTMCell
-from fastlstm.classifier import LSTMClassifier
-from fastlstm.dispatch import explain
+from fastlstm import renamed  # noqa: F401, it finds modules under their names of version 0.1
+from fastlstm.backends.cpu.prepacked import PackedWeights
+from fastlstm.backends.select import explain
+from fastlstm.call import LSTMWeights
 from fastlstm.functional import lstm, lstm_cell
-from fastlstm.interop import Replacement, replace
-from fastlstm.language import ByteLSTM
-from fastlstm.modules import LSTM
-from fastlstm.patching import LSTM_CELL_TYPES, LSTM_TYPES, patched
-from fastlstm.segmented import segmented_loss
-from fastlstm.sequence import lstm_sequence
-from fastlstm.types import LSTMWeights
-from fastlstm.video import VideoLoss, VideoLSTM, VideoOutput
-from fastlstm.video_models import CompositeLSTM, LSTMAutoencoder, LSTMFuturePredictor
+from fastlstm.models.byte_lstm import ByteLSTM
+from fastlstm.models.classifier import LSTMClassifier
+from fastlstm.models.srivastava import CompositeLSTM, LSTMAutoencoder, LSTMFuturePredictor
+from fastlstm.models.video import VideoLoss, VideoLSTM, VideoOutput
+from fastlstm.nn.lstm import LSTM
+from fastlstm.nn.lstm_cell import LSTMCell
+from fastlstm.nn.patching import LSTM_CELL_TYPES, LSTM_TYPES, patched
+from fastlstm.nn.replace import Replacement, replace
+from fastlstm.nn.segmented_loss import segmented_loss
+from fastlstm.op import flops  # noqa: F401, it registers formulas
+from fastlstm.op.run import lstm_sequence
 
 # So that torch.load takes whole models where it allows known classes only (weights_only=True).
 torch.serialization.add_safe_globals([LSTM, LSTMCell, PackedWeights])

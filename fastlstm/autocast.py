@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlstm import transforms
+from fastlstm import tracing
 
 # The dtypes that autocast casts. It leaves float64 as it is.
 _CAST = frozenset((torch.float32, torch.float16, torch.bfloat16))
@@ -93,7 +93,7 @@ def cast_weights(groups: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list
     """
     first = next(weight for group in groups for weight in group)
     kept = None
-    watched = transforms.is_watched([first]) or transforms.is_forward_mode()
+    watched = tracing.is_watched([first]) or tracing.is_forward_mode()
     if torch.is_grad_enabled() and torch.is_autocast_cache_enabled() and not watched:
         kept = _current_copies(first.device)  # a tracer must see each copy made
     return [[_cast(weight, dtype, kept) for weight in group] for group in groups]

@@ -13,7 +13,8 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm.autocast import can_meet, is_autocast
 from fastlstm.backends.onnx import is_exporting
-from fastlstm.course_checks import (
+from fastlstm.call import Course, LSTMWeights
+from fastlstm.layout_checks import (
     check_batch_sizes,
     check_dense,
     check_lengths,
@@ -23,7 +24,6 @@ from fastlstm.course_checks import (
     check_tensor,
     tensor_of,
 )
-from fastlstm.types import Course, LSTMWeights
 
 
 def check_like(

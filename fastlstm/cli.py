@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: the arguments are wrong, or training is asked for without the packages of the
             extra `fastlstm[train]`; with one sentence that says so.
-        ValueError, FileNotFoundError: see `fastlstm.training.run_command.RunCommand`.
+        ValueError, FileNotFoundError: see `fastlstm.training.commands.base.RunCommand`.
     """
     if argv is not None:
         _run(list(argv))
@@ -56,9 +56,9 @@ def _run(words: list[str]) -> None:
     try:
         # late, because `info` and `import fastlstm.cli` do without Lightning
         from fastlstm.experiments.command import main as experiments
-        from fastlstm.training.classify_command import ClassifyCommand
-        from fastlstm.training.language_command import LanguageCommand
-        from fastlstm.training.video_command import VideoCommand
+        from fastlstm.training.commands.classify import ClassifyCommand
+        from fastlstm.training.commands.language import LanguageCommand
+        from fastlstm.training.commands.video import VideoCommand
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
         raise SystemExit(

@@ -12,13 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm import backends, dispatch, layers, transforms
+from fastlstm import backends, tracing
 from fastlstm.autocast import cast_weights, compute_dtype, is_autocast, result_dtypes
-from fastlstm.backends.packed import PackedWeights
+from fastlstm.backends import select
+from fastlstm.backends.cpu.prepacked import PackedWeights
+from fastlstm.call import Call, Course, LSTMWeights, Problem
 from fastlstm.checks import check_cell, check_layers
-from fastlstm.course_checks import steps_between_checkpoints
-from fastlstm.sequence import run
-from fastlstm.types import Call, Course, LSTMWeights, Problem
+from fastlstm.layout_checks import steps_between_checkpoints
+from fastlstm.op import wavefront
+from fastlstm.op.run import run
 
 
 def lstm(
@@ -81,7 +83,7 @@ def lstm(
     dropout = dropout if training else 0.0
     if dropout:
         problem = problem._replace(dropout=True)
-    chosen = dispatch.select(problem, backend)
+    chosen = select.select(problem, backend)
     data = input.data if isinstance(input, PackedSequence) else input
     like, cx = weights[0].weight_hh, None if hx is None else hx[1]
     if hx is None:
@@ -99,7 +101,7 @@ def lstm(
             hx = _permute(hx, input.sorted_indices)
         elif batch_first:  # views: the kernels take any stride
             x = data.transpose(0, 1)
-        at_once = layers.refusal(chosen, problem, like) is None
+        at_once = wavefront.refusal(chosen, problem, like) is None
         options = (dropout, packed, return_all_cells, every, return_sequence, at_once)
         y, state, *cells = _fused_layers(chosen, x, hx, weights, course, *options)
         outputs = [y, *cells]
@@ -143,7 +145,7 @@ def lstm_cell(
     if hx is None:
         zeros = input.new_zeros(input.shape[0], weights.weight_hh.shape[1])
         hx = (zeros, zeros)
-    chosen = dispatch.select(problem, backend)
+    chosen = select.select(problem, backend)
     if chosen is backends.torch:
         return backends.torch.lstm_cell(input, hx, weights)
     h, c, x = hx[0][None], hx[1][None], input[None]
@@ -193,7 +195,7 @@ def layers_problem(
         lengths=has_lengths,
         batch_sizes=isinstance(input, PackedSequence),
         whole_layers=True,
-        transformed=transforms.is_forward_mode() or transforms.is_vmapped(),
+        transformed=tracing.is_forward_mode() or tracing.is_vmapped(),
         requires_grad=records,
     )
 
@@ -232,8 +234,8 @@ def _fused_layers(
     autocast = is_autocast(x)
     if at_once:
         call = _call_of_layers(x, hx, weights, course, autocast)
-        if layers.is_hidden(call):
-            y, h, c = layers.run(chosen, call)
+        if wavefront.is_hidden(call):
+            y, h, c = wavefront.run(chosen, call)
             return y if return_sequence else None, (h, c)
     hy, cy = [], []
     for start in range(0, len(weights), D):

@@ -6,9 +6,9 @@ import emulation
 import pytest
 import torch
 
-from fastlstm import dispatch
+from fastlstm.backends import select
+from fastlstm.call import Problem
 from fastlstm.kernels import INTERPRETED
-from fastlstm.types import Problem
 
 
 @pytest.fixture(autouse=True)
@@ -47,8 +47,8 @@ def _backends(function="supports"):
     The triton backend needs a GPU, but in a process with TRITON_INTERPRET=1 (`make test` has one).
     """
     smallest = Problem("cpu", torch.float32, 1, 1, 1, 1, whole_layers=True)
-    for module in filter(lambda module: hasattr(module, function), dispatch.BACKENDS):
-        name = dispatch.name(module)
+    for module in filter(lambda module: hasattr(module, function), select.BACKENDS):
+        name = select.name(module)
         if _device(name) == "cuda":
             missing = not torch.cuda.is_available()
             marks = [

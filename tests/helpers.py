@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from fastlstm import dispatch, lstm_sequence
-from fastlstm.types import Problem
+from fastlstm import lstm_sequence
+from fastlstm.backends import select
+from fastlstm.call import Problem
 
 
 def _through_a_file(module):
@@ -29,7 +30,7 @@ DUPLICATES = [
 
 def skip_unless_supported(backend, problem):
     """Skip the test, for the backend's own reason, if it cannot run ``problem``."""
-    if backend != "auto" and (reason := dispatch.get(backend).supports(problem)):
+    if backend != "auto" and (reason := select.get(backend).supports(problem)):
         pytest.skip(f"{backend}: {reason}")
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fastlstm import CompositeLSTM, LSTMClassifier
-from fastlstm.training.classify_command import ClassifyCommand
+from fastlstm.training.commands.classify import ClassifyCommand
 
 
 @pytest.fixture(autouse=True)

@@ -151,7 +151,7 @@ SMALL = [
 
 @pytest.mark.parametrize(("name", "conditional"), [("demo", False), ("paper", True)])
 def test_the_configurations_in_the_repository_run(tmp_path, name, conditional):
-    from fastlstm.training.video_command import VideoCommand
+    from fastlstm.training.commands.video import VideoCommand
 
     config = str(CONFIGS / f"{name}.yaml")
     command = VideoCommand(["fit", "--config", config, *SMALL, "--run", str(tmp_path)])

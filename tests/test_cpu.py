@@ -10,8 +10,8 @@ from helpers import Case, assert_as_close_as_torch, assert_close, error, run_cas
 
 import fastlstm
 from fastlstm import lstm_sequence
-from fastlstm.backends import cpu, memory
-from fastlstm.backends.packed import PackedWeights
+from fastlstm.backends import cpu, pointers
+from fastlstm.backends.cpu.prepacked import PackedWeights
 
 CASE = Case(T=50, B=7, H=33, I=20, reverse=(False, True), lengths=True)
 
@@ -281,10 +281,10 @@ def test_steps_of_different_batches_do_not_mix():
 def test_another_default_device_does_not_matter(monkeypatch):
     """Scratch memory is the CPU's: a kernel would write to whatever address it is given."""
     module, x = fastlstm.LSTM(5, 9, backend="cpu"), torch.randn(4, 3, 5)
-    monkeypatch.setattr(memory, "_scratch", memory._Scratch())
+    monkeypatch.setattr(pointers, "_scratch", pointers._Scratch())
     state = (torch.zeros(1, 3, 9), torch.zeros(1, 3, 9))
     expected = module(x, state)[0]
-    monkeypatch.setattr(memory, "_scratch", memory._Scratch())
+    monkeypatch.setattr(pointers, "_scratch", pointers._Scratch())
     with torch.device("meta"):
         y = module(x, state)[0]
         gradients = torch.autograd.grad(y, list(module.parameters()), y.detach())

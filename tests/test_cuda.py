@@ -12,10 +12,12 @@ import torch
 from helpers import Case, check_case, check_low_precision
 
 import fastlstm
-from fastlstm import _C, dispatch, gpu_choice, gpu_measured
-from fastlstm.backends import cuda, cuda_recurrence, gpu, triton
-from fastlstm.gpu_measured import Measured
-from fastlstm.types import Problem
+from fastlstm import _C
+from fastlstm.backends import cuda, gpu, select, triton
+from fastlstm.backends.cuda import recurrence
+from fastlstm.backends.gpu import choice, timings
+from fastlstm.backends.gpu.timings import Measured
+from fastlstm.call import Problem
 
 LARGE = Problem("cuda", torch.bfloat16, 100, 64, 1, 1024, I=1024, whole_layers=True)
 PEEPHOLES = LARGE._replace(peephole=True)
@@ -83,8 +85,8 @@ def test_supports_looks_at_the_machine_and_the_build(hopper, monkeypatch):
 
 
 def test_cudnn_is_chosen_until_a_gpu_is_measured(hopper):
-    assert dispatch.name(dispatch.select(LARGE)) == "torch"
-    lines = {line.split()[0]: line for line in dispatch.describe(LARGE).splitlines()[1:]}
+    assert select.name(select.select(LARGE)) == "torch"
+    lines = {line.split()[0]: line for line in select.describe(LARGE).splitlines()[1:]}
     assert "chosen until this GPU is measured; a model expects 'cuda'" in lines["torch"]
     assert lines["cuda"].endswith("could run it; it has not yet run on a GPU")
 
@@ -93,17 +95,17 @@ def test_what_is_measured_is_chosen(hopper, monkeypatch):
     """At the nearest sizes, of the same dtype and mode, if it can run the problem."""
     large, small = (Measured("bfloat16", H, 64, 1, 1, False, "cuda") for H in (1024, 256))
     table = (large, small._replace(backend="torch"), large._replace(train=True, backend="triton"))
-    monkeypatch.setitem(gpu_measured.TABLES, (9, 0), table)
+    monkeypatch.setitem(timings.TABLES, (9, 0), table)
 
     def chosen(**change):
-        return dispatch.name(dispatch.select(LARGE._replace(**change)))
+        return select.name(select.select(LARGE._replace(**change)))
 
     assert chosen() == chosen(H=700) == "cuda"
     assert chosen(H=300) == "torch"
     assert chosen(requires_grad=True) == "triton"
     assert chosen(requires_grad=True, reset=True) == "cuda"  # triton cannot
     assert chosen(dtype=torch.float16) == "torch"  # not measured
-    assert "measured fastest at H=1024 B=64" in dispatch.describe(LARGE)
+    assert "measured fastest at H=1024 B=64" in select.describe(LARGE)
 
 
 @pytest.mark.parametrize(
@@ -117,8 +119,8 @@ def test_what_is_measured_is_chosen(hopper, monkeypatch):
 )
 def test_what_cudnn_cannot_run_is_for_our_kernels(hopper, change, chosen):
     problem = PEEPHOLES._replace(**change)
-    assert dispatch.name(dispatch.select(problem)) == chosen
-    assert "by a model, not measured on this GPU" in dispatch.describe(problem)
+    assert select.name(select.select(problem)) == chosen
+    assert "by a model, not measured on this GPU" in select.describe(problem)
 
 
 @pytest.mark.parametrize(
@@ -138,12 +140,12 @@ def test_what_cudnn_cannot_run_is_for_our_kernels(hopper, change, chosen):
 )
 def test_where_pytorch_asks_for_a_persistent_cudnn(change, persistent):
     problem = LARGE._replace(**change)
-    assert gpu_choice.cudnn_is_persistent(problem) == persistent
-    assert not persistent or gpu_choice.expected(problem) == "torch"
+    assert choice.cudnn_is_persistent(problem) == persistent
+    assert not persistent or choice.expected(problem) == "torch"
 
 
 def test_the_model_leaves_large_batches_to_cudnn():
-    expected = [gpu_choice.expected(LARGE._replace(H=2048, B=B)) for B in (1, 32, 256)]
+    expected = [choice.expected(LARGE._replace(H=2048, B=B)) for B in (1, 32, 256)]
     assert expected == ["cuda", "cuda", "torch"]
 
 
@@ -164,7 +166,7 @@ def emulated(monkeypatch):
 @pytest.fixture
 def step_by_step(emulated, monkeypatch):
     """As if no GPU held any W_hh: a matrix product and the cell kernel a step."""
-    monkeypatch.setattr(cuda_recurrence, "best_plan", lambda *_: (None, ""))
+    monkeypatch.setattr(recurrence, "best_plan", lambda *_: (None, ""))
     return emulated
 
 

@@ -17,7 +17,7 @@ from helpers import (
     run_case,
 )
 
-from fastlstm import backends, course_checks
+from fastlstm import backends, layout_checks
 
 SIZES = list(itertools.product([32, 64, 100, 256, 512], [1, 8, 17, 64]))
 OPTIONS = [
@@ -39,7 +39,7 @@ def kernels(monkeypatch):
     """The emulated kernels, which the cuda backend runs."""
     module = emulation.install(monkeypatch, seed=0)
     # Rows may have no steps where nobody can look at their lengths, as in a captured graph.
-    monkeypatch.setattr(course_checks, "can_read_values", lambda *_: False)
+    monkeypatch.setattr(layout_checks, "can_read_values", lambda *_: False)
     yield module
     module.set_fault("none")
     pretend(module)

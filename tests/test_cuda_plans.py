@@ -11,7 +11,7 @@ import pytest
 import torch
 from helpers import Case, run_case
 
-from fastlstm.backends import cuda_recurrence
+from fastlstm.backends.cuda import recurrence
 
 DIRECTIONS = ("forward", "backward")
 SHAPE = ("bfloat16", 9, 2, 40)  # dtype, B, G, H
@@ -38,14 +38,14 @@ def follow(kernels, direction, plan, shape=SHAPE):
     new = {"dtype": getattr(torch, dtype)}
     y, reserve = torch.zeros(3, B, G, H, **new), torch.zeros(3, B, G, 5 * H, **new)
     hx, weight_hh = torch.zeros(G, B, H, **new), torch.zeros(G, 4 * H, H, **new)
-    launch = cuda_recurrence.prepare(kernels, direction, y, [False] * G, None, None)
+    launch = recurrence.prepare(kernels, direction, y, [False] * G, None, None)
     launch = launch._replace(plan=plan)
     if direction == "forward":
         states = (hx, hx, y, hx.clone(), hx.clone(), None, reserve)
-        cuda_recurrence.forward(launch, y.repeat(1, 1, 1, 4), weight_hh, (), *states)
+        recurrence.forward(launch, y.repeat(1, 1, 1, 4), weight_hh, (), *states)
     else:
         kept = (y, reserve, weight_hh, (), hx, hx)
-        cuda_recurrence.backward(launch, y, None, None, None, *kept, True, False)
+        recurrence.backward(launch, y, None, None, None, *kept, True, False)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
@@ -59,20 +59,20 @@ def test_the_list_is_ranked_and_its_first_is_taken(kernels, direction, dtype, B,
     expected = [step_ns(kernels, direction, plan, shape) for plan in found]
     assert expected == sorted(expected)
     y = torch.empty(2, B, G, H, dtype=getattr(torch, dtype))
-    launch = cuda_recurrence.prepare(kernels, direction, y, [False] * G, None, None)
+    launch = recurrence.prepare(kernels, direction, y, [False] * G, None, None)
     assert launch.plan == found[0]
 
 
 def test_a_call_takes_the_first_of_each_list(kernels, monkeypatch):
     taken = {}
     for direction in DIRECTIONS:
-        run = getattr(cuda_recurrence, direction)
+        run = getattr(recurrence, direction)
 
         def noted(launch, *arguments, direction=direction, run=run):
             taken[direction] = launch.plan
             return run(launch, *arguments)
 
-        monkeypatch.setattr(cuda_recurrence, direction, noted)
+        monkeypatch.setattr(recurrence, direction, noted)
     case = Case(T=2, B=9, H=40, reverse=(False, True))
     run_case(case, case.inputs(), case.cotangents(), "cuda", torch.bfloat16)
     assert taken == {direction: plans(kernels, direction)[0][0] for direction in DIRECTIONS}

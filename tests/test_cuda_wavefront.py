@@ -13,8 +13,8 @@ from helpers import assert_as_close_as_torch, error
 
 import fastlstm
 from fastlstm import backends
-from fastlstm.backends import cuda_recurrence, cuda_wavefront
-from fastlstm.types import LSTMWeights
+from fastlstm.backends.cuda import recurrence, wavefront
+from fastlstm.call import LSTMWeights
 
 NUMBERS = ["bfloat16", "float16", "tf32", "tf32x3"]
 SEEDS = range(8)
@@ -97,16 +97,16 @@ def run(stack, inputs, cotangents, backend, dtype=torch.float64):
 def waves(monkeypatch):
     """The emulated kernels; what they ran by, a list of directions and plans of layers at once."""
     kernels = emulation.install(monkeypatch, seed=0)
-    monkeypatch.setattr(cuda_wavefront, "_slower", lambda *_: None)
+    monkeypatch.setattr(wavefront, "_slower", lambda *_: None)
     kernels.ran = []
-    launch = cuda_wavefront._launch
+    launch = wavefront._launch
 
     def noted(kernels, direction, *arguments):
         found = launch(kernels, direction, *arguments)
         kernels.ran.append((direction, found[0].plan))
         return found
 
-    monkeypatch.setattr(cuda_wavefront, "_launch", noted)
+    monkeypatch.setattr(wavefront, "_launch", noted)
     yield kernels
     del kernels.ran
     kernels.set_fault("none")
@@ -115,7 +115,7 @@ def waves(monkeypatch):
 
 def pretend(kernels, **device):
     kernels.pretend(**device)
-    cuda_recurrence.best_plan.cache_clear()
+    recurrence.best_plan.cache_clear()
 
 
 def check(waves, stack, numbers, monkeypatch):
@@ -200,9 +200,7 @@ def test_every_plan(waves, monkeypatch, numbers, stack, device):
         chosen = {way: them[turn % len(them)] for way, them in plans.items()}
         waves.set_schedule(turn)
         with monkeypatch.context() as context:
-            context.setattr(
-                cuda_recurrence, "best_plan", lambda _, way, *__, of=chosen: (of[way], "")
-            )
+            context.setattr(recurrence, "best_plan", lambda _, way, *__, of=chosen: (of[way], ""))
             check(waves, stack, numbers, context)
         assert dict(waves.ran) == chosen
 

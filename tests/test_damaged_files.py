@@ -12,10 +12,10 @@ from tiny_training import tiny_data, tiny_model, trainer
 from fastlstm import ByteLSTM, CompositeLSTM, LSTMClassifier, VideoLSTM
 from fastlstm.experiments.runs import Run
 from fastlstm.training import AtomicCheckpointIO, ClassificationTask, VideoTask
-from fastlstm.training.classify_command import ClassifyCommand
-from fastlstm.training.language_command import LanguageCommand
-from fastlstm.training.sequence_task import SequenceTask
-from fastlstm.training.video_command import VideoCommand
+from fastlstm.training.commands.classify import ClassifyCommand
+from fastlstm.training.commands.language import LanguageCommand
+from fastlstm.training.commands.video import VideoCommand
+from fastlstm.training.tasks.sequence import SequenceTask
 
 WEIGHT = torch.full((4096,), 4e-4)
 CHECKPOINT = {"state_dict": {"w": WEIGHT}, "pytorch-lightning_version": "2.6.0", "step": 7}

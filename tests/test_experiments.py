@@ -19,7 +19,7 @@ from fastlstm.experiments.setting import Setting, spread
 from fastlstm.experiments.time_scales import activity, restlessness, time_scales
 from fastlstm.experiments.variants import moving_mnist
 from fastlstm.training import MovingMNISTData
-from fastlstm.training.run_command import RunCommand
+from fastlstm.training.commands.base import RunCommand
 
 WORDS = (
     "--trainer.enable_progress_bar=false",

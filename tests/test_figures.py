@@ -8,7 +8,7 @@ from tiny_training import SIDE, tiny_data, tiny_model, trainer
 
 from fastlstm import CompositeLSTM, LSTMFuturePredictor
 from fastlstm.training import PredictionFigure, PredictionWriter, VideoBatch, VideoTask
-from fastlstm.training.figures import VideoPictures, prediction_strip, save_gif
+from fastlstm.training.callbacks.figures import VideoPictures, prediction_strip, save_gif
 
 
 @pytest.fixture(autouse=True)

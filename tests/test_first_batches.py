@@ -12,8 +12,8 @@ from lightning.pytorch import Callback
 from tiny_training import tiny_data, tiny_model, trainer
 
 from fastlstm.training import FileSequenceData, SequenceTask, VideoTask
-from fastlstm.training.first_batches import FirstBatches
-from fastlstm.training.language_command import LanguageCommand
+from fastlstm.training.callbacks.first_batches import FirstBatches
+from fastlstm.training.commands.language import LanguageCommand
 
 
 @pytest.fixture(autouse=True)

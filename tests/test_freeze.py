@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastlstm
-from fastlstm.backends.packed import PackedWeights
+from fastlstm.backends.cpu.prepacked import PackedWeights
 
 I, H = 7, 33  # no multiples of a vector
 KINDS = {

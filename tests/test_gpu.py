@@ -12,7 +12,7 @@ from helpers import assert_close
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import fastlstm
-from fastlstm.backends import cuda_wavefront
+from fastlstm.backends.cuda import wavefront
 
 pytestmark = [
     pytest.mark.gpu,
@@ -103,7 +103,7 @@ def test_captured_loss_of_a_video_model():
 @pytest.mark.parametrize("H, num_layers", [(96, 3), (512, 2)])
 def test_layers_at_once(monkeypatch, H, num_layers):
     """A wavefront both ways, whatever the model says: right, and the same bits from a graph."""
-    monkeypatch.setattr(cuda_wavefront, "_slower", lambda *_: None)
+    monkeypatch.setattr(wavefront, "_slower", lambda *_: None)
     options = {"num_layers": num_layers, "peephole": True, "device": "cuda"}
     module = fastlstm.LSTM(I, H, backend="cuda", **options)
     twin = fastlstm.LSTM(I, H, backend="reference", dtype=torch.float64, **options)

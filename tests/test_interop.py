@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import fastlstm
-from fastlstm import interop
+from fastlstm.nn import convert
 
 T, B, I, H = 5, 4, 3, 6
 
@@ -257,23 +257,23 @@ def test_kernels_both_ways(order):
     )
     x = torch.randn(T, B, I, dtype=torch.float64)
     expected = _loop(kernel, recurrent_kernel, bias, order, x)
-    state = interop.from_kernels(kernel.numpy(), recurrent_kernel, bias, gate_order=order)
+    state = convert.from_kernels(kernel.numpy(), recurrent_kernel, bias, gate_order=order)
     for cls in (fastlstm.LSTM, nn.LSTM):
         module = cls(I, H, dtype=torch.float64)
         module.load_state_dict(state)
         torch.testing.assert_close(module(x)[0][-1], expected, rtol=1e-10, atol=1e-10)
         module.bias_hh_l0.data += 1
         module.bias_ih_l0.data -= 1
-        back = interop.to_kernels(module.state_dict(), gate_order=order)
+        back = convert.to_kernels(module.state_dict(), gate_order=order)
         for mine, theirs in zip(back, (kernel, recurrent_kernel, bias), strict=True):
             torch.testing.assert_close(mine, theirs)
 
 
 def test_kernels_of_a_cell_and_without_bias():
     cell = fastlstm.LSTMCell(I, H, bias=False)
-    kernels = interop.to_kernels(cell.state_dict(), gate_order="igfo", suffix="")
+    kernels = convert.to_kernels(cell.state_dict(), gate_order="igfo", suffix="")
     assert kernels[2] is None
-    state = interop.from_kernels(*kernels, gate_order="igfo", suffix="")
+    state = convert.from_kernels(*kernels, gate_order="igfo", suffix="")
     assert state.keys() == cell.state_dict().keys()
     assert all(torch.equal(state[name], value) for name, value in cell.state_dict().items())
 
@@ -283,15 +283,15 @@ def test_kernels_that_do_not_fit():
     with pytest.raises(
         ValueError, match="gate_order: expected a permutation of 'ifgo', got 'ifco'"
     ):
-        interop.from_kernels(kernel, recurrent_kernel, gate_order="ifco")
+        convert.from_kernels(kernel, recurrent_kernel, gate_order="ifco")
     with pytest.raises(RuntimeError, match="kernel: expected 2 dimensions, the last of 4H = 24"):
-        interop.from_kernels(kernel.t(), recurrent_kernel, gate_order="ifgo")
+        convert.from_kernels(kernel.t(), recurrent_kernel, gate_order="ifgo")
     with pytest.raises(RuntimeError, match="bias"):
-        interop.from_kernels(kernel, recurrent_kernel, torch.zeros(2, 4 * H), gate_order="ifgo")
+        convert.from_kernels(kernel, recurrent_kernel, torch.zeros(2, 4 * H), gate_order="ifgo")
     for options in ({"peephole": True}, {"proj_size": 2}):
         with pytest.raises(ValueError, match="weight_"):
-            interop.to_kernels(fastlstm.LSTM(I, H, **options).state_dict(), gate_order="ifgo")
+            convert.to_kernels(fastlstm.LSTM(I, H, **options).state_dict(), gate_order="ifgo")
     with pytest.raises(TypeError, match=r"^state_dict: expected a mapping, got LSTM$"):
-        interop.to_kernels(fastlstm.LSTM(I, H), gate_order="ifgo")
+        convert.to_kernels(fastlstm.LSTM(I, H), gate_order="ifgo")
     with pytest.raises(KeyError, match="weight_ih_l1"):
-        interop.to_kernels(fastlstm.LSTM(I, H).state_dict(), gate_order="ifgo", suffix="_l1")
+        convert.to_kernels(fastlstm.LSTM(I, H).state_dict(), gate_order="ifgo", suffix="_l1")

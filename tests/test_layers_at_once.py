@@ -9,8 +9,8 @@ from helpers import assert_close
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastlstm
-from fastlstm.backends import cuda_wavefront
-from fastlstm.types import Problem
+from fastlstm.backends.cuda import wavefront
+from fastlstm.call import Problem
 
 T, B, I, H, L = 4, 3, 5, 8, 2
 TOLERANCE = 1e-5  # relative, in float32: above rounding, far below any mistake
@@ -25,14 +25,14 @@ def kernels(monkeypatch):
 def at_once(kernels, monkeypatch):
     """Layers that can go at once do; the passes that went so."""
     went = []
-    launch = cuda_wavefront._launch
+    launch = wavefront._launch
 
     def noted(kernels, direction, *arguments):
         went.append(direction)
         return launch(kernels, direction, *arguments)
 
-    monkeypatch.setattr(cuda_wavefront, "_launch", noted)
-    monkeypatch.setattr(cuda_wavefront, "_slower", lambda *_: None)
+    monkeypatch.setattr(wavefront, "_launch", noted)
+    monkeypatch.setattr(wavefront, "_slower", lambda *_: None)
     return went
 
 
@@ -90,7 +90,7 @@ def test_inference_keeps_no_gates(at_once):
 def test_backward_one_after_the_other(at_once, monkeypatch):
     """Where only that pass is expected to be faster so."""
     monkeypatch.setattr(
-        cuda_wavefront, "_slower", lambda _, way, *__: "slow" if way == "backward" else None
+        wavefront, "_slower", lambda _, way, *__: "slow" if way == "backward" else None
     )
     lstm, x = module(peephole=True), torch.randn(T, B, I)
     how = {"lengths": torch.tensor([4, 1, 3])}
@@ -234,7 +234,7 @@ def problem(**changes):
     ids=str,
 )
 def test_reasons(kernels, changes, reason):
-    found = fastlstm.layers.refusal(fastlstm.backends.cuda, problem(**changes))
+    found = fastlstm.op.wavefront.refusal(fastlstm.backends.cuda, problem(**changes))
     assert found is None if reason is None else re.search(reason, found)
 
 

@@ -9,7 +9,7 @@ from helpers import skip_unless_supported
 
 import fastlstm
 from fastlstm import lstm_sequence
-from fastlstm.types import Problem
+from fastlstm.call import Problem
 
 T, B, I, H = 5, 3, 4, 6
 TENSORS = ["input", "hx", "cx", "weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch"]

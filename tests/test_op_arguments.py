@@ -7,8 +7,8 @@ import torch
 from helpers import error
 from test_ops import _backward_arguments, _forward_arguments
 
-from fastlstm import ops
-from fastlstm.types import Call
+from fastlstm.call import Call
+from fastlstm.op import schema
 
 GIVEN = ("input", "weight_ih", "bias", "weight_hh", "weight_ch", "weight_hr")
 WEIGHTS = ("weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch", "weight_hr")
@@ -127,9 +127,9 @@ def test_lengths_are_clamped():
     arguments = list(_forward_arguments({"peephole": True, "I": 3, "lengths": True}))
     place = Call._fields.index("lengths")
     arguments[place] = torch.tensor([0, 3])
-    y = ops.lstm_sequence(*arguments)[0]
+    y = schema.lstm_sequence(*arguments)[0]
     assert (y[:, 0] == 0).all() and (y[:, 1] != 0).all()
     arguments[place] = torch.tensor([3, 4])
-    beyond = ops.lstm_sequence(*arguments)[0]
+    beyond = schema.lstm_sequence(*arguments)[0]
     arguments[place] = torch.tensor([3, 3])
-    assert torch.equal(beyond, ops.lstm_sequence(*arguments)[0])
+    assert torch.equal(beyond, schema.lstm_sequence(*arguments)[0])

@@ -11,7 +11,9 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlstm
-from fastlstm import backends, dispatch, lstm_sequence, ops
+from fastlstm import backends, lstm_sequence
+from fastlstm.backends import select
+from fastlstm.op import schema
 
 OPTIONS = [
     {"peephole": peephole, "I": I, **options}
@@ -59,8 +61,8 @@ def _forward_arguments(
 
 def _backward_arguments(options, *, needs=True, kept=EVERY_STEP):
     forward = _forward_arguments(options, differentiable=False, kept=kept)
-    y, hy, cy, cells, reserve = ops.lstm_sequence(*forward)
-    call = ops.Call._make(forward[: len(ops.Call._fields)])
+    y, hy, cy, cells, reserve = schema.lstm_sequence(*forward)
+    call = schema.Call._make(forward[: len(schema.Call._fields)])
     outputs = (y, hy, cy, cells)
     gradients = [torch.randn_like(out) if out.numel() else None for out in outputs]
     asked = [needs] + [needs and bool(group) for group in call.groups]
@@ -101,7 +103,7 @@ def test_opcheck_backward(options, needs, kept):
 def test_fake_outputs_have_the_real_sizes(options, flag, kept):
     """``flag`` is train of the forward op and what is asked of the backward op."""
     for operator, arguments in (
-        (ops.lstm_sequence, _forward_arguments(options, train=flag, kept=kept)),
+        (schema.lstm_sequence, _forward_arguments(options, train=flag, kept=kept)),
         (
             torch.ops.fastlstm.lstm_sequence_backward,
             _backward_arguments(options, needs=flag, kept=kept),
@@ -120,7 +122,7 @@ def test_fake_outputs_have_the_real_sizes(options, flag, kept):
 
 def test_backward_without_a_reserve_is_refused():
     arguments = _forward_arguments({"peephole": True, "I": 3}, train=False)
-    y, *_ = ops.lstm_sequence(*arguments)
+    y, *_ = schema.lstm_sequence(*arguments)
     with pytest.raises(RuntimeError, match="train=True"):
         y.sum().backward()
 
@@ -261,7 +263,7 @@ def test_what_explain_says_is_what_runs(monkeypatch, module, x):
 
 
 def test_auto_always_finds_a_backend():
-    assert dispatch.BACKENDS[-1] is backends.reference
+    assert select.BACKENDS[-1] is backends.reference
     igates = torch.randn(2, 2, 1, 8, dtype=torch.float16)
     y, _, _ = lstm_sequence(igates, [torch.randn(8, 2, dtype=torch.float16)])
     assert y.dtype == torch.float16

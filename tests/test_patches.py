@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from fastlstm import LSTMFuturePredictor
 from fastlstm.data import VideoFrames, VideoPatches, real_video_files
-from fastlstm.data.decoded import decode
+from fastlstm.data.decoded_video import decode
 from fastlstm.training import PatchData, VideoTask
-from fastlstm.training.first_batches import FirstBatches
+from fastlstm.training.callbacks.first_batches import FirstBatches
 
 FRAMES = 40
 
@@ -141,7 +141,7 @@ def test_frames_are_decoded_once_and_again_if_anything_changes(clips, tmp_path, 
     path = write_clip(tmp_path / "a.mp4", counting(10))
     decode(path, 32, "rgb", tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr("fastlstm.data.decoded.VideoFrames", None)
+        patch.setattr("fastlstm.data.decoded_video.VideoFrames", None)
         decode(path, 32, "rgb", tmp_path)
         for height, color in ((16, "rgb"), (32, "gray")):
             with pytest.raises(TypeError):

@@ -19,9 +19,9 @@ from fastlstm.training import (
     TextData,
     VideoTask,
 )
-from fastlstm.training.classify_command import ClassifyCommand
-from fastlstm.training.language_command import LanguageCommand, LanguageTask
-from fastlstm.training.video_command import VideoCommand
+from fastlstm.training.commands.classify import ClassifyCommand
+from fastlstm.training.commands.language import LanguageCommand, LanguageTask
+from fastlstm.training.commands.video import VideoCommand
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DTYPES = {

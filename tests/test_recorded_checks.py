@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlstm
 from fastlstm import lstm_sequence
-from fastlstm.types import Problem
+from fastlstm.call import Problem
 
 T, B, I, H = 5, 3, 4, 6
 GOOD = torch.tensor([2, 5, 1])

@@ -9,52 +9,52 @@ import pytest
 import torch
 
 import fastlstm
-from fastlstm.backends import recycling
+from fastlstm.backends.cpu import buffer_pool
 
 MIB = 2**20
 
 
 @pytest.fixture(autouse=True)
 def _no_blocks(monkeypatch):
-    monkeypatch.setattr(recycling, "_blocks", {})
+    monkeypatch.setattr(buffer_pool, "_blocks", {})
 
 
 def _spare():
-    return [block.numel() for block in recycling._blocks.values()]
+    return [block.numel() for block in buffer_pool._blocks.values()]
 
 
 def test_memory_comes_back_with_the_last_tensor_on_it():
-    first = recycling.empty((MIB,), torch.float32)
+    first = buffer_pool.empty((MIB,), torch.float32)
     address, view = first.data_ptr(), first[5:]
     del first
     assert _spare() == []
     del view
     assert _spare() == [4 * MIB]
-    second = recycling.empty((3, MIB), torch.bfloat16)  # larger: not from there
+    second = buffer_pool.empty((3, MIB), torch.bfloat16)  # larger: not from there
     assert second.shape == (3, MIB) and second.dtype == torch.bfloat16
     assert _spare() == [4 * MIB]
-    third = recycling.empty((MIB // 4, 2), torch.float64)
+    third = buffer_pool.empty((MIB // 4, 2), torch.float64)
     assert third.data_ptr() == address and third.is_contiguous() and _spare() == []
 
 
 def test_what_is_used_again_is_nan():
-    tensor = recycling.empty((MIB,), torch.float32).zero_()
+    tensor = buffer_pool.empty((MIB,), torch.float32).zero_()
     address = tensor.data_ptr()
     del tensor
-    again = recycling.empty((MIB,), torch.float32)
+    again = buffer_pool.empty((MIB,), torch.float32)
     assert again.data_ptr() == address and again.isnan().all()
 
 
 def test_small_tensors_are_ordinary():
-    tensor = recycling.empty((8, 8), torch.float32)
+    tensor = buffer_pool.empty((8, 8), torch.float32)
     tensor.resize_(100)
     del tensor
     assert _spare() == []
 
 
 def test_no_more_than_the_limit_is_kept(monkeypatch):
-    monkeypatch.setattr(recycling, "_KEPT_BYTES", 5 * MIB)
-    tensors = [recycling.empty((n * MIB,), torch.uint8) for n in (1, 2, 3, 9)]
+    monkeypatch.setattr(buffer_pool, "_KEPT_BYTES", 5 * MIB)
+    tensors = [buffer_pool.empty((n * MIB,), torch.uint8) for n in (1, 2, 3, 9)]
     while tensors:
         tensors.pop(0)
     assert _spare() == [2 * MIB, 3 * MIB]  # the oldest went, and one above the limit did not come
@@ -62,7 +62,7 @@ def test_no_more_than_the_limit_is_kept(monkeypatch):
 
 def test_blocks_come_and_go_while_one_is_chosen(monkeypatch):
     """As a garbage collection or another thread may have it, between any two steps."""
-    in_use = [recycling.empty((n * MIB,), torch.uint8) for n in (1, 2, 3)]
+    in_use = [buffer_pool.empty((n * MIB,), torch.uint8) for n in (1, 2, 3)]
     in_use.pop()
 
     def give_one_back(block):
@@ -70,16 +70,16 @@ def test_blocks_come_and_go_while_one_is_chosen(monkeypatch):
             in_use.pop()
         return block.numel()
 
-    monkeypatch.setattr(recycling, "Tensor", SimpleNamespace(numel=give_one_back))
-    first = recycling.empty((3 * MIB,), torch.uint8)
+    monkeypatch.setattr(buffer_pool, "Tensor", SimpleNamespace(numel=give_one_back))
+    first = buffer_pool.empty((3 * MIB,), torch.uint8)
     assert first.shape == (3 * MIB,) and sorted(_spare()) == [MIB, 2 * MIB]
 
     def take_all(block):
-        recycling._blocks.clear()
+        buffer_pool._blocks.clear()
         return block.numel()
 
-    monkeypatch.setattr(recycling, "Tensor", SimpleNamespace(numel=take_all))
-    assert recycling.empty((2 * MIB,), torch.uint8).shape == (2 * MIB,)
+    monkeypatch.setattr(buffer_pool, "Tensor", SimpleNamespace(numel=take_all))
+    assert buffer_pool.empty((2 * MIB,), torch.uint8).shape == (2 * MIB,)
     assert _spare() == []
 
 
@@ -128,5 +128,5 @@ def test_a_compiled_step_uses_it_too():
 
 
 def test_a_tensor_is_pickled_as_any_other():
-    tensor = recycling.empty((MIB,), torch.float32).fill_(3)
+    tensor = buffer_pool.empty((MIB,), torch.float32).fill_(3)
     assert torch.equal(pickle.loads(pickle.dumps(tensor)), tensor)

@@ -12,8 +12,8 @@ from tiny_training import Recorder, checkpoint, tiny_data, tiny_model, trainer
 
 from fastlstm import LSTMAutoencoder
 from fastlstm.training import AtomicCheckpointIO, StopBetweenSteps, VideoTask
-from fastlstm.training.datamodule import time_first
-from fastlstm.training.endless_data import EndlessBatches
+from fastlstm.training.datamodules.base import EndlessBatches
+from fastlstm.training.datamodules.moving_mnist import time_first
 
 
 @pytest.fixture(autouse=True)

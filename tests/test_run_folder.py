@@ -11,8 +11,8 @@ from tiny_training import SIDE
 
 from fastlstm.cli import main
 from fastlstm.experiments import runs
-from fastlstm.training.language_command import LanguageCommand
-from fastlstm.training.language_report import read_curve
+from fastlstm.training.commands.language import LanguageCommand
+from fastlstm.training.commands.language_report import read_curve
 from fastlstm.training.run_folder import remove, results, run_files
 
 

@@ -18,8 +18,8 @@ from fastlstm.training import (
     VideoTask,
     frame_error,
 )
-from fastlstm.training.endless_data import EndlessBatches
-from fastlstm.training.initialization import smooth_over_image
+from fastlstm.training.callbacks.initialization import smooth_over_image
+from fastlstm.training.datamodules.base import EndlessBatches
 from fastlstm.training.schedule import learning_rate_factor
 
 
@@ -238,7 +238,9 @@ def test_sampling_reaches_the_model(tmp_path):
 
 def test_throughput_counts_sequences_outside_validation(tmp_path, monkeypatch):
     clock = iter([10.0, 12.0, 50.0, 54.0])  # ends of four steps, validation after the second
-    monkeypatch.setattr("fastlstm.training.progress.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr(
+        "fastlstm.training.callbacks.progress.time.perf_counter", lambda: next(clock)
+    )
     throughput = Throughput("sequences", lambda batch: batch.frames.shape[1])
     t = trainer(tmp_path, throughput, max_steps=4, val_check_interval=2, limit_val_batches=1)
     task, data = VideoTask(tiny_model()), tiny_data()

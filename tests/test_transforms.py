@@ -23,9 +23,10 @@ from torch.func import (
 from torch.utils import _pytree as pytree
 
 import fastlstm
-from fastlstm import backends, lstm_sequence, ops, second_order
-from fastlstm import vmap as rules
-from fastlstm.types import Call
+from fastlstm import backends, lstm_sequence
+from fastlstm.call import Call
+from fastlstm.op import schema, second_order
+from fastlstm.op import vmap as rules
 
 N, T, B, I, H = 3, 4, 2, 3, 5
 TOLERANCE = {"rtol": 1e-11, "atol": 1e-13}
@@ -342,7 +343,7 @@ def test_the_ops_themselves_have_vmap_rules():
     def run(igates):
         empty = [[]] * 3
         call = (igates, *empty, [weight], [], [], state, state, [False], None, None, None)
-        y, _, _, _, reserve = ops.lstm_sequence(*call, True, False, 0, True, "cpu")
+        y, _, _, _, reserve = schema.lstm_sequence(*call, True, False, 0, True, "cpu")
         backward = torch.ops.fastlstm.lstm_sequence_backward.default
         needs = [True, False, False, True, False, False]
         return y, *backward(y, None, None, None, y, reserve, *call, needs, 0, "cpu")

@@ -15,10 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import fastlstm
-from fastlstm import dispatch
-from fastlstm.backends import cuda, gpu, triton
+from fastlstm.backends import cuda, gpu, select, triton
+from fastlstm.call import Problem
 from fastlstm.kernels import INTERPRETED, configurations
-from fastlstm.types import Problem
 
 LARGE = Problem("cuda", torch.bfloat16, 100, 64, 1, 1024, peephole=True, whole_layers=True)
 DIRECTIONS = [(False,), (True,), (False, True)]
@@ -76,12 +75,12 @@ def test_supports_looks_at_the_machine(hopper, monkeypatch):
 
 def test_auto_on_a_gpu_prefers_cudnn_where_it_can(hopper):
     """Until a GPU has measured both; peepholes and projected igates are not for cuDNN."""
-    assert dispatch.select(LARGE) is triton
-    assert dispatch.select(LARGE._replace(whole_layers=False, peephole=False)) is triton
+    assert select.select(LARGE) is triton
+    assert select.select(LARGE._replace(whole_layers=False, peephole=False)) is triton
     plain = LARGE._replace(peephole=False)
-    assert dispatch.name(dispatch.select(plain)) == "torch"
-    assert "could run it; it has not yet run on a GPU" in dispatch.describe(plain)
-    assert "not measured on this GPU; it has not yet run on a GPU" in dispatch.describe(LARGE)
+    assert select.name(select.select(plain)) == "torch"
+    assert "could run it; it has not yet run on a GPU" in select.describe(plain)
+    assert "not measured on this GPU; it has not yet run on a GPU" in select.describe(LARGE)
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (8, 6), (9, 0), (10, 0), (12, 0)])

@@ -11,8 +11,8 @@ import torch
 
 from benchmarks.gpu import compare, costs, measured, tune
 from benchmarks.gpu.passes import DIRECTIONS
-from fastlstm.backends import cuda_recurrence
-from fastlstm.gpu_measured import Measured
+from fastlstm.backends.cuda import recurrence
+from fastlstm.backends.gpu.timings import Measured
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def script(monkeypatch, tmp_path):
 
 def places(kernels, problem, direction, most):
     """Of the plans that are to be timed, in the list of all."""
-    dtype = cuda_recurrence.DTYPES[problem.dtype]
+    dtype = recurrence.DTYPES[problem.dtype]
     sizes = (dtype, problem.B, problem.G, problem.H)
     found, _ = kernels.plans(direction, *sizes, products="tf32", device=kernels.device(0))
     return tune.spread(found, most)

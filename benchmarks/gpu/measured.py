@@ -1,11 +1,11 @@
-"""The table of ``fastlstm/gpu_measured.py`` for one GPU, of what `compare` has measured on it."""
+"""The entry of ``fastlstm/backends/gpu/timings.py`` for one GPU, from what `compare` measured."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from fastlstm.gpu_measured import Measured
+from fastlstm.backends.gpu.timings import Measured
 
 # nn.LSTM stays unless another is faster by more than rounds of one and the same call may differ.
 _TIE = 0.98

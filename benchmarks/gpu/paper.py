@@ -20,7 +20,7 @@ import yaml
 
 from benchmarks.gpu import record
 from fastlstm.experiments import presets
-from fastlstm.training.video_command import VideoCommand
+from fastlstm.training.commands.video import VideoCommand
 
 _MODEL = "composite_conditional_future"
 _PAPER = 341.2  # nats a frame, composite model with conditional future, teacher-forced

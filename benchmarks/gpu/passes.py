@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import fastlstm
-from fastlstm.backends import cuda_recurrence
+from fastlstm.backends.cuda import recurrence
 
 DIRECTIONS = ("forward", "backward")
 
@@ -55,9 +55,7 @@ class Passes:
         self._y, self._reserve = (torch.full((T, B, G, n * H), torch.nan, **new) for n in (1, 5))
         self._hy, self._cy = torch.empty_like(self._hx), torch.empty_like(self._cx)
         self.launches = {
-            direction: cuda_recurrence.prepare(
-                kernels, direction, self._y, self._reverse, None, None
-            )
+            direction: recurrence.prepare(kernels, direction, self._y, self._reverse, None, None)
             for direction in DIRECTIONS
         }
 
@@ -69,11 +67,11 @@ class Passes:
         launch = self.launches[direction]._replace(plan=plan)
         if direction == "forward":
             states = (self._weight_hh, (), self._hx, self._cx, self._y, self._hy, self._cy)
-            cuda_recurrence.forward(launch, self._igates, *states, None, self._reserve)
+            recurrence.forward(launch, self._igates, *states, None, self._reserve)
             return [self._y, self._hy, self._cy]
         grads = (self._dy, None, None, None)
         states = (self._y, self._reserve, self._weight_hh, (), self._hx, self._cx)
-        found = cuda_recurrence.backward(launch, *grads, *states, True, False)
+        found = recurrence.backward(launch, *grads, *states, True, False)
         return [found[0], *found[3:]]
 
     def poison(self) -> None:

@@ -13,7 +13,7 @@ A second run goes on where the first one stopped.
 tune.json has a row for each plan: `model_us` and `us` a step, by paired rounds of CUDA events, and
 `ratio`, the time of the model's choice over the plan's. tune.md has the model's choice beside the
 fastest plan, and what the constants of the model should be (`Costs` in csrc/cuda/kernels.h).
-measured.txt has the table for fastlstm/gpu_measured.py, if compare.json is in FOLDER too.
+measured.txt has the table for fastlstm/backends/gpu/timings.py, if compare.json is in FOLDER too.
 
 On a CPU the kernels are emulated, as the tests do it.
 """

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastlstm.backends.reference import lstm_step, project
-from fastlstm.types import Problem
+from fastlstm.call import Problem
 
 
 def is_exporting() -> bool:

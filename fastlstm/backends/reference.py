@@ -21,7 +21,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastlstm.types import Problem
+from fastlstm.call import Problem
 
 
 def supports(problem: Problem) -> str | None:

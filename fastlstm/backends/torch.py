@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from fastlstm.types import LSTMWeights, Problem
+from fastlstm.call import LSTMWeights, Problem
 
 
 def supports(problem: Problem) -> str | None:

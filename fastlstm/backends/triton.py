@@ -21,10 +21,10 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor
 
-from fastlstm import products
-from fastlstm.backends import gpu, memory, padding
+from fastlstm.backends import gpu, pointers
+from fastlstm.backends.gpu import matmuls, packed_sequence
+from fastlstm.call import Problem
 from fastlstm.kernels import INTERPRETED
-from fastlstm.types import Problem
 
 _GROUPS = 32  # their directions are bits of one word
 _INSTALLED = find_spec("triton") is not None
@@ -67,7 +67,7 @@ def _bits(flags: Sequence[bool]) -> int:
     return sum(1 << group for group, flag in enumerate(flags) if flag)
 
 
-@padding.forward
+@packed_sequence.forward
 def forward(
     input: Tensor,
     weight_ih: Sequence[Tensor],
@@ -103,8 +103,8 @@ def forward(
 
     w_ih = gpu.stack(weight_ih)
     if w_ih is not None:
-        input = products.project(input, w_ih, gpu.stack(bias_ih), gpu.stack(bias_hh))
-    igates, lengths = memory.unit_stride(input), gpu.contiguous(lengths)
+        input = matmuls.project(input, w_ih, gpu.stack(bias_ih), gpu.stack(bias_hh))
+    igates, lengths = pointers.unit_stride(input), gpu.contiguous(lengths)
     w_hh, w_ch = gpu.stack(weight_hh), gpu.stack(weight_ch)
     assert w_hh is not None
     filled = reserve if train else None
@@ -139,7 +139,7 @@ def forward(
     return y, hy, cy, nothing, reserve
 
 
-@padding.backward
+@packed_sequence.backward
 def backward(
     dy: Tensor | None,
     dhy: Tensor | None,
@@ -180,13 +180,13 @@ def backward(
     )
     dinput, dweight_ih, dbias, dweight_hh, dweight_hr = (y.new_empty(0) for _ in range(5))
     if needs[0]:
-        dinput = products.dinput(dgates, input, weight_ih) if weight_ih else dgates
+        dinput = matmuls.dinput(dgates, input, weight_ih) if weight_ih else dgates
     if needs[1]:
-        dweight_ih = products.dweight_ih(dgates, input, lengths)
+        dweight_ih = matmuls.dweight_ih(dgates, input, lengths)
     if needs[2]:
         dbias = dgates.sum((0, 1), dtype=gpu.sums(y.dtype)).to(y.dtype)
     if needs[3]:
-        dweight_hh = products.dweight_hh(dgates, y, hx, reverse, lengths, reset)
+        dweight_hh = matmuls.dweight_hh(dgates, y, hx, reverse, lengths, reset)
     dweight_ch = y.new_empty(0) if dweight_ch is None else dweight_ch.sum(0).to(y.dtype)
     return dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx
 
@@ -214,7 +214,7 @@ def _recurrence(
     tiles = -(-B // (configuration or CELL).block_b)
     dweight_ch = reserve.new_zeros(tiles, G, 3 * H, dtype=sums) if needs_weight_ch else None
     dgates = reserve.new_empty(T, B, G, 4 * H)
-    dy = None if dy is None else memory.unit_stride(dy)
+    dy = None if dy is None else pointers.unit_stride(dy)
     w_hh, w_ch, cx = gpu.stack(weight_hh), gpu.stack(weight_ch), cx.contiguous()
     assert w_hh is not None
     with torch.cuda.device_of(reserve):

@@ -4,12 +4,11 @@ NumPy and torch suffice, but for files that have a package of their own: `pip in
 'fastlstm[train]'`.
 """
 
-from fastlstm.data.action_video import ActionClips, Clip, load_actions
 from fastlstm.data.digits import load_digits
-from fastlstm.data.motions import MOTIONS, MotionMNIST
+from fastlstm.data.frame_features import Percepts
+from fastlstm.data.motion_mnist import MOTIONS, MotionMNIST
 from fastlstm.data.moving_mnist import MovingMNIST
 from fastlstm.data.patches import VideoPatches, real_video_files
-from fastlstm.data.percepts import Percepts
 from fastlstm.data.sequences import (
     BytesSequence,
     LongSequence,
@@ -20,6 +19,7 @@ from fastlstm.data.sequences import (
 )
 from fastlstm.data.streams import Piece, Streams, WindowPlan
 from fastlstm.data.text import load_text
+from fastlstm.data.ucf_hmdb import ActionClips, Clip, load_actions
 from fastlstm.data.video_files import VideoFrames
 
 __all__ = [

@@ -6,12 +6,12 @@ import struct
 import zlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-Split = Literal["train", "val", "test"]
+from fastlstm.data.splits import Split
 
 _DIGIT = 28
 _IDX_IMAGES = 0x00000803  # unsigned bytes, three dimensions

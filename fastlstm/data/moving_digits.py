@@ -4,7 +4,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from fastlstm.data.deals import dealt
+from fastlstm.data.shuffled_rounds import dealt
 
 BLOCK = 4096
 """Videos that share one seeded draw of starts; changing it changes every video."""

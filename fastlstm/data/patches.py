@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from torch.utils.data import Dataset
 
 from fastlstm.data.caching import cache_folder
-from fastlstm.data.decoded import DecodedVideo, decode, mapped
-from fastlstm.data.digits import Split
+from fastlstm.data.decoded_video import DecodedVideo, decode, mapped
+from fastlstm.data.splits import Split
 
 _CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 _SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")

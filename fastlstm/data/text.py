@@ -5,9 +5,9 @@ import zlib
 from pathlib import Path
 from typing import get_args
 
-from fastlstm.data.digits import Split
 from fastlstm.data.formats import format_of, head_of
 from fastlstm.data.sequences import BytesSequence
+from fastlstm.data.splits import Split
 
 _PARTS = 20  # one of them is val, another test
 _LEAST = 100  # one byte in so many: what a split has at the least if files are dealt out whole

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 
-from fastlstm.classifier import LSTMClassifier
 from fastlstm.experiments.pictures import label_curves
 from fastlstm.experiments.runs import write_json
 from fastlstm.experiments.setting import Setting, spread
+from fastlstm.models.classifier import LSTMClassifier
+from fastlstm.models.srivastava import CompositeLSTM
+from fastlstm.models.video import VideoLSTM
 from fastlstm.training import ClassificationTask, MotionData, SmoothImageWeights
-from fastlstm.video import VideoLSTM
-from fastlstm.video_models import CompositeLSTM
 
 _NEW = "new weights"
 

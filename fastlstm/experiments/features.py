@@ -8,7 +8,7 @@ from torch import Tensor
 from fastlstm.experiments.pictures import feature_grids
 from fastlstm.experiments.setting import Setting
 from fastlstm.experiments.videos import data_of
-from fastlstm.video import VideoLSTM
+from fastlstm.models.video import VideoLSTM
 
 _GATES = ("input gate", "forget gate", "cell input", "output gate")  # the order of weight_ih
 

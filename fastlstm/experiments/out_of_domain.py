@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from fastlstm.experiments.pictures import Strip, strips
 from fastlstm.experiments.setting import Setting
 from fastlstm.experiments.videos import data_of
-from fastlstm.training.baselines import Baselines
-from fastlstm.training.module import VideoTask
-from fastlstm.training.task import floats
-from fastlstm.video import VideoLSTM
+from fastlstm.models.video import VideoLSTM
+from fastlstm.training.callbacks.baselines import Baselines
+from fastlstm.training.tasks.base import floats
+from fastlstm.training.tasks.video import VideoTask
 
 
 def out_of_domain(setting: Setting) -> dict[str, Any]:

@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from fastlstm.storage import written_whole
+from fastlstm.files import written_whole
+from fastlstm.models.video import VideoLSTM
+from fastlstm.training.commands.video import VideoCommand
 from fastlstm.training.run_folder import remove, run_files
-from fastlstm.training.video_command import VideoCommand
-from fastlstm.video import VideoLSTM
 
 
 @dataclass(frozen=True)

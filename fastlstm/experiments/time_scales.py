@@ -6,14 +6,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastlstm.decoding import decode
 from fastlstm.experiments.pictures import Strip, activity_maps, error_curve, strips
 from fastlstm.experiments.setting import Setting
 from fastlstm.experiments.videos import data_of
 from fastlstm.functional import lstm
-from fastlstm.training.baselines import BaselineErrors, frame_error
-from fastlstm.training.task import floats
-from fastlstm.video import VideoLSTM
+from fastlstm.models.decoding import decode
+from fastlstm.models.video import VideoLSTM
+from fastlstm.training.callbacks.baselines import BaselineErrors, frame_error
+from fastlstm.training.tasks.base import floats
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from fastlstm.experiments.pictures import Strip, strips
 from fastlstm.experiments.runs import Run
 from fastlstm.experiments.setting import Setting, spread
 from fastlstm.experiments.videos import data_of
-from fastlstm.training.task import floats
+from fastlstm.training.tasks.base import floats
 
 _SHOWN = 2  # test videos in the figure
 

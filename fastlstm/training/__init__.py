@@ -3,21 +3,21 @@
 Needs the extra: pip install 'fastlstm[train]'.
 """
 
-from fastlstm.training.action_data import LabelledBatch, MotionData, MotionVideoData
-from fastlstm.training.action_video_data import ActionFutureData, ActionVideoData
-from fastlstm.training.baselines import BaselineErrors, Baselines, frame_error
-from fastlstm.training.checkpoint import AtomicCheckpointIO, StepSeeds, StopBetweenSteps
-from fastlstm.training.classification import ClassificationTask
-from fastlstm.training.datamodule import MovingMNISTData, VideoBatch
-from fastlstm.training.figures import PredictionFigure
-from fastlstm.training.finite import StopOnNonFinite
-from fastlstm.training.initialization import SmoothImageWeights
-from fastlstm.training.module import VideoTask
-from fastlstm.training.patch_data import PatchData
-from fastlstm.training.predictions import PredictionWriter
-from fastlstm.training.progress import StepProgressBar, Throughput
-from fastlstm.training.sequence_data import FileSequenceData, SequenceData, TextData
-from fastlstm.training.sequence_task import SequenceTask
+from fastlstm.training.callbacks.baselines import BaselineErrors, Baselines, frame_error
+from fastlstm.training.callbacks.checkpoint import AtomicCheckpointIO, StepSeeds, StopBetweenSteps
+from fastlstm.training.callbacks.figures import PredictionFigure
+from fastlstm.training.callbacks.finite import StopOnNonFinite
+from fastlstm.training.callbacks.initialization import SmoothImageWeights
+from fastlstm.training.callbacks.predictions import PredictionWriter
+from fastlstm.training.callbacks.progress import StepProgressBar, Throughput
+from fastlstm.training.datamodules.action_videos import ActionFutureData, ActionVideoData
+from fastlstm.training.datamodules.motions import LabelledBatch, MotionData, MotionVideoData
+from fastlstm.training.datamodules.moving_mnist import MovingMNISTData, VideoBatch
+from fastlstm.training.datamodules.patches import PatchData
+from fastlstm.training.datamodules.sequences import FileSequenceData, SequenceData, TextData
+from fastlstm.training.tasks.classification import ClassificationTask
+from fastlstm.training.tasks.sequence import SequenceTask
+from fastlstm.training.tasks.video import VideoTask
 from fastlstm.training.tbptt import Window, Windows, window_loss
 
 __all__ = [

@@ -1,0 +1,27 @@
+"""The fastest backend of LSTMs without peepholes, as measured, by compute capability of the GPU.
+
+``python -m benchmarks.gpu.tune`` writes a GPU's entry, of what ``benchmarks.gpu.compare`` found.
+No GPU has been measured yet, so there is no table, and
+:mod:`fastlstm.backends.gpu.choice` stays with cuDNN.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Measured(NamedTuple):
+    """One LSTM, and the name of the backend that ran it fastest."""
+
+    dtype: str
+    H: int
+    B: int
+    L: int
+    G: int
+    """directions"""
+    train: bool
+    """forward and backward; else forward alone"""
+    backend: str
+
+
+TABLES: dict[tuple[int, int], tuple[Measured, ...]] = {}

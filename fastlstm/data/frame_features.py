@@ -1,0 +1,133 @@
+"""Percepts: what a network for images makes of every frame, computed once for each video."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from fastlstm.data.caching import cache_folder, cache_name
+from fastlstm.data.decoded_video import mapped
+from fastlstm.data.video_files import VideoFrames
+from fastlstm.files import written_whole
+
+
+class Percepts:
+    """Features (T, D) of a video's T frames, in a file of each video that is made at first use.
+
+    A frame is scaled so that its shorter side is `size`, cut to the square in its middle, scaled to
+    [0, 1] and standardised by `mean` and `std`. The paper's percepts are the 4,096 outputs of layer
+    fc6 of a VGG network; a backbone is any module from (N, 3, size, size) floats to (N, D).
+
+    Files are of this backbone and these arguments alone: its `repr` and its weights, the video's
+    path, size and time, and `description` are in their names. Work that was interrupted goes on
+    with the next video.
+
+    Args:
+        backbone: runs in evaluation mode where its parameters are.
+        size: height and width of what it reads. Default: 224.
+        mean, std: of each colour channel, of values in [0, 1]. Default: those of ImageNet, which
+            torchvision's networks were trained with.
+        description: tells backbones apart that have the same `repr` and weights.
+        batch_size: frames that it reads at once.
+        cache: a folder for the files; None for one of the user's caches, as `cache_folder` says.
+
+    Raises:
+        ValueError: a size below 1.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        size: int = 224,
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+        description: str = "",
+        batch_size: int = 32,
+        cache: str | Path | None = None,
+    ) -> None:
+        for name, value in (("size", size), ("batch_size", batch_size)):
+            if value < 1:
+                raise ValueError(f"{name}: expected at least 1, got {value}")
+        for name, values in (("mean", mean), ("std", std)):
+            if len(values) != 3:
+                raise ValueError(f"{name}: expected 3 numbers, got {len(values)}")
+        self.backbone = backbone
+        self.size = size
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.batch_size = batch_size
+        self.folder = cache_folder(cache, "percepts")
+        self._made = {
+            "backbone": _fingerprint(backbone),
+            "description": description,
+            "size": size,
+            "mean": self.mean,
+            "std": self.std,
+        }
+
+    def __call__(self, video: str | Path) -> NDArray[np.float32]:
+        """(T, D) float32, mapped into memory.
+
+        Raises:
+            FileNotFoundError: no such video.
+            ValueError: it cannot be read, or the backbone does not return (N, D) floats.
+        """
+        return mapped(self.file(video))
+
+    def file(self, video: str | Path) -> Path:
+        """The `.npy` file of a video's percepts, made if it is absent."""
+        if not Path(video).is_file():
+            raise FileNotFoundError(f"video: expected a video file, {video} is absent")
+        path = self.folder / f"{cache_name(video, **self._made)}.npy"
+        if not path.exists():
+            self._write(Path(video), path)
+        return path
+
+    def _write(self, video: Path, path: Path) -> None:
+        height, width = VideoFrames(video)[0:1].shape[1:3]
+        scale = self.size / min(height, width)
+        scaled = (max(self.size, round(height * scale)), max(self.size, round(width * scale)))
+        frames = VideoFrames(video, scaled, "rgb")
+        top, left = ((side - self.size) // 2 for side in scaled)
+        percepts = None
+        with written_whole(path) as unfinished:
+            for start in range(0, len(frames), self.batch_size):
+                stop = min(start + self.batch_size, len(frames))
+                square = frames[start:stop][:, top : top + self.size, left : left + self.size]
+                features = self._features(square)
+                if percepts is None:
+                    shape = (len(frames), features.shape[1])
+                    percepts = open_memmap(unfinished, "w+", np.float32, shape)
+                percepts[start:stop] = features.float().cpu().numpy()
+            assert percepts is not None  # a video without frames cannot be opened
+            percepts.flush()
+
+    @torch.inference_mode()
+    def _features(self, frames: NDArray[np.uint8]) -> Tensor:
+        """(n, D) of (n, size, size, 3) bytes."""
+        parameter = next(self.backbone.parameters(), torch.empty(0))
+        images = torch.from_numpy(frames).permute(0, 3, 1, 2).to(parameter) / 255
+        mean, std = (images.new_tensor(each)[:, None, None] for each in (self.mean, self.std))
+        was_training = self.backbone.training
+        try:
+            features = self.backbone.eval()((images - mean) / std)
+        finally:
+            self.backbone.train(was_training)
+        if not isinstance(features, Tensor) or features.dim() != 2 or len(features) != len(frames):
+            got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(f"backbone: expected features ({len(frames)}, D), got {got}")
+        return features
+
+
+def _fingerprint(module: nn.Module) -> str:
+    """A checksum of a module's layers and weights."""
+    told = hashlib.sha256(repr(module).encode())
+    for name, tensor in module.state_dict().items():
+        told.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        told.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return told.hexdigest()

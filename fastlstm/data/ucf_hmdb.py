@@ -1,0 +1,146 @@
+"""The clips of UCF-101 and HMDB-51 and their classes, split as the data sets' authors say."""
+
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+from fastlstm.data.splits import Split
+
+ActionSet = Literal["ucf101", "hmdb51"]
+
+_FOLDS = (1, 2, 3)
+_VAL = 10  # a group in 10 of the official training clips is val
+
+
+class Clip(NamedTuple):
+    """A video file and its class.
+
+    label: from 0 on.
+    group: a name that clips cut from one recording share.
+    """
+
+    path: Path
+    label: int
+    group: str
+
+
+class ActionClips(NamedTuple):
+    """Clips of one split, and the names of all classes in the order of their labels."""
+
+    clips: list[Clip]
+    classes: tuple[str, ...]
+
+
+def load_actions(
+    dataset: ActionSet, folder: str | Path, split: Split = "train", fold: int = 1
+) -> ActionClips:
+    """Clips of UCF-101 or HMDB-51 in their official layout.
+
+    UCF-101: `ucfTrainTestlist` with classInd.txt, trainlist01.txt and testlist01.txt, and a folder
+    of .avi files for each class, in `folder` or in its `UCF-101`. HMDB-51:
+    `testTrainMulti_7030_splits` with `<class>_test_split1.txt`, whose clips are marked 1 for
+    training, 2 for test and 0 for neither, and class folders in `folder` or in its `hmdb51_org`.
+
+    Test is the official one. Of the official training clips, "val" has a group in 10, by a checksum
+    of its name, and "train" the others: clips of one recording stay together.
+
+    Args:
+        dataset: "ucf101" or "hmdb51".
+        folder: where the archives were unpacked.
+        split: "train", "val" or "test".
+        fold: which of the three official splits: 1, 2 or 3.
+
+    Raises:
+        FileNotFoundError: a folder, a list, or a clip that is in a list is absent.
+        ValueError: an unknown word or fold, a line that is none of a list, or an empty split.
+    """
+    if dataset not in get_args(ActionSet):
+        raise ValueError(f"dataset: expected one of {get_args(ActionSet)}, got {dataset!r}")
+    if split not in get_args(Split):
+        raise ValueError(f"split: expected one of {get_args(Split)}, got {split!r}")
+    if fold not in _FOLDS:
+        raise ValueError(f"fold: expected one of {_FOLDS}, got {fold}")
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"folder: expected a folder, {root} is absent")
+    read = _read_ucf101 if dataset == "ucf101" else _read_hmdb51
+    clips, classes = read(root, split == "test", fold)
+    if split != "test":
+        clips = [clip for clip in clips if _is_val(clip.group) == (split == "val")]
+    if not clips:
+        raise ValueError(f"folder: expected clips of the {split} split, {root} lists none")
+    absent = [clip.path for clip in clips if not clip.path.is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"folder: expected the {len(clips)} {split} clips that the lists name,"
+            f" {len(absent)} are absent, the first of them {absent[0]}"
+        )
+    return ActionClips(clips, classes)
+
+
+def _is_val(group: str) -> bool:
+    return zlib.crc32(group.encode()) % _VAL == 0
+
+
+def _read_ucf101(root: Path, test: bool, fold: int) -> ActionClips:
+    lists = root / "ucfTrainTestlist"
+    numbered = [_fields(lists / "classInd.txt", line, 2) for line in _lines(lists / "classInd.txt")]
+    classes = tuple(name for _, name in sorted(numbered, key=lambda pair: int(pair[0])))
+    videos = _class_folders(root, "UCF-101", classes)
+    listed = lists / f"{'test' if test else 'train'}list{fold:02}.txt"
+    clips = []
+    for line in _lines(listed):
+        # "Class/v_Class_g08_c01.avi 1"; test lists lack the number, which the folder says again
+        name, _, file = line.split(" ")[0].partition("/")
+        if name not in classes or not file:
+            raise ValueError(f"{listed}: expected lines of <class>/<clip>, got {line!r}")
+        group = file.rpartition("_c")[0] or file
+        clips.append(Clip(videos / name / file, classes.index(name), group))
+    return ActionClips(clips, classes)
+
+
+def _read_hmdb51(root: Path, test: bool, fold: int) -> ActionClips:
+    lists, ending = root / "testTrainMulti_7030_splits", f"_test_split{fold}.txt"
+    files = sorted(lists.glob(f"*{ending}"))
+    if not files:
+        raise FileNotFoundError(f"folder: expected lists <class>{ending}, {lists} has none")
+    classes = tuple(file.name.removesuffix(ending) for file in files)
+    videos = _class_folders(root, "hmdb51_org", classes)
+    clips = []
+    for label, (name, listed) in enumerate(zip(classes, files, strict=True)):
+        for line in _lines(listed):
+            file, mark = _fields(listed, line, 2)
+            if mark not in ("0", "1", "2"):
+                raise ValueError(f"{listed}: expected clips marked 0, 1 or 2, got {line!r}")
+            if mark == ("2" if test else "1"):
+                group = file.rpartition(f"_{name}_")[0] or file  # "<recording>_<class>_f_cm_..."
+                clips.append(Clip(videos / name / file, label, group))
+    return ActionClips(clips, classes)
+
+
+def _class_folders(root: Path, below: str, classes: Iterable[str]) -> Path:
+    """Where the folders of the classes are."""
+    for folder in (root / below, root):
+        if any((folder / name).is_dir() for name in classes):
+            return folder
+    raise FileNotFoundError(
+        f"folder: expected a folder of clips for each class in {root / below} or {root}, found none"
+    )
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"folder: expected an official list, {path} is absent")
+    try:
+        text = path.read_text()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"folder: expected a list in text, got {path}: {error}") from error
+    return [line for line in map(str.strip, text.splitlines()) if line]
+
+
+def _fields(path: Path, line: str, count: int) -> list[str]:
+    fields = line.rsplit(maxsplit=count - 1)
+    if len(fields) != count:
+        raise ValueError(f"{path}: expected lines of {count} words, got {line!r}")
+    return fields

@@ -1,0 +1,1 @@
+"""The video models, a classifier and a language model."""

@@ -1,0 +1,1 @@
+"""The modules of fastlstm: what ``torch.nn`` is to PyTorch."""

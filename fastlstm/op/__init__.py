@@ -1,0 +1,1 @@
+"""The sequence op: its schema, its gradients, its transforms."""

@@ -1,0 +1,82 @@
+"""Predicted frames written to files: arrays to work with, pictures to look at."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from fastlstm.training.callbacks.figures import (
+    VideoPictures,
+    has_pictures,
+    prediction_strip,
+    save_gif,
+)
+from fastlstm.training.datamodules.moving_mnist import VideoBatch
+from fastlstm.training.run_folder import predictions, remove
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes each predicted batch as `batch_000.npz`, and its first videos as PNG strip and GIF.
+
+    Of data whose frames are no pictures there are only the arrays.
+
+    The arrays: `frames` (T_in, B, I) and `future` (T_out, B, I) uint8 as read, `prediction`
+    (T_out, B, I) float32 in closed loop.
+
+    Args:
+        folder: where to; None for `predictions` in the run's folder, where those of an earlier
+            prediction that are not written again are removed.
+        samples: videos in the pictures.
+    """
+
+    def __init__(self, folder: str | None = None, samples: int = 4) -> None:
+        super().__init__("batch")
+        if samples < 1:
+            raise ValueError(f"samples: expected at least 1, got {samples}")
+        self.folder = folder
+        self.samples = samples
+        self.written: list[Path] = []
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: Any,
+        prediction: Tensor,
+        batch_indices: Sequence[int] | None,
+        batch: VideoBatch,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        if not trainer.is_global_zero:  # every process predicts the same videos
+            return
+        folder = Path(self.folder or Path(trainer.default_root_dir) / "predictions")
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"batch_{batch_idx:03d}.npz"
+        arrays: dict[str, Any] = {
+            "frames": batch.frames.cpu().numpy(),
+            "future": batch.future.cpu().numpy(),
+            "prediction": prediction.float().cpu().numpy(),
+        }
+        np.savez_compressed(path, **arrays)
+        self.written.append(path)
+        if not has_pictures(trainer):
+            return
+        pictures = VideoPictures.of(
+            pl_module,
+            batch,
+            self.samples,
+            trainer.datamodule,  # type: ignore[attr-defined]
+        )
+        title = f"{type(pl_module.model).__name__}, {len(prediction)} frames in closed loop"
+        prediction_strip(pictures, title).savefig(path.with_suffix(".png"), dpi=100)
+        save_gif(pictures, path.with_suffix(".gif"))
+        self.written += [path.with_suffix(".png"), path.with_suffix(".gif")]
+
+    def on_predict_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if self.folder is None and trainer.is_global_zero:
+            run = Path(trainer.default_root_dir)
+            remove(set(predictions(run)) - set(self.written), run)

@@ -1,0 +1,62 @@
+"""`fastlstm classify fit|validate|test`: the training of classifiers of video."""
+
+from collections.abc import Mapping
+
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser
+
+from fastlstm.models.video import VideoLSTM
+from fastlstm.training.callbacks.progress import Throughput
+from fastlstm.training.commands.base import RunCommand
+from fastlstm.training.tasks.classification import ClassificationTask
+
+_DESCRIPTION = (
+    "Train classifiers of video, from new weights or from the encoder of a video model that was"
+    " trained without labels (--encoder)."
+)
+
+
+class ClassifyCommand(RunCommand):
+    """`RunCommand` for ClassificationTask and any LabelledBatch data.
+
+    `fit --encoder FILE` starts from the encoder of a video model that `VideoLSTM.save` wrote.
+
+    Raises:
+        ValueError: also an encoder of other sizes than the classifier's.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        throughput = Throughput("videos", lambda batch: len(batch.labels))
+        super().__init__(ClassificationTask, throughput, "fastlstm classify", _DESCRIPTION, args)
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument(
+            "--encoder", type=str | None, default=None, help="Saved video model to start from."
+        )
+
+    def before_fit(self) -> None:
+        """Copies the encoder; a run that resumes has its own already."""
+        file = self._get(self.config, "encoder")
+        if file is None or self._get(self.config, "ckpt_path") is not None:
+            return
+        trained, classifier = VideoLSTM.load(file), self.model.model
+        for name in ("input_size", "hidden_size", "num_layers", "peephole"):
+            expected, received = classifier.config[name], trained.config[name]
+            if received != expected:
+                raise ValueError(
+                    f"encoder: expected a model of {name}={expected!r} as configured, got"
+                    f" {name}={received!r} in {file}"
+                )
+        classifier.encoder.load_state_dict(trained.encoder.state_dict())
+
+    def _summary(self, steps: int, errors: Mapping[str, float], tested: str | None) -> list[str]:
+        speed = self.throughput.per_second
+        return [
+            "",
+            f"LSTMClassifier after {steps:,} steps"
+            + (f", {speed:,.0f} training videos/s" if speed else ""),
+            f"Held-out videos, {tested or 'weights of the last step'}:",
+            f"  accuracy     {errors['test/accuracy']:>7.1%}",
+            f"  loss, nats   {errors['test/loss']:>7.3f}",
+            f"run     {self._folder}",
+        ]
