@@ -5,6 +5,7 @@ import zlib
 import emulation
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastlstm.backends import select
 from fastlstm.call import Problem
@@ -99,3 +100,20 @@ def compiled():
     torch._dynamo.utils.counters.clear()
     yield lambda function: torch.compile(function, fullgraph=True, backend="aot_eager")
     torch._dynamo.reset()
+
+
+class _Listener(TorchDispatchMode):
+    """Sees every op, so that the kernels are called as an op and not directly."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        return function(*args, **kwargs or {})
+
+
+@pytest.fixture(params=["direct", "op"])
+def path(request):
+    """Both paths to the kernels in turn: directly, and by the op of ``torch.library``."""
+    if request.param == "direct":
+        yield
+    else:
+        with _Listener():
+            yield

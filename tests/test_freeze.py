@@ -1,4 +1,4 @@
-"""``LSTM.freeze``: every sentence of its docstring; test_packed.py has the writes."""
+"""``LSTM.freeze``: every sentence of its docstring; test_prepacked.py has the writes."""
 
 import copy
 import pickle
