@@ -1,47 +1,53 @@
-"""A classifier of video: an encoder with a softmax after every frame.
-
-The action recognition model of Srivastava, Mansimov and Salakhutdinov (ICML 2015,
-arXiv:1502.04681): its encoder starts from random weights, or from those of a video model that was
-trained without labels.
-"""
+"""The classifier of videos, which may start from the encoder of a video model."""
 
 from __future__ import annotations
-
-import os
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from fastlstm.backends import select
-from fastlstm.layout_checks import can_read_values, check_size, steps_between_checkpoints
-from fastlstm.models import saving
+from fastlstm.layout_checks import can_read_values, check_size
 from fastlstm.models.encoder_decoder import Encoder, time_first
+from fastlstm.models.saving import SavedModel
 from fastlstm.models.video import VideoLSTM
 
 
-class LSTMClassifier(nn.Module):
-    """LSTM layers over frames, and a linear softmax layer that names a class after each of them.
+class LSTMClassifier(SavedModel):
+    """A classifier of videos: an LSTM encoder, and a softmax over the classes after every frame.
 
-    ``encoder`` has the parameters of a :class:`fastlstm.VideoLSTM`'s encoder of the same sizes,
-    under the same names.
+    The action recognition model of Srivastava, Mansimov and Salakhutdinov (ICML 2015,
+    arXiv:1502.04681), section 3.4. Its encoder starts from random weights, or by
+    :meth:`from_encoder` from those of a video model that was trained without labels: ``encoder``
+    has the parameters, under the same names, of the encoder of a :class:`fastlstm.VideoLSTM` of
+    the same sizes.
 
     Args:
-        input_size: I, values in a frame.
-        hidden_size: H, units in each layer.
-        num_classes: C.
-        num_layers: L. Default: 1.
+        input_size: I, number of values in a frame.
+        hidden_size: H, number of units in each layer.
+        num_classes: C, number of classes.
+        num_layers: L, number of layers. Default: 1.
         dropout: probability of zeroing an output of each layer, in training. Default: 0.
-        peephole: diagonal connections from cell states to gates. Default: True.
-        batch_first: frames and logits are (B, T, ...) instead of (T, B, ...). Default: False.
-        backend: "auto" or a backend's name.
-        checkpoint_every: what training keeps, as in :class:`fastlstm.LSTM`. Default: every step.
-        device, dtype: of the parameters. Default: torch's.
+        peephole: connections from the cell states to the gates. Default: True, as in the paper.
+        batch_first: frames and logits are (B, T, ...) in place of (T, B, ...). Default: False.
+        backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
+        checkpoint_every: which steps' states training keeps, for long videos; see
+            :class:`fastlstm.LSTM`. Default: None, all of them.
+        device: of the parameters. Default: torch's default device.
+        dtype: of the parameters. Default: torch's default dtype.
 
     Raises:
-        TypeError: a ``checkpoint_every`` that is neither None, an integer nor a word.
+        TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
         ValueError: a size below 1, a probability outside 0..1, or an unknown word.
+
+    Example:
+        >>> import torch, fastlstm
+        >>> model = fastlstm.LSTMFuturePredictor(16, 8)  # to be trained on videos without labels
+        >>> classifier = fastlstm.LSTMClassifier.from_encoder(model, num_classes=3)
+        >>> frames, labels = torch.rand(5, 2, 16), torch.tensor([2, 0])
+        >>> classifier.loss(frames, labels).backward()
+        >>> classifier.probabilities(frames).shape
+        torch.Size([2, 3])
     """
 
     def __init__(
@@ -71,10 +77,7 @@ class LSTMClassifier(nn.Module):
                 raise ValueError(f"{name}: expected at least 1, got {size}")
         if not 0.0 <= dropout <= 1.0:
             raise ValueError(f"dropout: expected a probability in 0..1, got {dropout}")
-        if backend != "auto":
-            select.get(backend)
-        steps_between_checkpoints(checkpoint_every)
-        self.config: dict[str, Any] = sizes | {
+        self.config = sizes | {
             "dropout": dropout,
             "peephole": peephole,
             "batch_first": batch_first,
@@ -92,20 +95,20 @@ class LSTMClassifier(nn.Module):
         self.reset_parameters()
 
     @classmethod
-    def from_encoder(
-        cls, model: VideoLSTM, num_classes: int, dropout: float = 0.0
-    ) -> LSTMClassifier:
-        """A classifier that starts from a copy of a video model's encoder.
+    def from_encoder(cls, model: VideoLSTM, num_classes: int, dropout: float = 0.0) -> Self:
+        """Make a classifier whose encoder is a copy of a video model's.
 
-        It has the model's sizes, peepholes, layout, backend, device and dtype; its softmax layer is
-        drawn anew.
+        The classifier has the model's sizes, peepholes, layout, backend, device and dtype; the
+        weights of its softmax layer are random.
 
         Args:
-            model: any video model, which stays as it is.
-            num_classes, dropout: of the classifier.
+            model: any video model; it is not changed.
+            num_classes: C, number of classes.
+            dropout: probability of zeroing an output of each layer, in training. Default: 0.
 
         Raises:
-            TypeError: the model is no video model.
+            TypeError: ``model`` is no video model.
+            ValueError: ``num_classes`` below 1, or ``dropout`` outside 0..1.
         """
         if not isinstance(model, VideoLSTM):
             raise TypeError(f"model: expected a VideoLSTM, got {type(model).__name__}")
@@ -119,12 +122,12 @@ class LSTMClassifier(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Weights as in ``nn.LSTM`` and ``nn.Linear``; LSTM biases 0, forget gates 1."""
+        """Draw weights as ``nn.LSTM`` and ``nn.Linear`` do; LSTM biases are 0, forget gates' 1."""
         self.encoder.reset_parameters()
         self.readout.reset_parameters()
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Logits of the classes after each frame.
+        """Compute the logits of the classes after each frame.
 
         Args:
             frames: (T, B, I).
@@ -140,15 +143,19 @@ class LSTMClassifier(nn.Module):
         return logits.transpose(0, 1) if self.batch_first else logits
 
     def loss(self, frames: Tensor, labels: Tensor) -> Tensor:
-        """The training loss: cross-entropy in nats, averaged over frames and batch.
+        """Compute the training loss: cross-entropy in nats, averaged over frames and batch.
 
         Args:
             frames: (T, B, I).
-            labels: (B,) integers in 0..C-1.
+            labels: (B,) integers in 0..C-1, one class for each video.
+
+        Returns:
+            Scalar, in float32 or, for a float64 model, in float64.
 
         Raises:
-            RuntimeError, ValueError: as :meth:`forward` does, or labels of a wrong size, kind or
-                value.
+            RuntimeError, ValueError: as :meth:`forward` does.
+            RuntimeError: labels of a wrong size or dtype.
+            ValueError: labels outside 0..C-1, or an empty batch.
         """
         logits = time_first("logits", self(frames), self.batch_first)
         T, B = logits.shape[:2]
@@ -163,34 +170,37 @@ class LSTMClassifier(nn.Module):
                 raise ValueError(
                     f"labels: expected classes in 0..{self.num_classes - 1}, got {low}..{high}"
                 )
-        # float32 at least: under autocast logits are narrower, too narrow for a sum over classes
+        # Under autocast logits may be float16 or bfloat16, too narrow for a sum over classes.
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(logits.flatten(0, 1), labels.long().expand(T, B).flatten())
 
     def probabilities(self, frames: Tensor) -> Tensor:
-        """Probabilities of the classes, averaged over the frames, float32 at least.
+        """Compute the probabilities of the classes, averaged over the frames.
 
         Args:
             frames: (T, B, I).
 
         Returns:
-            (B, C).
+            (B, C), in float32 or, for a float64 model, in float64.
+
+        Raises:
+            RuntimeError, ValueError: as :meth:`forward` does.
         """
         logits = self(frames)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return logits.softmax(-1).mean(1 if self.batch_first else 0)
 
     def video_probabilities(self, video: Tensor, window: int = 16, stride: int = 8) -> Tensor:
-        """Probabilities of the classes of one long video, averaged over its windows.
+        """Compute the probabilities of the classes of one long video, averaged over its windows.
 
-        Each window is read from a fresh state. The paper's are 16 frames long and start every 8.
+        Each window is read from zero states. The defaults are the paper's.
 
         Args:
-            video: (N, I), whatever ``batch_first``; of fewer than ``window`` frames, it is one
-                window.
-            window: frames in a window.
-            stride: frames from the start of one window to that of the next; frames after the last
-                whole window are not read.
+            video: (N, I), whatever ``batch_first`` is. A video of fewer than ``window`` frames is
+                one window.
+            window: number of frames in a window. Default: 16.
+            stride: number of frames from the start of one window to the start of the next. Frames
+                after the last whole window are not read. Default: 8.
 
         Returns:
             (C,).
@@ -207,17 +217,3 @@ class LSTMClassifier(nn.Module):
         windows = video.unfold(0, min(window, len(video)), stride)  # (W, I, window)
         layout = (0, 2, 1) if self.batch_first else (2, 0, 1)
         return self.probabilities(windows.permute(layout)).mean(0)
-
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write parameters and configuration to one file, as :meth:`fastlstm.VideoLSTM.save`."""
-        saving.save(self, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> LSTMClassifier:
-        """The classifier that :meth:`save` wrote, on the CPU.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is damaged, not of this library, or holds another class than ``cls``.
-        """
-        return saving.load(path, cls)

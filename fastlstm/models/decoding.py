@@ -1,8 +1,8 @@
-"""Decoders at work: side by side as groups of one sequence call, or step by step on their own."""
+"""Runs decoders: several in one call of the sequence op, or one of them step by step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -11,148 +11,157 @@ from torch import Tensor
 
 from fastlstm.call import LSTMWeights
 from fastlstm.models.encoder_decoder import Decoder, State
+from fastlstm.models.losses import FrameType, readout_to_frames
 from fastlstm.op.run import lstm_sequence
 
 
-def decode(
-    decoders: Sequence[Decoder], state: State, inputs: Sequence[Tensor | None], steps: int
-) -> tuple[list[Tensor], list[State]]:
-    """Run decoders of one shape over the same number of steps as groups of one sequence call.
+class VideoOutput(NamedTuple):
+    """What a video model's ``forward`` returns: read-outs of its decoders, and the encoder's state.
 
-    Args:
-        decoders: G of them, alike in hidden_size, num_layers, peephole.
-        state: (h, c) that all of them start from, each (L, B, H).
-        inputs: what each reads, (steps, B, I); None for nothing at any step.
-        steps: number of frames to emit.
+    A read-out has logits for binary frames and values for real ones.
 
-    Returns:
-        A read-out (steps, B, I) and a final state for each decoder.
+    Attributes:
+        reconstruction: (T, B, I) in the order of emission: step s is frame T-1-s. None for a model
+            without the reconstruction decoder.
+        future: (steps, B, I) in the order of time. None for a model without the future decoder.
+        state: the encoder's final (h, c), each (L, B, H): the representation of the video.
     """
-    G, B = len(decoders), state[0].shape[1]
-    weights = [decoder.weights() for decoder in decoders]
-    y: Tensor | None = None
-    every = all(x is not None for x in inputs)
-    hy, cy = [], []
-    for layer in range(decoders[0].num_layers):
-        group_weights = [w[layer] for w in weights]
-        reads = every or y is not None
-        if y is not None:
-            input = y
-        else:
-            input = _frames(inputs) if every else _igates(group_weights, inputs, steps, B)
-        y, h, c = lstm_sequence(
-            input,
-            [w.weight_hh for w in group_weights],
-            state[0][layer].expand(G, -1, -1),
-            state[1][layer].expand(G, -1, -1),
-            weight_ih=[w.weight_ih for w in group_weights] if reads else None,
-            bias_ih=[w.bias_ih for w in group_weights if w.bias_ih is not None] if reads else None,
-            weight_ch=[w.weight_ch for w in group_weights if w.weight_ch is not None],
-            checkpoint_every=decoders[0].checkpoint_every,
-            backend=decoders[0].backend,
-        )
-        hy.append(h)
-        cy.append(c)
-    assert y is not None
-    readouts = [decoder.readout(y[:, :, group]) for group, decoder in enumerate(decoders)]
-    h, c = torch.stack(hy), torch.stack(cy)
-    return readouts, [(h[:, group], c[:, group]) for group in range(G)]
+
+    reconstruction: Tensor | None
+    future: Tensor | None
+    state: State
 
 
-def _frames(inputs: Sequence[Tensor | None]) -> Tensor:
-    """What every decoder reads, (steps, B, G, I), or (steps, B, I) if there is one decoder."""
-    tensors = [x for x in inputs if x is not None]
-    return tensors[0] if len(tensors) == 1 else torch.stack(tensors, dim=2)
-
-
-def _igates(
-    weights: Sequence[LSTMWeights], inputs: Sequence[Tensor | None], steps: int, B: int
-) -> Tensor:
-    """(steps, B, G, 4H); where no decoder reads anything, the biases with zero strides."""
-    biases = [w.bias for w in weights if w.bias is not None]  # every layer of a Stack has one
-    if all(x is None for x in inputs):
-        return torch.stack(biases).expand(steps, B, -1, -1)
-    groups = [
-        bias.expand(steps, B, -1) if x is None else F.linear(x, w.weight_ih, bias)
-        for w, bias, x in zip(weights, biases, inputs, strict=True)
-    ]
-    return torch.stack(groups, dim=2)
-
-
-class Job(NamedTuple):
-    """One decoder's work: the frames to emit and, if it is conditional, the true ones to read."""
+class DecoderRun(NamedTuple):
+    """One decoder with what it needs to emit its frames."""
 
     decoder: Decoder | None
-    truth: Tensor | None
-    """(steps, B, I) the frames to be emitted, read one step late; None: its own output."""
+    """None for a decoder that the model does not have."""
+    true_frames: Tensor | None
+    """(steps, B, I) the frames to be emitted, which a conditional decoder reads one step late;
+    None: it reads its own output."""
     steps: int
 
 
-def run(
-    jobs: Sequence[Job],
-    state: State,
-    to_frames: Callable[[Tensor], Tensor],
-    sampling: float = 0.0,
+def run_decoders(
+    runs: Sequence[DecoderRun], state: State, frame_type: FrameType, sampling: float = 0.0
 ) -> list[Tensor | None]:
-    """The read-outs (steps, B, I) of decoder jobs; neighbours of one length run side by side.
+    """Run decoders from one state; neighbours of equal length run in one call of the sequence op.
+
+    A conditional decoder that reads its own output runs step by step. No gradient goes through the
+    frames that it reads; so where gradients are recorded, it then runs once more, over all steps at
+    once, which takes one matrix product for each weight's gradient in place of one a step.
 
     Args:
-        jobs: any number; one without a decoder gives None.
-        state: (h, c) that all start from, each (L, B, H).
-        to_frames: from a read-out to the frame that a decoder reads next.
-        sampling: probability that a conditional decoder reads its own output in place of the
-            truth. Such a decoder, and one without truth, runs step by step. No gradient goes
-            through what it reads, so for gradients it then runs once more, over all steps at once:
-            one product a weight, where step by step each is summed up once a step.
+        runs: one for each decoder.
+        state: (h, c) that all of them start from, each (L, B, H).
+        frame_type: how a read-out becomes the frame that a decoder reads next.
+        sampling: probability, per row and step, that a conditional decoder reads its own output in
+            place of the true frame.
+
+    Returns:
+        A read-out (steps, B, I) for each run, None where there is no decoder.
     """
-    readouts: list[Tensor | None] = [None] * len(jobs)
-    reads: list[Tensor | None] = [None] * len(jobs)
-    equally_long: list[list[int]] = []  # no dict: a length that a compiler traces has no hash
-    for index, (decoder, truth, steps) in enumerate(jobs):
+    readouts: list[Tensor | None] = [None] * len(runs)
+    inputs: list[Tensor | None] = [None] * len(runs)
+    groups: list[list[int]] = []  # no dict by length: a length that a compiler traces has no hash
+    for index, run in enumerate(runs):
+        decoder, frames, steps = run
         if decoder is None:
             continue
         if decoder.conditional:
-            emitted = truth
-            if truth is None or sampling > 0:
+            if frames is None or sampling > 0:
                 with torch.no_grad():
-                    readout, emitted = _closed_loop(
-                        decoder, truth, steps, state, to_frames, sampling
-                    )
+                    readout, frames = _closed_loop(decoder, run, state, frame_type, sampling)
                 if not torch.is_grad_enabled():
                     readouts[index] = readout
                     continue
-            assert emitted is not None
-            reads[index] = torch.cat([torch.zeros_like(emitted[:1]), emitted[: steps - 1]])
-        if equally_long and jobs[equally_long[-1][0]].steps == steps:
-            equally_long[-1].append(index)
+            inputs[index] = torch.cat([torch.zeros_like(frames[:1]), frames[: steps - 1]])
+        if groups and runs[groups[-1][0]].steps == steps:
+            groups[-1].append(index)
         else:
-            equally_long.append([index])
-    for indices in equally_long:
-        steps = jobs[indices[0]].steps
-        decoders = [decoder for i in indices if (decoder := jobs[i].decoder) is not None]
-        outputs, _ = decode(decoders, state, [reads[i] for i in indices], steps)
+            groups.append([index])
+    for indices in groups:
+        decoders = [decoder for i in indices if (decoder := runs[i].decoder) is not None]
+        steps = runs[indices[0]].steps
+        outputs, _ = decode(decoders, state, [inputs[i] for i in indices], steps)
         for index, output in zip(indices, outputs, strict=True):
             readouts[index] = output
     return readouts
 
 
+def decode(
+    decoders: Sequence[Decoder], state: State, inputs: Sequence[Tensor | None], steps: int
+) -> tuple[list[Tensor], list[State]]:
+    """Run decoders of one shape over equally many steps, as groups of one call of the sequence op.
+
+    Args:
+        decoders: G of them, with equal hidden_size, num_layers and peephole.
+        state: (h, c) that all of them start from, each (L, B, H).
+        inputs: (steps, B, I) for each decoder, what it reads; None for one that reads nothing.
+        steps: number of frames to emit.
+
+    Returns:
+        A read-out (steps, B, I) and a final state for each decoder.
+    """
+    G, first = len(decoders), decoders[0]
+    layers = list(zip(*(decoder.weights() for decoder in decoders), strict=True))
+    x, is_igates = _input_of_first_layer(layers[0], inputs, steps, state[0].shape[1])
+    hy, cy = [], []
+    for layer, weights in enumerate(layers):
+        w_ih, w_hh, b_ih, _, w_ch, _ = zip(*weights, strict=True)
+        x, h, c = lstm_sequence(
+            x,
+            w_hh,
+            state[0][layer].expand(G, -1, -1),
+            state[1][layer].expand(G, -1, -1),
+            weight_ih=None if is_igates else w_ih,
+            bias_ih=None if is_igates else b_ih,
+            weight_ch=w_ch if first.peephole else None,
+            checkpoint_every=first.checkpoint_every,
+            backend=first.backend,
+        )
+        is_igates = False
+        hy.append(h)
+        cy.append(c)
+    readouts = [decoder.readout(x[:, :, group]) for group, decoder in enumerate(decoders)]
+    h, c = torch.stack(hy), torch.stack(cy)
+    return readouts, [(h[:, group], c[:, group]) for group in range(G)]
+
+
+def _input_of_first_layer(
+    weights: Sequence[LSTMWeights], inputs: Sequence[Tensor | None], steps: int, B: int
+) -> tuple[Tensor, bool]:
+    """Return what layer 0 reads, and whether that is igates, inputs that the weights multiplied.
+
+    Frames (steps, B, G, I), or (steps, B, I) of a single decoder, if all decoders read; else
+    igates (steps, B, G, 4H), which are the biases alone for a decoder that reads nothing.
+    """
+    tensors = [x for x in inputs if x is not None]
+    if len(tensors) == len(inputs):
+        return (tensors[0] if len(tensors) == 1 else torch.stack(tensors, dim=2)), False
+    biases = [w.bias_ih for w in weights if w.bias_ih is not None]  # every layer of a stack has one
+    if not tensors:
+        return torch.stack(biases).expand(steps, B, -1, -1), True  # steps and rows of stride 0
+    groups = [
+        bias.expand(steps, B, -1) if x is None else F.linear(x, w.weight_ih, bias)
+        for w, bias, x in zip(weights, biases, inputs, strict=True)
+    ]
+    return torch.stack(groups, dim=2), True
+
+
 def _closed_loop(
-    decoder: Decoder,
-    truth: Tensor | None,
-    steps: int,
-    state: State,
-    to_frames: Callable[[Tensor], Tensor],
-    sampling: float,
+    decoder: Decoder, run: DecoderRun, state: State, frame_type: FrameType, sampling: float
 ) -> tuple[Tensor, Tensor]:
-    """The read-outs of a decoder and the frame that it reads after each, both (steps, B, I)."""
+    """Run a decoder step by step; return its read-outs and the frames it reads, (steps, B, I)."""
     readouts: list[Tensor] = []
     frames: list[Tensor] = []
-    for step in range(steps):
+    for step in range(run.steps):
         (readout,), (state,) = decode([decoder], state, [frames[-1] if step else None], 1)
-        frame = to_frames(readout)
-        if truth is not None:
+        frame = readout_to_frames(readout, frame_type)
+        if run.true_frames is not None:
             own = torch.rand(frame.shape[1], 1, device=frame.device) < sampling
-            frame = torch.where(own, frame, truth[step : step + 1])
+            frame = torch.where(own, frame, run.true_frames[step : step + 1])
         readouts.append(readout)
         frames.append(frame)
     return torch.cat(readouts), torch.cat(frames)

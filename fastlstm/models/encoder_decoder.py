@@ -1,38 +1,66 @@
-"""The LSTM stacks inside the video models: encoders, and decoders with a read-out."""
+"""The LSTM stacks inside the video models: encoders, and decoders with a read-out layer."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from fastlstm.call import LSTMWeights, Problem
 from fastlstm.functional import lstm
+from fastlstm.layout_checks import steps_between_checkpoints
+from fastlstm.nn.lstm import check_backend
 
 State = tuple[Tensor, Tensor]
 """(h, c) of every layer, each (L, B, H)."""
+DecoderType = Literal["none", "unconditional", "conditional"]
+
+
+def decoder_type_of(name: str, value: DecoderType | bool | None) -> DecoderType:
+    """Check a word for a decoder, or find the one for a value of version 0.1."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "conditional" if value else "unconditional"
+    if value not in get_args(DecoderType):
+        raise ValueError(
+            f"{name}: expected 'none', 'unconditional' or 'conditional', got {value!r}"
+        )
+    return value
 
 
 def time_first(name: str, frames: Tensor, batch_first: bool) -> Tensor:
-    """A view (T, B, ...) of frames in a model's layout; RuntimeError unless of 3 dimensions."""
+    """Return frames as (T, B, I), a view if they are (B, T, I).
+
+    Args:
+        name: the argument's, for the error.
+        frames: (T, B, I), or (B, T, I) if ``batch_first``.
+
+    Raises:
+        RuntimeError: other than 3 dimensions.
+    """
     if frames.dim() != 3:
         axes = "(B, T, I)" if batch_first else "(T, B, I)"
         raise RuntimeError(f"{name}: expected 3 dimensions {axes}, got {frames.dim()}")
     return frames.transpose(0, 1) if batch_first else frames
 
 
-class Stack(nn.Module):
-    """L LSTM layers with one bias each, under ``nn.LSTM``'s names.
+class LSTMStack(nn.Module):
+    """L LSTM layers with one bias vector each, whose parameters have ``nn.LSTM``'s names.
 
     Args:
-        input_size: of layer 0; 0 for a stack that reads nothing, which then has no
+        input_size: I of layer 0; 0 for a stack that reads no input, which has no
             ``weight_ih_l0``.
         hidden_size: H of every layer.
         num_layers: L.
-        peephole: with ``weight_ch`` in every layer.
-        backend: "auto" or a name.
-        checkpoint_every: as in :class:`fastlstm.LSTM`.
+        peephole: each layer has a ``weight_ch`` (3H), connections from its cell state to its gates.
+        backend: "auto" or the name of a backend; see :func:`fastlstm.explain`.
+        checkpoint_every: which steps' states training keeps, as in :class:`fastlstm.LSTM`.
+
+    Raises:
+        TypeError, ValueError: a backend or ``checkpoint_every`` that :class:`fastlstm.LSTM`
+            refuses.
     """
 
     weight_hh_l0: Tensor
@@ -47,11 +75,12 @@ class Stack(nn.Module):
         checkpoint_every: int | str | None,
     ) -> None:
         super().__init__()
+        steps_between_checkpoints(checkpoint_every)
         self.input_size = input_size
         self.hidden_size = hidden_size
         self.num_layers = num_layers
         self.peephole = peephole
-        self.backend = backend
+        self.backend = check_backend(backend)
         self.checkpoint_every = checkpoint_every
         for layer in range(num_layers):
             columns = hidden_size if layer else input_size
@@ -66,7 +95,7 @@ class Stack(nn.Module):
         self.register_parameter(name, nn.Parameter(torch.empty(*size)))
 
     def reset_parameters(self) -> None:
-        """Uniform in +-1/sqrt(H) as ``nn.LSTM``; biases 0, but 1 in the forget gates.
+        """Draw weights from +-1/sqrt(H) uniformly, as ``nn.LSTM``; set biases to 0, forget gates 1.
 
         A forget gate that starts open lets the gradient through ten and more steps at once.
         """
@@ -79,11 +108,14 @@ class Stack(nn.Module):
                 nn.init.uniform_(parameter, -bound, bound)
 
     def weights(self) -> list[LSTMWeights]:
-        """One entry a layer; weight_ih of a layer that reads nothing has no columns."""
-        nothing_read = self.weight_hh_l0.new_empty(4 * self.hidden_size, 0)
+        """Return the parameters layer by layer.
+
+        The ``weight_ih`` of a layer that reads no input has no columns.
+        """
+        no_columns = self.weight_hh_l0.new_empty(4 * self.hidden_size, 0)
         return [
             LSTMWeights(
-                weight_ih=getattr(self, f"weight_ih_l{layer}", nothing_read),
+                weight_ih=getattr(self, f"weight_ih_l{layer}", no_columns),
                 weight_hh=getattr(self, f"weight_hh_l{layer}"),
                 bias_ih=getattr(self, f"bias_ih_l{layer}"),
                 weight_ch=getattr(self, f"weight_ch_l{layer}", None),
@@ -92,7 +124,11 @@ class Stack(nn.Module):
         ]
 
     def problem(self, input: Tensor | None = None) -> Problem:
-        """What the backends are asked, for :func:`fastlstm.explain`; input is (T, B, I)."""
+        """Describe a call for the backends, as :func:`fastlstm.explain` asks them.
+
+        Args:
+            input: (T, B, I). Default: 10 steps of 100 rows.
+        """
         weight = self.weight_hh_l0
         T, B = (10, 100) if input is None else input.shape[:2]
         return Problem(
@@ -102,46 +138,60 @@ class Stack(nn.Module):
         )
 
     def extra_repr(self) -> str:
-        """Sizes, as nn.LSTM writes them."""
+        """Return the sizes as ``nn.LSTM`` writes them."""
         return (
             f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}, "
             f"peephole={self.peephole}"
         )
 
 
-class Encoder(Stack):
-    """Reads frames. What a decoder starts from is its last state; a classifier reads every step."""
+Stack = LSTMStack  # its name in version 0.1, for pickles
+
+
+class Encoder(LSTMStack):
+    """LSTM layers that read frames and start from zero states.
+
+    A decoder starts from an encoder's final state; a classifier reads its output of every step.
+    """
 
     def forward(self, frames: Tensor) -> State:
-        """Frames (T, B, I) to the final (h, c) of every layer, each (L, B, H)."""
-        _, state = self._run(frames, return_sequence=False)
-        return state
-
-    def outputs(self, frames: Tensor, dropout: float = 0.0) -> Tensor:
-        """Frames (T, B, I) to the top layer's h after each, (T, B, H); in training, outputs of the
-        layers below are zeroed with probability ``dropout``.
-        """
-        h, _ = self._run(frames, dropout=dropout, training=self.training)
-        return h
-
-    def _run(self, frames: Tensor, **options: Any) -> tuple[Any, ...]:
-        return lstm(
+        """Read frames (T, B, I); return the final (h, c) of every layer, each (L, B, H)."""
+        _, state = lstm(
             frames,
             None,
             self.weights(),
+            return_sequence=False,
             checkpoint_every=self.checkpoint_every,
             backend=self.backend,
-            **options,
         )
+        return state
+
+    def outputs(self, frames: Tensor, dropout: float = 0.0) -> Tensor:
+        """Read frames (T, B, I); return the top layer's h of every step, (T, B, H).
+
+        Args:
+            frames: (T, B, I).
+            dropout: probability of zeroing an output of the layers below, in training.
+        """
+        h, _ = lstm(
+            frames,
+            None,
+            self.weights(),
+            dropout=dropout,
+            training=self.training,
+            checkpoint_every=self.checkpoint_every,
+            backend=self.backend,
+        )
+        return h
 
 
-class Decoder(Stack):
-    """Emits frames from a state: LSTM layers, and a linear read-out of the top one.
+class Decoder(LSTMStack):
+    """LSTM layers that start from a given state, with a linear read-out of the top layer.
 
     Args:
-        frame_size: I, of what it emits, and of what it reads if ``conditional``.
-        conditional: reads the previous frame from its second step on.
-        hidden_size, num_layers, peephole, backend, checkpoint_every: as in :class:`Stack`.
+        frame_size: I of the frames that it emits and, if conditional, reads.
+        conditional: from its second step on, read the frame before the one to be emitted.
+        hidden_size, num_layers, peephole, backend, checkpoint_every: as in :class:`LSTMStack`.
     """
 
     def __init__(

@@ -1,81 +1,114 @@
-"""Models in safetensors files, with their configuration and a checksum inside."""
+"""Saves models to safetensors files, with their configuration and a checksum, and loads them."""
 
 from __future__ import annotations
 
 import json
 import os
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from fastlstm.files import written_whole
 
 _KEY = "fastlstm"
-_CHECKSUM = "crc32"  # absent in files from before it
-
-M = TypeVar("M", bound=nn.Module)
-
-
-def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
-    """See :meth:`fastlstm.models.video.VideoLSTM.save`."""
-    safetensors = _safetensors()
-    configuration = json.dumps({"class": type(model).__name__, "arguments": model.config})
-    tensors = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    with written_whole(Path(path)) as unfinished:
-        metadata = {_KEY: configuration, _CHECKSUM: _checksum(configuration, tensors)}
-        safetensors.torch.save_file(tensors, unfinished, metadata)
+_CHECKSUM = "crc32"  # the oldest files have none
+_RENAMED = {"frames": "frame_type"}  # arguments of version 0.1
 
 
-def load(path: str | os.PathLike[str], expected: type[M]) -> M:
-    """See :meth:`fastlstm.models.video.VideoLSTM.load`."""
-    import fastlstm
+class SavedModel(nn.Module):
+    """A module that can be written to a file and made anew from it.
 
-    safetensors = _safetensors()
-    if not Path(path).is_file():
-        raise FileNotFoundError(f"path: expected a safetensors file, got {os.fspath(path)!r}")
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except safetensors.SafetensorError as error:
+    Attributes:
+        config: the arguments of the class, but for device and dtype.
+    """
+
+    config: dict[str, Any]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters and configuration to one safetensors file.
+
+        A file that was there before is replaced once the new one is complete.
+
+        Raises:
+            ImportError: without the package safetensors.
+            OSError: the file cannot be written; one that was there before is left as it was.
+        """
+        safetensors = _safetensors()
+        configuration = json.dumps({"class": type(self).__name__, "arguments": self.config})
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
+        with written_whole(Path(path)) as unfinished:
+            metadata = {_KEY: configuration, _CHECKSUM: _checksum(configuration, tensors)}
+            safetensors.torch.save_file(tensors, unfinished, metadata)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Load the model that :meth:`save` wrote: of the class that was saved, on the CPU.
+
+        Raises:
+            ImportError: without the package safetensors.
+            FileNotFoundError: there is no such file.
+            ValueError: it is damaged, not of this library, or holds another class than ``cls``.
+        """
+        import fastlstm
+
+        safetensors = _safetensors()
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"path: expected a safetensors file, got {os.fspath(path)!r}")
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except safetensors.SafetensorError as error:
+            raise ValueError(
+                f"path: expected a whole safetensors file, got {os.fspath(path)!r}: {error}"
+            ) from error
+        if _KEY not in metadata:
+            raise ValueError(
+                f"path: expected a file that {cls.__name__}.save wrote, got {os.fspath(path)!r}"
+            )
+        if metadata.get(_CHECKSUM, "none") not in ("none", _checksum(metadata[_KEY], tensors)):
+            raise ValueError(
+                f"path: expected a whole safetensors file, got {os.fspath(path)!r}: it is damaged,"
+                " its weights or its configuration are not what was written"
+            )
+        try:
+            configuration = json.loads(metadata[_KEY])
+            model_class = getattr(fastlstm, configuration["class"], None)
+            if isinstance(model_class, type) and issubclass(model_class, cls):
+                dtype = next(iter(tensors.values())).dtype
+                model = model_class(**configuration["arguments"], dtype=dtype)
+                model.load_state_dict(tensors)
+                return model
+        except Exception as error:  # arguments or weights that do not fit raise many types
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise ValueError(
+                "path: expected weights and a configuration that fit, got"
+                f" {os.fspath(path)!r}: {reason}"
+            ) from error
         raise ValueError(
-            f"path: expected a whole safetensors file, got {os.fspath(path)!r}: {error}"
-        ) from error
-    if _KEY not in metadata:
-        raise ValueError(
-            f"path: expected a file that {expected.__name__}.save wrote, got {os.fspath(path)!r}"
+            f"path: expected a {cls.__name__}, got a {configuration['class']} "
+            f"in {os.fspath(path)!r}"
         )
-    if metadata.get(_CHECKSUM, "none") not in ("none", _checksum(metadata[_KEY], tensors)):
-        raise ValueError(
-            f"path: expected a whole safetensors file, got {os.fspath(path)!r}: it is damaged, its"
-            " weights or its configuration are not what was written"
-        )
-    try:
-        configuration = json.loads(metadata[_KEY])
-        kind = getattr(fastlstm, configuration["class"], None)
-        if isinstance(kind, type) and issubclass(kind, expected):
-            dtype = next(iter(tensors.values())).dtype
-            model = kind(**configuration["arguments"], dtype=dtype)
-            model.load_state_dict(tensors)
-            return model
-    except Exception as error:  # whatever arguments or weights that do not fit may raise
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            "path: expected weights and a configuration that fit, got"
-            f" {os.fspath(path)!r}: {reason}"
-        ) from error
-    raise ValueError(
-        f"path: expected a {expected.__name__}, got a {configuration['class']} "
-        f"in {os.fspath(path)!r}"
-    )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled model, also one of version 0.1."""
+        state = current_names(state)
+        super().__setstate__(state | {"config": current_names(state["config"])})
+
+
+def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a model's options under the names of today, if they have those of version 0.1."""
+    return {_RENAMED.get(name, name): value for name, value in options.items()}
 
 
 def _checksum(configuration: str, tensors: dict[str, Tensor]) -> str:
-    """CRC-32 of the configuration and of every tensor; safetensors itself has none."""
+    """Compute the CRC-32 of the configuration and all tensors; safetensors itself has none."""
     found = zlib.crc32(configuration.encode())
     for name, tensor in sorted(tensors.items()):
         found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)

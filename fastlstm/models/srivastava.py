@@ -1,17 +1,51 @@
-"""The models of Srivastava, Mansimov and Salakhutdinov (ICML 2015) by their names."""
+"""The models of Srivastava, Mansimov and Salakhutdinov (ICML 2015, arXiv:1502.04681)."""
 
 from __future__ import annotations
 
-from typing import Any
+import torch
 
+from fastlstm.models.losses import FrameType
 from fastlstm.models.video import VideoLSTM
 
 
 class LSTMAutoencoder(VideoLSTM):
-    """Encoder and reconstructing decoder; other arguments as in :class:`VideoLSTM`.
+    """A video model that reconstructs: an LSTM encoder reads frames, an LSTM decoder emits them.
+
+    The model of Srivastava, Mansimov and Salakhutdinov (ICML 2015, arXiv:1502.04681), section 2.2.
+    The decoder starts from the encoder's final state, and emits the frames in reverse order.
 
     Args:
-        conditional: the decoder reads the frame before. Default: False.
+        input_size: I, number of values in a frame.
+        hidden_size: H, number of units in each layer.
+        num_layers: L, number of layers in the encoder and in the decoder. Default: 1.
+        conditional: the decoder reads, from its second step on, the true frame before the one that
+            it emits. Default: False, it reads no frames.
+        frame_type: "binary" for values in [0, 1], trained on the cross-entropy in nats; "real" for
+            any values, trained on half the squared error. Default: "binary".
+        peephole: connections from the cell states to the gates. Default: True, as in the paper.
+        batch_first: frames are (B, T, I) in place of (T, B, I), in and out. Default: False.
+        readout_bias: initial value of the read-out layer's bias; for binary frames the log-odds
+            of the mean pixel saves the first hundred steps of training. Default: 0.
+        backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
+        checkpoint_every: which steps' states training keeps, for long videos; see
+            :class:`fastlstm.LSTM`. Default: None, all of them.
+        device: of the parameters. Default: torch's default device.
+        dtype: of the parameters. Default: torch's default dtype.
+        frames: the name of ``frame_type`` in version 0.1. Default: None, not given.
+
+    Raises:
+        TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
+        ValueError: a size below 1, or an unknown word.
+
+    Example:
+        >>> import torch, fastlstm
+        >>> model = fastlstm.LSTMAutoencoder(16, 8)
+        >>> frames = torch.rand(5, 2, 16)
+        >>> h, c = model.encode(frames)
+        >>> h.shape
+        torch.Size([1, 2, 8])
+        >>> model.reconstruct(frames).flip(0).shape
+        torch.Size([5, 2, 16])
     """
 
     def __init__(
@@ -21,24 +55,72 @@ class LSTMAutoencoder(VideoLSTM):
         num_layers: int = 1,
         *,
         conditional: bool = False,
-        **options: Any,
+        frame_type: FrameType = "binary",
+        peephole: bool = True,
+        batch_first: bool = False,
+        readout_bias: float = 0.0,
+        backend: str = "auto",
+        checkpoint_every: int | str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        frames: FrameType | None = None,
     ) -> None:
         super().__init__(
             input_size,
             hidden_size,
             num_layers,
             reconstruction=conditional,
-            future=None,
-            **options,
+            future="none",
+            frame_type=frame_type,
+            peephole=peephole,
+            batch_first=batch_first,
+            readout_bias=readout_bias,
+            backend=backend,
+            checkpoint_every=checkpoint_every,
+            device=device,
+            dtype=dtype,
+            frames=frames,
         )
         self.config["conditional"] = conditional
 
 
 class LSTMFuturePredictor(VideoLSTM):
-    """Encoder and predicting decoder; other arguments as in :class:`VideoLSTM`.
+    """A video model that predicts: an LSTM encoder reads frames, an LSTM decoder continues them.
+
+    The model of Srivastava, Mansimov and Salakhutdinov (ICML 2015, arXiv:1502.04681), section 2.3.
+    The decoder starts from the encoder's final state, and emits the frames that follow.
 
     Args:
-        conditional: the decoder reads the frame before. Default: False.
+        input_size: I, number of values in a frame.
+        hidden_size: H, number of units in each layer.
+        num_layers: L, number of layers in the encoder and in the decoder. Default: 1.
+        conditional: the decoder reads, from its second step on, the frame before the one that it
+            emits: in training the true frame (teacher forcing), in :meth:`predict` its own output
+            (closed loop). Default: False, it reads no frames.
+        frame_type: "binary" for values in [0, 1], trained on the cross-entropy in nats; "real" for
+            any values, trained on half the squared error. Default: "binary".
+        peephole: connections from the cell states to the gates. Default: True, as in the paper.
+        batch_first: frames are (B, T, I) in place of (T, B, I), in and out. Default: False.
+        readout_bias: initial value of the read-out layer's bias; for binary frames the log-odds
+            of the mean pixel saves the first hundred steps of training. Default: 0.
+        backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
+        checkpoint_every: which steps' states training keeps, for long videos; see
+            :class:`fastlstm.LSTM`. Default: None, all of them.
+        device: of the parameters. Default: torch's default device.
+        dtype: of the parameters. Default: torch's default dtype.
+        frames: the name of ``frame_type`` in version 0.1. Default: None, not given.
+
+    Raises:
+        TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
+        ValueError: a size below 1, or an unknown word.
+
+    Example:
+        >>> import torch, fastlstm
+        >>> model = fastlstm.LSTMFuturePredictor(16, 8, conditional=True)
+        >>> frames, future = torch.rand(5, 2, 16), torch.rand(3, 2, 16)
+        >>> model.loss(frames, future).total.backward()
+        >>> model.predict(frames, steps=7).shape
+        torch.Size([7, 2, 16])
     """
 
     def __init__(
@@ -48,26 +130,78 @@ class LSTMFuturePredictor(VideoLSTM):
         num_layers: int = 1,
         *,
         conditional: bool = False,
-        **options: Any,
+        frame_type: FrameType = "binary",
+        peephole: bool = True,
+        batch_first: bool = False,
+        readout_bias: float = 0.0,
+        backend: str = "auto",
+        checkpoint_every: int | str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        frames: FrameType | None = None,
     ) -> None:
         super().__init__(
             input_size,
             hidden_size,
             num_layers,
-            reconstruction=None,
+            reconstruction="none",
             future=conditional,
-            **options,
+            frame_type=frame_type,
+            peephole=peephole,
+            batch_first=batch_first,
+            readout_bias=readout_bias,
+            backend=backend,
+            checkpoint_every=checkpoint_every,
+            device=device,
+            dtype=dtype,
+            frames=frames,
         )
         self.config["conditional"] = conditional
 
 
 class CompositeLSTM(VideoLSTM):
-    """Encoder, reconstructing and predicting decoder; other arguments as in :class:`VideoLSTM`.
+    """A video model that reconstructs and predicts: an LSTM encoder, and two LSTM decoders.
+
+    The composite model of Srivastava, Mansimov and Salakhutdinov (ICML 2015, arXiv:1502.04681),
+    section 2.4. Both decoders start from the encoder's final state. The reconstruction decoder
+    emits the frames in reverse order, the future decoder emits the frames that follow.
+
+    A decoder is conditional if it reads, from its second step on, the frame before the one that it
+    emits. In training that is the true frame (teacher forcing). In :meth:`predict` the future
+    decoder reads its own output (closed loop); in :meth:`reconstruct` the reconstruction decoder
+    still reads the true frame, which the model has seen.
 
     Args:
-        conditional_reconstruction: the reconstructing decoder reads the frame before.
-            Default: False.
-        conditional_future: the predicting decoder does. Default: False.
+        input_size: I, number of values in a frame.
+        hidden_size: H, number of units in each layer.
+        num_layers: L, number of layers in the encoder and in each decoder. Default: 1.
+        conditional_reconstruction: the reconstruction decoder is conditional. Default: False.
+        conditional_future: the future decoder is conditional. Default: False.
+        frame_type: "binary" for values in [0, 1], trained on the cross-entropy in nats; "real" for
+            any values, trained on half the squared error. Default: "binary".
+        peephole: connections from the cell states to the gates. Default: True, as in the paper.
+        batch_first: frames are (B, T, I) in place of (T, B, I), in and out. Default: False.
+        readout_bias: initial value of the read-out layers' biases; for binary frames the log-odds
+            of the mean pixel saves the first hundred steps of training. Default: 0.
+        backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
+        checkpoint_every: which steps' states training keeps, for long videos; see
+            :class:`fastlstm.LSTM`. Default: None, all of them.
+        device: of the parameters. Default: torch's default device.
+        dtype: of the parameters. Default: torch's default dtype.
+        frames: the name of ``frame_type`` in version 0.1. Default: None, not given.
+
+    Raises:
+        TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
+        ValueError: a size below 1, or an unknown word.
+
+    Example:
+        >>> import torch, fastlstm
+        >>> model = fastlstm.CompositeLSTM(16, 8, conditional_future=True)
+        >>> frames, future = torch.rand(5, 2, 16), torch.rand(3, 2, 16)
+        >>> loss = model.loss(frames, future)  # nats per frame: total, reconstruction, future
+        >>> loss.total.backward()
+        >>> model.predict(frames, steps=7).shape
+        torch.Size([7, 2, 16])
     """
 
     def __init__(
@@ -78,7 +212,15 @@ class CompositeLSTM(VideoLSTM):
         *,
         conditional_reconstruction: bool = False,
         conditional_future: bool = False,
-        **options: Any,
+        frame_type: FrameType = "binary",
+        peephole: bool = True,
+        batch_first: bool = False,
+        readout_bias: float = 0.0,
+        backend: str = "auto",
+        checkpoint_every: int | str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        frames: FrameType | None = None,
     ) -> None:
         super().__init__(
             input_size,
@@ -86,7 +228,15 @@ class CompositeLSTM(VideoLSTM):
             num_layers,
             reconstruction=conditional_reconstruction,
             future=conditional_future,
-            **options,
+            frame_type=frame_type,
+            peephole=peephole,
+            batch_first=batch_first,
+            readout_bias=readout_bias,
+            backend=backend,
+            checkpoint_every=checkpoint_every,
+            device=device,
+            dtype=dtype,
+            frames=frames,
         )
         self.config["conditional_reconstruction"] = conditional_reconstruction
         self.config["conditional_future"] = conditional_future

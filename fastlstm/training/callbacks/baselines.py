@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
+from fastlstm.models.losses import frame_error
 from fastlstm.training.datamodules.moving_mnist import VideoBatch
 from fastlstm.training.tasks.base import floats
 
@@ -16,28 +16,6 @@ if TYPE_CHECKING:
     from fastlstm.training.tasks.video import VideoTask
 
 Frames = Literal["binary", "real"]
-
-
-def frame_error(predicted: Tensor, target: Tensor, kind: Frames) -> Tensor:
-    """Error per frame of frames already read out, in the units of `VideoLSTM.loss`.
-
-    Args:
-        predicted: (T, B, I), or what broadcasts to it; probabilities if `kind` is "binary".
-        target: (T, B, I), in [0, 1] if `kind` is "binary".
-        kind: "binary", cross-entropy in nats; "real", half the squared error.
-
-    Returns:
-        Scalar: summed over pixels, averaged over frames and batch, in float32. A probability of
-        exactly 0 or 1 that is wrong costs 100 nats a pixel, torch's bound.
-    """
-    predicted = predicted.float().expand_as(target)
-    target = target.float()
-    frames = target.shape[0] * target.shape[1]
-    # cross-entropy of probabilities is an error under autocast: they lose too much in bfloat16
-    with torch.autocast(target.device.type, enabled=False):
-        if kind == "binary":
-            return F.binary_cross_entropy(predicted, target, reduction="sum") / frames
-        return 0.5 * F.mse_loss(predicted, target, reduction="sum") / frames
 
 
 @dataclass

@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from fastlstm.models.saving import current_names
 from fastlstm.training.callbacks.checkpoint import checkpoint_name
 from fastlstm.training.precision import widen
 from fastlstm.training.resumption import changes, of_trainer
@@ -82,7 +83,7 @@ class FrameTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         widen(self)
         # Before the weights are loaded: one line that says what differs, not a list of shapes.
-        received = checkpoint.get("video_model", {})
+        received = current_names(checkpoint.get("video_model", {}))
         for name, expected in self._architecture().items():
             if received.get(name) != expected:
                 raise ValueError(
