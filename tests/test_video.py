@@ -1,4 +1,4 @@
-"""The video models: their equations, parameter counts, loops, losses and files."""
+"""The video models: their equations, parameter counts, loops and losses."""
 
 import math
 
@@ -137,7 +137,7 @@ def test_loss_is_nats_per_frame():
 
 
 def test_loss_of_real_frames_is_half_the_squared_error():
-    model = composite(frames="real")
+    model = composite(frame_type="real")
     frames, following = 3 * torch.randn(T, B, INPUT).double(), torch.randn(STEPS, B, INPUT).double()
     expected = 0.5 * (model(frames, following).future - following).square().sum(-1).mean()
     torch.testing.assert_close(model.loss(frames, following).future, expected)
@@ -158,6 +158,17 @@ def test_halves_have_one_decoder_each():
     assert autoencoder.loss(frames).future is None
     assert predictor.loss(frames, following).reconstruction is None
     assert predictor.loss(frames, following).total == predictor.loss(frames, following).future
+
+
+def decoders(reconstruction, future):
+    model = VideoLSTM(2, 2, reconstruction=reconstruction, future=future)
+    return [d and d.conditional for d in (model.reconstruction_decoder, model.future_decoder)]
+
+
+def test_decoders_are_named_by_words():
+    assert decoders("none", "conditional") == [None, True]
+    assert decoders("unconditional", "none") == [False, None]
+    assert decoders("conditional", "unconditional") == [True, False]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +285,9 @@ def test_it_learns():
         (lambda m, x, f: LSTMFuturePredictor(2, 2).reconstruct(x), ValueError, "reconstruct: exp"),
         (lambda m, x, f: CompositeLSTM(0, 2), ValueError, "input_size: expected at least 1"),
         (lambda m, x, f: CompositeLSTM(2, 2, 0), ValueError, "num_layers: expected at least 1"),
-        (lambda m, x, f: CompositeLSTM(2, 2, frames="x"), ValueError, "frames: expected 'binary'"),
+        (lambda m, x, f: CompositeLSTM(2, 2, frame_type="x"), ValueError, "frame_type: expected"),
+        (lambda m, x, f: VideoLSTM(2, 2, reconstruction="x", future=None), ValueError, "reconstr"),
+        (lambda m, x, f: decoders("none", None), ValueError, "at least one decoder, got none"),
         (lambda m, x, f: CompositeLSTM(2, 2, backend="x"), ValueError, "backend: expected 'auto'"),
     ],
 )
@@ -290,10 +303,10 @@ def test_explain_names_every_stack():
     assert text.count("chosen") == 3
 
 
-@pytest.mark.parametrize("frames", ["binary", "real"])
-def test_loss_under_autocast_is_summed_in_float32(frames):
+@pytest.mark.parametrize("frame_type", ["binary", "real"])
+def test_loss_under_autocast_is_summed_in_float32(frame_type):
     torch.manual_seed(0)
-    model = fastlstm.CompositeLSTM(12, 8, conditional_future=True, frames=frames)
+    model = fastlstm.CompositeLSTM(12, 8, conditional_future=True, frame_type=frame_type)
     seen, future = torch.rand(2, 4, 3, 12)
     expected = model.loss(seen, future).total
     with torch.autocast("cpu", torch.bfloat16):
