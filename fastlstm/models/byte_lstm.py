@@ -18,8 +18,8 @@ State = tuple[Tensor, Tensor]
 class ByteLSTM(nn.Module):
     """A language model of bytes: an embedding, LSTM layers, and a softmax over the next byte.
 
-    The text prediction model of Graves, "Generating Sequences With Recurrent Neural Networks"
-    (2013, arXiv:1308.0850), section 3, with an embedding in place of one-hot vectors.
+    A text prediction network like those of Graves, "Generating Sequences With Recurrent Neural
+    Networks" (2013, arXiv:1308.0850), with an embedding in place of one-hot vectors.
 
     Args:
         hidden_size: H, number of units in each layer.
@@ -28,8 +28,8 @@ class ByteLSTM(nn.Module):
         dropout: probability of zeroing an output of each layer, in training. Default: 0.
         peephole: connections from the cell states to the gates. Default: True, as in the paper.
         bias: LSTM layers have biases. Default: True.
-        batch_first: input, reset, logits and losses are (B, T, ...) in place of (T, B, ...).
-            Default: False.
+        batch_first: input, reset, logits and losses are (B, T, ...) in place of (T, B, ...), T
+            bytes of B texts. Default: False.
         proj_size: size of the LSTM layers' output, as in ``nn.LSTM``. Default: 0, no projection.
         learn_initial_state: the state before the first byte is a parameter. Default: False.
         backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
@@ -138,7 +138,7 @@ class ByteLSTM(nn.Module):
         state: State | None = None,
         reset: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """Compute the cross-entropy of each byte of the target, in nats.
+        """Compute the cross-entropy of each byte of the target, in nats (natural logarithm).
 
         Args:
             input: (T, B) integers in 0..255.

@@ -17,7 +17,7 @@ class LSTMClassifier(SavedModel):
     """A classifier of videos: an LSTM encoder, and a softmax over the classes after every frame.
 
     The action recognition model of Srivastava, Mansimov and Salakhutdinov (ICML 2015,
-    arXiv:1502.04681), section 3.4. Its encoder starts from random weights, or by
+    arXiv:1502.04681). Its encoder starts from random weights, or by
     :meth:`from_encoder` from those of a video model that was trained without labels: ``encoder``
     has the parameters, under the same names, of the encoder of a :class:`fastlstm.VideoLSTM` of
     the same sizes.
@@ -29,7 +29,8 @@ class LSTMClassifier(SavedModel):
         num_layers: L, number of layers. Default: 1.
         dropout: probability of zeroing an output of each layer, in training. Default: 0.
         peephole: connections from the cell states to the gates. Default: True, as in the paper.
-        batch_first: frames and logits are (B, T, ...) in place of (T, B, ...). Default: False.
+        batch_first: frames and logits are (B, T, ...) in place of (T, B, ...), T frames of B
+            videos. Default: False.
         backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
         checkpoint_every: which steps' states training keeps, for long videos; see
             :class:`fastlstm.LSTM`. Default: None, all of them.

@@ -11,8 +11,8 @@ from fastlstm.models.video import VideoLSTM
 class LSTMAutoencoder(VideoLSTM):
     """A video model that reconstructs: an LSTM encoder reads frames, an LSTM decoder emits them.
 
-    The model of Srivastava, Mansimov and Salakhutdinov (ICML 2015, arXiv:1502.04681), section 2.2.
-    The decoder starts from the encoder's final state, and emits the frames in reverse order.
+    The autoencoder of Srivastava, Mansimov and Salakhutdinov (ICML 2015, arXiv:1502.04681). The
+    decoder starts from the encoder's final state, and emits the frames in reverse order.
 
     Args:
         input_size: I, number of values in a frame.
@@ -23,7 +23,7 @@ class LSTMAutoencoder(VideoLSTM):
         frame_type: "binary" for values in [0, 1], trained on the cross-entropy in nats; "real" for
             any values, trained on half the squared error. Default: "binary".
         peephole: connections from the cell states to the gates. Default: True, as in the paper.
-        batch_first: frames are (B, T, I) in place of (T, B, I), in and out. Default: False.
+        batch_first: frames are (B, T, I), not (T, B, I), for T frames of B videos. Default: False.
         readout_bias: initial value of the read-out layer's bias; for binary frames the log-odds
             of the mean pixel saves the first hundred steps of training. Default: 0.
         backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
@@ -87,7 +87,7 @@ class LSTMAutoencoder(VideoLSTM):
 class LSTMFuturePredictor(VideoLSTM):
     """A video model that predicts: an LSTM encoder reads frames, an LSTM decoder continues them.
 
-    The model of Srivastava, Mansimov and Salakhutdinov (ICML 2015, arXiv:1502.04681), section 2.3.
+    The future predictor of Srivastava, Mansimov and Salakhutdinov (ICML 2015, arXiv:1502.04681).
     The decoder starts from the encoder's final state, and emits the frames that follow.
 
     Args:
@@ -100,7 +100,7 @@ class LSTMFuturePredictor(VideoLSTM):
         frame_type: "binary" for values in [0, 1], trained on the cross-entropy in nats; "real" for
             any values, trained on half the squared error. Default: "binary".
         peephole: connections from the cell states to the gates. Default: True, as in the paper.
-        batch_first: frames are (B, T, I) in place of (T, B, I), in and out. Default: False.
+        batch_first: frames are (B, T, I), not (T, B, I), for T frames of B videos. Default: False.
         readout_bias: initial value of the read-out layer's bias; for binary frames the log-odds
             of the mean pixel saves the first hundred steps of training. Default: 0.
         backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
@@ -162,9 +162,9 @@ class LSTMFuturePredictor(VideoLSTM):
 class CompositeLSTM(VideoLSTM):
     """A video model that reconstructs and predicts: an LSTM encoder, and two LSTM decoders.
 
-    The composite model of Srivastava, Mansimov and Salakhutdinov (ICML 2015, arXiv:1502.04681),
-    section 2.4. Both decoders start from the encoder's final state. The reconstruction decoder
-    emits the frames in reverse order, the future decoder emits the frames that follow.
+    The composite model of Srivastava, Mansimov and Salakhutdinov (ICML 2015, arXiv:1502.04681).
+    Both decoders start from the encoder's final state. The reconstruction decoder emits the frames
+    in reverse order, the future decoder emits the frames that follow.
 
     A decoder is conditional if it reads, from its second step on, the frame before the one that it
     emits. In training that is the true frame (teacher forcing). In :meth:`predict` the future
@@ -180,7 +180,7 @@ class CompositeLSTM(VideoLSTM):
         frame_type: "binary" for values in [0, 1], trained on the cross-entropy in nats; "real" for
             any values, trained on half the squared error. Default: "binary".
         peephole: connections from the cell states to the gates. Default: True, as in the paper.
-        batch_first: frames are (B, T, I) in place of (T, B, I), in and out. Default: False.
+        batch_first: frames are (B, T, I), not (T, B, I), for T frames of B videos. Default: False.
         readout_bias: initial value of the read-out layers' biases; for binary frames the log-odds
             of the mean pixel saves the first hundred steps of training. Default: 0.
         backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".

@@ -40,7 +40,7 @@ class VideoLSTM(saving.SavedModel):
         frame_type: "binary" for values in [0, 1], trained on the cross-entropy in nats; "real" for
             any values, trained on half the squared error. Default: "binary".
         peephole: connections from the cell states to the gates. Default: True, as in the paper.
-        batch_first: frames are (B, T, I) in place of (T, B, I), in and out. Default: False.
+        batch_first: frames are (B, T, I), not (T, B, I), for T frames of B videos. Default: False.
         readout_bias: initial value of the read-out layers' biases; for binary frames the log-odds
             of the mean pixel saves the first hundred steps of training. Default: 0.
         backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
@@ -176,9 +176,8 @@ class VideoLSTM(saving.SavedModel):
             raise ValueError(f"steps: expected {future.shape[0]}, as future has, got {steps}")
         decoder = self.reconstruction_decoder
         reads_frames = decoder is not None and decoder.conditional
-        output = self._run(
-            frames, frames.flip(0) if reads_frames else None, future, steps, sampling
-        )
+        reversed_frames = frames.flip(0) if reads_frames else None
+        output = self._run(frames, reversed_frames, future, steps, sampling)
         if not self.batch_first:
             return output
         reconstruction, emitted = (y if y is None else y.transpose(0, 1) for y in output[:2])
@@ -187,8 +186,7 @@ class VideoLSTM(saving.SavedModel):
     def reconstruct(self, frames: Tensor) -> Tensor:
         """Return the frames that the reconstruction decoder emits, (T, B, I), the last one first.
 
-        Step s is frame T-1-s. A conditional decoder reads the true frames, which the model has
-        seen.
+        A conditional decoder reads the true frames, which the model has seen.
 
         Args:
             frames: (T, B, I).
@@ -202,7 +200,7 @@ class VideoLSTM(saving.SavedModel):
                 f"reconstruct: expected a model that can, {type(self).__name__} has no such decoder"
             )
         frames = time_first("frames", frames, self.batch_first)
-        run = DecoderRun(decoder, frames.flip(0), frames.shape[0])
+        run = DecoderRun(decoder, frames.flip(0) if decoder.conditional else None, frames.shape[0])
         (readout,) = run_decoders([run], self.encoder(frames), self.frame_type)
         assert readout is not None
         emitted = readout_to_frames(readout, self.frame_type)
@@ -211,12 +209,11 @@ class VideoLSTM(saving.SavedModel):
     def predict(self, frames: Tensor, steps: int) -> Tensor:
         """Predict the frames that follow, (steps, B, I).
 
-        A conditional decoder runs in closed loop: it reads the frame that it emitted last. So
-        ``steps`` may be any number, whatever the model was trained on.
+        A conditional decoder runs in closed loop: it reads the frame that it emitted last.
 
         Args:
             frames: (T, B, I).
-            steps: number of frames to predict.
+            steps: number of frames to predict; may differ from what the model was trained on.
 
         Raises:
             ValueError: ``steps`` below 1, or a model without the future decoder.
@@ -242,7 +239,10 @@ class VideoLSTM(saving.SavedModel):
     def loss(
         self, frames: Tensor, future: Tensor | None = None, *, sampling: float = 0.0
     ) -> VideoLoss:
-        """Return the training loss, each part averaged over batch and frames.
+        """Return the training loss per frame, averaged over batch and frames.
+
+        Its unit for binary frames is nats (cross-entropy with the natural logarithm, summed over
+        the values of a frame), for real frames half the squared error (summed likewise).
 
         Args:
             frames: (T, B, I).
