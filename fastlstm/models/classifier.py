@@ -39,7 +39,7 @@ class LSTMClassifier(SavedModel):
 
     Raises:
         TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
-        ValueError: a size below 1, a probability outside 0..1, or an unknown word.
+        ValueError: a size below 1, a probability outside 0..1, or an unknown backend.
 
     Example:
         >>> import torch, fastlstm

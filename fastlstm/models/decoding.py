@@ -33,7 +33,7 @@ class VideoOutput(NamedTuple):
 
 
 class DecoderRun(NamedTuple):
-    """One decoder with what it needs to emit its frames."""
+    """A decoder, the frames that it may read, and how many it emits."""
 
     decoder: Decoder | None
     """None for a decoder that the model does not have."""
@@ -98,7 +98,7 @@ def decode(
     Args:
         decoders: G of them, with equal hidden_size, num_layers and peephole.
         state: (h, c) that all of them start from, each (L, B, H).
-        inputs: (steps, B, I) for each decoder, what it reads; None for one that reads nothing.
+        inputs: (steps, B, I) the input of each decoder; None for one without input.
         steps: number of frames to emit.
 
     Returns:

@@ -35,7 +35,7 @@ class LSTMAutoencoder(VideoLSTM):
 
     Raises:
         TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
-        ValueError: a size below 1, or an unknown word.
+        ValueError: a size below 1, or an unknown backend or frame type.
 
     Example:
         >>> import torch, fastlstm
@@ -112,7 +112,7 @@ class LSTMFuturePredictor(VideoLSTM):
 
     Raises:
         TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
-        ValueError: a size below 1, or an unknown word.
+        ValueError: a size below 1, or an unknown backend or frame type.
 
     Example:
         >>> import torch, fastlstm
@@ -192,7 +192,7 @@ class CompositeLSTM(VideoLSTM):
 
     Raises:
         TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
-        ValueError: a size below 1, or an unknown word.
+        ValueError: a size below 1, or an unknown backend or frame type.
 
     Example:
         >>> import torch, fastlstm

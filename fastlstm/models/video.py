@@ -52,7 +52,7 @@ class VideoLSTM(saving.SavedModel):
 
     Raises:
         TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
-        ValueError: a size below 1, an unknown word, or no decoder.
+        ValueError: a size below 1, an unknown backend, frame type or decoder, or no decoder.
 
     Example:
         >>> import torch, fastlstm
