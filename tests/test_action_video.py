@@ -1,5 +1,8 @@
-"""UCF-101 and HMDB-51 are read as their authors lay them out; percepts are computed once."""
+"""UCF-101 and HMDB-51 are read in their official layout; features of frames are computed once."""
 
+import pickle
+
+import jsonargparse
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,7 @@ from tiny_training import trainer
 from torch import nn
 
 from fastlstm import CompositeLSTM, LSTMClassifier
-from fastlstm.data import Percepts, VideoFrames, load_actions
+from fastlstm.data import FrameFeatures, VideoFrames, load_actions
 from fastlstm.training import (
     ActionFutureData,
     ActionVideoData,
@@ -78,8 +81,8 @@ class Means(nn.Module):
 PLAIN = {"size": 16, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "batch_size": 8}
 
 
-def percepts(folder, weight=2.0, **options):
-    return Percepts(Means(weight), **{**PLAIN, "cache": folder, **options})
+def frame_features(folder, weight=2.0, **options):
+    return FrameFeatures(Means(weight), **{**PLAIN, "cache": folder, **options})
 
 
 @pytest.mark.parametrize(
@@ -148,23 +151,23 @@ def test_missing_clips_and_wrong_lines_are_named(tmp_path):
         load_actions("ucf101", tmp_path, "test")
 
 
-def test_percepts_are_what_the_backbone_makes_of_the_square_in_the_middle(folders, tmp_path):
+def test_features_are_what_the_backbone_makes_of_the_square_in_the_middle(folders, tmp_path):
     video, backbone = folders / "clip.avi", Means()
-    got = Percepts(backbone, **PLAIN, cache=tmp_path)(video)
+    got = FrameFeatures(backbone, **PLAIN, cache=tmp_path)(video)
     frames = VideoFrames(video, (16, 24), "rgb")[0:20][:, :, 4:20]
     expected = np.concatenate((2 * frames.mean((1, 2)) / 255, np.ones((20, 1))), 1)
     np.testing.assert_allclose(got, expected, rtol=1e-5)
     assert got.dtype == np.float32 and backbone.training and backbone.seen == 20
 
     mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
-    scaled = percepts(tmp_path, mean=mean, std=std)(video)
+    scaled = frame_features(tmp_path, mean=mean, std=std)(video)
     standard = 2 * (frames.mean((1, 2)) / 255 - mean) / std
     np.testing.assert_allclose(scaled[:, :3], standard, rtol=1e-4, atol=1e-5)
 
 
-def test_percepts_are_computed_once_and_again_if_anything_changes(folders, tmp_path):
+def test_features_are_computed_once_and_again_if_anything_changes(folders, tmp_path):
     def seen(weight=2.0, **options):
-        made = percepts(tmp_path, weight, **options)
+        made = frame_features(tmp_path, weight, **options)
         made(video)
         return made.backbone.seen
 
@@ -178,7 +181,7 @@ def test_percepts_are_computed_once_and_again_if_anything_changes(folders, tmp_p
     assert seen() == 7
 
 
-def test_interrupted_percepts_leave_no_file_and_go_on_with_the_next(folders, tmp_path):
+def test_interrupted_features_leave_no_file_and_go_on_with_the_next(folders, tmp_path):
     class Breaks(Means):
         breaks = True
 
@@ -188,7 +191,7 @@ def test_interrupted_percepts_leave_no_file_and_go_on_with_the_next(folders, tmp
             return super().forward(images)
 
     backbone = Breaks()
-    made = Percepts(backbone, **PLAIN, cache=tmp_path / "cache")
+    made = FrameFeatures(backbone, **PLAIN, cache=tmp_path / "cache")
     with pytest.raises(KeyboardInterrupt):
         made(folders / "clip.avi")
     assert not list((tmp_path / "cache").iterdir())
@@ -204,16 +207,49 @@ def test_interrupted_percepts_leave_no_file_and_go_on_with_the_next(folders, tmp
         ({"mean": (0.5,)}, "mean: expected 3 numbers, got 1"),
     ],
 )
-def test_arguments_of_percepts_are_checked(tmp_path, options, says):
+def test_arguments_of_frame_features_are_checked(tmp_path, options, says):
     with pytest.raises(ValueError, match=says):
-        percepts(tmp_path, **options)
+        frame_features(tmp_path, **options)
 
 
 def test_what_is_no_backbone_or_no_video_is_named(folders, tmp_path):
     with pytest.raises(ValueError, match=r"backbone: expected features \(8, D\), got \(8, 3, 16"):
-        Percepts(nn.Identity(), **PLAIN, cache=tmp_path)(folders / "clip.avi")
+        FrameFeatures(nn.Identity(), **PLAIN, cache=tmp_path)(folders / "clip.avi")
     with pytest.raises(FileNotFoundError, match="video: expected a video file"):
-        percepts(tmp_path)(tmp_path / "absent.avi")
+        frame_features(tmp_path)(tmp_path / "absent.avi")
+
+
+NAMES_NOW_AND_THEN = "frame_features\nFrameFeatures", "percepts\nPercepts"
+
+
+def test_names_of_version_0_1(folders, tmp_path):
+    from fastlstm.data import Percepts
+    from fastlstm.data.deals import dealt
+    from fastlstm.data.shuffled_rounds import shuffled_rounds
+
+    assert Percepts is FrameFeatures and dealt is shuffled_rounds
+    made = frame_features(tmp_path)
+    now, then = (
+        b"cfastlstm.data.frame_features\nFrameFeatures",
+        b"cfastlstm.data.percepts\nPercepts",
+    )
+    data = pickle.dumps(made, protocol=0)
+    assert data.count(now) == 1
+    loaded = pickle.loads(data.replace(now, then))
+    assert loaded.file(folders / "clip.avi") == made.file(folders / "clip.avi")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["fastlstm.data.Percepts", "fastlstm.data.percepts.Percepts", "fastlstm.data.FrameFeatures"],
+)
+def test_class_paths_of_frame_features(name):
+    parser = jsonargparse.ArgumentParser()
+    parser.add_class_arguments(ActionVideoData, "data")
+    features = {"class_path": name, "init_args": {"backbone": {"class_path": "torch.nn.Identity"}}}
+    words = {"dataset": "ucf101", "folder": "x", "percepts": features}
+    made = parser.instantiate_classes(parser.parse_object({"data": words})).data
+    assert type(made.percepts) is FrameFeatures
 
 
 @pytest.fixture
@@ -221,7 +257,7 @@ def action_data(folders, tmp_path_factory):
     cache = tmp_path_factory.getbasetemp() / "percepts"
 
     def make(kind=ActionVideoData, **options):
-        made = percepts(cache, size=16)
+        made = frame_features(cache, size=16)
         return kind("ucf101", str(folders / "ucf"), made, **{"batch_size": 6, **options})
 
     return make

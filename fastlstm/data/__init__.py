@@ -5,7 +5,7 @@ NumPy and torch suffice, but for files that have a package of their own: `pip in
 """
 
 from fastlstm.data.digits import load_digits
-from fastlstm.data.frame_features import Percepts
+from fastlstm.data.frame_features import FrameFeatures, Percepts
 from fastlstm.data.motion_mnist import MOTIONS, MotionMNIST
 from fastlstm.data.moving_mnist import MovingMNIST
 from fastlstm.data.patches import VideoPatches, real_video_files
@@ -27,6 +27,7 @@ __all__ = [
     "ActionClips",
     "BytesSequence",
     "Clip",
+    "FrameFeatures",
     "LongSequence",
     "MotionMNIST",
     "MovingMNIST",

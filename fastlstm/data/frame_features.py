@@ -16,7 +16,7 @@ from fastlstm.data.video_files import VideoFrames
 from fastlstm.files import written_whole
 
 
-class Percepts:
+class FrameFeatures:
     """Features (T, D) of a video's T frames, in a file of each video that is made at first use.
 
     A frame is scaled so that its shorter side is `size`, cut to the square in its middle, scaled to
@@ -61,7 +61,7 @@ class Percepts:
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.batch_size = batch_size
-        self.folder = cache_folder(cache, "percepts")
+        self.folder = cache_folder(cache, "percepts")  # as in version 0.1, whose files stay valid
         self._made = {
             "backbone": _fingerprint(backbone),
             "description": description,
@@ -80,7 +80,7 @@ class Percepts:
         return mapped(self.file(video))
 
     def file(self, video: str | Path) -> Path:
-        """The `.npy` file of a video's percepts, made if it is absent."""
+        """The `.npy` file of a video's features, made if it is absent."""
         if not Path(video).is_file():
             raise FileNotFoundError(f"video: expected a video file, {video} is absent")
         path = self.folder / f"{cache_name(video, **self._made)}.npy"
@@ -94,18 +94,18 @@ class Percepts:
         scaled = (max(self.size, round(height * scale)), max(self.size, round(width * scale)))
         frames = VideoFrames(video, scaled, "rgb")
         top, left = ((side - self.size) // 2 for side in scaled)
-        percepts = None
+        written = None
         with written_whole(path) as unfinished:
             for start in range(0, len(frames), self.batch_size):
                 stop = min(start + self.batch_size, len(frames))
                 square = frames[start:stop][:, top : top + self.size, left : left + self.size]
                 features = self._features(square)
-                if percepts is None:
+                if written is None:
                     shape = (len(frames), features.shape[1])
-                    percepts = open_memmap(unfinished, "w+", np.float32, shape)
-                percepts[start:stop] = features.float().cpu().numpy()
-            assert percepts is not None  # a video without frames cannot be opened
-            percepts.flush()
+                    written = open_memmap(unfinished, "w+", np.float32, shape)
+                written[start:stop] = features.float().cpu().numpy()
+            assert written is not None  # a video without frames cannot be opened
+            written.flush()
 
     @torch.inference_mode()
     def _features(self, frames: NDArray[np.uint8]) -> Tensor:
@@ -122,6 +122,9 @@ class Percepts:
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise ValueError(f"backbone: expected features ({len(frames)}, D), got {got}")
         return features
+
+
+Percepts = FrameFeatures  # the name in version 0.1
 
 
 def _fingerprint(module: nn.Module) -> str:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
-from fastlstm.data.shuffled_rounds import dealt
+from fastlstm.data.shuffled_rounds import shuffled_rounds
 
 BLOCK = 4096
 """Videos that share one seeded draw of starts; changing it changes every video."""
@@ -80,8 +80,8 @@ class MovingDigits:
         truncated to whole pixels.
         """
         corners = ((self.size - self.digits.shape[1]) * positions).astype(np.intp)
-        slots = wanted[:, None] * self.num_digits + np.arange(self.num_digits)
-        chosen = dealt(slots, len(self.digits), (self.seed, ORDERS))
+        numbers = wanted[:, None] * self.num_digits + np.arange(self.num_digits)
+        chosen = shuffled_rounds(numbers, len(self.digits), (self.seed, ORDERS))
 
         videos, frames, side = len(wanted), self.num_frames, self.digits.shape[1]
         canvas = np.zeros((frames * videos, self.size, self.size), np.uint8)
