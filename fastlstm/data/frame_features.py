@@ -1,4 +1,4 @@
-"""Percepts: what a network for images makes of every frame, computed once for each video."""
+"""Features of video frames from an image network, computed once for each video."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,27 +17,41 @@ from fastlstm.files import written_whole
 
 
 class FrameFeatures:
-    """Features (T, D) of a video's T frames, in a file of each video that is made at first use.
+    """Features of the frames of videos, computed by an image network and kept in files.
 
-    A frame is scaled so that its shorter side is `size`, cut to the square in its middle, scaled to
-    [0, 1] and standardised by `mean` and `std`. The paper's percepts are the 4,096 outputs of layer
-    fc6 of a VGG network; a backbone is any module from (N, 3, size, size) floats to (N, D).
+    ``features(video)`` is (T, D) float32 for a video of T frames. Srivastava et al. (2015) call
+    such features percepts: theirs are the 4,096 outputs of layer fc6 of a VGG network.
 
-    Files are of this backbone and these arguments alone: its `repr` and its weights, the video's
-    path, size and time, and `description` are in their names. Work that was interrupted goes on
-    with the next video.
+    A frame is scaled so that its shorter side is ``size`` pixels, cropped to the square in its
+    middle, scaled to [0, 1] and standardised by ``mean`` and ``std``. The features of a video are
+    computed when they are first asked for, and memory-mapped from their file after that. The name
+    of the file depends on the ``repr`` and the weights of the backbone, the arguments below but
+    ``batch_size``, and the path, size and time of the video, so a change of any of them computes
+    the features anew. An interrupted computation leaves no file.
 
     Args:
-        backbone: runs in evaluation mode where its parameters are.
-        size: height and width of what it reads. Default: 224.
-        mean, std: of each colour channel, of values in [0, 1]. Default: those of ImageNet, which
-            torchvision's networks were trained with.
-        description: tells backbones apart that have the same `repr` and weights.
-        batch_size: frames that it reads at once.
-        cache: a folder for the files; None for one of the user's caches, as `cache_folder` says.
+        backbone: a module from (N, 3, size, size) floats to (N, D). It runs in evaluation mode, on
+            the device and in the dtype of its parameters.
+        size: height and width in pixels of what the backbone reads. Default: 224.
+        mean: mean of each of the three colour channels, of values in [0, 1]. Default: that of
+            ImageNet, with which torchvision's networks were trained.
+        std: standard deviation of each channel. Default: that of ImageNet.
+        description: any text; distinguishes backbones with the same ``repr`` and weights.
+        batch_size: number of frames that the backbone reads at once. Default: 32.
+        cache: a folder for the files. Default: ``fastlstm/percepts`` in ``$XDG_CACHE_HOME`` or
+            ``~/.cache``.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a ``size`` or ``batch_size`` below 1, or not three values of ``mean`` or
+            ``std``.
+
+    Example:
+        >>> import tempfile
+        >>> from fastlstm.data import real_video_files
+        >>> network = nn.Sequential(nn.AvgPool2d(8), nn.Flatten())  # torchvision's, or your own
+        >>> features = FrameFeatures(network, size=16, cache=tempfile.mkdtemp())
+        >>> features(real_video_files()[2]).shape  # 120 frames; 2 * 2 averages of three channels
+        (120, 12)
     """
 
     def __init__(
@@ -71,16 +85,21 @@ class FrameFeatures:
         }
 
     def __call__(self, video: str | Path) -> NDArray[np.float32]:
-        """(T, D) float32, mapped into memory.
+        """Return the features of a video, (T, D) float32, memory-mapped.
 
         Raises:
-            FileNotFoundError: no such video.
-            ValueError: it cannot be read, or the backbone does not return (N, D) floats.
+            FileNotFoundError: the video does not exist.
+            ValueError: the video cannot be read, or the backbone does not return (N, D) floats.
         """
         return mapped(self.file(video))
 
     def file(self, video: str | Path) -> Path:
-        """The `.npy` file of a video's features, made if it is absent."""
+        """Return the path of the ``.npy`` file of a video's features, computed if it is absent.
+
+        Raises:
+            FileNotFoundError: the video does not exist.
+            ValueError: the video cannot be read, or the backbone does not return (N, D) floats.
+        """
         if not Path(video).is_file():
             raise FileNotFoundError(f"video: expected a video file, {video} is absent")
         path = self.folder / f"{cache_name(video, **self._made)}.npy"
@@ -109,7 +128,7 @@ class FrameFeatures:
 
     @torch.inference_mode()
     def _features(self, frames: NDArray[np.uint8]) -> Tensor:
-        """(n, D) of (n, size, size, 3) bytes."""
+        """Compute features (n, D) of frames (n, size, size, 3)."""
         parameter = next(self.backbone.parameters(), torch.empty(0))
         images = torch.from_numpy(frames).permute(0, 3, 1, 2).to(parameter) / 255
         mean, std = (images.new_tensor(each)[:, None, None] for each in (self.mean, self.std))
@@ -128,9 +147,9 @@ Percepts = FrameFeatures  # the name in version 0.1
 
 
 def _fingerprint(module: nn.Module) -> str:
-    """A checksum of a module's layers and weights."""
-    told = hashlib.sha256(repr(module).encode())
+    """Return a checksum of a module's layers and weights."""
+    digest = hashlib.sha256(repr(module).encode())
     for name, tensor in module.state_dict().items():
-        told.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        told.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return told.hexdigest()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""What videos of moving digits share: which digits a video has, and how they are drawn."""
+"""Base class of videos of moving digits: chooses the digits of a video and draws them."""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -7,24 +7,25 @@ from numpy.typing import ArrayLike, NDArray
 from fastlstm.data.shuffled_rounds import shuffled_rounds
 
 BLOCK = 4096
-"""Videos that share one seeded draw of starts; changing it changes every video."""
-STARTS, ORDERS, WANDERINGS = 0, 1, 2
-"""The independent random streams of a seed."""
+"""Number of videos whose start positions are drawn at once; another number gives other videos."""
+STARTS, ORDERS, RANDOM_WALKS = 0, 1, 2
+"""Numbers that, with the seed, give independent random streams."""
 
 
 class MovingDigits:
-    """Videos of digit images that move in a box, each a pure function of its index.
+    """Base class of data sets of digit images that move in a box.
 
-    Digits are dealt in shuffled rounds: all are used once before one is used again. Where they
-    overlap the brighter pixel shows. Derived classes say where the digits are.
+    Video i depends on the arguments and i alone. Digits come from an infinite stream that uses each
+    image once per epoch. Where digits overlap, the brighter pixel is drawn. A subclass computes
+    their positions.
 
     Args:
-        digits: (N, D, D) uint8 images, N at least 1 and D at most `size`.
-        num_frames: frames of a video.
-        num_digits: digits in a video.
+        digits: (N, D, D) uint8 images, N at least 1 and D at most ``size``.
+        num_frames: number of frames in a video.
+        num_digits: number of digits in a video.
         size: height and width of a frame in pixels.
         seed: non-negative seed.
-        length: videos in the dataset.
+        length: number of videos in the data set.
 
     Raises:
         ValueError: an argument out of range.
@@ -64,20 +65,23 @@ class MovingDigits:
     def __len__(self) -> int:
         return self.length
 
-    def _checked(self, indices: ArrayLike) -> NDArray[np.int64]:
+    def _check_indices(self, indices: ArrayLike) -> NDArray[np.int64]:
         wanted = np.asarray(indices, np.int64).reshape(-1)
         outside = wanted[(wanted < 0) | (wanted >= self.length)]
         if len(outside):
             raise IndexError(f"index: expected 0 .. {self.length - 1}, got {outside[0]}")
         return wanted
 
-    def _drawn(
-        self, wanted: NDArray[np.int64], positions: NDArray[np.float64]
-    ) -> NDArray[np.uint8]:
-        """(B, T, size, size) frames, in memory time first, of digits at positions in [0, 1].
+    def _draw(self, wanted: NDArray[np.int64], positions: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Draw videos.
 
-        positions: (T, B, num_digits, 2), row and column in the box of possible places, which are
-        truncated to whole pixels.
+        Args:
+            wanted: (B,) indices of the videos.
+            positions: (T, B, num_digits, 2) rows and columns in [0, 1], as fractions of the free
+                span ``size - D``. They are truncated to whole pixels.
+
+        Returns:
+            (B, T, size, size) uint8, whose memory is laid out time first.
         """
         corners = ((self.size - self.digits.shape[1]) * positions).astype(np.intp)
         numbers = wanted[:, None] * self.num_digits + np.arange(self.num_digits)

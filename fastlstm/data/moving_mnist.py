@@ -1,4 +1,4 @@
-"""Moving MNIST: endless videos of digits bouncing in a box, each a pure function of its index."""
+"""Moving MNIST: videos of digits that bounce in a box."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -12,33 +12,44 @@ from fastlstm.data.moving_digits import BLOCK, STARTS, MovingDigits
 
 
 class MovingMNIST(MovingDigits, Dataset[NDArray[np.uint8]]):
-    """Videos of `num_digits` digits moving at constant speed, as in Srivastava et al. (2015).
+    """Moving MNIST (Srivastava et al., 2015): digits that move at constant speed in a box.
 
-    A digit starts uniformly in the box of its possible positions, in a uniform direction, and
-    moves `step` of the box a frame, before the first frame too. At a wall it stops and the
-    velocity flips. Positions truncate to whole pixels; where digits overlap the brighter pixel
-    shows. Digits are dealt in shuffled rounds: all are used once before one is used again.
+    A digit starts at a uniformly random position and moves in a uniformly random direction, a
+    distance of ``step`` a frame, from before the first frame on. At a wall it stops and the
+    velocity perpendicular to the wall changes its sign. Positions are truncated to whole pixels.
+    Where digits overlap, the brighter pixel is drawn. Every image is used once before one is used
+    again.
 
-    Sample i depends on the arguments and i alone, so that any order, any worker and any resumed
-    run sees the same video.
+    Video i depends on the arguments and i alone. Workers and resumed runs therefore see the same
+    videos in whatever order they read them.
+
+    ``dataset[i]`` is (num_frames, size, size) uint8. ``dataset.__getitems__(indices)`` is a batch
+    (B, num_frames, size, size), whose memory is laid out time first; it takes much less time than
+    B single videos.
 
     Args:
-        digits: (N, D, D) uint8 images, N at least 1 and D at most `size`.
-        num_frames: frames of a video.
-        num_digits: digits in a video.
-        size: height and width of a frame in pixels.
-        step: distance moved in a frame, as a fraction of the free span `size - D`
-            (0.1 of 36 px: 3.6 px).
-        seed: non-negative seed.
-        length: videos in the dataset; the default is more than any training run draws.
-
-    `dataset[i]` is (num_frames, size, size) uint8; `dataset.__getitems__(indices)` is a whole
-    batch (len(indices), num_frames, size, size) at many times the speed, whose memory is laid
-    out time first.
+        digits: (N, D, D) uint8 images, N at least 1 and D at most ``size``.
+        num_frames: number of frames in a video. Default: 20.
+        num_digits: number of digits in a video. Default: 2.
+        size: height and width of a frame in pixels. Default: 64.
+        step: distance moved in a frame, as a fraction of the free span ``size - D``. Default: 0.1,
+            which is 3.6 pixels for D = 28.
+        seed: non-negative seed. Default: 0.
+        length: number of videos in the data set. Default: 2**40, more than any training run reads.
 
     Raises:
         ValueError: an argument out of range.
         IndexError: an index outside [0, length).
+
+    Example:
+        >>> digits = np.full((10, 28, 28), 255, np.uint8)  # or load_digits()
+        >>> videos = MovingMNIST(digits, num_frames=5)
+        >>> videos[7].shape
+        (5, 64, 64)
+        >>> videos.__getitems__([7, 8, 9]).shape
+        (3, 5, 64, 64)
+        >>> bool((videos[7] == MovingMNIST(digits, num_frames=5)[7]).all())
+        True
     """
 
     def __init__(
@@ -61,11 +72,11 @@ class MovingMNIST(MovingDigits, Dataset[NDArray[np.uint8]]):
         return self.__getitems__([as_index(index)])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> NDArray[np.uint8]:
-        wanted = self._checked(indices)
-        return self._drawn(wanted, self._positions(wanted))
+        wanted = self._check_indices(indices)
+        return self._draw(wanted, self._positions(wanted))
 
     def _positions(self, wanted: NDArray[np.int64]) -> NDArray[np.float64]:
-        """(T, B, num_digits, 2) in the unit box."""
+        """Return the digits' rows and columns, (T, B, num_digits, 2) in [0, 1]."""
         starts = np.empty((len(wanted), self.num_digits, 3))
         for block in np.unique(wanted // BLOCK):
             rows = wanted // BLOCK == block
@@ -83,8 +94,8 @@ class MovingMNIST(MovingDigits, Dataset[NDArray[np.uint8]]):
         return path
 
 
-# Cached: neighbours in index share their draw. Module level, so that no dataset is kept alive.
+# Cached, because neighbouring indices share a block. As a method it would keep data sets alive.
 @lru_cache(maxsize=32)
 def _starts(seed: int, block: int, num_digits: int) -> NDArray[np.float64]:
-    """(4096, num_digits, 3) uniforms: row, column, direction."""
+    """Draw (4096, num_digits, 3) uniform numbers in [0, 1): row, column, direction."""
     return np.random.default_rng((seed, STARTS, block)).random((BLOCK, num_digits, 3))

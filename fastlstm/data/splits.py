@@ -1,4 +1,4 @@
-"""The three parts of a data set."""
+"""The names of the three parts of a data set."""
 
 from __future__ import annotations
 

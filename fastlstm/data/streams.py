@@ -1,9 +1,9 @@
-"""Long sequences laid side by side: parallel streams, read window by window.
+"""Parallel streams of long sequences, read in windows for truncated backpropagation through time.
 
-For truncated backpropagation through time. All sequences, in an order that each epoch shuffles,
-stand end to end; that line is cut into as many equal streams as a batch has rows, and every window
-reads on where the one before stopped. No step is padding, and a row's state goes on from window to
-window, but not from one sequence to the next.
+In each epoch all sequences are concatenated in a new order, and the result is cut into as many
+streams of equal length as a batch has rows. Each window continues where the window before it ended.
+No step is padding. The state of a row is carried from window to window, and reset between
+sequences.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,18 @@ from numpy.typing import NDArray
 
 
 class Piece(NamedTuple):
-    """Steps `start` to `stop` of the sequence of number `sequence`."""
+    """Steps ``start`` to ``stop`` (excluded) of one sequence.
+
+    Attributes:
+        sequence: index of the sequence.
+        start: first step.
+        stop: one past the last step.
+
+    Example:
+        >>> piece = Piece(sequence=2, start=0, stop=5)
+        >>> piece.stop - piece.start
+        5
+    """
 
     sequence: int
     start: int
@@ -23,13 +34,22 @@ class Piece(NamedTuple):
 
 
 class WindowPlan(NamedTuple):
-    """What one window reads.
+    """Which steps one window reads.
 
-    rows: the pieces of each row of the batch, in order of time; all rows have as many steps.
-    reset: (T, B) bool, true where a row's step is the first of its sequence or of its stream.
-    fresh: of the T steps the last ones, which no window before had as fresh: k1 of them, fewer in
-        an epoch's last window. The others are read again, for gradients to reach back through.
-    advance: steps from this window's first to the next one's.
+    Attributes:
+        rows: for each of the B rows of a batch its pieces, in order of time; every row has T steps.
+        reset: (T, B) bool, True where the step is the first of its sequence or of its stream.
+        fresh: number of new steps, at the end of the window: ``k1``, or fewer in the last window of
+            an epoch. The T - ``fresh`` steps before them were read by earlier windows too, and are
+            read again so that gradients can flow back through them.
+        advance: number of steps from the start of this window to the start of the next.
+
+    Example:
+        >>> plan = Streams([6], batch_size=1, k1=2, k2=4).window(1)
+        >>> plan.rows
+        [[Piece(sequence=0, start=0, stop=4)]]
+        >>> plan.fresh, plan.advance, plan.reset[:, 0].tolist()
+        (2, 2, [True, False, False, False])
     """
 
     rows: list[list[Piece]]
@@ -39,27 +59,37 @@ class WindowPlan(NamedTuple):
 
 
 class Streams:
-    """The windows of many sequences, each a pure function of its number.
+    """Plan the windows of truncated backpropagation through time over many sequences.
 
-    So any process, worker or resumed run sees the same windows. Those of one epoch end where the
-    streams do; the steps that equal streams leave over, fewer than there are streams, are dropped,
-    other ones in each epoch. A sequence that a cut divides begins anew behind it.
+    ``streams.window(n)`` depends on the arguments and n alone, so worker processes and resumed runs
+    read the same windows. ``len(streams)`` is the number of windows in an epoch; window n is window
+    ``n % len(streams)`` of epoch ``n // len(streams)``.
+
+    Streams have equal lengths, so each epoch drops fewer steps than there are streams, and with
+    ``shuffle`` different ones. A sequence that is cut by the border of two streams starts in the
+    second one with a reset. The steps ``k1`` and ``k2`` are those of Williams and Peng (1990) and
+    Sutskever (2013).
 
     Args:
-        lengths: steps of each sequence; those without any are passed over.
-        batch_size: streams that this process reads, at least 1.
-        k1: steps from window to window, at least 1.
-        k2: steps through which gradients go back, at least `k1`. Default: `k1`.
-        seed: non-negative, of the orders.
-        shuffle: whether each epoch has an order of its own. Default: True.
-        rank, world_size: this process's share: streams rank * batch_size and following of
-            world_size * batch_size.
-
-    `len(streams)` is the windows in an epoch; `streams.window(n)` is window n % len of epoch
-    n // len.
+        lengths: number of steps of each sequence; 0 is allowed.
+        batch_size: number of streams that this process reads, at least 1.
+        k1: number of steps from one window to the next, at least 1.
+        k2: number of steps through which gradients flow back, at least ``k1``. Default: ``k1``.
+        seed: non-negative seed of the orders. Default: 0.
+        shuffle: whether to order the sequences anew in each epoch. Default: True.
+        rank: number of this process, which reads ``batch_size`` streams from stream
+            ``rank * batch_size`` on. Default: 0.
+        world_size: number of processes. Default: 1.
 
     Raises:
         ValueError: an argument out of range, or fewer steps than streams.
+
+    Example:
+        >>> streams = Streams([5, 3], batch_size=2, k1=3, shuffle=False)
+        >>> len(streams)  # two streams of four steps, in windows of three
+        2
+        >>> streams.window(0).rows[1]
+        [Piece(sequence=0, start=4, stop=5), Piece(sequence=1, start=0, stop=2)]
     """
 
     def __init__(
@@ -98,16 +128,19 @@ class Streams:
         self.seed = seed
         self.shuffle = shuffle
         self.rank = rank
-        self._line = lru_cache(maxsize=2)(self._line_of)  # a window at a seam needs one epoch
+        self._order = lru_cache(maxsize=2)(self._order_of)
 
     def __len__(self) -> int:
         return -(-self.steps // self.k1)
 
     def window(self, number: int) -> WindowPlan:
-        """The plan of a window, from 0 on without end.
+        """Return the plan of a window.
+
+        Args:
+            number: non-negative, without an upper limit.
 
         Raises:
-            IndexError: a number below 0.
+            IndexError: a negative number.
         """
         if number < 0:
             raise IndexError(f"number: expected at least 0, got {number}")
@@ -129,15 +162,15 @@ class Streams:
     def _start(self, place: int) -> int:
         return max(0, (place + 1) * self.k1 - self.k2)
 
-    def _line_of(self, epoch: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-        """The order of the sequences, and where each ends on the line."""
+    def _order_of(self, epoch: int) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """Return the order of the sequences in an epoch, and the end of each in their sum."""
         order = np.arange(len(self.lengths))
         if self.shuffle:
             order = np.random.default_rng((self.seed, epoch)).permutation(order)
         return order, np.cumsum(self.lengths[order])
 
     def _pieces(self, epoch: int, stream: int, start: int, stop: int) -> list[Piece]:
-        order, ends = self._line(epoch)
+        order, ends = self._order(epoch)
         at, end = stream * self.steps + start, stream * self.steps + stop
         place = int(np.searchsorted(ends, at, side="right"))
         pieces = []

@@ -1,42 +1,54 @@
-"""Text as sequences of bytes, one of each file, split by file or, where files are few, within."""
+"""Text files as sequences of bytes, split by file or, where there are few files, within each."""
 
 import sysconfig
 import zlib
 from pathlib import Path
 from typing import get_args
 
-from fastlstm.data.formats import format_of, head_of
-from fastlstm.data.sequences import BytesSequence
+from fastlstm.data.formats import format_of, read_head
+from fastlstm.data.sequence_files import BytesSequence
 from fastlstm.data.splits import Split
 
-_PARTS = 20  # one of them is val, another test
-_LEAST = 100  # one byte in so many: what a split has at the least if files are dealt out whole
+_PARTS = 20  # one part of the data is val, another test
+_SMALLEST_SHARE = 100  # whole files are split only if each split has 1 in 100 of all bytes
 _SKIPPED = {"site-packages", "test", "tests", "idle_test", "__pycache__"}
-_WIDE = (b"\xff\xfe", b"\xfe\xff")  # UTF-16 begins with one of these, and has bytes of 0
+_UTF16_MARKS = (b"\xff\xfe", b"\xfe\xff")  # UTF-16 begins with one of these and has zero bytes
 
 
 def load_text(
     folder: str | Path | None = None, split: Split = "train", pattern: str = "**/*"
 ) -> list[BytesSequence]:
-    """The bytes of one split, a sequence of each file; no byte is in two splits.
+    """Load the text of one split as bytes, one sequence for each file; no byte is in two splits.
 
-    Many files: each belongs to one split as a whole. A checksum of its name says which, the same on
-    every machine and whatever other files there are: about 1 in 20 to val, 1 in 20 to test.
+    Each file belongs to one split as a whole: a checksum of its name puts about 1 file in 20 into
+    val and 1 in 20 into test, the same on every machine and whatever other files there are.
 
-    Few files, or one: where that would leave a split less than 1 in 100 of all bytes, every file is
-    split instead: its first 18 twentieths are train, the next is val and the last test. Files that
-    are added later move none of these borders, but may be enough for the first rule.
+    If a split would get less than 1/100 of all bytes in this way, because there are few files or
+    only one, each file is divided instead: its first 18/20 are train, the next 1/20 val and the
+    last 1/20 test. Adding files does not move these borders, but with enough files the first rule
+    applies.
 
     Args:
-        folder: of the files, or one file. Default: the sources of the running Python's standard
-            library (some 12 MB), without its tests: real text that every machine has.
-        split: "train", "val" or "test".
-        pattern: which files, as in `Path.glob`.
+        folder: a folder of text files, or one text file. Default: the source code of Python's
+            standard library without its tests, about 12 MB of text that every machine has.
+        split: "train", "val" or "test". Default: "train".
+        pattern: which files of the folder, as in ``Path.glob``. Default: all, at any depth.
+
+    Returns:
+        Sequences of shape (T,) uint8, in the order of the file names.
 
     Raises:
-        FileNotFoundError: no such folder, or no file in it that fits `pattern`.
-        ValueError: an unknown split, a file that is no text (an archive, a picture, anything with
-            a byte of 0 in its first 4096, but UTF-16), or files without a byte.
+        FileNotFoundError: the folder does not exist, or has no file that matches ``pattern``.
+        ValueError: an unknown split, only empty files, or a file that is not text: one in a known
+            binary format, or with a zero byte in its first 4096 bytes that is not UTF-16.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> file = Path(tempfile.mkdtemp(), "numbers.txt")
+        >>> size = file.write_text("0123456789" * 4)
+        >>> [bytes(text[:]) for text in load_text(file, "val")]
+        [b'67']
     """
     if split not in get_args(Split):
         raise ValueError(f"split: expected one of {get_args(Split)}, got {split!r}")
@@ -60,15 +72,15 @@ def load_text(
     total = sum(sizes.values())
     if total == 0:
         raise ValueError(f"folder: expected text, the {len(files)} files of {folder} are empty")
-    least = min(sum(sizes[f] for f in files if splits[f] == part) for part in get_args(Split))
-    if _LEAST * least >= total:
+    smallest = min(sum(sizes[f] for f in files if splits[f] == part) for part in get_args(Split))
+    if _SMALLEST_SHARE * smallest >= total:
         return [BytesSequence(file) for file in files if splits[file] == split]
     return [BytesSequence(file, *_borders(sizes[file])[split]) for file in files]
 
 
 def _check_text(file: Path) -> None:
-    kind, head = format_of(file), head_of(file)
-    if kind is None and (b"\0" not in head or head.startswith(_WIDE)):
+    kind, head = format_of(file), read_head(file)
+    if kind is None and (b"\0" not in head or head.startswith(_UTF16_MARKS)):
         return
     raise ValueError(
         f"folder: expected text, got {file} ({kind or 'binary, it has bytes of 0'}); leave it out"

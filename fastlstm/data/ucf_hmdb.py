@@ -1,4 +1,4 @@
-"""The clips of UCF-101 and HMDB-51 and their classes, split as the data sets' authors say."""
+"""The clips and classes of UCF-101 and HMDB-51, in the official splits."""
 
 import zlib
 from collections.abc import Iterable
@@ -10,14 +10,20 @@ from fastlstm.data.splits import Split
 ActionSet = Literal["ucf101", "hmdb51"]
 
 _FOLDS = (1, 2, 3)
-_VAL = 10  # a group in 10 of the official training clips is val
+_VAL = 10  # of the groups of official training clips, 1 in 10 is val
 
 
 class Clip(NamedTuple):
     """A video file and its class.
 
-    label: from 0 on.
-    group: a name that clips cut from one recording share.
+    Attributes:
+        path: path of the video file.
+        label: index of the class.
+        group: name of the recording; clips of one recording have the same.
+
+    Example:
+        >>> Clip(Path("v_Archery_g08_c01.avi"), 2, "v_Archery_g08").label
+        2
     """
 
     path: Path
@@ -26,7 +32,18 @@ class Clip(NamedTuple):
 
 
 class ActionClips(NamedTuple):
-    """Clips of one split, and the names of all classes in the order of their labels."""
+    """The clips of one split.
+
+    Attributes:
+        clips: the clips, in the order of the official lists.
+        classes: names of all classes, in the order of their labels.
+
+    Example:
+        >>> clip = Clip(Path("v_Archery_g08_c01.avi"), 1, "v_Archery_g08")
+        >>> found = ActionClips([clip], ("Applauding", "Archery"))
+        >>> found.classes[found.clips[0].label]
+        'Archery'
+    """
 
     clips: list[Clip]
     classes: tuple[str, ...]
@@ -35,25 +52,39 @@ class ActionClips(NamedTuple):
 def load_actions(
     dataset: ActionSet, folder: str | Path, split: Split = "train", fold: int = 1
 ) -> ActionClips:
-    """Clips of UCF-101 or HMDB-51 in their official layout.
+    """List the clips of UCF-101 (Soomro et al., 2012) or HMDB-51 (Kuehne et al., 2011).
 
-    UCF-101: `ucfTrainTestlist` with classInd.txt, trainlist01.txt and testlist01.txt, and a folder
-    of .avi files for each class, in `folder` or in its `UCF-101`. HMDB-51:
-    `testTrainMulti_7030_splits` with `<class>_test_split1.txt`, whose clips are marked 1 for
-    training, 2 for test and 0 for neither, and class folders in `folder` or in its `hmdb51_org`.
+    Both are read in their official layout. UCF-101: ``ucfTrainTestlist`` with ``classInd.txt``,
+    ``trainlist01.txt`` and ``testlist01.txt``, and a folder of ``.avi`` files for each class in
+    ``folder`` or in ``folder/UCF-101``. HMDB-51: ``testTrainMulti_7030_splits`` with
+    ``<class>_test_split1.txt``, which marks clips by 1 (training), 2 (test) or 0 (neither), and a
+    folder for each class in ``folder`` or in ``folder/hmdb51_org``.
 
-    Test is the official one. Of the official training clips, "val" has a group in 10, by a checksum
-    of its name, and "train" the others: clips of one recording stay together.
+    The test split is the official one. The official training clips are divided by recording: 1
+    recording in 10, chosen by a checksum of its name, is val, the others are train.
 
     Args:
         dataset: "ucf101" or "hmdb51".
-        folder: where the archives were unpacked.
-        split: "train", "val" or "test".
-        fold: which of the three official splits: 1, 2 or 3.
+        folder: folder into which the archives were unpacked.
+        split: "train", "val" or "test". Default: "train".
+        fold: which of the three official splits, 1, 2 or 3. Default: 1.
 
     Raises:
-        FileNotFoundError: a folder, a list, or a clip that is in a list is absent.
-        ValueError: an unknown word or fold, a line that is none of a list, or an empty split.
+        FileNotFoundError: the folder, a list, or a clip named in a list is absent.
+        ValueError: an unknown data set, split or fold, a malformed list, or an empty split.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "ucfTrainTestlist").mkdir()
+        >>> (folder / "UCF-101" / "Archery").mkdir(parents=True)
+        >>> (folder / "UCF-101" / "Archery" / "v_Archery_g01_c01.avi").touch()
+        >>> lists = {"classInd": "1 Archery", "testlist01": "Archery/v_Archery_g01_c01.avi"}
+        >>> for name, line in lists.items():
+        ...     size = (folder / "ucfTrainTestlist" / f"{name}.txt").write_text(line)
+        >>> clips, classes = load_actions("ucf101", folder, "test")
+        >>> clips[0].label, clips[0].group, classes
+        (0, 'v_Archery_g01', ('Archery',))
     """
     if dataset not in get_args(ActionSet):
         raise ValueError(f"dataset: expected one of {get_args(ActionSet)}, got {dataset!r}")
@@ -91,7 +122,7 @@ def _read_ucf101(root: Path, test: bool, fold: int) -> ActionClips:
     listed = lists / f"{'test' if test else 'train'}list{fold:02}.txt"
     clips = []
     for line in _lines(listed):
-        # "Class/v_Class_g08_c01.avi 1"; test lists lack the number, which the folder says again
+        # "Class/v_Class_g08_c01.avi 1"; the number is the class, which test lists leave out
         name, _, file = line.split(" ")[0].partition("/")
         if name not in classes or not file:
             raise ValueError(f"{listed}: expected lines of <class>/<clip>, got {line!r}")
@@ -120,7 +151,7 @@ def _read_hmdb51(root: Path, test: bool, fold: int) -> ActionClips:
 
 
 def _class_folders(root: Path, below: str, classes: Iterable[str]) -> Path:
-    """Where the folders of the classes are."""
+    """Return the folder that holds the folders of the classes."""
     for folder in (root / below, root):
         if any((folder / name).is_dir() for name in classes):
             return folder

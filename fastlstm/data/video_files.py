@@ -1,4 +1,4 @@
-"""Video files as long sequences of frames, decoded by PyAV where they are read."""
+"""Video files as sequences of frames, which PyAV decodes when they are read."""
 
 import os
 from itertools import islice
@@ -10,21 +10,30 @@ from numpy.typing import NDArray
 
 
 class VideoFrames:
-    """The frames of a video file: `video[start:stop]` is (steps, height, width[, 3]) uint8.
+    """The frames of a video file, decoded when they are read.
 
-    Nothing is decoded but what a slice needs: it seeks to the key frame before its first frame
-    and decodes from there; a slice that goes on where the last one stopped just decodes on. The
-    frames' times are read once from the packets, without decoding. Needs the package av.
+    ``video[start:stop]`` is (steps, height, width) uint8 with ``color="gray"``, and (steps, height,
+    width, 3) with ``color="rgb"``. ``len(video)`` is the number of frames.
+
+    A slice seeks to the last key frame before its first frame and decodes from there. A slice that
+    starts where the previous slice ended continues decoding without a seek. The constructor reads
+    the times of all frames from the packets, without decoding. Needs the package ``av``.
 
     Args:
-        path: of the file; its first video stream is read.
-        size: (height, width) to scale frames to. Default: as they are.
+        path: path of the file, of which the first video stream is read.
+        size: (height, width) in pixels to which frames are scaled. Default: the video's own.
         color: "gray" or "rgb". Default: "gray".
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: PyAV cannot read it, it has no video, or an argument is out of range; in a slice
-            also a frame that is damaged.
+        FileNotFoundError: the file does not exist.
+        ValueError: PyAV cannot read the file, it has no video, or an argument is out of range; when
+            a slice is read, also a damaged frame.
+
+    Example:
+        >>> from fastlstm.data import real_video_files
+        >>> video = VideoFrames(real_video_files()[2], size=(36, 44))
+        >>> len(video), video[10:15].shape
+        (120, (5, 36, 44))
     """
 
     def __init__(
@@ -41,8 +50,8 @@ class VideoFrames:
         self.size = size
         self.color = color
         self._times, self._keys = self._read_times()
-        # Process and next frame, file and decoder. One that was forked shares its parent's place
-        # in the file, so it opens its own.
+        # (process, next frame), open file, decoder. A forked process shares the file offset with
+        # its parent, so it opens the file again.
         self._decoding: tuple[tuple[int, int], Any, Any] | None = None
 
     def __len__(self) -> int:
@@ -62,7 +71,7 @@ class VideoFrames:
                 raise ValueError(f"frame {start + len(read)} is absent")
             stacked = np.stack(read)  # ValueError: frames of different sizes
         except (av.FFmpegError, ValueError) as error:
-            self._decoding = None  # a decoder that failed does not go on
+            self._decoding = None  # a decoder cannot continue after an error
             raise ValueError(
                 f"{self.path}: frames {start} to {stop - 1} of {len(self)} are damaged: {error}"
             ) from error
@@ -70,7 +79,7 @@ class VideoFrames:
         return stacked[: max(0, stop - start)]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_decoding": None}  # an open file is no other process' business
+        return {**self.__dict__, "_decoding": None}  # an open file cannot be pickled
 
     def _open(self) -> Any:
         import av
@@ -78,7 +87,7 @@ class VideoFrames:
         if not self.path.exists():
             raise FileNotFoundError(f"path: expected a video file, {self.path} is absent")
         try:
-            container = av.open(str(self.path), metadata_errors="replace")  # no one reads them
+            container = av.open(str(self.path), metadata_errors="replace")  # it is not used
         except av.FFmpegError as error:
             raise ValueError(f"path: PyAV cannot read {self.path}: {error}") from error
         if not container.streams.video:
@@ -86,8 +95,11 @@ class VideoFrames:
         return container
 
     def _read_times(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The presentation time of every frame, in order, and those of key frames before their
-        decoding times: (K, 2); in the stream's unit.
+        """Read the times of all frames, in the stream's unit.
+
+        Returns:
+            The presentation times of the N frames in order, (N,), and the presentation and decoding
+            times of the K key frames, (K, 2).
         """
         import av
 
@@ -105,13 +117,13 @@ class VideoFrames:
     def _seek(self, start: int) -> None:
         container = self._open()
         stream = container.streams.video[0]
-        # A process that was forked meanwhile, as a DataLoader's worker is, has the decoder but not
-        # its threads, and would wait for them when it frees it. So there are none, and none that
-        # scale frames either.
+        # One thread for decoding and, in _array, for scaling: a forked process, such as a worker of
+        # a DataLoader, would inherit the decoder without its threads, and would wait for them
+        # forever when it frees the decoder.
         stream.codec_context.thread_count = 1
         time = int(self._times[start]) if start < len(self) else int(self._times[-1]) + 1
-        # Some containers are indexed by decoding time, which may be before that of presentation:
-        # a search for the frame itself would then find a later key frame.
+        # Some containers are indexed by decoding time, which may be earlier than the presentation
+        # time. Seeking to the frame's presentation time could then find a later key frame.
         place = max(0, int(np.searchsorted(self._keys[:, 0], time, side="right")) - 1)
         container.seek(int(self._keys[place, 1]), stream=stream)
 
