@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.lstm import Pair, Shape
-from benchmarks.timing import median_ms, paired, ratio
+from benchmarks.timing import beside_torch, fastest_of_torch, median_ms, ratio
 
 SHAPES = ["100,32,256,256,1", "1000,8,128,128,1", "128,1,256,256,1", "1000,1,512,512,1"]
 BUSY = ", busy"
@@ -58,24 +58,16 @@ def company(processes: int) -> Iterator[Any]:
 def measure(shape: Shape, train: bool, rounds: int, threads: int, busy: Any) -> dict[str, Any]:
     """One row of the table."""
     pair = Pair(shape, train)
-    quiet = common.also_on_one_thread(
-        {"fastlstm": lambda: pair.call(pair.ours), "nn.LSTM": lambda: pair.call(pair.theirs)},
-        threads,
-    )
+    quiet = {"fastlstm": lambda: pair.call(pair.ours), "nn.LSTM": lambda: pair.call(pair.theirs)}
     calls = quiet | {f"{name}{BUSY}": call for name, call in quiet.items()}
-    set_threads = common.thread_setter(threads)
 
     def before(name: str) -> None:
-        set_threads(name)
         busy.set() if BUSY in name else busy.clear()
 
-    seconds = paired(calls, rounds, before)
+    seconds, _ = beside_torch(calls, rounds, threads, before)
     busy.clear()
-    set_threads("")
     peers = {
-        suffix: common.better_peer(
-            {n: s for n, s in seconds.items() if (BUSY in n) == bool(suffix)}
-        )
+        suffix: fastest_of_torch({n: s for n, s in seconds.items() if (BUSY in n) == bool(suffix)})
         for suffix in ("", BUSY)
     }
     return {

@@ -19,7 +19,7 @@ from torch import nn
 import fastlstm
 from benchmarks import common
 from benchmarks.lstm import check, run
-from benchmarks.timing import median_ms, paired, ratio
+from benchmarks.timing import beside_torch, median_ms, ratio
 
 MODES = ("inference", "forward", "forward and backward")
 KINDS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
@@ -54,10 +54,7 @@ def measure(kind: str, H: int, mode: str, rounds: int, threads: int) -> dict[str
         check(run(frozen, x, dy, False, False), theirs, run(double, x.double(), dy, False, False))
     calls[f"nn.{kind}"] = call(modules[1])
     with torch.set_grad_enabled(mode != "inference"):
-        setter = common.thread_setter(threads)
-        seconds = paired(common.also_on_one_thread(calls, threads), rounds, setter)
-    torch.set_num_threads(threads)
-    peer = common.better_peer(seconds)
+        seconds, peer = beside_torch(calls, rounds, threads)
     row: dict[str, Any] = {"kind": kind, "H": H, "mode": mode, "torch at its better": peer}
     row["us"] = {name: 1e3 * median_ms(s) for name, s in seconds.items()}
     row["torch us"] = 1e3 * median_ms(seconds[peer])

@@ -11,7 +11,6 @@ peepholes and with the same weights, the same loss.
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
+from benchmarks.timing import paired
 from fastlstm import CompositeLSTM
 from fastlstm.training import MovingMNISTData
 
@@ -83,14 +83,14 @@ def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], 
     return step
 
 
-def seconds(step: Callable[[], None], steps: int, device: torch.device) -> float:
-    """Wall time of one step, averaged over `steps` of them."""
-    start = time.perf_counter()
-    for _ in range(steps):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - start) / steps
+def repeated(step: Callable[[], None], steps: int) -> Callable[[], None]:
+    """Return a function that takes ``steps`` steps."""
+
+    def run() -> None:
+        for _ in range(steps):
+            step()
+
+    return run
 
 
 def main() -> None:
@@ -125,23 +125,18 @@ def main() -> None:
             theirs, lambda: theirs.loss(frames, future)
         ),
     }
-    times: dict[str, list[float]] = {name: [] for name in contenders}
-    for step in contenders.values():
-        seconds(step, 2, device)  # warm up: memory, threads, packed weights
-    for _ in range(options.rounds):
-        for name, step in contenders.items():
-            times[name].append(seconds(step, options.steps, device))
+    turns = {name: repeated(step, options.steps) for name, step in contenders.items()}
+    times = paired(turns, options.rounds, device=device.type)
 
     print(
         f"{size['input_size']} -> {size['hidden_size']}, {size['num_layers']} layer(s),"
         f" {len(frames)}+{len(future)} frames, batch {data.batch_size}, float32 on {device},"
         f" {torch.get_num_threads()} threads, torch {torch.__version__}"
     )
-    speeds = {}
-    for name, turns in times.items():
-        speeds[name] = data.batch_size / statistics.median(turns)
-        slow, fast = data.batch_size / max(turns), data.batch_size / min(turns)
-        print(f"  {name:<36}{speeds[name]:8.1f} sequences/s  ({slow:.1f} to {fast:.1f})")
+    for name, seconds in times.items():
+        ordered = sorted(options.steps * data.batch_size / s for s in seconds)
+        median = statistics.median(ordered)
+        print(f"  {name:<36}{median:8.1f} sequences/s  ({ordered[0]:.1f} to {ordered[-1]:.1f})")
     ratio = [theirs_s / ours_s for ours_s, theirs_s in zip(*times.values(), strict=True)]
     print(f"  ratio {statistics.median(ratio):.2f} ({min(ratio):.2f} to {max(ratio):.2f})")
 

@@ -11,13 +11,14 @@ a stack: registers that did not fit were spilled to it, or an array was indexed 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import shutil
 import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
+
+from benchmarks import common
 
 
 class Kernel(NamedTuple):
@@ -97,9 +98,7 @@ def main() -> None:
     for kernel in kernels:
         print(f"{kernel.name:<{width}}{kernel.architecture:>5}{kernel.registers:>11}", end="")
         print(f"{kernel.stack:>7}{kernel.shared:>8}{'  spills' if kernel.stack else ''}")
-    if arguments.json:
-        rows = [kernel._asdict() for kernel in kernels]
-        Path(arguments.json).write_text(json.dumps({"rows": rows}, indent=1))
+    common.write(arguments.json, {}, [kernel._asdict() for kernel in kernels])
     raise SystemExit(any(kernel.stack for kernel in kernels))
 
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import re
-import statistics
 import subprocess
 import sys
 import time
@@ -27,7 +26,7 @@ from torch import nn
 
 import fastlstm
 from benchmarks import common
-from benchmarks.timing import median_ms, paired, ratio
+from benchmarks.timing import median_ms, median_seconds, paired, ratio
 
 CONTENDERS = ("ours", "checkpoints", "no sequence", "nn.LSTM")
 GIB = 2**30
@@ -67,15 +66,15 @@ def peak(pid: int | str = "self") -> int:
 def measure_here(contender: str, T: int, B: int, H: int) -> None:
     """What a fresh process does for a point: prints seconds and bytes."""
     call(contender, min(T, 500), B, H)()  # loads and allocates what every call needs
-    run = call(contender, T, B, H)
-    seconds: list[float] = []
-    most = 0
-    while not seconds or sum(seconds) < _SAMPLE_S:
-        begin = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - begin)
-        most = most or peak()  # of the first: later ones only find its memory in other places
-    print(json.dumps({"seconds": statistics.median(seconds), "peak": most}))
+    step, peaks = call(contender, T, B, H), []
+
+    def run() -> None:
+        step()
+        peaks.append(peak())
+
+    seconds = median_seconds(run, _SAMPLE_S)
+    # The first peak counts: later passes only find the same memory in other places.
+    print(json.dumps({"seconds": seconds, "peak": peaks[0]}))
 
 
 def measure(contender: str, T: int, B: int, H: int, threads: int, limit: float) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import fastlstm
 from benchmarks import common, onnx_runtime
-from benchmarks.timing import median_ms, paired, ratio
+from benchmarks.timing import beside_torch, median_ms, ratio
 from fastlstm import _C
 
 SHAPES = [
@@ -131,7 +131,6 @@ def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) ->
         "fastlstm": lambda: pair.call(pair.ours),
         "nn.LSTM": lambda: pair.call(pair.theirs),
     }
-    calls = common.also_on_one_thread(calls, threads)
     onnx = None
     if not train and dtype == "float32" and onnx_runtime.is_installed():
         onnx, x = onnx_runtime.Session(pair.theirs, threads), pair.x.numpy()
@@ -139,17 +138,13 @@ def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) ->
         check([torch.from_numpy(onnx(x))], pair.result, pair.exact)
         calls["ONNX Runtime"] = lambda: onnx(x)
 
-    set_threads = common.thread_setter(threads)
-
     def before(name: str) -> None:
-        set_threads(name)
         if onnx:
             onnx.open() if name == "ONNX Runtime" else onnx.close()
 
-    seconds = paired(calls, rounds, before)
+    seconds, peer = beside_torch(calls, rounds, threads, before)
     before("")
     peak = _C.fma_flops("auto", threads) / 1e9
-    peer = common.better_peer(seconds)
     gflops = shape.gflop(train) / statistics.median(seconds["fastlstm"])
     return {
         "shape": shape._asdict(),

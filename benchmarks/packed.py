@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import fastlstm
 from benchmarks import common
-from benchmarks.timing import median_ms, paired, ratio
+from benchmarks.timing import beside_torch, median_ms, ratio
 
 
 def check(ours: nn.Module, theirs: nn.Module, packed: PackedSequence, x: torch.Tensor) -> None:
@@ -60,10 +60,7 @@ def measure(T: int, B: int, H: int, train: bool, rounds: int, threads: int) -> d
         "nn.LSTM packed": call(theirs, packed),
     }
     with torch.set_grad_enabled(train):
-        setter = common.thread_setter(threads)
-        seconds = paired(common.also_on_one_thread(calls, threads), rounds, setter)
-    torch.set_num_threads(threads)
-    peer = common.better_peer(seconds)
+        seconds, peer = beside_torch(calls, rounds, threads)
     return {
         "T": T,
         "B": B,

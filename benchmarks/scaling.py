@@ -26,6 +26,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from benchmarks import common
+from benchmarks.timing import paired
 
 PROCESSES = (1, 2, 8, 64, 256, 1024)
 _SMALL = 1024  # bytes whose all-reduce is all latency
@@ -44,15 +45,12 @@ def measure_step(config: str, rounds: int) -> tuple[float, int]:
     batch = next(iter(command.datamodule.train_dataloader()))
     optimizer = torch.optim.Adam(task.parameters(), fused=True)
 
-    def step() -> float:
-        start = time.perf_counter()
+    def step() -> None:
         task.model.loss(*map(task.floats, batch)).total.backward()
         optimizer.step()
         optimizer.zero_grad()
-        return time.perf_counter() - start
 
-    step()
-    seconds = statistics.median(step() for _ in range(rounds))
+    seconds = statistics.median(paired({"step": step}, rounds)["step"])
     return seconds, sum(p.numel() * p.element_size() for p in task.parameters())
 
 

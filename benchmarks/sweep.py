@@ -20,7 +20,7 @@ from typing import Any
 import fastlstm
 from benchmarks import common
 from benchmarks.lstm import Pair, Shape
-from benchmarks.timing import median_ms, paired, ratio
+from benchmarks.timing import beside_torch, median_ms, ratio
 from fastlstm.backends import select
 
 LARGEST = {"T": 500, "B": 256, "I": 1024, "H": 2048}
@@ -48,11 +48,8 @@ def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) ->
     calls = {"fastlstm cpu": lambda: pair.call(cpu), "nn.LSTM": lambda: pair.call(pair.theirs)}
     if auto != "cpu":
         calls["fastlstm auto"] = lambda: pair.call(pair.ours)
-    calls = common.also_on_one_thread(calls, threads)
-    seconds = paired(calls, rounds, set_threads := common.thread_setter(threads))
-    set_threads("")
+    seconds, peer = beside_torch(calls, rounds, threads)
     seconds.setdefault("fastlstm auto", seconds["fastlstm cpu"])
-    peer = common.better_peer(seconds)
     return {
         "shape": shape._asdict(),
         "mode": "training" if train else "inference",

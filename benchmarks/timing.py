@@ -1,7 +1,7 @@
-"""Paired timings: every contender in turn, round after round, and the medians.
+"""Time several functions in turns, round after round, and compare their medians.
 
-On a machine whose speed drifts, two measurements minutes apart cannot be compared. Here all
-contenders run once in every round, and a ratio is the median of the rounds' ratios.
+The speed of a machine drifts, so two measurements that are minutes apart cannot be compared. Here
+every function runs once in each round, and a ratio is the median of the rounds' ratios.
 """
 
 from __future__ import annotations
@@ -10,12 +10,16 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 
-_SAMPLE_S = 0.03  # a sample is the median of as many calls as fit
-_PAUSE_S = 0.01  # after which the threads of the contender before no longer spin on the cores
+import torch
+
+ONE_THREAD = ", 1 thread"
+_SAMPLE_S = {"cpu": 0.03, "cuda": 0.02}  # time of the calls that make up one sample
+_PAUSE_S = 0.01  # after which the threads of the function before no longer spin on the cores
+_MOST_CALLS = 200  # in a sample on a GPU
 
 
-def _seconds(call: Callable[[], object], sample_s: float) -> float:
-    """The median of calls, at least one, that begin within that time."""
+def median_seconds(call: Callable[[], object], sample_s: float) -> float:
+    """Return the median time of calls that start within ``sample_s`` seconds, at least one call."""
     calls = []
     begin = start = time.perf_counter()
     while not calls or start - begin < sample_s:
@@ -26,39 +30,105 @@ def _seconds(call: Callable[[], object], sample_s: float) -> float:
     return statistics.median(calls)
 
 
+def _cuda_seconds(call: Callable[[], object], calls: int) -> float:
+    """Return the mean time of calls that are launched one after the other, by CUDA events."""
+    torch.cuda.synchronize()
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    for _ in range(calls):
+        call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1e3 / calls
+
+
+def _warm_up(call: Callable[[], object], device: str) -> float:
+    """Let a function compile and allocate, and return roughly the seconds a call takes."""
+    if device == "cpu":
+        return median_seconds(call, _SAMPLE_S[device])
+    call()
+    return _cuda_seconds(call, 2)
+
+
+def _sample(call: Callable[[], object], device: str, estimate: float) -> float:
+    """Return the seconds a call takes.
+
+    On a CPU the sample follows one that is not counted. It wakes threads that sleep since the last
+    call, and loads the data into the caches, as in a program that runs nothing else.
+    """
+    if device == "cpu":
+        time.sleep(_PAUSE_S)
+        median_seconds(call, _SAMPLE_S[device])
+        return median_seconds(call, _SAMPLE_S[device])
+    calls = round(_SAMPLE_S[device] / max(estimate, 1e-6))
+    return _cuda_seconds(call, max(1, min(_MOST_CALLS, calls)))
+
+
 def paired(
     contenders: Mapping[str, Callable[[], object]],
     rounds: int = 9,
     before: Callable[[str], object] | None = None,
+    device: str = "cpu",
 ) -> dict[str, list[float]]:
-    """Seconds a call, by contender and in the order of the rounds.
-
-    Each sample follows one that is not counted: it wakes the threads that the contender before let
-    sleep, and finds its own data in the cache as it would in a program that runs nothing else.
+    """Time functions in turns.
 
     Args:
-        contenders: name to callable.
-        rounds: samples of each.
-        before: called with the name before each sample, for what shall not be timed.
+        contenders: functions by name.
+        rounds: number of samples of each function.
+        before: called with the name of a function before each of its samples; it is not timed.
+        device: "cpu" for wall time, "cuda" for CUDA events.
+
+    Returns:
+        Seconds a call of each function, in the order of the rounds.
     """
+    before = before or (lambda name: None)
+    estimates = {}
+    for name, call in contenders.items():
+        before(name)
+        estimates[name] = _warm_up(call, device)
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for counts in [False] + rounds * [True]:
+    for _ in range(rounds):
         for name, call in contenders.items():
-            if before:
-                before(name)
-            time.sleep(_PAUSE_S)
-            _seconds(call, _SAMPLE_S)
-            if counts:
-                seconds[name].append(_seconds(call, _SAMPLE_S))
+            before(name)
+            seconds[name].append(_sample(call, device, estimates[name]))
     return seconds
 
 
+def beside_torch(
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    threads: int,
+    before: Callable[[str], object] | None = None,
+) -> tuple[dict[str, list[float]], str]:
+    """Time functions in turns, those of torch (``nn.`` in front of their names) on one thread too.
+
+    Returns:
+        Seconds as from :func:`paired`, and the name of the fastest function of torch.
+    """
+    single = {f"{n}{ONE_THREAD}": call for n, call in contenders.items() if n.startswith("nn.")}
+
+    def prepare(name: str) -> None:
+        torch.set_num_threads(1 if ONE_THREAD in name else threads)
+        if before:
+            before(name)
+
+    seconds = paired({**contenders, **(single if threads > 1 else {})}, rounds, prepare)
+    torch.set_num_threads(threads)
+    return seconds, fastest_of_torch(seconds)
+
+
+def fastest_of_torch(seconds: Mapping[str, list[float]]) -> str:
+    """Return the name of the fastest function whose name starts with ``nn.``."""
+    names = [name for name in seconds if name.startswith("nn.")]
+    return min(names, key=lambda name: statistics.median(seconds[name]))
+
+
 def median_ms(seconds: list[float]) -> float:
-    """The median, in milliseconds."""
+    """Return the median in milliseconds."""
     return 1e3 * statistics.median(seconds)
 
 
 def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
-    """How many times faster ``fast`` is than ``slow``: the median of the rounds' ratios."""
+    """Return how many times as long ``slow`` takes as ``fast``, the median over the rounds."""
     rounds = zip(seconds[slow], seconds[fast], strict=True)
     return statistics.median(a / b for a, b in rounds)

@@ -12,13 +12,14 @@ triton.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
+
+from benchmarks import common
 
 ARCHITECTURES = (80, 90, 100)
 SHARED_KIB = {80: 163, 90: 227, 100: 227}  # that a block may have; 99 elsewhere
@@ -197,9 +198,7 @@ def main() -> None:
             print(f"{resources.registers:>10}{resources.stack:>7}{resources.spills:>8}", end="")
             print(f"{resources.shared:>9}{'' if fits else '  too much'}", flush=True)
             rows.append(case._asdict() | resources._asdict())
-    if arguments.json:
-        with open(arguments.json, "w") as file:
-            json.dump({"rows": rows}, file, indent=1)
+    common.write(arguments.json, {}, rows)
     raise SystemExit(1 if bad else 0)
 
 

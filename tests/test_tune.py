@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import timing
 from benchmarks.gpu import compare, costs, measured, tune
 from benchmarks.gpu.passes import DIRECTIONS
 from fastlstm.backends.cuda import recurrence
@@ -24,7 +25,8 @@ def kernels():
 def script(monkeypatch, tmp_path):
     """Runs the script with these words after --out."""
     tf32 = torch.backends.cuda.matmul.allow_tf32
-    monkeypatch.setattr(compare.record, "_SAMPLE_S", 1e-4)
+    monkeypatch.setattr(timing, "_SAMPLE_S", {"cpu": 1e-4})
+    monkeypatch.setattr(timing, "_PAUSE_S", 0)
 
     def run(*words):
         command = ["tune", "--out", str(tmp_path), "--device", "cpu", "--small", *words]

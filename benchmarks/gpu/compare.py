@@ -22,6 +22,7 @@ from torch import nn
 
 import fastlstm
 from benchmarks.gpu import record
+from benchmarks.timing import median_ms, paired, ratio
 
 # Modelled work of a step with W_hh resident, bfloat16, in us, (forward, backward) by (H, B): the
 # largest of mma, shared memory and L2 at an H100's peak rates. To each a barrier and a trip to L2
@@ -129,15 +130,14 @@ def measure(cell: Cell, T: int, device: str) -> dict[str, Any]:
             continue
         contenders[name] = lambda module=module: outputs(module, x, cell.train)
     with torch.set_grad_enabled(cell.train):
-        seconds = record.paired(contenders, device)
+        seconds = paired(contenders, record.ROUNDS, device=device)
     for name, samples in seconds.items():
-        us = 1e6 * record.median(samples) / T
+        us = 1e3 * median_ms(samples) / T
         row[f"{name} us"] = us
         if row["floor_us"] is not None:
             row[f"{name} floor"] = row["floor_us"] / us
         if name != "nn.LSTM" and "nn.LSTM" in seconds:
-            rounds = zip(seconds["nn.LSTM"], samples, strict=True)
-            row[f"{name} ratio"] = record.median([a / b for a, b in rounds])
+            row[f"{name} ratio"] = ratio(seconds, "nn.LSTM", name)
     return row
 
 
@@ -178,12 +178,8 @@ def main() -> None:
     if arguments.plot:
         plot(arguments)
         return
-    path = arguments.out / "compare.json"
-    before = record.read(path)["rows"] if path.exists() else []
-    results = record.Results(arguments, "compare")
-    for row in before:
-        results.rows.append(row)
-    done = {tuple(row[name] for name in Cell._fields) for row in before}
+    results = record.Results(arguments, "compare", resume=True)
+    done = {tuple(row[name] for name in Cell._fields) for row in results.rows}
     for cell in cells(arguments.small):
         if tuple(cell) in done:
             continue

@@ -19,6 +19,7 @@ from torch import nn
 import fastlstm
 from benchmarks.composite import TorchComposite, training_step
 from benchmarks.gpu import record
+from benchmarks.timing import median_ms, paired, ratio
 
 
 def peak(device: str, call: Callable[[], object]) -> float | None:
@@ -57,13 +58,12 @@ def composite(results: record.Results, device: str, layers: int, small: bool) ->
         "torch loop, peepholes": step(loop, lambda: loop.loss(frames, future).total),
     }
     row: dict[str, Any] = {"model": "CompositeLSTM", **sizes, "B": B, "losses": losses}
-    seconds = record.paired(steps, device)
+    seconds = paired(steps, record.ROUNDS, device=device)
     for name, samples in seconds.items():
-        row[f"{name} sequences/s"] = B / record.median(samples)
+        row[f"{name} sequences/s"] = 1e3 * B / median_ms(samples)
         row[f"{name} GB"] = peak(device, steps[name])
         if name != "ours":
-            rounds = zip(samples, seconds["ours"], strict=True)
-            row[f"{name} / ours"] = record.median([a / b for a, b in rounds])
+            row[f"{name} / ours"] = ratio(seconds, name, "ours")
     results.add(**row)
 
 
@@ -88,11 +88,11 @@ def long_sequence(results: record.Results, device: str, small: bool) -> None:
             module(x)[0].float().square().mean().backward()
 
         try:
-            seconds = record.paired({name: run}, device, rounds=3)[name]
+            seconds = paired({name: run}, rounds=3, device=device)[name]
         except (RuntimeError, ValueError) as error:
             row[f"{name} refused"] = str(error).splitlines()[0]
             continue
-        row[f"{name} ms"] = 1e3 * record.median(seconds)
+        row[f"{name} ms"] = median_ms(seconds)
         row[f"{name} GB"] = peak(device, run)
     results.add(**row)
 

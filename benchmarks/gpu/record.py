@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +13,7 @@ import torch
 
 from fastlstm.cli import info
 
-_SAMPLE_S = 0.02  # a sample is the mean of as many calls as fill it
+ROUNDS = 5
 
 
 def parser(doc: str, minutes: float) -> argparse.ArgumentParser:
@@ -54,20 +52,22 @@ def machine(device: str) -> dict[str, Any]:
 
 
 class Results:
-    """Rows that are on disk as soon as they are known.
+    """Rows of results that are written to a file whenever one is added.
 
     Args:
-        arguments: of a script, from `parser`.
-        name: of the file, without `.json`.
+        arguments: arguments of a script, from :func:`parser`.
+        name: name of the file without ``.json``.
+        resume: whether to keep the rows that the file has already.
     """
 
-    def __init__(self, arguments: argparse.Namespace, name: str) -> None:
+    def __init__(self, arguments: argparse.Namespace, name: str, resume: bool = False) -> None:
         if arguments.device == "cuda" and not torch.cuda.is_available():
             raise SystemExit("--device cuda: torch finds no CUDA device; cpu tries the script only")
         arguments.out.mkdir(parents=True, exist_ok=True)
         self.path = arguments.out / f"{name}.json"
         self.machine = machine(arguments.device)
-        self.rows: list[dict[str, Any]] = []
+        kept = resume and self.path.exists()
+        self.rows: list[dict[str, Any]] = read(self.path)["rows"] if kept else []
         self._end = time.monotonic() + 60 * arguments.minutes
         print(", ".join(f"{k} {v}" for k, v in self.machine.items() if k != "info"), flush=True)
 
@@ -100,39 +100,3 @@ def synchronize(device: str) -> None:
     """Wait for all that was asked of the device."""
     if device == "cuda":
         torch.cuda.synchronize()
-
-
-def _sample(call: Callable[[], object], calls: int, device: str) -> float:
-    """Seconds a call, launched one after the other as a program would."""
-    synchronize(device)
-    if device == "cpu":
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        return (time.perf_counter() - start) / calls
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    for _ in range(calls):
-        call()
-    end.record()
-    end.synchronize()
-    return begin.elapsed_time(end) / 1e3 / calls
-
-
-def paired(
-    contenders: Mapping[str, Callable[[], object]], device: str, rounds: int = 5
-) -> dict[str, list[float]]:
-    """Seconds a call of each contender, one sample of each in every round, by CUDA events."""
-    counts = {}
-    for name, call in contenders.items():
-        call()  # compiles, allocates
-        counts[name] = max(1, min(200, round(_SAMPLE_S / max(_sample(call, 2, device), 1e-6))))
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, call in contenders.items():
-            seconds[name].append(_sample(call, counts[name], device))
-    return seconds
-
-
-def median(seconds: list[float]) -> float:
-    return statistics.median(seconds)

@@ -30,6 +30,7 @@ import torch
 
 from benchmarks.gpu import compare, costs, measured, record
 from benchmarks.gpu.passes import Passes, Problem
+from benchmarks.timing import median_ms, paired, ratio
 from fastlstm.backends import cuda
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
@@ -102,7 +103,8 @@ def measure(
             try:
                 error = compare.errors(passes.run(direction, plan), truth[direction])
             except RuntimeError as refused:
-                record.synchronize(device)  # raises too if the device is lost
+                if device == "cuda":
+                    torch.cuda.synchronize()  # raises too if the device is lost
                 row["refused"] = str(refused).splitlines()[0]
                 continue
             row["error"] = error
@@ -110,12 +112,11 @@ def measure(
                 row["refused"] = f"errs by {error:.1e}, more than {limit:.1e}"
                 continue
             contenders[name] = lambda way=direction, plan=plan: passes.run(way, plan)
-        seconds = record.paired(contenders, device)
+        seconds = paired(contenders, record.ROUNDS, device=device)
         for name, samples in seconds.items():
-            rows[name]["us"] = 1e6 * record.median(samples) / T
+            rows[name]["us"] = 1e3 * median_ms(samples) / T
             if "0" in seconds:
-                rounds = zip(seconds["0"], samples, strict=True)
-                rows[name]["ratio"] = record.median([a / b for a, b in rounds])
+                rows[name]["ratio"] = ratio(seconds, "0", name)
         yield from rows.values()
         passes.run("forward", None)  # whatever came before, the backward pass finds what is right
 
@@ -189,11 +190,8 @@ def main() -> None:
     if arguments.report:
         report(arguments, kernels)
         return
-    path = arguments.out / "tune.json"
-    before = record.read(path)["rows"] if path.exists() else []
-    results = record.Results(arguments, "tune")
-    results.rows.extend(before)
-    done = {tuple(row[name] for name in Problem._fields) for row in before}
+    results = record.Results(arguments, "tune", resume=True)
+    done = {tuple(row[name] for name in Problem._fields) for row in results.rows}
     for problem in problems(arguments.small):
         if tuple(problem) in done:
             continue
