@@ -1,63 +1,83 @@
-"""The command `fastlstm`: models of video, `classify`, `language`, `experiment`, `info`."""
+"""The command `fastlstm`: train models of video and classifiers, run experiments, print `info`."""
 
 import ctypes
 import difflib
 import platform
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-_COMMANDS = ("fit", "validate", "test", "predict", "classify", "language", "experiment", "info")
+_COMMANDS = ("fit", "validate", "test", "predict", "classify", "experiment", "info")
+_LANGUAGE = (
+    "fastlstm: `fastlstm language` is now an example of the source code: python"
+    " examples/language/train.py fit --config examples/language/config.yaml"
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command.
+    """Run the command `fastlstm`.
 
     Args:
-        argv: arguments without the program's name. Default: those of the process, for which an
-            error that this package raises is one sentence on stderr and exit status 1.
+        argv: the words after the program's name. Default: those of the process; an error that this
+            package raises is then printed as one sentence, with exit status 1.
 
     Raises:
-        SystemExit: the arguments are wrong, or training is asked for without the packages of the
-            extra `fastlstm[train]`; with one sentence that says so.
+        SystemExit: the words are wrong, or the command needs packages of the extra
+            `fastlstm[train]` that are not installed.
         ValueError, FileNotFoundError: see `fastlstm.training.commands.base.RunCommand`.
     """
     if argv is not None:
         _run(list(argv))
         return
-    try:
+    with short_errors():
         _run(sys.argv[1:])
+
+
+@contextmanager
+def short_errors() -> Iterator[None]:
+    """Print an error that this package raises as one sentence, and exit with status 1.
+
+    Errors raised elsewhere, by a user's own model or by a library, keep their traceback.
+    """
+    try:
+        yield
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        if not _is_of_this_package(error):
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if Path(__file__).parent not in Path(frame.f_code.co_filename).parents:
             raise
         raise SystemExit(f"fastlstm: {error}") from None
 
 
-def _is_of_this_package(error: BaseException) -> bool:
-    """Whether it was raised here, about something that a user can put right.
+def tune_process() -> None:
+    """Set what makes training on a CPU faster, for the whole process: denormals and freed memory.
 
-    Others, of a user's own model or of a library, need their traceback.
+    Adam's running averages of pixels that are hardly ever lit become denormal numbers, on which a
+    step takes twice as long; they are flushed to 0. Freed memory is kept, see `_keep_freed_memory`.
+    Call it before torch starts its threads, which inherit the setting.
     """
-    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
-    return Path(__file__).parent in Path(frame.f_code.co_filename).parents
+    import torch
+
+    torch.set_flush_denormal(True)
+    _keep_freed_memory()
 
 
 def _run(words: list[str]) -> None:
+    if words[:1] == ["language"]:
+        print(_LANGUAGE, file=sys.stderr)
+        raise SystemExit(2)
     _check_command(words)
     if words[:1] == ["info"]:
         if len(words) > 1:
             raise SystemExit(f"fastlstm info: expected no arguments, got {' '.join(words[1:])}")
         print(info())
         return
-    import torch
-
     try:
-        # late, because `info` and `import fastlstm.cli` do without Lightning
+        # imported here, because `info` and `import fastlstm.cli` work without Lightning
         from fastlstm.experiments.command import main as experiments
         from fastlstm.training.commands.classify import ClassifyCommand
-        from fastlstm.training.commands.language import LanguageCommand
         from fastlstm.training.commands.video import VideoCommand
     except ModuleNotFoundError as error:
         package = (error.name or "").split(".")[0]
@@ -65,13 +85,8 @@ def _run(words: list[str]) -> None:
             f"fastlstm: training needs the package {package!r}, which is not installed:"
             " pip install 'fastlstm[train]'"
         ) from None
-    # Adam's averages for pixels that are hardly ever lit fade into denormal numbers, on which a
-    # step takes twice as long. Set before torch starts its threads, which inherit it.
-    torch.set_flush_denormal(True)
-    _keep_freed_memory()
-    if words[:1] == ["language"]:
-        LanguageCommand(words[1:])
-    elif words[:1] == ["classify"]:
+    tune_process()
+    if words[:1] == ["classify"]:
         ClassifyCommand(words[1:])
     elif words[:1] == ["experiment"]:
         experiments(words[1:])
@@ -80,7 +95,7 @@ def _run(words: list[str]) -> None:
 
 
 def _check_command(words: list[str]) -> None:
-    """SystemExit if the first word is no command; options before it are argparse's to read."""
+    """Raise SystemExit if the first word is no command. Options before a command are left alone."""
     if words and (words[0] in _COMMANDS or words[0].startswith("-")):
         return
     near = difflib.get_close_matches(words[0], _COMMANDS, 1) if words else []
@@ -91,22 +106,22 @@ def _check_command(words: list[str]) -> None:
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc reuse large blocks in place of returning them to the system.
+    """Make glibc reuse large freed blocks instead of returning them to the system.
 
-    Every training step allocates the same activations again, and otherwise touches each of their
-    pages for the first time again: 8% of a step of the demo on a quiet machine.
+    Every training step allocates the same activations again. Blocks that were returned would cause
+    a page fault per page in every step: 8% of a step of configs/demo.yaml on an idle machine.
     """
-    mmap_max, trim_threshold = -4, -1  # of <malloc.h>
+    mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD in <malloc.h>
     try:
         mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # another C library has its own ways
+    except (AttributeError, OSError, TypeError):  # the C library is not glibc
         return
     mallopt(mmap_max, 0)
     mallopt(trim_threshold, 2**31 - 1)
 
 
 def info() -> str:
-    """Versions, processor, and for each backend whether it runs here and why not."""
+    """Return versions, the processor, and for each backend whether it runs here and why not."""
     import torch
 
     import fastlstm

@@ -77,8 +77,6 @@ RENAMED = {
     "training.run_command": "training.commands.base",
     "training.video_command": "training.commands.video",
     "training.classify_command": "training.commands.classify",
-    "training.language_command": "training.commands.language",
-    "training.language_report": "training.commands.language_report",
     "sequence": "op.run",
 }
 """Names below ``fastlstm``, old to new; two names where one module became two."""

@@ -94,6 +94,16 @@ def triton_backend(request):
 
 
 @pytest.fixture
+def quiet_command_line(monkeypatch):
+    """The command `fastlstm` on one thread, without what it leaves behind in the process."""
+    # Lightning warns if it is given words and the process has words of its own too
+    monkeypatch.setattr("sys.argv", ["fastlstm"])
+    torch.set_num_threads(1)
+    yield
+    torch.set_flush_denormal(False)  # fastlstm.cli.main sets it
+
+
+@pytest.fixture
 def compiled():
     """``torch.compile`` without graph breaks and without a code generator."""
     torch._dynamo.reset()

@@ -11,61 +11,20 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tiny_training import SIDE, run_settings
 
 from fastlstm.cli import info, main
+from fastlstm.training.commands.video import VideoCommand
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-SIDE = 28
-
-
-@pytest.fixture(autouse=True)
-def _quiet_command_line(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["fastlstm"])  # Lightning warns of arguments on both sides
-    torch.set_num_threads(1)
-    yield
-    torch.set_flush_denormal(False)  # main() sets it
+pytestmark = pytest.mark.usefixtures("quiet_command_line")
 
 
 @pytest.fixture
 def config(tmp_path):
-    """Writes a configuration of four steps of a tiny model; returns its path."""
-    settings = {
-        "run": str(tmp_path / "run"),
-        "checkpoint_every": 1,
-        "model": {
-            "model": {
-                "class_path": "fastlstm.CompositeLSTM",
-                "init_args": {"input_size": SIDE**2, "hidden_size": 4},
-            },
-            "schedule": "constant",
-        },
-        "data": {
-            "class_path": "fastlstm.training.MovingMNISTData",
-            "init_args": {
-                "batch_size": 2,
-                "input_frames": 2,
-                "future_frames": 3,
-                "num_digits": 1,
-                "size": SIDE,
-                "val_size": 2,
-                "test_size": 2,
-            },
-        },
-        "baselines": {"sample": 8},
-        "figure": {"samples": 1},
-        "trainer": {
-            "accelerator": "cpu",
-            "max_steps": 4,
-            "val_check_interval": 2,
-            "log_every_n_steps": 1,
-            "num_sanity_val_steps": 0,
-            "gradient_clip_val": 10.0,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-        },
-    }
+    """The path of a configuration of four steps of a tiny model."""
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(settings))
+    path.write_text(yaml.safe_dump(run_settings(tmp_path / "run")))
     return str(path)
 
 
@@ -151,8 +110,6 @@ SMALL = [
 
 @pytest.mark.parametrize(("name", "conditional"), [("demo", False), ("paper", True)])
 def test_the_configurations_in_the_repository_run(tmp_path, name, conditional):
-    from fastlstm.training.commands.video import VideoCommand
-
     config = str(CONFIGS / f"{name}.yaml")
     command = VideoCommand(["fit", "--config", config, *SMALL, "--run", str(tmp_path)])
     trained = command.model.model
@@ -193,7 +150,7 @@ def test_without_the_extra_training_is_refused_in_one_sentence_and_info_works():
     ("words", "got"),
     [
         (["nonsense"], "got 'nonsense'"),
-        (["langauge", "fit"], "got 'langauge': did you mean 'language'?"),
+        (["clasify", "fit"], "got 'clasify': did you mean 'classify'?"),
         (["experiments"], "got 'experiments': did you mean 'experiment'?"),
         ([], "got none"),
     ],
@@ -202,9 +159,41 @@ def test_an_unknown_command_is_told_all_of_them(words, got):
     with pytest.raises(SystemExit) as refused:
         main(words)
     assert str(refused.value) == (
-        "fastlstm: expected a command, one of fit, validate, test, predict, classify, language,"
-        f" experiment, info; {got}"
+        "fastlstm: expected a command, one of fit, validate, test, predict, classify, experiment,"
+        f" info; {got}"
     )
+
+
+def test_language_tells_where_the_example_is(capsys):
+    with pytest.raises(SystemExit) as refused:
+        main(["language", "fit", "--config", "configs/language.yaml"])
+    assert refused.value.code == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    script, _, _, config = said.partition("python ")[2].split()
+    for file in (script, config):
+        assert (CONFIGS.parent / file).is_file()
+
+
+@pytest.mark.parametrize(
+    ("in_file", "words", "expected"),
+    [
+        ("save_every", [], 3),
+        ("checkpoint_every", [], 3),
+        ("checkpoint_every", ["--save_every", "2"], 2),
+        ("checkpoint_every", ["--checkpoint_every=2"], 2),
+        ("save_every", ["--checkpoint_every", "2"], 2),
+    ],
+)
+def test_steps_between_saves_by_their_old_name_too(tmp_path, in_file, words, expected):
+    settings = run_settings(tmp_path / "run")
+    del settings["save_every"]
+    settings |= {in_file: 3}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(settings))
+    command = VideoCommand(["fit", "--config", str(tmp_path / "c.yaml"), *words])
+    (last,) = [c for c in command.trainer.checkpoint_callbacks if c.filename == "last"]
+    assert last._every_n_train_steps == expected
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["save_every"] == expected and "checkpoint_every" not in saved
 
 
 def test_an_error_of_this_package_is_one_sentence_and_others_keep_their_traceback(tmp_path):

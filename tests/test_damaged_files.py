@@ -6,6 +6,7 @@ import zipfile
 
 import pytest
 import torch
+from language_example import LanguageCommand
 from safetensors.torch import save_file
 from tiny_training import tiny_data, tiny_model, trainer
 
@@ -13,7 +14,6 @@ from fastlstm import ByteLSTM, CompositeLSTM, LSTMClassifier, VideoLSTM
 from fastlstm.experiments.runs import Run
 from fastlstm.training import AtomicCheckpointIO, ClassificationTask, VideoTask
 from fastlstm.training.commands.classify import ClassifyCommand
-from fastlstm.training.commands.language import LanguageCommand
 from fastlstm.training.commands.video import VideoCommand
 from fastlstm.training.tasks.sequence import SequenceTask
 

@@ -1,6 +1,7 @@
 """Data that a run will need and does not have are one error before its first step."""
 
 import gzip
+import os
 import struct
 import subprocess
 import sys
@@ -8,12 +9,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from language_example import FOLDER, LanguageCommand
 from lightning.pytorch import Callback
 from tiny_training import tiny_data, tiny_model, trainer
 
 from fastlstm.training import FileSequenceData, SequenceTask, VideoTask
 from fastlstm.training.callbacks.first_batches import FirstBatches
-from fastlstm.training.commands.language import LanguageCommand
 
 
 @pytest.fixture(autouse=True)
@@ -153,7 +154,10 @@ def test_the_command_says_one_sentence_and_no_traceback(tmp_path):
     folder = write(tmp_path / "data", train=LONG, val=LONG)
     more = words(tmp_path / "run", "FileSequenceData", f"--data.folder={folder}")
     done = subprocess.run(
-        [sys.executable, "-m", "fastlstm.cli", "language", *more], capture_output=True, text=True
+        [sys.executable, str(FOLDER / "train.py"), *more],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
     assert done.returncode == 1
     assert "Traceback" not in done.stderr

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
+from language_example import FOLDER
 
 pytestmark = [
     pytest.mark.slow,  # it starts seven processes, which import Lightning
@@ -16,7 +17,7 @@ pytestmark = [
 
 
 def fit(run, text, devices, batch_size, *more):
-    words = ["language", "fit", "--run", str(run), "--data", "fastlstm.training.TextData"]
+    words = ["fit", "--run", str(run), "--data", "fastlstm.training.TextData"]
     words += ["--data.folder", str(text), "--data.k1", "6", "--data.batch_size", str(batch_size)]
     words += ["--model.model", "fastlstm.ByteLSTM", "--model.model.hidden_size", "8"]
     words += ["--model.schedule", "constant", "--trainer.devices", str(devices)]
@@ -25,13 +26,8 @@ def fit(run, text, devices, batch_size, *more):
     words += ["--trainer.enable_progress_bar", "false", *more]
     if devices > 1:
         words += ["--trainer.strategy", "ddp"]
-    code = "import torch; torch.set_num_threads(1); from fastlstm.cli import main; main()"
-    command = [sys.executable, "-c", code]
-    if devices > 1:  # Lightning starts the others by the words of the command: a file has some
-        script = run.parent / "main.py"
-        script.write_text(code)
-        command = [sys.executable, str(script)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(FOLDER / "train.py")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     losses = {}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from language_example import FOLDER, LanguageCommand, LanguageTask
 from lightning.pytorch.plugins import MixedPrecision
 from tiny_training import Recorder, tiny_data, tiny_model, trainer
 
@@ -20,7 +21,6 @@ from fastlstm.training import (
     VideoTask,
 )
 from fastlstm.training.commands.classify import ClassifyCommand
-from fastlstm.training.commands.language import LanguageCommand, LanguageTask
 from fastlstm.training.commands.video import VideoCommand
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -63,8 +63,8 @@ def command(tmp_path, text):
             small += ["--baselines.sample=8", "--data.num_workers=0"]
         small += ["--trainer.fast_dev_run=2", "--trainer.accelerator=cpu"]
         small += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-        config = f"--config={CONFIGS / name}.yaml"
-        return kind(["fit", config, f"--run={tmp_path / 'run'}", *small, *words])
+        config = FOLDER / "config.yaml" if name == "language" else CONFIGS / f"{name}.yaml"
+        return kind(["fit", f"--config={config}", f"--run={tmp_path / 'run'}", *small, *words])
 
     return run
 

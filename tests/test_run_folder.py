@@ -6,61 +6,22 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from language_example import LanguageCommand, read_curve
 from lightning.pytorch.plugins.environments import SLURMEnvironment
-from tiny_training import SIDE
+from tiny_training import run_settings
 
 from fastlstm.cli import main
 from fastlstm.experiments import runs
-from fastlstm.training.commands.language import LanguageCommand
-from fastlstm.training.commands.language_report import read_curve
 from fastlstm.training.run_folder import remove, results, run_files
 
-
-@pytest.fixture(autouse=True)
-def _quiet_command_line(monkeypatch):
-    monkeypatch.setattr("sys.argv", ["fastlstm"])  # Lightning warns of arguments on both sides
-    torch.set_num_threads(1)
-    yield
-    torch.set_flush_denormal(False)  # main() sets it
-
-
-def settings(run):
-    """Of four steps of a tiny model, validated after the second and the fourth."""
-    sizes = {"batch_size": 2, "input_frames": 2, "future_frames": 3, "val_size": 2, "test_size": 4}
-    return {
-        "run": str(run),
-        "checkpoint_every": 1,
-        "model": {
-            "model": {
-                "class_path": "fastlstm.CompositeLSTM",
-                "init_args": {"input_size": SIDE**2, "hidden_size": 4},
-            },
-            "schedule": "constant",
-        },
-        "data": {
-            "class_path": "fastlstm.training.MovingMNISTData",
-            "init_args": {"num_digits": 1, "size": SIDE, **sizes},
-        },
-        "baselines": {"sample": 8},
-        "figure": {"samples": 1},
-        "predictions": {"samples": 1},
-        "trainer": {
-            "accelerator": "cpu",
-            "max_steps": 4,
-            "val_check_interval": 2,
-            "log_every_n_steps": 1,
-            "num_sanity_val_steps": 0,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-        },
-    }
+pytestmark = pytest.mark.usefixtures("quiet_command_line")
 
 
 @pytest.fixture
 def command(tmp_path):
     """Calls `fastlstm` with these settings for tmp_path/run."""
     path = tmp_path / "settings.yaml"
-    path.write_text(yaml.safe_dump(settings(tmp_path / "run")))
+    path.write_text(yaml.safe_dump(run_settings(tmp_path / "run")))
 
     def call(word, *words):
         main([word, "--config", str(path), *words])
@@ -248,7 +209,7 @@ def test_the_configuration_is_in_the_runs_folder_wherever_loggers_write(command,
 
 def test_an_experiment_takes_no_other_run_for_its_own(tmp_path, command, monkeypatch):
     run = tmp_path / "run"
-    config = {k: v for k, v in settings(run).items() if k != "run"}
+    config = {k: v for k, v in run_settings(run).items() if k != "run"}
     (run / "figures").mkdir(parents=True)  # it was begun, drew a picture and was killed
     (run / "figures" / "step_000002.png").write_bytes(b"")
     runs.write_json(run / "asked.json", {"config": config, "words": []})

@@ -1,4 +1,4 @@
-"""The smallest model, videos and trainer that the training tests share."""
+"""The smallest model, videos, trainer and configuration that the training tests share."""
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -17,6 +17,38 @@ def tiny_data(**changes):
 def tiny_model(kind=CompositeLSTM, **options):
     torch.manual_seed(0)
     return kind(SIDE * SIDE, 6, **options)
+
+
+def run_settings(run):
+    """A configuration of `fastlstm fit`: four steps, validated after the second and the fourth."""
+    sizes = {"batch_size": 2, "input_frames": 2, "future_frames": 3, "val_size": 2, "test_size": 4}
+    return {
+        "run": str(run),
+        "save_every": 1,
+        "model": {
+            "model": {
+                "class_path": "fastlstm.CompositeLSTM",
+                "init_args": {"input_size": SIDE**2, "hidden_size": 4},
+            },
+            "schedule": "constant",
+        },
+        "data": {
+            "class_path": "fastlstm.training.MovingMNISTData",
+            "init_args": {"num_digits": 1, "size": SIDE, **sizes},
+        },
+        "baselines": {"sample": 8},
+        "figure": {"samples": 1},
+        "predictions": {"samples": 1},
+        "trainer": {
+            "accelerator": "cpu",
+            "max_steps": 4,
+            "val_check_interval": 2,
+            "log_every_n_steps": 1,
+            "num_sanity_val_steps": 0,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        },
+    }
 
 
 def checkpoint(step, weights=None):

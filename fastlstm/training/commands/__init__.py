@@ -1,1 +1,1 @@
-"""The commands of ``fastlstm`` that train."""
+"""The training commands of `fastlstm`, built on Lightning's command line."""

@@ -1,8 +1,11 @@
-"""What every training command shares: one folder for all of a run's files, and their safety."""
+"""The base class of the training commands: one folder per run, checkpoints, resumption."""
 
 import os
+import re
+import sys
 import warnings
 from abc import ABC, abstractmethod
+from argparse import SUPPRESS
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,9 +26,11 @@ from fastlstm.training.callbacks.first_batches import FirstBatches
 from fastlstm.training.callbacks.progress import StepProgressBar, Throughput
 from fastlstm.training.run_folder import RemoveOlderRun, remove, results
 
+_SAVE_EVERY = 200  # steps
+
 
 class RunConfig(SaveConfigCallback):
-    """Saves the configuration as config.yaml in the run's folder, wherever loggers write."""
+    """Save the configuration as config.yaml in the run's folder, wherever loggers write."""
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         folder = Path(trainer.default_root_dir)
@@ -35,28 +40,30 @@ class RunConfig(SaveConfigCallback):
 
 
 class RunCommand(LightningCLI, ABC):
-    """`fit|validate|test|predict` for one task and its data; derived classes say which.
+    """Base class of a command with `fit`, `validate`, `test` and `predict` for one task.
 
-    A run keeps everything in one folder, `--run`: config.yaml, TensorBoard events, metrics/ (CSV,
-    a version for each resumption), checkpoints/last.ckpt and best.ckpt (of the lowest val/error).
-    `--ckpt_path` takes a file, `best` or `last`; without it `fit` starts afresh and the other
-    commands take the run's best. A run goes on from checkpoints of its own folder; any other `fit`
-    is a new run, which has nothing of an older one in its folder: without `--overwrite` it is
-    refused where there are results, with it they are removed as the first step begins. Files of
-    other names stay.
+    All files of a run are in one folder, `--run`: config.yaml, TensorBoard events, metrics/ (CSV,
+    one version per resumption), checkpoints/last.ckpt, and checkpoints/best.ckpt, which has the
+    lowest `val/error`.
+
+    `--ckpt_path` takes a file, `best` or `last`. Without it, `fit` starts from new weights and the
+    other commands load the run's `best`. `fit` resumes a run if the checkpoint is in the run's
+    folder. Otherwise `fit` starts a new run: if the folder has results of another run, `fit` raises
+    an error, or with `--overwrite true` removes them when the first step begins. Files that no run
+    writes are never removed.
 
     Args:
-        task: the LightningModule; it logs `val/error`.
-        throughput: counts what is trained on.
-        words: the command as it is called, for its help.
-        description: of the command.
-        args: the arguments; None for those of the process.
+        task: the LightningModule class; it must log `val/error`.
+        throughput: counts the training items per second.
+        words: the command as users type it, for `--help`.
+        description: of the command, for `--help`.
+        args: the command's words. Default: those of the process.
 
     Raises:
-        FileNotFoundError: a checkpoint that is not there.
-        ValueError: `fit` would overwrite another run; a checkpoint that is damaged or of a model
-            of another configuration; an argument out of range; data of a split that are absent or
-            cannot be read, before the first step.
+        FileNotFoundError: the checkpoint does not exist.
+        ValueError: `fit` would overwrite another run; the checkpoint is damaged or of another model
+            configuration; an argument is out of range; a split's data are missing or cannot be
+            read, which is found before the first step.
     """
 
     def __init__(
@@ -68,21 +75,20 @@ class RunCommand(LightningCLI, ABC):
         args: ArgsType = None,
     ) -> None:
         self.throughput = throughput
-        # of torch, raised by Lightning at every run; nothing that a user could do about it
+        # Lightning uses a deprecated function of torch; users can do nothing about it
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
-        warnings.filterwarnings(
-            "ignore", "LightningCLI's args parameter"
-        )  # a first word is cut off
+        # raised because `fastlstm classify` passes the words without the first one
+        warnings.filterwarnings("ignore", "LightningCLI's args parameter")
         super().__init__(
             task,
             LightningDataModule,
             subclass_mode_data=True,
             trainer_defaults={
-                "max_epochs": -1,  # training data have no end: max_steps is the length of a run
+                "max_epochs": -1,  # training data are infinite: max_steps ends the run
                 "max_steps": 1000,
                 "val_check_interval": 500,
                 "log_every_n_steps": 20,
-                "use_distributed_sampler": False,  # the data modules share out the work themselves
+                "use_distributed_sampler": False,  # the data modules divide batches among processes
             },
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False},
@@ -93,20 +99,37 @@ class RunCommand(LightningCLI, ABC):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_argument("--run", type=str, default="runs/default", help="The run's folder.")
+        parser.add_argument(
+            "--run", type=str, default="runs/default", help="Folder of all files of the run."
+        )
         parser.add_argument(
             "--overwrite",
             type=bool,
             default=False,
-            help="Let fit remove another run's files from its folder.",
+            help="Let fit remove another run's files from the run's folder.",
         )
         parser.add_argument(
-            "--checkpoint_every", type=int, default=200, help="Steps between saves of last.ckpt."
+            "--save_every",
+            type=int,
+            default=_SAVE_EVERY,
+            help="Training steps between saves of checkpoints/last.ckpt.",
         )
+        # the name of version 0.1, in configuration files; `parse_arguments` renames words
+        parser.add_argument("--checkpoint_every", type=int | None, default=None, help=SUPPRESS)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        words = sys.argv[1:] if args is None else args
+        if isinstance(words, list):
+            words = [re.sub("^--checkpoint_every(?==|$)", "--save_every", word) for word in words]
+        super().parse_arguments(parser, words)
+        config = self.config[self.config.subcommand]
+        saves = config.pop("checkpoint_every", None)
+        if saves is not None and config["save_every"] == _SAVE_EVERY:
+            config["save_every"] = saves
 
     def _parse_ckpt_path(self) -> None:
-        # Lightning would take the model's arguments from the checkpoint, silently, over the
-        # configuration's. Here the configuration decides, and the task compares on loading.
+        # Lightning would silently replace the configured model arguments by the checkpoint's. Here
+        # the configuration counts, and the task compares it with the checkpoint on loading.
         pass
 
     @property
@@ -119,14 +142,14 @@ class RunCommand(LightningCLI, ABC):
 
     @property
     def _starts_afresh(self) -> bool:
-        """Whether this is a new run; one that writes no files is none."""
+        """Whether `fit` starts a new run. `fast_dev_run` writes no files and is not a run."""
         config = self.config[self.subcommand]
         if self.subcommand != "fit" or config["trainer"]["fast_dev_run"]:
             return False
         if config.get("ckpt_path") is None:
-            # a job that SLURM started again goes on, from Lightning's own checkpoint if it has one
+            # a job that SLURM restarted resumes, from Lightning's own checkpoint if there is one
             return os.environ.get("SLURM_RESTART_COUNT", "0") == "0"
-        if config["ckpt_path"] == "hpc":  # Lightning's word for SLURM's
+        if config["ckpt_path"] == "hpc":  # Lightning's word for its checkpoint under SLURM
             return False
         place = Path(config["ckpt_path"]).parent.resolve()
         return place not in (self._checkpoints.resolve(), self._folder.resolve())
@@ -152,13 +175,13 @@ class RunCommand(LightningCLI, ABC):
                     " --overwrite true"
                 )
         else:
-            self.save_config_callback = None  # config.yaml stays that of the training
+            self.save_config_callback = None  # config.yaml stays as training wrote it
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
         if config["limit_predict_batches"] is None:
-            # Files to look at, not all of the test. Not by the configuration, whose parser may make
-            # 1 a 1.0, which is all: to it `float | int` is the first of the two that fits.
+            # One batch is enough to look at. Set here and not as a default of the parser, which may
+            # convert 1 to 1.0 (the type is `int | float`), and 1.0 means all batches.
             kwargs["limit_predict_batches"] = 1
         fit = self.subcommand == "fit"
         callbacks: list[Callback] = list(config["callbacks"] or [])
@@ -177,7 +200,7 @@ class RunCommand(LightningCLI, ABC):
         if self._starts_afresh:
             older = RemoveOlderRun(self._folder)
             callbacks.append(older)
-            # under SLURM Lightning would load these unasked, before the first step
+            # under SLURM Lightning would load these files by itself, before the first step
             remove((f for f in older.files if f.name.startswith("hpc_ckpt_")), self._folder)
         seed = self._get(self.config, "seed_everything")
         if fit:
@@ -197,7 +220,7 @@ class RunCommand(LightningCLI, ABC):
                 ModelCheckpoint(
                     self._checkpoints,
                     "last",
-                    every_n_train_steps=self._get(self.config, "checkpoint_every"),
+                    every_n_train_steps=self._get(self.config, "save_every"),
                     save_on_exception=True,
                     enable_version_counter=False,
                 ),
@@ -212,7 +235,7 @@ class RunCommand(LightningCLI, ABC):
         )
 
     def after_fit(self) -> None:
-        """Saves the end of training, tests the best checkpoint and says how it went."""
+        """Save the last step, test the best checkpoint, and print a summary."""
         trainer = self.trainer
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -220,20 +243,24 @@ class RunCommand(LightningCLI, ABC):
         if savers:
             trainer.save_checkpoint(self._checkpoints / "last.ckpt")
         steps = trainer.global_step
-        # No validation, no best: then the last step's weights are tested. A run that began with
-        # another's checkpoint has that one's best_model_path, but no such file of its own.
+        # Without validation there is no best checkpoint, and the last step's weights are tested. A
+        # run that started from another run's checkpoint has the other's best_model_path, but no
+        # such file in its own folder.
         best = self._checkpoints / "best.ckpt"
         found = any(c.monitor and c.best_model_path for c in savers) and best.exists()
         tested = str(best) if found else None
         errors = trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=tested, verbose=False
         )
-        if errors:  # there are none with --trainer.limit_test_batches 0
+        if errors:  # empty with --trainer.limit_test_batches 0
             print("\n".join(self._summary(steps, errors[0], tested)))
 
     @abstractmethod
     def _summary(self, steps: int, errors: Mapping[str, float], tested: str | None) -> list[str]:
-        """What is said after `fit`: lines about `steps` steps and the `errors` of the test set.
+        """Return the lines that are printed after `fit`.
 
-        `tested` is the checkpoint that was tested; None: the weights of the last step.
+        Args:
+            steps: training steps done.
+            errors: on the test set.
+            tested: path of the tested checkpoint; None if the last step's weights were tested.
         """

@@ -1,4 +1,4 @@
-"""`fastlstm classify fit|validate|test`: the training of classifiers of video."""
+"""The command `fastlstm classify`: train classifiers of video."""
 
 from collections.abc import Mapping
 
@@ -10,18 +10,23 @@ from fastlstm.training.commands.base import RunCommand
 from fastlstm.training.tasks.classification import ClassificationTask
 
 _DESCRIPTION = (
-    "Train classifiers of video, from new weights or from the encoder of a video model that was"
-    " trained without labels (--encoder)."
+    "Train classifiers of video, from new weights or (--encoder) from the encoder of a video model"
+    " that was trained without labels."
 )
 
 
 class ClassifyCommand(RunCommand):
-    """`RunCommand` for ClassificationTask and any LabelledBatch data.
+    """The commands `fit`, `validate` and `test` for a `ClassificationTask`.
 
-    `fit --encoder FILE` starts from the encoder of a video model that `VideoLSTM.save` wrote.
+    The data module can be any that yields `LabelledBatch`es. `fit --encoder FILE` starts from the
+    encoder of a video model that `VideoLSTM.save` wrote.
+
+    Args:
+        args: the command's words. Default: those of the process.
 
     Raises:
-        ValueError: also an encoder of other sizes than the classifier's.
+        FileNotFoundError, ValueError: as `RunCommand` does; also ValueError for an encoder whose
+            sizes differ from the classifier's.
     """
 
     def __init__(self, args: ArgsType = None) -> None:
@@ -31,11 +36,14 @@ class ClassifyCommand(RunCommand):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument(
-            "--encoder", type=str | None, default=None, help="Saved video model to start from."
+            "--encoder",
+            type=str | None,
+            default=None,
+            help="Saved video model whose encoder fit starts from.",
         )
 
     def before_fit(self) -> None:
-        """Copies the encoder; a run that resumes has its own already."""
+        """Load the encoder's weights, unless a checkpoint with weights is loaded anyway."""
         file = self._get(self.config, "encoder")
         if file is None or self._get(self.config, "ckpt_path") is not None:
             return

@@ -1,4 +1,4 @@
-"""`fastlstm fit|validate|test|predict`: the training of video models."""
+"""The commands `fastlstm fit`, `validate`, `test` and `predict` of video models."""
 
 from collections.abc import Mapping
 
@@ -14,15 +14,22 @@ from fastlstm.training.tasks.video import VideoTask
 
 _DESCRIPTION = (
     "Train and use LSTM models of video. Besides the commands below, `fastlstm classify` trains"
-    " classifiers of video, `fastlstm language` models of text, `fastlstm experiment` runs the"
-    " paper's experiments, and `fastlstm info` tells what is installed and which backends run here."
+    " classifiers of video, `fastlstm experiment` runs the paper's experiments, and `fastlstm info`"
+    " prints what is installed and which backends run here."
 )
 
 
 class VideoCommand(RunCommand):
-    """`RunCommand` for VideoTask and any VideoBatch data.
+    """The commands `fit`, `validate`, `test` and `predict` for a `VideoTask`.
 
-    The run's folder also has figures/ and predictions/.
+    The data module can be any that yields `VideoBatch`es. The run's folder also gets figures/, one
+    picture per validation, and predictions/.
+
+    Args:
+        args: the command's words. Default: those of the process.
+
+    Raises:
+        FileNotFoundError, ValueError: as `RunCommand` does.
     """
 
     def __init__(self, args: ArgsType = None) -> None:
@@ -62,6 +69,6 @@ class VideoCommand(RunCommand):
         return lines
 
     def after_predict(self) -> None:
-        """Says what was written where."""
+        """Print the files that were written."""
         for path in self._get(self.config_init, "predictions").written:
             print(f"wrote {path}")
