@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 import fastlstm
-from fastlstm import CompositeLSTM, LSTMAutoencoder, LSTMFuturePredictor
+from fastlstm import CompositeLSTM, LSTMAutoencoder, LSTMFuturePredictor, VideoLSTM
 from fastlstm.backends.reference import lstm_step
 
 T, B, INPUT, HIDDEN, STEPS = 5, 3, 12, 7, 4
