@@ -3,24 +3,30 @@
 import torch
 
 from fastlstm import renamed  # noqa: F401, it finds modules under their names of version 0.1
-from fastlstm.backends.cpu.prepacked import PackedWeights
-from fastlstm.backends.select import explain
+from fastlstm.backends.cpu.prepacked import PrepackedWeights
 from fastlstm.call import LSTMWeights
-from fastlstm.functional import lstm, lstm_cell
+from fastlstm.functional import lstm, lstm_cell, lstm_sequence
 from fastlstm.models.byte_lstm import ByteLSTM
 from fastlstm.models.classifier import LSTMClassifier
 from fastlstm.models.srivastava import CompositeLSTM, LSTMAutoencoder, LSTMFuturePredictor
 from fastlstm.models.video import VideoLoss, VideoLSTM, VideoOutput
+from fastlstm.nn.explain import explain
 from fastlstm.nn.lstm import LSTM
 from fastlstm.nn.lstm_cell import LSTMCell
 from fastlstm.nn.patching import LSTM_CELL_TYPES, LSTM_TYPES, patched
 from fastlstm.nn.replace import Replacement, replace
 from fastlstm.nn.segmented_loss import segmented_loss
 from fastlstm.op import flops  # noqa: F401, it registers formulas
-from fastlstm.op.run import lstm_sequence
 
 # So that torch.load takes whole models where it allows known classes only (weights_only=True).
-torch.serialization.add_safe_globals([LSTM, LSTMCell, PackedWeights])
+torch.serialization.add_safe_globals([LSTM, LSTMCell, PrepackedWeights])
+torch.serialization.add_safe_globals(  # files of version 0.1
+    [
+        (LSTM, "fastlstm.modules.LSTM"),
+        (LSTMCell, "fastlstm.cell.LSTMCell"),
+        (PrepackedWeights, "fastlstm.backends.packed.PackedWeights"),
+    ]
+)
 
 __version__ = "0.1.0"
 
@@ -35,6 +41,7 @@ __all__ = [
     "LSTMClassifier",
     "LSTMFuturePredictor",
     "LSTMWeights",
+    "PrepackedWeights",
     "Replacement",
     "VideoLSTM",
     "VideoLoss",

@@ -1,31 +1,18 @@
-"""What ``torch.autocast`` asks for: dtypes of sums and results, and copies of weights."""
+"""What ``torch.autocast`` asks for: dtypes of results, and copies of weights."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastlstm import tracing
+from fastlstm.call import Call, GroupWeights
+from fastlstm.tracing import Mode
 
 # The dtypes that autocast casts. It leaves float64 as it is.
 _CAST = frozenset((torch.float32, torch.float16, torch.bfloat16))
-
-
-def is_autocast(tensor: Tensor) -> bool:
-    """Whether autocast is on for the tensor's device; torch refuses to be asked about "meta"."""
-    device = tensor.device.type
-    return device != "meta" and torch.is_autocast_enabled(device)
-
-
-def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """The dtype that is computed in: the tensor's own, or autocast's where it is on."""
-    if is_autocast(tensor) and tensor.dtype != torch.float64:
-        return torch.get_autocast_dtype(tensor.device.type)
-    return tensor.dtype
 
 
 def can_meet(dtype: torch.dtype, other: torch.dtype, autocast: bool) -> bool:
@@ -36,7 +23,7 @@ def can_meet(dtype: torch.dtype, other: torch.dtype, autocast: bool) -> bool:
 def result_dtypes(
     input: Tensor, cx: Tensor | None, lowered: torch.dtype, is_packed: bool, has_projection: bool
 ) -> tuple[torch.dtype, torch.dtype]:
-    """What ``nn.LSTM`` returns under autocast: the dtypes of output and h_n, and of c_n.
+    """The dtypes of output and h_n, and of c_n, that ``nn.LSTM`` returns under autocast.
 
     cuDNN and oneDNN return autocast's dtype, ``lowered``. On a CPU oneDNN has neither projections
     nor a PackedSequence nor float16 input; there c has the dtype of cx, or of the input where
@@ -64,9 +51,9 @@ _copies: dict[torch.device, weakref.ref[_Copies]] = {}
 def _current_copies(device: torch.device) -> _Copies:
     """The copies of this autocast block, which die when torch drops its own.
 
-    Torch keeps its copies until the outermost block ends, and says so to nobody. So these hang on
-    a copy that torch keeps: by a hook on the node that made it. Where torch keeps none, as with
-    ``cache_enabled=False``, they die at once.
+    Torch keeps its copies until the outermost block ends, and has no callback for that. So ours
+    are held by a hook on the autograd node of a copy that torch keeps, and die with that node.
+    Where torch keeps no copies, as with ``cache_enabled=False``, ours die at once.
     """
     alive = _copies.get(device)
     copies = None if alive is None else alive()
@@ -84,19 +71,19 @@ def _current_copies(device: torch.device) -> _Copies:
     return copies
 
 
-def cast_weights(groups: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> list[list[Tensor]]:
-    """The weights in ``dtype``: where gradients are recorded, one copy for all calls of a block.
+def cast_call(call: Call, dtype: torch.dtype, mode: Mode) -> Call:
+    """The call in ``dtype``; where gradients are recorded, with one copy of weights for a block.
 
-    The copies stay until the outermost autocast block ends, as those of torch's own functions do;
-    a weight that was written to meanwhile is copied anew. Without gradients no copy outlives the
-    call, and so no write to a weight can go unseen.
+    The copies of weights stay until the outermost autocast block ends, as those of torch's own
+    functions do; a weight that was written to meanwhile is copied again. Without gradients no copy
+    outlives the call, so every write to a weight is seen. A tracer must see each copy made.
     """
-    first = next(weight for group in groups for weight in group)
     kept = None
-    watched = tracing.is_watched([first]) or tracing.is_forward_mode()
-    if torch.is_grad_enabled() and torch.is_autocast_cache_enabled() and not watched:
-        kept = _current_copies(first.device)  # a tracer must see each copy made
-    return [[_cast(weight, dtype, kept) for weight in group] for group in groups]
+    if mode is Mode.AUTOGRAD and torch.is_autocast_cache_enabled():
+        kept = _current_copies(call.input.device)
+    weights = [[_cast(weight, dtype, kept) for weight in group] for group in call.weights]
+    input, hx, cx = (tensor.to(dtype) for tensor in (call.input, call.hx, call.cx))
+    return Call(input, GroupWeights(*weights), hx, cx, call.layout)
 
 
 def _cast(weight: Tensor, dtype: torch.dtype, kept: _Copies | None) -> Tensor:

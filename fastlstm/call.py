@@ -1,4 +1,13 @@
-"""What passes between the layers of the library: weights, ways through time, calls, problems."""
+"""The objects that a call is made of, from the module down to the kernels.
+
+A :class:`Call` is what the outputs are a function of, :class:`Wanted` which outputs are computed
+and what is kept, :class:`Results` the outputs. The backward pass takes the call, what the forward
+pass :class:`Saved` and the :class:`OutputGradients`, and returns :class:`Gradients`.
+
+Sizes: T time steps, B rows of the batch, G groups (LSTMs of one shape side by side, 2 for a
+bidirectional layer), I input size, H hidden size, and P the size of h: H, or the size of its
+projection. N is the number of rows of a PackedSequence.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +20,16 @@ from torch import Tensor
 
 
 class LSTMWeights(NamedTuple):
-    """The parameters of one layer in one direction, under ``nn.LSTM``'s names.
+    """The parameters of one layer in one direction, under the names of ``torch.nn.LSTM``.
 
-    H is hidden_size, I the layer's input size and P the size of its output: proj_size if there
+    H is hidden_size, I the layer's input size, and P the size of its output: proj_size if there
     is a projection, else H. Rows are in gate order i, f, g, o.
+
+    Example:
+        >>> weights = fastlstm.LSTMWeights(torch.randn(16, 3), torch.randn(16, 4))
+        >>> y, (h, c) = fastlstm.lstm(torch.randn(5, 2, 3), None, [weights])
+        >>> y.shape
+        torch.Size([5, 2, 4])
     """
 
     weight_ih: Tensor
@@ -32,133 +47,196 @@ class LSTMWeights(NamedTuple):
 
     @property
     def bias(self) -> Tensor | None:
-        """The sum of both biases, which is all that the equations see."""
+        """The sum of both biases: the equations contain only the sum."""
         if self.bias_ih is None or self.bias_hh is None:
             return self.bias_hh if self.bias_ih is None else self.bias_ih
         return self.bias_ih + self.bias_hh
 
 
-class Course(NamedTuple):
-    """How groups and rows go through time: the last arguments of every backend's functions."""
+class GroupWeights(NamedTuple):
+    """The parameters of G groups: each field a list with one tensor a group, or an empty list."""
+
+    weight_ih: Sequence[Tensor]
+    """(4H, I); empty if the input is igates"""
+    weight_hh: Sequence[Tensor]
+    """(4H, P)"""
+    bias_ih: Sequence[Tensor] = ()
+    """(4H)"""
+    bias_hh: Sequence[Tensor] = ()
+    """(4H)"""
+    weight_ch: Sequence[Tensor] = ()
+    """(3H)"""
+    weight_hr: Sequence[Tensor] = ()
+    """(P, H)"""
+
+    def of(self, groups: slice) -> GroupWeights:
+        """The parameters of some of the groups."""
+        return GroupWeights(*[parameter[groups] for parameter in self])
+
+
+class SequenceLayout(NamedTuple):
+    """The order in which groups and rows read the time steps."""
 
     reverse: Sequence[bool]
     """(G) true for a group that reads from the last step to the first"""
     lengths: Tensor | None = None
     """(B) steps of each row; None: all T"""
     batch_sizes: Tensor | None = None
-    """(T) rows of each step, never more than of the step before: the input is a PackedSequence's
-    data, and so is the output; None: every step has B rows"""
+    """(T) rows of each step, never more than at the step before: the input is the data of a
+    PackedSequence, and so is the output; None: every step has B rows"""
     reset: Tensor | None = None
-    """(T, B) true where no state may cross from the step before, in either direction; None: no"""
+    """(T, B) true where no state crosses from the step before, in either direction; None: none"""
 
 
 class Call(NamedTuple):
-    """What both ops have in common: all that the outputs are a function of."""
+    """One call of the sequence op: all that its outputs are a function of."""
 
     input: Tensor
-    weight_ih: list[Tensor]
-    bias_ih: list[Tensor]
-    bias_hh: list[Tensor]
-    weight_hh: list[Tensor]
-    weight_ch: list[Tensor]
-    weight_hr: list[Tensor]
+    """x (T, B, I), which all groups share, or (T, B, G, I); or, without weight_ih, igates
+    (T, B, G, 4H) = x W_ih^T + b_ih + b_hh. Packed: (N, ...)"""
+    weights: GroupWeights
     hx: Tensor
+    """(G, B, P)"""
     cx: Tensor
-    reverse: Sequence[bool]
-    lengths: Tensor | None
-    batch_sizes: Tensor | None
-    reset: Tensor | None
-
-    @property
-    def course(self) -> Course:
-        """The way through time."""
-        return Course(*self[-4:])
-
-    @property
-    def groups(self) -> tuple[list[Tensor], ...]:
-        """The lists of weights, from weight_ih to weight_hr."""
-        return self[1:7]
+    """(G, B, H)"""
+    layout: SequenceLayout
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Those that have gradients: input, hx, cx and all weights."""
-        return [self.input, self.hx, self.cx, *chain.from_iterable(self.groups)]
+        """The tensors that have gradients: input, hx, cx and all weights."""
+        return [self.input, self.hx, self.cx, *chain.from_iterable(self.weights)]
 
-    def replace_tensors(self, tensors: Iterable[Any]) -> Call:
-        """The same call with others in the place of ``self.tensors``, or their gradients."""
+    def with_tensors(self, tensors: Iterable[Any]) -> Call:
+        """The same call with others in the place of :attr:`tensors`, or with their gradients."""
         input, hx, cx, *weights = tensors
-        groups = split(weights, [len(group) for group in self.groups])
-        return Call._make((input, *groups, hx, cx, *self.course))
+        groups = split(weights, [len(parameter) for parameter in self.weights])
+        return Call(input, GroupWeights(*groups), hx, cx, self.layout)
+
+    @property
+    def T(self) -> int:
+        """The number of time steps."""
+        batch_sizes = self.layout.batch_sizes
+        return self.input.shape[0] if batch_sizes is None else batch_sizes.shape[0]
+
+    @property
+    def rows(self) -> tuple[int, ...]:
+        """The leading sizes of input and output: (T, B), or (N,) of a PackedSequence."""
+        return tuple(self.input.shape[: 2 if self.layout.batch_sizes is None else 1])
+
+    @property
+    def input_size(self) -> int:
+        """I, or 0 if the input is igates."""
+        return self.weights.weight_ih[0].shape[1] if self.weights.weight_ih else 0
+
+    @property
+    def is_input_shared(self) -> bool:
+        """Whether all groups read the same x (T, B, I)."""
+        return self.input.dim() == (3 if self.layout.batch_sizes is None else 2)
+
+
+class Wanted(NamedTuple):
+    """Which outputs a call computes, and what it keeps for a backward pass."""
+
+    train: bool = False
+    """a backward pass will follow"""
+    y: bool = True
+    """the output of every step"""
+    cells: bool = False
+    """the cell state of every step"""
+    checkpoint_every: int = 0
+    """k steps between the states that are kept for the backward pass; 0: every step is kept"""
+
+
+NOTHING = torch.empty(0, device="cpu")
+"""Stands for a tensor that was not computed."""
+
+
+class Results(NamedTuple):
+    """What a call returns. Tensors that were not wanted are empty, unless they come for free."""
+
+    y: Tensor
+    """(T, B, G, P)"""
+    hy: Tensor
+    """(G, B, P)"""
+    cy: Tensor
+    """(G, B, H)"""
+    cells: Tensor = NOTHING
+    """(T, B, G, H)"""
+    reserve: Tensor = NOTHING
+    """(T, B, G, 5H) the activated gates i, f, g, o and c of every step; or, with checkpoints,
+    (ceil(T / k), G, B, P + H), h and c before every k-th step, in float32 or wider"""
+
+
+class Saved(NamedTuple):
+    """What the backward pass gets from the forward pass, beside its call."""
+
+    y: Tensor
+    reserve: Tensor
+    checkpoint_every: int = 0
+
+
+class OutputGradients(NamedTuple):
+    """The gradients that arrive at a call's outputs; None is zero."""
+
+    dy: Tensor | None = None
+    dhy: Tensor | None = None
+    dcy: Tensor | None = None
+    dcells: Tensor | None = None
+
+
+class Needs(NamedTuple):
+    """Which gradients are asked for; those of the first states are always computed."""
+
+    input: bool
+    weight_ih: bool
+    bias: bool
+    weight_hh: bool
+    weight_ch: bool
+    weight_hr: bool
+
+
+class Gradients(NamedTuple):
+    """The gradients of a call's inputs; those that are not asked for are empty."""
+
+    input: Tensor
+    """as the input"""
+    weight_ih: Tensor
+    """(G, 4H, I)"""
+    bias: Tensor
+    """(G, 4H), of either bias"""
+    weight_hh: Tensor
+    """(G, 4H, P)"""
+    weight_ch: Tensor
+    """(G, 3H)"""
+    weight_hr: Tensor
+    """(G, P, H)"""
+    hx: Tensor
+    """(G, B, P)"""
+    cx: Tensor
+    """(G, B, H)"""
+
+
+class Layers(NamedTuple):
+    """All layers of one LSTM, time first. The op runs one call for each of them."""
+
+    input: Tensor
+    """(T, B, I), or (N, I) of a PackedSequence"""
+    weights: Sequence[GroupWeights]
+    """one entry a layer, whose groups are the directions"""
+    hx: Tensor
+    """(L * G, B, P)"""
+    cx: Tensor
+    """(L * G, B, H)"""
+    layout: SequenceLayout
+    dropout: float = 0.0
+    """probability of zeroing an output of any layer but the last, in this call"""
+    autocast: torch.dtype | None = None
+    """the dtype to which ``torch.autocast`` casts; None: it is off"""
+    prepacked: Sequence[Any] | None = None
+    """a PrepackedWeights for each layer; None: weights are packed in every call"""
 
 
 def split(items: Iterable[Any], sizes: Sequence[int]) -> list[list[Any]]:
     """Lists of those sizes, in order."""
     items = iter(items)
     return [list(islice(items, size)) for size in sizes]
-
-
-class Problem(NamedTuple):
-    """All that a backend may need to know to say yes or no.
-
-    Attributes:
-        device: where the tensors are, "cpu", "cuda", ...
-        dtype: that is computed in.
-        T, B, G, H: time steps, batch, groups (2 for a bidirectional layer), hidden units.
-        I, L: input size (0: the input is igates) and layers.
-        peephole: with peephole connections.
-        proj_size: size of the projected hidden state, 0 for none.
-        lengths: rows have lengths of their own.
-        batch_sizes: they come as a PackedSequence's, and so do input and output.
-        reset: a mask says where states start afresh.
-        return_all_cells: the cell state of every step is asked for.
-        dropout: outputs between layers are dropped at random.
-        checkpoint_every: a backward pass will have only the state before every k-th step.
-        whole_layers: the input and all layers' weights are at hand, not only projected igates.
-        transformed: inside of ``torch.func.vmap``, or in forward mode.
-        cell: a single call of LSTMCell, for which PyTorch has a function of its own.
-        requires_grad: gradients of the input, the states or the weights are recorded, whatever the
-            module's own mode, training or eval, is.
-    """
-
-    device: str
-    dtype: torch.dtype
-    T: int
-    B: int
-    G: int
-    H: int
-    I: int = 0
-    L: int = 1
-    peephole: bool = False
-    proj_size: int = 0
-    lengths: bool = False
-    batch_sizes: bool = False
-    reset: bool = False
-    return_all_cells: bool = False
-    dropout: bool = False
-    checkpoint_every: bool = False
-    whole_layers: bool = False
-    transformed: bool = False
-    cell: bool = False
-    requires_grad: bool = False
-
-
-def problem_of(call: Call, return_all_cells: bool, has_checkpoints: bool) -> Problem:
-    """What a backend is asked about one call of the sequence op."""
-    rows = call.input.shape[0] if call.batch_sizes is None else call.batch_sizes.shape[0]
-    G, B, H = call.cx.shape
-    return Problem(
-        device=call.input.device.type,
-        dtype=call.input.dtype,
-        T=rows,
-        B=B,
-        G=G,
-        H=H,
-        I=call.weight_ih[0].shape[1] if call.weight_ih else 0,
-        peephole=bool(call.weight_ch),
-        proj_size=call.weight_hr[0].shape[0] if call.weight_hr else 0,
-        lengths=call.lengths is not None or call.batch_sizes is not None,
-        batch_sizes=call.batch_sizes is not None,
-        reset=call.reset is not None,
-        return_all_cells=return_all_cells,
-        checkpoint_every=has_checkpoints,
-    )

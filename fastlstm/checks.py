@@ -1,29 +1,29 @@
-"""Argument checks of the functional layer: the argument, what was expected, what came.
+"""Checks of the arguments of ``LSTM``, ``lstm`` and ``lstm_sequence``.
 
-Exception types are those of ``nn.LSTM``, and where it raises in Python so is the text.
+A message names the argument, what was expected and what came. Exception types are those of
+``nn.LSTM``; where it raises in Python, so are the texts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm.autocast import can_meet, is_autocast
-from fastlstm.backends.onnx import is_exporting
-from fastlstm.call import Course, LSTMWeights
+from fastlstm.autocast import can_meet
+from fastlstm.call import Call, LSTMWeights, SequenceLayout
 from fastlstm.layout_checks import (
-    check_batch_sizes,
     check_dense,
-    check_lengths,
-    check_packed,
-    check_reset,
+    check_layout,
+    check_packed_sequence,
     check_size,
     check_tensor,
     tensor_of,
 )
+from fastlstm.tracing import autocast_dtype, is_exporting_onnx
 
 
 def check_like(
@@ -52,33 +52,45 @@ def check_states(hx: Sequence[Tensor]) -> Sequence[Tensor]:
     return hx
 
 
-def check_sequence(
-    input: Tensor,
-    groups: Sequence[Sequence[Tensor]],
-    hx: Tensor | None,
-    cx: Tensor | None,
-    course: Course,
-    *,
-    autocast: bool = False,
-    length_values: bool = True,
-) -> tuple[int, Course]:
-    """The arguments of :func:`fastlstm.lstm_sequence`.
+def check_input(input: Tensor, hx: Sequence[Tensor] | None) -> None:
+    """Check that the input of an LSTM is a tensor, and its states have as many dimensions."""
+    if not isinstance(input, Tensor):
+        check_tensor("input", input)
+    dim = input.dim()
+    if dim not in (2, 3):
+        raise ValueError(f"LSTM: Expected input to be 2D or 3D, got {dim}D instead")
+    if hx is None:
+        return
+    if len(hx) < 2:
+        raise IndexError(f"hx: expected two states, hidden and cell, got {len(hx)}")
+    for index in (0, 1):
+        check_tensor("hx", hx[index])
+    if hx[0].dim() != dim or hx[1].dim() != dim:
+        kind = "batched 3-D" if dim == 3 else "unbatched 2-D"
+        raise RuntimeError(
+            f"For {kind} input, hx and cx should also be {dim}-D but got "
+            f"({hx[0].dim()}-D, {hx[1].dim()}-D) tensors"
+        )
+
+
+def check_call(call: Call, *, autocast: bool = False, length_values: bool = True) -> Call:
+    """Check the arguments of :func:`fastlstm.lstm_sequence`.
 
     Args:
-        groups: the lists of weights from weight_ih to weight_hr.
-        autocast: dtypes may differ where autocast will make them one.
-        length_values: lengths must be in 1..T; not for the op, whose call may be a segment behind
-            the end of a row. The kernels clamp them.
+        call: as the user made it; hx and cx may be None for zeros.
+        autocast: dtypes may differ, because autocast will make them one.
+        length_values: lengths must be in 1..T. The op does not ask for that: its call may be a
+            segment behind the end of a row. The kernels clamp lengths.
 
     Returns:
-        B and the course, whose tensors are on the input's device and, where a program is
-        recorded, are checked again when it runs.
+        The call with states, and with a layout whose tensors are on the input's device and, where
+        a program is recorded, are checked again when the program runs.
     """
-    weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr = groups
-    G = len(weight_hh)
-    if G == 0 or weight_hh[0].dim() != 2:
+    input, weights, hx, cx, layout = call
+    G = len(weights.weight_hh)
+    if G == 0 or weights.weight_hh[0].dim() != 2:
         raise RuntimeError("weight_hh: expected one matrix (4H, P) a group")
-    four_h, P = weight_hh[0].shape
+    four_h, P = weights.weight_hh[0].shape
     if four_h == 0 or four_h % 4:
         raise RuntimeError(f"weight_hh: expected 4 * hidden_size rows, got {four_h}")
     check_tensor("input", input, TypeError)
@@ -86,52 +98,29 @@ def check_sequence(
     if not input.is_floating_point():
         raise ValueError(f"input: expected a floating-point dtype, got {input.dtype}")
     H, dtype, device = four_h // 4, input.dtype, input.device
-    if not weight_hr and P != H:
+    if not weights.weight_hr and P != H:
         raise RuntimeError(f"weight_hh[0]: expected size {(four_h, H)}, got {(four_h, P)}")
-    I = _check_input(input, weight_ih, G, four_h, course.batch_sizes is not None)
-    if (bias_ih or bias_hh) and not weight_ih:
+    I = _check_input(input, weights.weight_ih, G, four_h, layout.batch_sizes is not None)
+    if (weights.bias_ih or weights.bias_hh) and not weights.weight_ih:
         raise RuntimeError("bias_ih, bias_hh: expected None without weight_ih: igates have them in")
-    expected: dict[str, tuple[Sequence[Tensor], tuple[int, ...]]] = {
-        "weight_ih": (weight_ih, (four_h, I)),
-        "bias_ih": (bias_ih, (four_h,)),
-        "bias_hh": (bias_hh, (four_h,)),
-        "weight_hh": (weight_hh, (four_h, P)),
-        "weight_ch": (weight_ch, (3 * H,)),
-        "weight_hr": (weight_hr, (P, H)),
-    }
-    for name, (weights, size) in expected.items():
-        if weights and len(weights) != G:
-            raise RuntimeError(f"{name}: expected {G} tensors, one a group, got {len(weights)}")
-        for group, weight in enumerate(weights):
+    sizes = ((four_h, I), (four_h, P), (four_h,), (four_h,), (3 * H,), (P, H))
+    for name, parameter, size in zip(weights._fields, weights, sizes, strict=True):
+        if parameter and len(parameter) != G:
+            raise RuntimeError(f"{name}: expected {G} tensors, one a group, got {len(parameter)}")
+        for group, weight in enumerate(parameter):
             if weight.shape != size or weight.dtype != dtype or weight.device != device:
                 check_size(f"{name}[{group}]", weight, size)
                 check_like(f"{name}[{group}]", weight, "input", input, autocast)
-    if len(course.reverse) != G:
-        raise RuntimeError(f"reverse: expected {G} flags, one a group, got {len(course.reverse)}")
-    B, course = _check_course(input, course, length_values)
+    if len(layout.reverse) != G:
+        raise RuntimeError(f"reverse: expected {G} flags, one a group, got {len(layout.reverse)}")
+    B, layout = check_layout(layout, input, length_values)
     for name, state, size in (("hx", hx, (G, B, P)), ("cx", cx, (G, B, H))):
         if state is not None:
             check_size(name, state, size)
             check_like(name, state, "input", input, autocast)
-    return B, course
-
-
-def _check_course(input: Tensor, course: Course, length_values: bool) -> tuple[int, Course]:
-    """B, and the course as it is to be used."""
-    _, lengths, batch_sizes, reset = course
-    if batch_sizes is not None:
-        if lengths is not None or reset is not None:
-            raise ValueError("lengths, reset: expected None beside batch_sizes")
-        check_tensor("batch_sizes", batch_sizes, TypeError)
-        checked = check_batch_sizes(batch_sizes, input.shape[0])
-        return int(batch_sizes[0]), course._replace(batch_sizes=checked)
-    T, B = input.shape[:2]
-    if lengths is not None:
-        lengths = check_lengths(tensor_of("lengths", lengths), T, B, values=length_values)
-        lengths = lengths.to(input.device, torch.int64)
-    if reset is not None:
-        reset = check_reset(tensor_of("reset", reset), T, B).to(input.device)
-    return B, course._replace(lengths=lengths, reset=reset)
+    hx = input.new_zeros(G, B, P) if hx is None else hx
+    cx = input.new_zeros(G, B, H) if cx is None else cx
+    return Call(input, weights, hx, cx, layout)
 
 
 def _check_input(
@@ -158,34 +147,40 @@ def check_layers(
     weights: Sequence[LSTMWeights],
     D: int,
     batch_first: bool,
-    lengths: Tensor | None,
-    reset: Tensor | None = None,
-) -> Course:
-    """The arguments of :func:`fastlstm.functional.lstm`.
+    lengths: Any,
+    reset: Any,
+) -> tuple[SequenceLayout, torch.dtype | None]:
+    """Check the arguments of :func:`fastlstm.lstm`.
 
     Returns:
-        The course of the first layer, time first, as :func:`check_sequence` does.
+        The layout of the first layer, time first, as :func:`check_call` returns it, and the dtype
+        of autocast, None where it is off.
     """
     if not weights or len(weights) % D:
         raise RuntimeError(f"weights: expected {D} entries a layer, got {len(weights)} in all")
-    packed = isinstance(input, PackedSequence)
-    if packed and is_exporting():
+    is_packed = isinstance(input, PackedSequence)
+    if is_packed and is_exporting_onnx():
         raise RuntimeError(
             "input: expected a padded batch with lengths, ONNX has no PackedSequence; "
             "got a PackedSequence"
         )
     data = input.data if isinstance(input, PackedSequence) else input
-    check_tensor("input", data)
-    check_dense("input", data)
+    # Functions that only raise are called where they will: each call costs 0.1 us.
+    if not isinstance(data, Tensor):
+        check_tensor("input", data)
+    if data.is_nested or data.layout is not torch.strided:
+        check_dense("input", data)
     first = weights[0]
-    _check_matrices(first)
-    dtype, autocast = first.weight_ih.dtype, is_autocast(data)
+    if first.weight_ih.dim() != 2 or first.weight_hh.dim() != 2:
+        check_matrices(first)
+    dtype, lowered = first.weight_ih.dtype, autocast_dtype(data)
+    autocast = lowered is not None
     if data.dtype != dtype and not can_meet(data.dtype, dtype, autocast):
         raise (RuntimeError if autocast else ValueError)(
             f"RNN input dtype ({data.dtype}) does not match weight dtype ({dtype}). "
             f"Convert input: input.to({dtype}), or convert model: model.to({data.dtype})"
         )
-    expected_dim = 2 if packed else 3
+    expected_dim = 2 if is_packed else 3
     if data.dim() != expected_dim:
         raise RuntimeError(f"input must have {expected_dim} dimensions, got {data.dim()}")
     if data.shape[-1] != first.weight_ih.shape[1]:
@@ -193,35 +188,36 @@ def check_layers(
             "input.size(-1) must be equal to input_size. "
             f"Expected {first.weight_ih.shape[1]}, got {data.shape[-1]}"
         )
-    if not packed and data.shape[1 if batch_first else 0] == 0:
+    if not is_packed and data.shape[1 if batch_first else 0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    batch_sizes = check_packed(input) if isinstance(input, PackedSequence) else None
-    if packed and lengths is not None:
-        raise ValueError("lengths: expected None beside a PackedSequence, which has its own")
-    if packed and reset is not None:
-        raise ValueError("reset: expected None beside a PackedSequence")
-    _check_weights(weights, D, data)
+    batch_sizes = None
     if isinstance(input, PackedSequence):
-        T, B = input.batch_sizes.shape[0], int(input.batch_sizes[0])
+        batch_sizes = check_packed_sequence(input)
+        if lengths is not None:
+            raise ValueError("lengths: expected None beside a PackedSequence, which has its own")
+        if reset is not None:
+            raise ValueError("reset: expected None beside a PackedSequence")
+        B = int(input.batch_sizes[0])
     else:
-        T, B = data.shape[1::-1] if batch_first else data.shape[:2]
-    if lengths is not None:
-        lengths = check_lengths(tensor_of("lengths", lengths), T, B)
-        lengths = lengths.to(data.device, torch.int64)
-    if reset is not None:
-        reset = tensor_of("reset", reset)
-        reset = check_reset(reset.t() if batch_first and reset.dim() == 2 else reset, T, B)
-        reset = reset.to(data.device)
+        B = data.shape[0 if batch_first else 1]
+    check_weights(weights, D, data, autocast)
+    layout = SequenceLayout([False, True][:D], None, batch_sizes, None)
+    if lengths is not None or reset is not None:
+        if reset is not None:
+            reset = tensor_of("reset", reset)
+            reset = reset.t() if batch_first and reset.dim() == 2 else reset
+        layout = layout._replace(lengths=lengths, reset=reset)
+        _, layout = check_layout(layout, data.transpose(0, 1) if batch_first else data)
     if hx is not None:
         check_states(hx)
         H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]
         for index, (state, size) in enumerate(zip(hx, (P, H), strict=True)):
-            expected = (len(weights), B, size)
-            if tuple(state.shape) != expected:
+            if state.shape != (len(weights), B, size):
                 raise RuntimeError(
-                    f"Expected hidden[{index}] size {expected}, got {list(state.shape)}"
+                    f"Expected hidden[{index}] size {(len(weights), B, size)}, "
+                    f"got {list(state.shape)}"
                 )
-            if not can_meet(state.dtype, first.weight_hh.dtype, autocast):
+            if state.dtype != dtype and not can_meet(state.dtype, dtype, autocast):
                 raise RuntimeError(
                     "Input and hidden tensors are not the same dtype, found input tensor with "
                     f"{data.dtype} and hidden tensor with {state.dtype}"
@@ -231,16 +227,18 @@ def check_layers(
                     "Input and hidden tensors are not at the same device, found input tensor at "
                     f"{data.device} and hidden tensor at {state.device}"
                 )
-    return Course([False, True][:D], lengths, batch_sizes, reset)
+    return layout, lowered
 
 
-def _check_matrices(weights: LSTMWeights) -> None:
+def check_matrices(weights: LSTMWeights) -> None:
+    """RuntimeError unless weight_ih and weight_hh have two dimensions."""
     for name, weight in zip(weights._fields, weights[:2], strict=False):
         if weight.dim() != 2:
             raise RuntimeError(f"{name}: expected a matrix, got {weight.dim()}-D")
 
 
-def _check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor) -> None:
+def check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor, autocast: bool) -> None:
+    """Check sizes, dtypes and devices of all parameters against those of the first entry."""
     first = weights[0]
     four_h, P = first.weight_hh.shape
     if four_h == 0 or four_h % 4:
@@ -248,7 +246,6 @@ def _check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor) -> Non
     if first.weight_hr is None and four_h != 4 * P:
         raise RuntimeError(f"weight_hh: expected size {(four_h, four_h // 4)}, got {(four_h, P)}")
     dtype, device = first.weight_ih.dtype, input.device
-    autocast = is_autocast(input)
     if first.weight_ih.device != device:
         raise RuntimeError(
             "Input and parameter tensors are not at the same device, found input tensor at "
@@ -280,41 +277,3 @@ def _check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor) -> Non
                     f"weights[{index}].{name}: expected {dtype} on {device}, "
                     f"got {weight.dtype} on {weight.device}"
                 )
-
-
-def check_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWeights) -> None:
-    """The arguments of :func:`fastlstm.functional.lstm_cell`, which are batched by now."""
-    _check_matrices(weights)
-    four_h, input_size = weights.weight_ih.shape
-    if input.shape[1] != input_size:
-        raise RuntimeError(
-            f"input has inconsistent input_size: got {input.shape[1]} expected {input_size}"
-        )
-    _check_weights([weights], 1, input)
-    autocast = is_autocast(input)
-    for index, state in enumerate(() if hx is None else check_states(hx)):
-        if state.shape[0] != input.shape[0]:
-            raise RuntimeError(
-                f"Input batch size {input.shape[0]} doesn't match hidden{index} batch size "
-                f"{state.shape[0]}"
-            )
-        if state.shape[1] != four_h // 4:
-            raise RuntimeError(
-                f"hidden{index} has inconsistent hidden_size: "
-                f"got {state.shape[1]}, expected {four_h // 4}"
-            )
-    # After the sizes: where both are wrong, nn.LSTMCell tells of the size.
-    if not can_meet(input.dtype, weights.weight_ih.dtype, autocast):
-        raise RuntimeError(
-            f"input: expected dtype {weights.weight_ih.dtype}, that of weight_ih, got {input.dtype}"
-        )
-    for index, state in enumerate(hx or ()):
-        if not can_meet(state.dtype, weights.weight_hh.dtype, autocast):
-            raise RuntimeError(
-                f"hx[{index}]: expected dtype {weights.weight_hh.dtype}, that of weight_hh, "
-                f"got {state.dtype}"
-            )
-        if state.device != input.device:
-            raise RuntimeError(
-                f"hx[{index}]: expected device {input.device}, that of input, got {state.device}"
-            )

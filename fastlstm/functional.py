@@ -1,26 +1,29 @@
-"""Layers and cells as functions: every argument is checked here, once, and nowhere below."""
+"""``lstm``, ``lstm_cell`` and ``lstm_sequence``: LSTMs as functions of tensors.
+
+Each function checks its arguments, finds out once what the call must be visible to, selects a
+backend, and hands objects of :mod:`fastlstm.call` on to :mod:`fastlstm.op`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import chain
-from types import ModuleType
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm import backends, tracing
-from fastlstm.autocast import cast_weights, compute_dtype, is_autocast, result_dtypes
-from fastlstm.backends import select
-from fastlstm.backends.cpu.prepacked import PackedWeights
-from fastlstm.call import Call, Course, LSTMWeights, Problem
-from fastlstm.checks import check_cell, check_layers
+from fastlstm import backends
+from fastlstm.autocast import cast_call, result_dtypes
+from fastlstm.backends.cpu.prepacked import PrepackedWeights
+from fastlstm.backends.select import select, why_not_stacked
+from fastlstm.call import Call, GroupWeights, Layers, LSTMWeights, SequenceLayout, Wanted
+from fastlstm.cell_checks import check_cell
+from fastlstm.checks import check_call, check_layers
 from fastlstm.layout_checks import steps_between_checkpoints
-from fastlstm.op import wavefront
-from fastlstm.op.run import run
+from fastlstm.op.run import run, run_layers, run_stacked
+from fastlstm.problem import Problem, problem_of
+from fastlstm.tracing import Mode, autocast_dtype, find_mode, is_vmapped, records_gradients
 
 
 def lstm(
@@ -37,30 +40,38 @@ def lstm(
     return_all_cells: bool = False,
     return_sequence: bool = True,
     checkpoint_every: int | str | None = None,
-    packed: Sequence[PackedWeights | None] | None = None,
+    prepacked: Sequence[PrepackedWeights | None] | None = None,
     backend: str = "auto",
+    packed: Sequence[PrepackedWeights | None] | None = None,
 ) -> tuple[Any, ...]:
-    """A stack of LSTM layers: what ``nn.LSTM`` computes, with peepholes where there are any.
+    """Apply a stack of LSTM layers, as ``nn.LSTM`` does, with peepholes where there are any.
 
     Args:
         input: (T, B, I), (B, T, I) if ``batch_first``, or a PackedSequence of either.
         hx: (h_0, c_0) of shapes (L * D, B, P) and (L * D, B, H), where D is 2 if bidirectional,
             else 1. Default (None): zeros.
         weights: L * D entries in the order of h_0: layer 0 forward, layer 0 reverse, layer 1 ...
-        bidirectional: D = 2.
-        batch_first: the layout of input, reset and output; the states keep theirs.
+        bidirectional: each layer reads the sequence in both directions: D = 2. Default: False.
+        batch_first: input, reset and output are (B, T, ...) instead of (T, B, ...). The states are
+            not. Default: False.
         dropout: probability of zeroing an output of any layer but the last, when ``training``.
-        lengths: (B,) integers in 1..T, in any order, on a padded input: the output is zero past
-            them and the last state is the one at each row's end. Not with a PackedSequence.
-        reset: (T, B) booleans, (B, T) if ``batch_first``: true where a row begins anew, as an
-            episode does. No state of any layer crosses from the step before, in either direction,
-            and at the first step hx is dropped. Not with a PackedSequence.
+            Default: 0.
+        training: whether dropout is applied. Default: False.
+        lengths: (B,) integers in 1..T, in any order, on a padded input: the number of steps of each
+            row. The output is zero after them, and the last state is that of each row's last step.
+            Not with a PackedSequence. Default: all T.
+        reset: (T, B) booleans, (B, T) if ``batch_first``: true where a row begins a new sequence,
+            as at the start of an episode. No state of any layer crosses from the step before, in
+            either direction, and at the first step hx is dropped. Not with a PackedSequence.
+            Default: none.
         return_all_cells: return the last layer's cell state of every step too. Default: False.
-        return_sequence: return the output; if not, None stands in its place. Default: True.
-        checkpoint_every: what training keeps, as in :class:`fastlstm.LSTM`. Default: every step.
-        packed: what keeps each layer's packed weights for the next call; see
-            :func:`fastlstm.lstm_sequence`. Default: nothing is kept.
-        backend: "auto" or the name of one.
+        return_sequence: return the output; if False, None is returned in its place. Default: True.
+        checkpoint_every: the number of steps between the states that training keeps, as in
+            :class:`fastlstm.LSTM`. Default: every step is kept.
+        prepacked: a :class:`fastlstm.PrepackedWeights` for each layer, which keeps its packed
+            weights for the next call; see :func:`fastlstm.lstm_sequence`. Default: none.
+        backend: "auto", or the name of one; see :func:`fastlstm.explain`. Default: "auto".
+        packed: the name of ``prepacked`` in version 0.1.
 
     Returns:
         output (T, B, D * P) in the layout of the input, and (h_n, c_n) shaped as hx; with
@@ -68,55 +79,46 @@ def lstm(
 
     Raises:
         RuntimeError, TypeError, ValueError: as ``nn.LSTM`` and :func:`fastlstm.lstm_sequence` do.
+
+    Example:
+        >>> lstm = fastlstm.LSTM(3, 4, num_layers=2)
+        >>> output, (h_n, c_n) = fastlstm.lstm(torch.randn(5, 2, 3), None, lstm.weights())
+        >>> output.shape, h_n.shape
+        (torch.Size([5, 2, 4]), torch.Size([2, 2, 4]))
     """
     weights = tuple(weights)
-    every = steps_between_checkpoints(checkpoint_every)
-    D = 2 if bidirectional else 1
-    course = check_layers(input, hx, weights, D, batch_first, lengths, reset)
-    if isinstance(input, PackedSequence) and course.batch_sizes is not None:
-        input = input._replace(batch_sizes=course.batch_sizes)
-    problem = layers_problem(input, hx, weights, D, batch_first, lengths is not None)
-    if reset is not None or return_all_cells:
-        problem = problem._replace(reset=reset is not None, return_all_cells=return_all_cells)
-    if every:
-        problem = problem._replace(checkpoint_every=problem.requires_grad)
-    dropout = dropout if training else 0.0
-    if dropout:
-        problem = problem._replace(dropout=True)
-    chosen = select.select(problem, backend)
+    every = 0 if checkpoint_every is None else steps_between_checkpoints(checkpoint_every)
+    G = 2 if bidirectional else 1
+    layout, autocast = check_layers(input, hx, weights, G, batch_first, lengths, reset)
     data = input.data if isinstance(input, PackedSequence) else input
-    like, cx = weights[0].weight_hh, None if hx is None else hx[1]
-    if hx is None:
-        rows = (len(weights), problem.B)
-        zeros = like.new_zeros(*rows, problem.H)
-        hx = (zeros if not problem.proj_size else like.new_zeros(*rows, problem.proj_size), zeros)
-    if chosen is backends.torch:
-        y, state = backends.torch.lstm(input, hx, weights, D, batch_first, dropout, course.lengths)
-        outputs: list[Any] = [y if return_sequence else None]
+    layers = make_layers(input, hx, weights, layout, batch_first, autocast)
+    if dropout and training:
+        layers = layers._replace(dropout=dropout)
+    if prepacked is not None or packed is not None:
+        layers = layers._replace(prepacked=prepacked or packed)
+    wanted = Wanted(False, return_sequence, return_all_cells, every)
+    wanted, mode, problem = pose(layers, wanted, "lstm")
+    chosen = select(problem, backend, mode)
+    may_stack = problem.L > 1 and mode in (Mode.AUTOGRAD, Mode.NONE)
+    if may_stack and why_not_stacked(chosen, problem, layers.hx) is None:
+        y, hy, cy, cells, _ = run_stacked(chosen, layers, wanted, mode)
     else:
-        if packed is None:
-            packed = [None] * (len(weights) // D)
-        x = data
-        if isinstance(input, PackedSequence):
-            hx = _permute(hx, input.sorted_indices)
-        elif batch_first:  # views: the kernels take any stride
-            x = data.transpose(0, 1)
-        at_once = wavefront.refusal(chosen, problem, like) is None
-        options = (dropout, packed, return_all_cells, every, return_sequence, at_once)
-        y, state, *cells = _fused_layers(chosen, x, hx, weights, course, *options)
-        outputs = [y, *cells]
-        if isinstance(input, PackedSequence):
-            outputs = [d if d is None else input._replace(data=d) for d in outputs]
-            state = _permute(state, input.unsorted_indices)
-        elif batch_first:
-            outputs = [s if s is None else s.transpose(0, 1) for s in outputs]
-    output, *cells = outputs
-    if is_autocast(data) and problem.dtype != torch.float64:
-        is_projected = problem.proj_size > 0
-        dtype, c_dtype = result_dtypes(data, cx, problem.dtype, problem.batch_sizes, is_projected)
-        output = None if output is None else output.to(dtype)
-        state = state[0].to(dtype), state[1].to(c_dtype)
-    return output, state, *cells
+        y, hy, cy, cells, _ = run_layers(chosen, layers, wanted, mode)
+    if layers.autocast is not None:
+        cx = None if hx is None else hx[1]
+        is_packed, is_projected = problem.is_packed_sequence, problem.proj_size > 0
+        dtype, c_dtype = result_dtypes(data, cx, layers.autocast, is_packed, is_projected)
+        y, hy, cy = y.to(dtype), hy.to(dtype), cy.to(c_dtype)
+    outputs: list[Any] = [y if return_sequence else None, *([cells] if return_all_cells else [])]
+    if isinstance(input, PackedSequence):
+        assert layout.batch_sizes is not None
+        output = input._replace(batch_sizes=layout.batch_sizes)
+        outputs = [s if s is None else output._replace(data=s) for s in outputs]
+        if input.unsorted_indices is not None:
+            hy, cy = (state.index_select(1, input.unsorted_indices) for state in (hy, cy))
+    elif batch_first:
+        outputs = [s if s is None else s.transpose(0, 1) for s in outputs]
+    return outputs[0], (hy, cy), *outputs[1:]
 
 
 def lstm_cell(
@@ -126,169 +128,210 @@ def lstm_cell(
     *,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
-    """One step of one LSTM: what ``nn.LSTMCell`` computes, with peepholes if there are any.
+    """Apply one LSTM to one time step, as ``nn.LSTMCell`` does, with peepholes if there are any.
 
     Args:
         input: (B, I).
         hx: (h, c), both (B, H). Default (None): zeros.
-        weights: of the cell; no ``weight_hr``.
-        backend: "auto" or the name of one.
+        weights: the parameters of the cell, without ``weight_hr``.
+        backend: "auto", or the name of one; see :func:`fastlstm.explain`. Default: "auto".
 
     Returns:
         The next (h, c), both (B, H).
 
     Raises:
         RuntimeError, ValueError: as ``nn.LSTMCell`` and :func:`fastlstm.lstm_sequence` do.
+
+    Example:
+        >>> cell = fastlstm.LSTMCell(3, 4)
+        >>> h, c = fastlstm.lstm_cell(torch.randn(2, 3), None, cell.weights())
+        >>> h.shape
+        torch.Size([2, 4])
     """
     check_cell(input, hx, weights)
-    problem = cell_problem(input, hx, weights)
-    if hx is None:
-        zeros = input.new_zeros(input.shape[0], weights.weight_hh.shape[1])
-        hx = (zeros, zeros)
-    chosen = select.select(problem, backend)
+    layers = make_cell(input, hx, weights)
+    wanted, mode, problem = pose(layers, Wanted(), "cell")
+    chosen = select(problem, backend, mode)
     if chosen is backends.torch:
+        if hx is None:
+            zeros = input.new_zeros(input.shape[0], weights.weight_hh.shape[1])
+            hx = (zeros, zeros)
         return backends.torch.lstm_cell(input, hx, weights)
-    h, c, x = hx[0][None], hx[1][None], input[None]
-    course, options = Course([False]), (0.0, (None,), False)
-    if is_autocast(input) and problem.dtype not in (torch.float64, compute_dtype(input)):
-        # The state stays in float32 from step to step, as in nn.LSTMCell, and so does all else.
-        h, c, x = (tensor.to(problem.dtype) for tensor in (h, c, x))
-        weights = LSTMWeights._make(w if w is None else w.to(problem.dtype) for w in weights)
-        with torch.autocast(input.device.type, enabled=False):
-            y, (_, cy) = _fused_layers(chosen, x, (h, c), (weights,), course, *options)
+    if autocast_dtype(input) is None or layers.autocast is not None:
+        y, _, cy, *_ = run_layers(chosen, layers, wanted, mode)
     else:
-        y, (_, cy) = _fused_layers(chosen, x, (h, c), (weights,), course, *options)
+        with torch.autocast(input.device.type, enabled=False):
+            y, _, cy, *_ = run_layers(chosen, layers, wanted, mode)
     return y[0], cy[0]
 
 
-def layers_problem(
+def lstm_sequence(
+    input: Tensor,
+    weight_hh: Sequence[Tensor],
+    hx: Tensor | None = None,
+    cx: Tensor | None = None,
+    *,
+    weight_ih: Sequence[Tensor] | None = None,
+    bias_ih: Sequence[Tensor] | None = None,
+    bias_hh: Sequence[Tensor] | None = None,
+    weight_ch: Sequence[Tensor] | None = None,
+    weight_hr: Sequence[Tensor] | None = None,
+    reverse: Sequence[bool] | None = None,
+    lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    reset: Tensor | None = None,
+    return_all_cells: bool = False,
+    return_sequence: bool = True,
+    checkpoint_every: int | str | None = None,
+    prepacked: PrepackedWeights | None = None,
+    backend: str = "auto",
+    packed: PrepackedWeights | None = None,
+) -> tuple[Any, ...]:
+    """Apply G LSTMs of one shape, the groups, side by side over a whole sequence.
+
+    Each group has its own weights and its own direction of time; groups may share their input. The
+    two directions of a bidirectional layer are G = 2 with the second reversed: ``y.flatten(2)`` is
+    then the output of ``nn.LSTM``, and hx has the layout of its h_0. Under ``torch.autocast``
+    everything but float64 is cast to autocast's dtype; sums and the running cell state are then
+    float32.
+
+    The function can be differentiated in any mode and to any order, and transformed by
+    ``torch.func``. The kernels have first derivatives in reverse mode. Everything else is computed
+    by the reference in plain torch, whichever backend is named: second derivatives, and calls in
+    forward mode (``torch.func.jvp``, ``torch.autograd.forward_ad.dual_level``).
+
+    Args:
+        input: with ``weight_ih``, x (T, B, I) that all groups share or (T, B, G, I). Without,
+            igates (T, B, G, 4H): ``x W_ih^T + b_ih + b_hh``, gates in order i, f, g, o. Any stride
+            in T, B and G, zero included: a transposed or expanded input costs no pointers.
+        weight_hh: G tensors (4H, P), where P = H unless ``weight_hr`` is given.
+        hx: (G, B, P) first hidden state. Default: zeros.
+        cx: (G, B, H) first cell state. Default: zeros.
+        weight_ih: G tensors (4H, I). Default: none, the input is igates.
+        bias_ih, bias_hh: G tensors (4H) each, with ``weight_ih`` only. Default: none.
+        weight_ch: G tensors (3H), the diagonal peepholes i, f, o. Default: none.
+        weight_hr: G tensors (P, H), output projections. Default: none.
+        reverse: G flags, true for a group that reads from the last step to the first. Default:
+            all false.
+        lengths: (B,) integers in 1..T. A row ends after its length: y is zero from there on, its
+            state stays, and a reversed group starts it at its own last step. Default: all T.
+        batch_sizes: (T,) integers on the CPU, of a PackedSequence whose data (N, I), (N, G, I) or
+            (N, G, 4H) the input is: step t has the first ``batch_sizes[t]`` rows of the batch. y
+            and cells are then (N, G, P) and (N, G, H). Not with lengths or reset. Default: none.
+        reset: (T, B) booleans, true where a new sequence begins: no state crosses from step t - 1
+            to t, nor from t to t - 1 in a reversed group. At t = 0 it drops hx and cx of a group
+            that reads forward. Default: none.
+        return_all_cells: return the cell state of every step too. Default: False.
+        return_sequence: return y; if False, None is returned in its place. Default: True.
+        checkpoint_every: k, the number of steps between the states that training keeps for the
+            backward pass, which runs k steps again at a time; see :class:`fastlstm.LSTM`. y is kept
+            too, unless ``return_sequence`` is False. Default: every step is kept.
+        prepacked: a :class:`fastlstm.PrepackedWeights`, which keeps the packed weights for the next
+            call, so that they are not packed in every call. Only inference on the cpu backend uses
+            it. Default: none.
+        backend: "auto", or the name of one; see :func:`fastlstm.explain`. Default: "auto".
+        packed: the name of ``prepacked`` in version 0.1.
+
+    Returns:
+        y (T, B, G, P), hy (G, B, P) and cy (G, B, H); with ``return_all_cells`` then cells
+        (T, B, G, H), zero past a row's length as y is.
+
+    Raises:
+        TypeError: a ``checkpoint_every`` that is neither None, an integer nor a word.
+        RuntimeError: a wrong number of dimensions or a wrong size, an empty sequence, a length
+            outside 1..T, batch sizes that no PackedSequence has, or tensors on different devices.
+        ValueError: tensors of different dtypes, arguments that exclude each other, a
+            ``checkpoint_every`` below 1, or a backend that is unknown or cannot run this.
+
+    Example:
+        >>> T, B, I, H = 5, 2, 3, 4
+        >>> x, w_ih, w_hh = torch.randn(T, B, I), torch.randn(4 * H, I), torch.randn(4 * H, H)
+        >>> y, hy, cy = fastlstm.lstm_sequence(x, [w_hh], weight_ih=[w_ih])
+        >>> y.shape
+        torch.Size([5, 2, 1, 4])
+    """
+    every = steps_between_checkpoints(checkpoint_every)
+    parameters = (weight_ih, weight_hh, bias_ih, bias_hh, weight_ch, weight_hr)
+    weights = GroupWeights(*[list(parameter or ()) for parameter in parameters])
+    flags = [False] * len(weight_hh) if reverse is None else [bool(flag) for flag in reverse]
+    layout = SequenceLayout(flags, lengths, batch_sizes, reset)
+    autocast = autocast_dtype(input) if isinstance(input, Tensor) else None
+    unchecked = Call(input, weights, hx, cx, layout)  # type: ignore[arg-type]
+    call = check_call(unchecked, autocast=autocast is not None)
+    if input.dtype is torch.float64:
+        autocast = None
+    layers = Layers(call.input, [weights], call.hx, call.cx, call.layout, autocast=autocast)
+    wanted = Wanted(False, return_sequence, return_all_cells, every)
+    wanted, mode, problem = pose(layers, wanted, "sequence")
+    chosen = select(problem, backend, mode)
+    if autocast is not None:
+        call = cast_call(call, autocast, mode)
+    y, hy, cy, cells, _ = run(chosen, call, wanted, mode, prepacked or packed)
+    outputs = (y if return_sequence else None, hy, cy)
+    return (*outputs, cells) if return_all_cells else outputs
+
+
+def make_layers(
     input: Tensor | PackedSequence,
     hx: tuple[Tensor, Tensor] | None,
     weights: Sequence[LSTMWeights],
-    D: int,
+    layout: SequenceLayout,
     batch_first: bool,
-    has_lengths: bool,
-) -> Problem:
-    """What :func:`lstm` asks the backends about these arguments."""
+    autocast: torch.dtype | None,
+) -> Layers:
+    """Arguments of :func:`lstm`, once they are checked, as layers: time first, rows sorted."""
+    G, like = len(layout.reverse), weights[0].weight_hh
     if isinstance(input, PackedSequence):
-        data = input.data
-        T, B, has_lengths = input.batch_sizes.shape[0], int(input.batch_sizes[0]), True
+        x, B = input.data, int(input.batch_sizes[0])
+        if hx is not None and input.sorted_indices is not None:
+            hx = tuple(state.index_select(1, input.sorted_indices) for state in hx)  # type: ignore
     else:
-        data = input
-        T, B = input.shape[:2] if not batch_first else (input.shape[1], input.shape[0])
-    first = weights[0]
-    records = torch.is_grad_enabled()
-    if records:
-        tensors = chain((data,), hx or (), *weights)
-        records = any(tensor is not None and tensor.requires_grad for tensor in tensors)
-    return Problem(
-        device=data.device.type,
-        dtype=compute_dtype(first.weight_hh),
-        T=T,
-        B=B,
-        G=D,
-        H=first.weight_hh.shape[0] // 4,
-        I=first.weight_ih.shape[1],
-        L=len(weights) // D,
-        peephole=first.weight_ch is not None,
-        proj_size=0 if first.weight_hr is None else first.weight_hr.shape[0],
-        lengths=has_lengths,
-        batch_sizes=isinstance(input, PackedSequence),
-        whole_layers=True,
-        transformed=tracing.is_forward_mode() or tracing.is_vmapped(),
-        requires_grad=records,
-    )
+        x = input.transpose(0, 1) if batch_first else input  # a view: kernels take any stride
+        B = x.shape[1]
+    if hx is None:
+        rows, (four_h, P) = (len(weights), B), like.shape
+        zeros = like.new_zeros(*rows, P)
+        hx = (zeros, zeros if four_h == 4 * P else like.new_zeros(*rows, four_h // 4))
+    groups = []
+    for start in range(0, len(weights), G):
+        parameters = zip(*weights[start : start + G], strict=True)
+        groups.append(GroupWeights(*[() if p[0] is None else p for p in parameters]))
+    autocast = None if like.dtype is torch.float64 else autocast
+    return Layers(x, groups, *hx, layout, autocast=autocast)
 
 
-def cell_problem(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWeights) -> Problem:
-    """What :func:`lstm_cell` asks the backends about these arguments.
+def make_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWeights) -> Layers:
+    """Arguments of :func:`lstm_cell`, once they are checked, as one layer of one step.
 
-    Under autocast ``nn.LSTMCell`` carries its state on a CPU in float32, if it came so; what is
-    rounded in every step would lose the small changes of many.
+    Under autocast ``nn.LSTMCell`` carries its state on a CPU in float32, if it came so, and so does
+    this: rounding the state in every step would lose small changes. All is float32 then.
     """
-    problem = layers_problem(input[None], hx, [weights], 1, False, False)._replace(cell=True)
-    if input.device.type == "cpu" and is_autocast(input) and problem.dtype != torch.float64:
-        carried = input.dtype if hx is None else hx[1].dtype
-        problem = problem._replace(dtype=torch.promote_types(carried, problem.dtype))
-    return problem
+    lowered, carried = autocast_dtype(input), None
+    if lowered is not None and input.dtype != torch.float64 and input.device.type == "cpu":
+        carried = torch.promote_types(input.dtype if hx is None else hx[1].dtype, lowered)
+        if carried == lowered:
+            carried = None
+    if carried is not None:
+        input, lowered = input.to(carried), None
+        hx = None if hx is None else (hx[0].to(carried), hx[1].to(carried))
+        weights = LSTMWeights._make(w if w is None else w.to(carried) for w in weights)
+    state = None if hx is None else (hx[0][None], hx[1][None])
+    return make_layers(input[None], state, [weights], SequenceLayout([False]), False, lowered)
 
 
-def _fused_layers(
-    chosen: ModuleType,
-    x: Tensor,
-    hx: tuple[Tensor, Tensor],
-    weights: tuple[LSTMWeights, ...],
-    course: Course,
-    dropout: float,
-    packed: Sequence[PackedWeights | None],
-    return_all_cells: bool,
-    checkpoint_every: int = 0,
-    return_sequence: bool = True,
-    at_once: bool = False,
-) -> tuple[Any, ...]:
-    """Layer by layer through the sequence op, a layer's directions as its groups; time first.
+def pose(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mode, Problem]:
+    """Find out what watches a call, and what is asked of the backends.
 
-    Or all layers ``at_once``, where nothing but autograd watches.
+    Returns:
+        ``wanted``, which says whether gradients are recorded, the mode, and the problem.
     """
-    D = len(course.reverse)
-    autocast = is_autocast(x)
-    if at_once:
-        call = _call_of_layers(x, hx, weights, course, autocast)
-        if wavefront.is_hidden(call):
-            y, h, c = wavefront.run(chosen, call)
-            return y if return_sequence else None, (h, c)
-    hy, cy = [], []
-    for start in range(0, len(weights), D):
-        if start and dropout:
-            x = F.dropout(x, dropout)
-        groups: list[list[Tensor]] = [
-            [weight for weight in parameter if weight is not None]
-            for parameter in _by_kind(weights[start : start + D])
-        ]
-        h0, c0 = hx if len(weights) == D else (state[start : start + D] for state in hx)
-        if autocast:
-            dtype = compute_dtype(x)
-            x, h0, c0 = x.to(dtype), h0.to(dtype), c0.to(dtype)
-            groups = cast_weights(groups, dtype)
-        call = Call._make((x, *groups, h0, c0, *course))
-        is_last = start + D == len(weights)
-        outputs = (return_all_cells and is_last, checkpoint_every, return_sequence or not is_last)
-        y, h, c, *cells = run(chosen, call, packed[start // D], *outputs)
-        if not is_last or return_sequence:
-            x = y.flatten(-2)
-        hy.append(h)
-        cy.append(c)
-    state = (hy[0], cy[0]) if len(hy) == 1 else (torch.cat(hy), torch.cat(cy))
-    output = x if return_sequence else None
-    return (output, state, cells[0].flatten(-2)) if return_all_cells else (output, state)
-
-
-def _call_of_layers(
-    x: Tensor,
-    hx: tuple[Tensor, Tensor],
-    weights: tuple[LSTMWeights, ...],
-    course: Course,
-    autocast: bool,
-) -> Call:
-    """A call whose groups are layers of one direction."""
-    groups = [[w for w in parameter if w is not None] for parameter in _by_kind(weights)]
-    course = course._replace(reverse=[False] * len(weights))
-    call = Call._make((x, *groups, *hx, *course))
-    if not autocast:
-        return call
-    dtype = compute_dtype(x)
-    x, h0, c0 = (tensor.to(dtype) for tensor in (x, *hx))
-    return Call._make((x, *cast_weights(groups, dtype), h0, c0, *course))
-
-
-def _by_kind(layer: Sequence[LSTMWeights]) -> Iterable[tuple[Tensor | None, ...]]:
-    """One tuple over the directions for each parameter, in the order of ``lstm_sequence``."""
-    w_ih, w_hh, b_ih, b_hh, w_ch, w_hr = zip(*layer, strict=True)
-    return w_ih, b_ih, b_hh, w_hh, w_ch, w_hr
-
-
-def _permute(states: tuple[Tensor, Tensor], order: Tensor | None) -> tuple[Tensor, Tensor]:
-    """The rows of (h, c) in another order, as a PackedSequence sorts its batch."""
-    if order is None:
-        return states
-    return states[0].index_select(1, order), states[1].index_select(1, order)
+    tensors = [layers.input, layers.hx, layers.cx]
+    for weights in layers.weights:
+        for parameter in weights:
+            tensors += parameter
+    mode = find_mode(tensors)
+    if mode is not Mode.NONE:
+        train = mode is Mode.AUTOGRAD or records_gradients(mode, tensors)
+        wanted = wanted._replace(train=train)
+    transformed = mode is Mode.FORWARD_AD or (mode is Mode.FUNCTORCH and is_vmapped())
+    return wanted, mode, problem_of(layers, wanted, kind, transformed and kind != "sequence")

@@ -1,4 +1,4 @@
-"""Checks of what says how rows go through time: lengths, packed sequences, resets.
+"""Checks of how rows go through time: lengths, packed sequences, resets.
 
 Exception types are those of ``nn.LSTM``.
 """
@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm import tracing
-from fastlstm.backends.onnx import is_exporting
+from fastlstm.call import SequenceLayout
+from fastlstm.tracing import is_recorded
 
 CHECKPOINT_EVERY = 128
 """What ``checkpoint_every="auto"`` means."""
@@ -67,14 +68,29 @@ def tensor_of(name: str, value: Any) -> Tensor:
         raise TypeError(f"{name}: expected numbers, got what no tensor can hold: {error}") from None
 
 
-def _is_recorded() -> bool:
-    """Whether the values of this call are those of an example: a program is made of it."""
-    recorded = (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
-    return recorded and not is_exporting()  # ONNX has no node for a check
+def check_layout(
+    layout: SequenceLayout, input: Tensor, length_values: bool = True
+) -> tuple[int, SequenceLayout]:
+    """Check how the rows of ``input``, time first, go through time.
+
+    Returns:
+        B, and the layout whose tensors are on the input's device and, where a program is recorded,
+        are checked again when the program runs.
+    """
+    _, lengths, batch_sizes, reset = layout
+    if batch_sizes is not None:
+        if lengths is not None or reset is not None:
+            raise ValueError("lengths, reset: expected None beside batch_sizes")
+        check_tensor("batch_sizes", batch_sizes, TypeError)
+        checked = check_batch_sizes(batch_sizes, input.shape[0])
+        return int(batch_sizes[0]), layout._replace(batch_sizes=checked)
+    T, B = input.shape[:2]
+    if lengths is not None:
+        lengths = check_lengths(tensor_of("lengths", lengths), T, B, values=length_values)
+        lengths = lengths.to(input.device, torch.int64)
+    if reset is not None:
+        reset = check_reset(tensor_of("reset", reset), T, B).to(input.device)
+    return B, layout._replace(lengths=lengths, reset=reset)
 
 
 def check_lengths(lengths: Tensor, T: int, B: int, *, values: bool = True) -> Tensor:
@@ -89,7 +105,7 @@ def check_lengths(lengths: Tensor, T: int, B: int, *, values: bool = True) -> Te
     check_size("lengths", lengths, (B,))
     if not values:
         return lengths
-    if _is_recorded() and not lengths.is_meta:
+    if is_recorded() and not lengths.is_meta:
         return torch.ops.fastlstm.checked_lengths(lengths, _recorded_size(T))
     if B and can_read_values(lengths):  # while a CUDA graph is captured kernels clamp them only
         _check_length_values(tracing.unwrapped(lengths), T)
@@ -117,7 +133,7 @@ def check_batch_sizes(batch_sizes: Tensor, rows: int) -> Tensor:
         )
     if batch_sizes.shape[0] == 0:
         raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
-    if _is_recorded() and not batch_sizes.is_meta:
+    if is_recorded() and not batch_sizes.is_meta:
         return torch.ops.fastlstm.checked_batch_sizes(batch_sizes, _recorded_size(rows))
     if can_read_values(batch_sizes):
         _check_batch_size_values(batch_sizes, rows)
@@ -166,7 +182,7 @@ def _vmap_checked_lengths(
     return torch.ops.fastlstm.checked_lengths(lengths, T), in_dims[0]
 
 
-def check_packed(input: PackedSequence) -> Tensor:
+def check_packed_sequence(input: PackedSequence) -> Tensor:
     """A PackedSequence made or changed by hand: nn.LSTM reads past its data, or leaves some out.
 
     Returns:

@@ -16,16 +16,16 @@ from types import ModuleType
 from typing import Any
 
 RENAMED = {
-    "types": "call",
-    "transforms": "tracing",
-    "ops": "op.schema",
+    "types": "call problem",
+    "transforms": "tracing op.functorch",
+    "ops": "op.schema op.autograd",
     "op_checks": "op.checks",
     "layers": "op.wavefront",
     "segments": "op.checkpointing",
     "vmap": "op.vmap",
     "second_order": "op.second_order",
     "flops": "op.flops",
-    "dispatch": "backends.select",
+    "dispatch": "backends.select nn.explain",
     "gpu_choice": "backends.gpu.choice",
     "gpu_measured": "backends.gpu.timings",
     "products": "backends.gpu.matmuls",
@@ -42,7 +42,7 @@ RENAMED = {
     "patching": "nn.patching",
     "interop": "nn.replace nn.convert",
     "segmented": "nn.segmented_loss",
-    "module_checks": "nn.checks",
+    "module_checks": "checks cell_checks",
     "course_checks": "layout_checks",
     "video": "models.video",
     "video_models": "models.srivastava",
@@ -77,7 +77,7 @@ RENAMED = {
     "training.run_command": "training.commands.base",
     "training.video_command": "training.commands.video",
     "training.classify_command": "training.commands.classify",
-    "sequence": "op.run",
+    "sequence": "functional op.run",
 }
 """Names below ``fastlstm``, old to new; two names where one module became two."""
 

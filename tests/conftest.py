@@ -8,8 +8,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastlstm.backends import select
-from fastlstm.call import Problem
 from fastlstm.kernels import INTERPRETED
+from fastlstm.problem import Problem
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +42,7 @@ def _device(backend):
     return "cuda" if needs_gpu.get(backend) else "cpu"
 
 
-def _backends(function="supports"):
+def _backends(function="why_not"):
     """The name of every backend that has this function, with the marks of its tests.
 
     The triton backend needs a GPU, but in a process with TRITON_INTERPRET=1 (`make test` has one).
@@ -57,7 +57,7 @@ def _backends(function="supports"):
                 pytest.mark.skipif(missing, reason="there is no CUDA device"),
             ]
         else:
-            reason = module.supports(smallest) if name != "cuda" else None
+            reason = module.why_not(smallest) if name != "cuda" else None
             marks = [pytest.mark.skipif(reason is not None, reason=str(reason))]
         yield pytest.param(name, marks=marks)
 
@@ -81,7 +81,7 @@ def backend(request):
     yield from _where_it_runs(request)
 
 
-@pytest.fixture(params=_backends("forward"))
+@pytest.fixture(params=_backends("backward"))
 def fused_backend(request):
     """The name of every backend that implements the sequence op, in turn."""
     yield from _where_it_runs(request)

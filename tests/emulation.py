@@ -57,17 +57,17 @@ def install(monkeypatch, seed, longest=None):
     """
     kernels = module("cuda_emulation")
     kernels.set_schedule(seed)
-    supports = backends.cuda.supports
+    why_not = backends.cuda.why_not
 
-    def supports_in_time(problem):
-        reason = supports(problem)
+    def why_not_in_time(problem):
+        reason = why_not(problem)
         if reason is None and longest is not None and seconds(problem) > longest:
             return f"is emulated, which would take {seconds(problem):.0f} s"
         return reason
 
     monkeypatch.setattr(backends.cuda, "kernels", kernels)
     monkeypatch.setattr(backends.cuda, "runs_on", lambda device: device == "cpu")
-    monkeypatch.setattr(backends.cuda, "supports", supports_in_time)
+    monkeypatch.setattr(backends.cuda, "why_not", why_not_in_time)
     monkeypatch.setattr(backends.gpu, "precision", lambda: "tf32x3")
     return kernels
 

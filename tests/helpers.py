@@ -10,7 +10,8 @@ import torch
 
 from fastlstm import lstm_sequence
 from fastlstm.backends import select
-from fastlstm.call import Problem
+from fastlstm.call import Call, GroupWeights, SequenceLayout
+from fastlstm.problem import Problem
 
 
 def _through_a_file(module):
@@ -30,7 +31,7 @@ DUPLICATES = [
 
 def skip_unless_supported(backend, problem):
     """Skip the test, for the backend's own reason, if it cannot run ``problem``."""
-    if backend != "auto" and (reason := select.get(backend).supports(problem)):
+    if backend != "auto" and (reason := select.get(backend).why_not(problem)):
         pytest.skip(f"{backend}: {reason}")
 
 
@@ -112,11 +113,11 @@ class Case:
             G,
             self.H,
             self.I,
-            peephole=self.peephole,
+            has_peepholes=self.peephole,
             proj_size=self.proj_size,
-            lengths=self.lengths or self.packed,
-            batch_sizes=self.packed,
-            reset=self.reset,
+            has_lengths=self.lengths or self.packed,
+            is_packed_sequence=self.packed,
+            has_reset=self.reset,
             return_all_cells="cells" in self.uses,
         )
 
@@ -164,6 +165,13 @@ class Case:
             "batch_sizes": (steps < lengths).sum(1) if self.packed else None,
             "reset": reset if self.reset else None,
         }
+
+    def call(self, values):
+        """The call with these inputs."""
+        weights = (weights_of(self, values, name) for name in GroupWeights._fields)
+        input = self.expand(values["x" if self.I else "igates"])
+        layout = SequenceLayout(**self.course())
+        return Call(input, GroupWeights(*weights), values["hx"], values["cx"], layout)
 
     def cotangents(self):
         """The gradients that arrive at the outputs in ``uses``."""

@@ -14,6 +14,15 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import fastlstm
 from fastlstm import lstm_sequence
 from fastlstm.backends import cpu
+from fastlstm.call import (
+    Call,
+    GroupWeights,
+    Needs,
+    OutputGradients,
+    Saved,
+    SequenceLayout,
+    Wanted,
+)
 
 ALL = ("y", "hy", "cy", "cells")
 CASES = {
@@ -76,15 +85,17 @@ def test_every_instruction_set_without_y(isa, dtype):
     tensors = [x, torch.randn(1, B, H), torch.randn(1, B, H), torch.randn(T, B, 1, H)]
     x, hx, cx, dcells = (tensor.to(dtype) for tensor in tensors)
     w_ih, w_hh = ([w.to(dtype) for w in group] for group in weights)
-    call = (x, w_ih, [], [], w_hh, [], [], hx, cx, [True], None, None, None)
-    needs = [True, True, False, True, False, False]
-    *outputs, cells, reserve = cpu.forward(*call, True, True, isa=isa)
-    expected = cpu.backward(None, hx, cx, dcells, outputs[0], reserve, *call, needs, isa=isa)
+    call = Call(x, GroupWeights(w_ih, w_hh), hx, cx, SequenceLayout([True]))
+    needs = Needs(True, True, False, True, False, False)
+    grads = OutputGradients(None, hx, cx, dcells)
+    *outputs, cells, reserve = cpu.forward(call, Wanted(train=True, cells=True), isa=isa)
+    expected = cpu.backward(call, Saved(outputs[0], reserve), grads, needs, isa)
     for k in (1, 9, 64):
-        y, *last, same_cells, states = cpu.forward(*call, True, True, k, False, isa=isa)
+        wanted = Wanted(train=True, y=False, cells=True, checkpoint_every=k)
+        y, *last, same_cells, states = cpu.forward(call, wanted, isa=isa)
         assert y.numel() == 0 and states.shape == (-(-T // k), 1, B, 2 * H)
         assert all(map(torch.equal, (*last, same_cells), (*outputs[1:], cells)))
-        found = cpu.backward(None, hx, cx, dcells, y, states, *call, needs, k, isa=isa)
+        found = cpu.backward(call, Saved(y, states, k), grads, needs, isa)
         assert all(map(torch.equal, found, expected))
 
 

@@ -6,12 +6,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from helpers import Case, assert_as_close_as_torch, assert_close, error, run_case, weights_of
+from helpers import Case, assert_as_close_as_torch, assert_close, error, run_case
 
 import fastlstm
 from fastlstm import lstm_sequence
 from fastlstm.backends import cpu, pointers
-from fastlstm.backends.cpu.prepacked import PackedWeights
+from fastlstm.backends.cpu.prepacked import PrepackedWeights
+from fastlstm.call import (
+    Call,
+    GroupWeights,
+    Needs,
+    OutputGradients,
+    Saved,
+    SequenceLayout,
+    Wanted,
+)
 
 CASE = Case(T=50, B=7, H=33, I=20, reverse=(False, True), lengths=True)
 
@@ -22,32 +31,27 @@ def isa(request):
     return request.param
 
 
-WEIGHTS = ("weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch", "weight_hr")
-
-
 def _run_isa(case, inputs, cotangents, isa, dtype=torch.float64):
     """``run_case`` with the forward and backward functions themselves."""
     values = {name: value.to(dtype) for name, value in inputs.items()}
-    input = values["x" if case.I else "igates"]
-    weights = [weights_of(case, values, name) for name in WEIGHTS]
-    arguments = (input, *weights, values["hx"], values["cx"], *case.course().values())
-    y, hy, cy, cells, reserve = cpu.forward(*arguments, True, True, isa=isa)
-    untrained = cpu.forward(*arguments, False, True, isa=isa)
+    call = case.call(values)
+    y, hy, cy, cells, reserve = cpu.forward(call, Wanted(train=True, cells=True), isa=isa)
+    untrained = cpu.forward(call, Wanted(cells=True), isa=isa)
     assert untrained[4].numel() == 0
     for output, same in zip((y, hy, cy, cells), untrained, strict=False):
         assert torch.equal(output, same)
     if case.I:
-        packed = PackedWeights()
+        packed = PrepackedWeights()
         for _ in range(2):  # packs, and finds what is packed
-            again = cpu.forward(*arguments, False, False, packed=packed, isa=isa)
+            again = cpu.forward(call, Wanted(), packed, isa)
             assert error(again[0], y) <= 8 * torch.finfo(dtype).eps * (case.H + case.I)
     gradients = [
         cotangents[name].to(dtype) if name in cotangents else None
         for name in ("y", "hy", "cy", "cells")
     ]
-    needs = [True, bool(case.I), bool(case.I), True, case.peephole, bool(case.proj_size)]
+    needs = Needs(True, bool(case.I), bool(case.I), True, case.peephole, bool(case.proj_size))
     dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx = cpu.backward(
-        *gradients, y, reserve, *arguments, needs, isa=isa
+        call, Saved(y, reserve), OutputGradients(*gradients), needs, isa
     )
     results = {"y": y, "hy": hy, "cy": cy, "dhx": dhx, "dcx": dcx}
     if "cells" in case.uses:
@@ -116,12 +120,12 @@ def test_every_isa_with_extreme_numbers(isa, value):
     """What saturates a gate in PyTorch does so here, NaN stays NaN, and neither goes astray."""
     theirs = torch.nn.LSTM(8, 256)
     ours = theirs.state_dict()
-    weights = [[ours[f"{name}_l0"]] for name in ("weight_ih", "bias_ih", "bias_hh", "weight_hh")]
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    weights = GroupWeights(*([ours[f"{name}_l0"]] for name in names))
     x, h, c = torch.randn(3, 16, 8), torch.zeros(1, 16, 256), torch.zeros(1, 16, 256)
     x[1, 5, 3] = value
-    y = cpu.forward(
-        x.unsqueeze(2), *weights, [], [], h, c, [False], None, None, None, False, False, isa=isa
-    )[0].squeeze(2)
+    call = Call(x, weights, h, c, SequenceLayout([False]))
+    y = cpu.forward(call, Wanted(), isa=isa).y.squeeze(2)
     expected = theirs(x)[0]
     assert torch.equal(y.isnan(), expected.isnan())
     assert y.isnan().any(2).sum() == (2 if math.isnan(value) else 0)
@@ -144,8 +148,8 @@ def test_portable_code_is_always_there():
 
 
 def _infer(igates, weight_hh, hx, cx, isa):
-    arguments = (igates, [], [], [], weight_hh, [], [], hx, cx, [False], None, None, None)
-    return cpu.forward(*arguments, False, False, isa=isa)
+    call = Call(igates, GroupWeights([], weight_hh), hx, cx, SequenceLayout([False]))
+    return cpu.forward(call, Wanted(), isa=isa)
 
 
 def test_unknown_isa():

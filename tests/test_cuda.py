@@ -15,12 +15,12 @@ import fastlstm
 from fastlstm import _C
 from fastlstm.backends import cuda, gpu, select, triton
 from fastlstm.backends.cuda import recurrence
-from fastlstm.backends.gpu import choice, timings
+from fastlstm.backends.gpu import timings
 from fastlstm.backends.gpu.timings import Measured
-from fastlstm.call import Problem
+from fastlstm.problem import Problem
 
 LARGE = Problem("cuda", torch.bfloat16, 100, 64, 1, 1024, I=1024, whole_layers=True)
-PEEPHOLES = LARGE._replace(peephole=True)
+PEEPHOLES = LARGE._replace(has_peepholes=True)
 
 
 @pytest.fixture
@@ -60,34 +60,35 @@ def test_a_call_without_a_driver_raises():
         ({"proj_size": 5}, "proj_size=5"),
     ],
 )
-def test_supports_says_why_not(hopper, change, reason):
-    assert cuda.supports(PEEPHOLES) is None
-    assert reason in cuda.supports(PEEPHOLES._replace(**change))
+def test_why_not(hopper, change, reason):
+    assert cuda.why_not(PEEPHOLES) is None
+    assert reason in cuda.why_not(PEEPHOLES._replace(**change))
 
 
-def test_supports_every_course(hopper):
-    course = {"lengths": True, "batch_sizes": True, "reset": True, "return_all_cells": True}
-    assert cuda.supports(PEEPHOLES._replace(**course)) is None
+def test_why_not_every_course(hopper):
+    course = {"has_lengths": True, "is_packed_sequence": True, "has_reset": True}
+    course["return_all_cells"] = True
+    assert cuda.why_not(PEEPHOLES._replace(**course)) is None
 
 
-def test_supports_looks_at_the_machine_and_the_build(hopper, monkeypatch):
+def test_why_not_looks_at_the_machine_and_the_build(hopper, monkeypatch):
     monkeypatch.setattr(gpu, "capability", lambda: (7, 5))
-    assert "8.0 or later, not 7.5" in cuda.supports(LARGE)
+    assert "8.0 or later, not 7.5" in cuda.why_not(LARGE)
     monkeypatch.setattr(gpu, "capability", lambda: (8, 6))
-    assert cuda.supports(LARGE) is None
+    assert cuda.why_not(LARGE) is None
     cuda.kernels.architectures = (90, 100)
-    assert "built for sm_90 and later, not for sm_86" in cuda.supports(LARGE)
+    assert "built for sm_90 and later, not for sm_86" in cuda.why_not(LARGE)
     monkeypatch.setattr(torch.version, "hip", "6.0")
-    assert "ROCm" in cuda.supports(LARGE)
+    assert "ROCm" in cuda.why_not(LARGE)
     cuda.kernels.built, cuda.kernels.reason = False, "nvcc was not found when it was built"
     expected = "this build has no CUDA kernels: nvcc was not found when it was built"
-    assert cuda.supports(LARGE) == expected
+    assert cuda.why_not(LARGE) == expected
 
 
 def test_cudnn_is_chosen_until_a_gpu_is_measured(hopper):
     assert select.name(select.select(LARGE)) == "torch"
     lines = {line.split()[0]: line for line in select.describe(LARGE).splitlines()[1:]}
-    assert "chosen until this GPU is measured; a model expects 'cuda'" in lines["torch"]
+    assert "chosen until this GPU is measured" in lines["torch"]
     assert lines["cuda"].endswith("could run it; it has not yet run on a GPU")
 
 
@@ -103,7 +104,7 @@ def test_what_is_measured_is_chosen(hopper, monkeypatch):
     assert chosen() == chosen(H=700) == "cuda"
     assert chosen(H=300) == "torch"
     assert chosen(requires_grad=True) == "triton"
-    assert chosen(requires_grad=True, reset=True) == "cuda"  # triton cannot
+    assert chosen(requires_grad=True, has_reset=True) == "cuda"  # triton cannot
     assert chosen(dtype=torch.float16) == "torch"  # not measured
     assert "measured fastest at H=1024 B=64" in select.describe(LARGE)
 
@@ -113,7 +114,7 @@ def test_what_is_measured_is_chosen(hopper, monkeypatch):
     [
         ({}, "cuda"),
         ({"H": 8}, "cuda"),
-        ({"whole_layers": False, "peephole": False}, "cuda"),
+        ({"whole_layers": False, "has_peepholes": False}, "cuda"),
         ({"proj_size": 5}, "reference"),
     ],
 )
@@ -121,32 +122,6 @@ def test_what_cudnn_cannot_run_is_for_our_kernels(hopper, change, chosen):
     problem = PEEPHOLES._replace(**change)
     assert select.name(select.select(problem)) == chosen
     assert "by a model, not measured on this GPU" in select.describe(problem)
-
-
-@pytest.mark.parametrize(
-    "change, persistent",
-    [
-        ({"dtype": torch.float16}, True),
-        ({}, False),
-        ({"dtype": torch.float16, "L": 2}, False),
-        ({"dtype": torch.float16, "G": 2}, False),
-        ({"dtype": torch.float16, "B": 65}, False),
-        ({"dtype": torch.float16, "I": 100}, False),
-        ({"dtype": torch.float16, "lengths": True}, False),
-        ({"H": 192}, True),
-        ({"H": 192, "requires_grad": True}, False),
-        ({"H": 128, "requires_grad": True, "dtype": torch.float64}, False),
-    ],
-)
-def test_where_pytorch_asks_for_a_persistent_cudnn(change, persistent):
-    problem = LARGE._replace(**change)
-    assert choice.cudnn_is_persistent(problem) == persistent
-    assert not persistent or choice.expected(problem) == "torch"
-
-
-def test_the_model_leaves_large_batches_to_cudnn():
-    expected = [choice.expected(LARGE._replace(H=2048, B=B)) for B in (1, 32, 256)]
-    assert expected == ["cuda", "cuda", "torch"]
 
 
 def test_float32_products_follow_cudnn():

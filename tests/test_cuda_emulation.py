@@ -48,7 +48,7 @@ def kernels(monkeypatch):
 def pretend(module, **device):
     """Plans are made for that device, an H100 unless told otherwise."""
     module.pretend(**device)
-    backends.cuda_recurrence.best_plan.cache_clear()
+    backends.cuda.recurrence.best_plan.cache_clear()
 
 
 def case_of(H, B, options):
@@ -152,7 +152,7 @@ def test_every_plan(kernels, monkeypatch, numbers, case, device):
         kernels.set_schedule(turn)
         with monkeypatch.context() as context:
             context.setattr(
-                backends.cuda_recurrence,
+                backends.cuda.recurrence,
                 "best_plan",
                 lambda _, way, *__, of=chosen: (of[way], ""),
             )

@@ -12,6 +12,15 @@ import torch
 from helpers import Case, run_case
 
 from fastlstm.backends.cuda import recurrence
+from fastlstm.call import (
+    Call,
+    GroupWeights,
+    Needs,
+    OutputGradients,
+    Results,
+    Saved,
+    SequenceLayout,
+)
 
 DIRECTIONS = ("forward", "backward")
 SHAPE = ("bfloat16", 9, 2, 40)  # dtype, B, G, H
@@ -38,14 +47,15 @@ def follow(kernels, direction, plan, shape=SHAPE):
     new = {"dtype": getattr(torch, dtype)}
     y, reserve = torch.zeros(3, B, G, H, **new), torch.zeros(3, B, G, 5 * H, **new)
     hx, weight_hh = torch.zeros(G, B, H, **new), torch.zeros(G, 4 * H, H, **new)
-    launch = recurrence.prepare(kernels, direction, y, [False] * G, None, None)
-    launch = launch._replace(plan=plan)
+    igates, layout = y.repeat(1, 1, 1, 4), SequenceLayout([False] * G)
+    call = Call(igates, GroupWeights([], list(weight_hh)), hx, hx, layout)
+    launch = recurrence.prepare(kernels, direction, y, layout)._replace(plan=plan)
     if direction == "forward":
-        states = (hx, hx, y, hx.clone(), hx.clone(), None, reserve)
-        recurrence.forward(launch, y.repeat(1, 1, 1, 4), weight_hh, (), *states)
+        results = Results(y, hx.clone(), hx.clone(), reserve=reserve)
+        recurrence.forward(launch, igates, call, results)
     else:
-        kept = (y, reserve, weight_hh, (), hx, hx)
-        recurrence.backward(launch, y, None, None, None, *kept, True, False)
+        needs = Needs(True, False, True, True, False, False)
+        recurrence.backward(launch, call, Saved(y, reserve), OutputGradients(y), needs)
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)

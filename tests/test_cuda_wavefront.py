@@ -97,7 +97,7 @@ def run(stack, inputs, cotangents, backend, dtype=torch.float64):
 def waves(monkeypatch):
     """The emulated kernels; what they ran by, a list of directions and plans of layers at once."""
     kernels = emulation.install(monkeypatch, seed=0)
-    monkeypatch.setattr(wavefront, "_slower", lambda *_: None)
+    monkeypatch.setattr(wavefront, "_why_slower", lambda *_: None)
     kernels.ran = []
     launch = wavefront._launch
 

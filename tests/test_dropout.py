@@ -86,13 +86,13 @@ def test_backward_in_eval_mode():
 
 def test_dropout_zeroes_that_share_of_what_layers_pass_on(monkeypatch):
     seen = []
-    original = backends.reference.lstm_sequence
+    original = backends.reference.forward
 
-    def lstm_sequence(x, *arguments):
-        seen.append(x)
-        return original(x, *arguments)
+    def forward(call):
+        seen.append(call.input)
+        return original(call)
 
-    monkeypatch.setattr(backends.reference, "lstm_sequence", lstm_sequence)
+    monkeypatch.setattr(backends.reference, "forward", forward)
     module = fastlstm.LSTM(I, 200, 3, dropout=0.4, backend="reference")
     with torch.no_grad():
         output, _ = module(torch.randn(T, B, I))

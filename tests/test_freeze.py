@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastlstm
-from fastlstm.backends.cpu.prepacked import PackedWeights
+from fastlstm.backends.cpu.prepacked import PrepackedWeights
 
 I, H = 7, 33  # no multiples of a vector
 KINDS = {
@@ -138,7 +138,7 @@ def test_inference_mode():
 
 def test_threads_may_share_packed_weights():
     """What one thread packs does not reach into what another one is reading."""
-    packed, x = PackedWeights(), torch.randn(30, 2, I, dtype=torch.float64)
+    packed, x = PrepackedWeights(), torch.randn(30, 2, I, dtype=torch.float64)
     weights = [torch.randn(4 * H, n, dtype=torch.float64) / H**0.5 for n in (I, H)]
 
     def call(index, packed=packed):

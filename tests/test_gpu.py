@@ -103,7 +103,7 @@ def test_captured_loss_of_a_video_model():
 @pytest.mark.parametrize("H, num_layers", [(96, 3), (512, 2)])
 def test_layers_at_once(monkeypatch, H, num_layers):
     """A wavefront both ways, whatever the model says: right, and the same bits from a graph."""
-    monkeypatch.setattr(wavefront, "_slower", lambda *_: None)
+    monkeypatch.setattr(wavefront, "_why_slower", lambda *_: None)
     options = {"num_layers": num_layers, "peephole": True, "device": "cuda"}
     module = fastlstm.LSTM(I, H, backend="cuda", **options)
     twin = fastlstm.LSTM(I, H, backend="reference", dtype=torch.float64, **options)

@@ -9,8 +9,9 @@ from helpers import assert_close
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastlstm
+from fastlstm.backends import select
 from fastlstm.backends.cuda import wavefront
-from fastlstm.call import Problem
+from fastlstm.problem import Problem
 
 T, B, I, H, L = 4, 3, 5, 8, 2
 TOLERANCE = 1e-5  # relative, in float32: above rounding, far below any mistake
@@ -32,7 +33,7 @@ def at_once(kernels, monkeypatch):
         return launch(kernels, direction, *arguments)
 
     monkeypatch.setattr(wavefront, "_launch", noted)
-    monkeypatch.setattr(wavefront, "_slower", lambda *_: None)
+    monkeypatch.setattr(wavefront, "_why_slower", lambda *_: None)
     return went
 
 
@@ -90,7 +91,7 @@ def test_inference_keeps_no_gates(at_once):
 def test_backward_one_after_the_other(at_once, monkeypatch):
     """Where only that pass is expected to be faster so."""
     monkeypatch.setattr(
-        wavefront, "_slower", lambda _, way, *__: "slow" if way == "backward" else None
+        wavefront, "_why_slower", lambda _, way, *__: "slow" if way == "backward" else None
     )
     lstm, x = module(peephole=True), torch.randn(T, B, I)
     how = {"lengths": torch.tensor([4, 1, 3])}
@@ -234,7 +235,7 @@ def problem(**changes):
     ids=str,
 )
 def test_reasons(kernels, changes, reason):
-    found = fastlstm.op.wavefront.refusal(fastlstm.backends.cuda, problem(**changes))
+    found = select.why_not_stacked(fastlstm.backends.cuda, problem(**changes))
     assert found is None if reason is None else re.search(reason, found)
 
 

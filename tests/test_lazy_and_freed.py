@@ -9,7 +9,7 @@ from helpers import skip_unless_supported
 
 import fastlstm
 from fastlstm import lstm_sequence
-from fastlstm.call import Problem
+from fastlstm.problem import Problem
 
 T, B, I, H = 5, 3, 4, 6
 TENSORS = ["input", "hx", "cx", "weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch"]
@@ -111,7 +111,7 @@ def test_freed_memory_of_what_says_where_rows_begin_and_end(fused_backend, name)
     """A reset that was freed would be no reset."""
     options = {"lengths": torch.full((B,), T), "reset": torch.zeros(T, B, dtype=torch.bool)}
     device = torch.get_default_device().type
-    problem = Problem(device, torch.float32, T, B, 2, H, I, reset=name == "reset")
+    problem = Problem(device, torch.float32, T, B, 2, H, I, has_reset=name == "reset")
     skip_unless_supported(fused_backend, problem)
     with pytest.raises(RuntimeError, match=r"freed|not allocated"):
         lstm_sequence(**arguments(), **{name: freed(options[name])}, backend=fused_backend)

@@ -88,7 +88,7 @@ def _sequences(count):
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("enforce_sorted", [False, True])
 def test_packed_sequence_equals_torch(backend, options, bidirectional, enforce_sorted):
-    module = _module(backend, {"batch_sizes": True}, bidirectional=bidirectional, **options)
+    module = _module(backend, {"is_packed_sequence": True}, bidirectional=bidirectional, **options)
     theirs = module.to_torch()
     lengths = torch.tensor([7, 6, 6, 2] if enforce_sorted else [2, 7, 1, 6])
     x = _sequences(4)
@@ -135,7 +135,7 @@ def test_reset_separates_episodes(backend, bidirectional, batch_first):
 
 
 def test_reset_of_one_row_leaves_the_others(fused_backend):
-    module = _module(fused_backend, {"reset": True})
+    module = _module(fused_backend, {"has_reset": True})
     x, reset = _sequences(2), torch.zeros(7, 2, dtype=torch.bool)
     reset[4, 0] = True
     y, plain = module(x, reset=reset)[0], module(x)[0]

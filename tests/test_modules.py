@@ -40,7 +40,7 @@ def test_every_backend_equals_torch(backend, bidirectional, proj_size, layout):
     ours, torchs = pair(
         "LSTM", I, H, 2, bidirectional=bidirectional, proj_size=proj_size, backend=backend
     )
-    skip_unless_supported(backend, ours.problem()._replace(batch_sizes=layout == "packed"))
+    skip_unless_supported(backend, ours.problem()._replace(is_packed_sequence=layout == "packed"))
     input, hx = input_of(ours), states_of(ours, B)
     options = {"leaves": leaves_of(input, hx), "packed": LENGTHS if layout == "packed" else None}
     mine, theirs = (results(module, input, hx, **options) for module in (ours, torchs))

@@ -7,13 +7,13 @@ import torch
 from helpers import error
 from test_ops import _backward_arguments, _forward_arguments
 
-from fastlstm.call import Call
 from fastlstm.op import schema
 
 GIVEN = ("input", "weight_ih", "bias", "weight_hh", "weight_ch", "weight_hr")
 WEIGHTS = ("weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch", "weight_hr")
 forward = torch.ops.fastlstm.lstm_sequence
 backward = torch.ops.fastlstm.lstm_sequence_backward
+NAMES = [argument.name for argument in forward.default._schema.arguments]
 
 
 @pytest.mark.parametrize("kept", [(0, True), (2, True), (2, False)], ids=str)
@@ -24,10 +24,11 @@ def test_every_combination_of_needs(peephole, proj_size, I, kept):
     """What is asked of a tensor that is there is computed; of one that is not, it is an error."""
     options = {"peephole": peephole, "proj_size": proj_size, "I": I}
     *arguments, _, every, backend = _backward_arguments(options, kept=kept)
-    call = Call._make(arguments[6:])
+    call = schema.unflatten_call(arguments[6:])
     there = dict.fromkeys(GIVEN, True)
-    there |= {name: bool(getattr(call, name)) for name in ("weight_ih", "weight_ch", "weight_hr")}
-    there["bias"] = bool(call.bias_ih)
+    names = ("weight_ih", "weight_ch", "weight_hr")
+    there |= {name: bool(getattr(call.weights, name)) for name in names}
+    there["bias"] = bool(call.weights.bias_ih)
     whole = backward(*arguments, [there[name] for name in GIVEN], every, backend)
     for needs in itertools.product([False, True], repeat=6):
         asked = dict(zip(GIVEN, needs, strict=True))
@@ -75,7 +76,7 @@ def test_gradients_that_do_not_arrive(absent):
     ],
 )
 def test_backward_arguments_that_do_not_fit(name, change, match):
-    names = ("dy", "dhy", "dcy", "dcells", "y", "reserve", *Call._fields)
+    names = ("dy", "dhy", "dcy", "dcells", "y", "reserve", *NAMES[:13])
     names += ("needs", "checkpoint_every", "backend")
     arguments = list(_backward_arguments({"peephole": True, "I": 3}))
     place = names.index(name)
@@ -92,7 +93,7 @@ def test_forward_arguments_of_another_size_or_dtype(name, I, checkpoint_every):
     options = {"peephole": True, "I": I, "lengths": True, "reset": True, "proj_size": 2}
     arguments = list(_forward_arguments(options, differentiable=False))
     arguments[-3] = checkpoint_every
-    place = Call._fields.index(name)
+    place = NAMES.index(name)
     value = arguments[place]
     if not isinstance(value, (list, torch.Tensor)) or (isinstance(value, list) and not value):
         return  # igates have no weight_ih and no biases
@@ -113,7 +114,7 @@ def test_weights_that_are_absent(absent, I):
     """Optional ones may be; gradients of the others are then as without."""
     options = {"peephole": True, "I": I, "proj_size": 2}
     arguments = list(_forward_arguments(options, differentiable=False))
-    arguments[Call._fields.index(absent)] = []
+    arguments[NAMES.index(absent)] = []
     required = {"weight_hh", "weight_hr"} | ({"weight_ih"} if I else set())
     if absent in required:
         with pytest.raises(RuntimeError, match="expected"):
@@ -125,11 +126,11 @@ def test_weights_that_are_absent(absent, I):
 def test_lengths_are_clamped():
     """The op takes segments of a sequence, in which a row may have ended before."""
     arguments = list(_forward_arguments({"peephole": True, "I": 3, "lengths": True}))
-    place = Call._fields.index("lengths")
+    place = NAMES.index("lengths")
     arguments[place] = torch.tensor([0, 3])
-    y = schema.lstm_sequence(*arguments)[0]
+    y = torch.ops.fastlstm.lstm_sequence(*arguments)[0]
     assert (y[:, 0] == 0).all() and (y[:, 1] != 0).all()
     arguments[place] = torch.tensor([3, 4])
-    beyond = schema.lstm_sequence(*arguments)[0]
+    beyond = torch.ops.fastlstm.lstm_sequence(*arguments)[0]
     arguments[place] = torch.tensor([3, 3])
-    assert torch.equal(beyond, schema.lstm_sequence(*arguments)[0])
+    assert torch.equal(beyond, torch.ops.fastlstm.lstm_sequence(*arguments)[0])

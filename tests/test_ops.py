@@ -13,7 +13,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import fastlstm
 from fastlstm import backends, lstm_sequence
 from fastlstm.backends import select
-from fastlstm.op import schema
 
 OPTIONS = [
     {"peephole": peephole, "I": I, **options}
@@ -61,13 +60,12 @@ def _forward_arguments(
 
 def _backward_arguments(options, *, needs=True, kept=EVERY_STEP):
     forward = _forward_arguments(options, differentiable=False, kept=kept)
-    y, hy, cy, cells, reserve = schema.lstm_sequence(*forward)
-    call = schema.Call._make(forward[: len(schema.Call._fields)])
+    y, hy, cy, cells, reserve = torch.ops.fastlstm.lstm_sequence(*forward)
     outputs = (y, hy, cy, cells)
     gradients = [torch.randn_like(out) if out.numel() else None for out in outputs]
-    asked = [needs] + [needs and bool(group) for group in call.groups]
+    asked = [needs] + [needs and bool(parameter) for parameter in forward[1:7]]
     del asked[2]  # of two biases that have one gradient
-    return (*gradients, y, reserve, *call, asked, forward[-3], "cpu")
+    return (*gradients, y, reserve, *forward[:13], asked, forward[-3], "cpu")
 
 
 @pytest.mark.parametrize("options, kept", CHECKED, ids=str)
@@ -103,7 +101,7 @@ def test_opcheck_backward(options, needs, kept):
 def test_fake_outputs_have_the_real_sizes(options, flag, kept):
     """``flag`` is train of the forward op and what is asked of the backward op."""
     for operator, arguments in (
-        (schema.lstm_sequence, _forward_arguments(options, train=flag, kept=kept)),
+        (torch.ops.fastlstm.lstm_sequence, _forward_arguments(options, train=flag, kept=kept)),
         (
             torch.ops.fastlstm.lstm_sequence_backward,
             _backward_arguments(options, needs=flag, kept=kept),
@@ -122,7 +120,7 @@ def test_fake_outputs_have_the_real_sizes(options, flag, kept):
 
 def test_backward_without_a_reserve_is_refused():
     arguments = _forward_arguments({"peephole": True, "I": 3}, train=False)
-    y, *_ = schema.lstm_sequence(*arguments)
+    y, *_ = torch.ops.fastlstm.lstm_sequence(*arguments)
     with pytest.raises(RuntimeError, match="train=True"):
         y.sum().backward()
 
@@ -249,7 +247,11 @@ def test_explain_every_lstm_inside():
 )
 def test_what_explain_says_is_what_runs(monkeypatch, module, x):
     ran = []
-    for name, function in (("cpu", "forward"), ("torch", "lstm"), ("reference", "lstm_sequence")):
+    for name, function in (
+        ("cpu", "forward"),
+        ("torch", "forward_layers"),
+        ("reference", "forward"),
+    ):
         original = getattr(getattr(backends, name), function)
 
         def spy(*args, name=name, original=original, **kwargs):

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import fastlstm
 from fastlstm import lstm_sequence
-from fastlstm.call import Problem
+from fastlstm.problem import Problem
 
 T, B, I, H = 5, 3, 4, 6
 GOOD = torch.tensor([2, 5, 1])
@@ -106,7 +106,9 @@ RECORDED = [compiled, exported, saved, traced, fx, vmapped_and_compiled]
 @pytest.mark.parametrize("record", [*EAGER, *RECORDED], ids=lambda function: function.__name__)
 @pytest.mark.parametrize("kind", [Layers, Sequence])
 def test_lengths(backend, kind, record):
-    problem = Problem("cpu", torch.float32, T, B, 1, H, lengths=True, whole_layers=kind is Layers)
+    problem = Problem(
+        "cpu", torch.float32, T, B, 1, H, has_lengths=True, whole_layers=kind is Layers
+    )
     skip_unless_supported(backend, problem)
     if backend == "torch" and record is not traced and record not in EAGER:
         pytest.skip("torch's own LSTM packs the rows, which needs their lengths at once")
@@ -129,7 +131,7 @@ def test_lengths(backend, kind, record):
 @pytest.mark.parametrize("record", [listened_to, traced])
 def test_batch_sizes(backend, record):
     """Of a PackedSequence: their sum is the data's rows, and none is above the one before it."""
-    problem = Problem("cpu", torch.float32, 3, B, 1, H, I, batch_sizes=True)
+    problem = Problem("cpu", torch.float32, 3, B, 1, H, I, is_packed_sequence=True)
     if backend == "torch":
         pytest.skip("torch's own LSTM takes whole layers")
     skip_unless_supported(backend, problem)
@@ -199,7 +201,7 @@ def test_fake_lengths():
 
 def test_lists_and_arrays(backend):
     """What ``pack_padded_sequence`` takes as lengths, and the like for resets."""
-    problem = Problem("cpu", torch.float32, T, B, 1, H, I, lengths=True, whole_layers=True)
+    problem = Problem("cpu", torch.float32, T, B, 1, H, I, has_lengths=True, whole_layers=True)
     skip_unless_supported(backend, problem)
     lstm, x = fastlstm.LSTM(I, H, backend=backend), torch.randn(T, B, I)
     expected = lstm(x, lengths=GOOD)[0]

@@ -14,10 +14,9 @@ from fastlstm.renamed import RENAMED
 def test_an_old_module_has_what_the_new_one_has(old):
     for new in RENAMED[old].split():
         module = importlib.import_module(f"fastlstm.{new}")
-        public = [name for name in vars(module) if not name.startswith("_")]
-        for name in public:
-            found = getattr(importlib.import_module(f"fastlstm.{old}"), name)
-            assert found is getattr(module, name)
+        for name, value in vars(module).items():
+            if isinstance(value, type) and value.__module__ == module.__name__:
+                assert getattr(importlib.import_module(f"fastlstm.{old}"), name) is value
 
 
 def test_an_unknown_name_of_an_old_module_is_an_attribute_error():

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 
 import fastlstm
 from fastlstm import backends, lstm_sequence
-from fastlstm.call import Call
+from fastlstm.call import Needs
 from fastlstm.op import schema, second_order
 from fastlstm.op import vmap as rules
 
@@ -60,7 +60,7 @@ def runs(monkeypatch):
         original = getattr(backends.cpu, name)
 
         def spy(*args, original=original, name=name):
-            shapes.append((name, *args[8 if name == "forward" else 14].shape[:2]))
+            shapes.append((name, *args[0].cx.shape[:2]))
             return original(*args)
 
         monkeypatch.setattr(backends.cpu, name, spy)
@@ -231,7 +231,7 @@ def test_the_ops_themselves_have_vmap_rules():
     def run(igates):
         empty = [[]] * 3
         call = (igates, *empty, [weight], [], [], state, state, [False], None, None, None)
-        y, _, _, _, reserve = schema.lstm_sequence(*call, True, False, 0, True, "cpu")
+        y, _, _, _, reserve = torch.ops.fastlstm.lstm_sequence(*call, True, False, 0, True, "cpu")
         backward = torch.ops.fastlstm.lstm_sequence_backward.default
         needs = [True, False, False, True, False, False]
         return y, *backward(y, None, None, None, y, reserve, *call, needs, 0, "cpu")
@@ -245,13 +245,13 @@ def test_the_ops_themselves_have_vmap_rules():
 
 def _reference_forward(*args):
     """The forward op, by the reference."""
-    outputs = backends.reference.lstm_sequence(*args[:13])
-    return *outputs, torch.empty_like(outputs[0])
+    outputs = backends.reference.forward(schema.unflatten_forward(args)[0])
+    return *outputs[:4], torch.empty_like(outputs.y)
 
 
 def _reference_backward(*args):
-    *grads, _, _ = args[:6]
-    return second_order.gradients(grads, Call._make(args[6:19]), args[19])
+    call, _, grads, needs, _ = schema.unflatten_backward(args)
+    return tuple(second_order.gradients(call, grads, Needs(*needs)))
 
 
 @pytest.mark.parametrize("weights", ["one", "own"])

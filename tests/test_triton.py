@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 import fastlstm
 from fastlstm.backends import cuda, gpu, select, triton
-from fastlstm.call import Problem
 from fastlstm.kernels import INTERPRETED, configurations
+from fastlstm.problem import Problem
 
-LARGE = Problem("cuda", torch.bfloat16, 100, 64, 1, 1024, peephole=True, whole_layers=True)
+LARGE = Problem("cuda", torch.bfloat16, 100, 64, 1, 1024, has_peepholes=True, whole_layers=True)
 DIRECTIONS = [(False,), (True,), (False, True)]
 
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """A machine with triton and an H100, as far as ``supports`` looks, and no other kernels."""
+    """A machine with triton and an H100, as far as ``why_not`` looks, and no other kernels."""
     monkeypatch.setattr(triton, "_INSTALLED", True)
     monkeypatch.setattr(triton, "_capability", lambda: (9, 0))
     monkeypatch.setattr(gpu, "capability", lambda: (9, 0))
@@ -53,31 +53,31 @@ def test_on_the_cpu_the_error_names_the_interpreter():
         ({"dtype": torch.complex64}, "not torch.complex64"),
         ({"G": 33}, "at most 32 groups, not 33"),
         ({"proj_size": 5}, "proj_size=5"),
-        ({"reset": True}, "reset mask"),
+        ({"has_reset": True}, "reset mask"),
         ({"return_all_cells": True}, "all cell states"),
     ],
 )
-def test_supports_says_why_not(hopper, change, reason):
-    assert triton.supports(LARGE) is None
-    assert reason in triton.supports(LARGE._replace(**change))
+def test_why_not(hopper, change, reason):
+    assert triton.why_not(LARGE) is None
+    assert reason in triton.why_not(LARGE._replace(**change))
 
 
-def test_supports_looks_at_the_machine(hopper, monkeypatch):
+def test_why_not_looks_at_the_machine(hopper, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(triton, "_capability", lambda: (7, 5))
-        assert "8.0 or later, not 7.5" in triton.supports(LARGE)
+        assert "8.0 or later, not 7.5" in triton.why_not(LARGE)
     with monkeypatch.context() as patch:
         patch.setattr(torch.version, "hip", "6.0")
-        assert "ROCm" in triton.supports(LARGE)
+        assert "ROCm" in triton.why_not(LARGE)
     monkeypatch.setattr(triton, "_INSTALLED", False)
-    assert "fastlstm[triton]" in triton.supports(LARGE)
+    assert "fastlstm[triton]" in triton.why_not(LARGE)
 
 
 def test_auto_on_a_gpu_prefers_cudnn_where_it_can(hopper):
     """Until a GPU has measured both; peepholes and projected igates are not for cuDNN."""
     assert select.select(LARGE) is triton
-    assert select.select(LARGE._replace(whole_layers=False, peephole=False)) is triton
-    plain = LARGE._replace(peephole=False)
+    assert select.select(LARGE._replace(whole_layers=False, has_peepholes=False)) is triton
+    plain = LARGE._replace(has_peepholes=False)
     assert select.name(select.select(plain)) == "torch"
     assert "could run it; it has not yet run on a GPU" in select.describe(plain)
     assert "not measured on this GPU; it has not yet run on a GPU" in select.describe(LARGE)

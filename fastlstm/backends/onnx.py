@@ -16,71 +16,54 @@ import torch
 from torch import Tensor
 
 from fastlstm.backends.reference import lstm_step, project
-from fastlstm.call import Problem
+from fastlstm.call import Call, Results, Wanted
+from fastlstm.problem import Problem
+
+CHECKPOINTS = False
 
 
-def is_exporting() -> bool:
-    """Whether ``torch.onnx.export`` traces this call; cheap where nothing traces."""
-    return (
-        torch.compiler.is_compiling() or torch.jit.is_tracing()
-    ) and torch.onnx.is_in_onnx_export()
-
-
-def supports(problem: Problem) -> str | None:
-    """None, or what the node lacks."""
-    if problem.batch_sizes:
+def why_not(problem: Problem) -> str | None:
+    """Why ONNX has no node for ``problem``; None if it has one."""
+    if problem.is_packed_sequence:
         return "has no packed rows: a padded batch with lengths, it has"
-    if problem.reset:
+    if problem.has_reset:
         return "has no reset mask"
     if problem.return_all_cells:
         return "returns only the last cell state"
     return None
 
 
-def lstm_sequence(
-    input: Tensor,
-    weight_ih: Sequence[Tensor],
-    bias_ih: Sequence[Tensor],
-    bias_hh: Sequence[Tensor],
-    weight_hh: Sequence[Tensor],
-    weight_ch: Sequence[Tensor],
-    weight_hr: Sequence[Tensor],
-    hx: Tensor,
-    cx: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None = None,
-    reset: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Records every group; arguments as in ``reference.lstm_sequence``, results without cells.
+def forward(call: Call, wanted: Wanted | None = None) -> Results:
+    """Record every group of a call. There are no cells, which :func:`why_not` refuses.
 
     Both directions of a bidirectional layer are one node, other groups one node each. A node
     computes in float32 what is bfloat16, which ONNX has for an LSTM from opset 22 on only.
-
-    ``batch_sizes`` and ``reset`` are None: :func:`supports` says no to them.
 
     Raises:
         RuntimeError: torch has no ``torch.onnx.ops`` (before 2.8), or the exporter is the one of
             ``dynamo=False`` and the LSTM needs a Scan.
     """
-    weights = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch)
-    if not weight_ih and input.stride()[:2] == (0, 0):
+    weights, reverse = call.weights, call.layout.reverse
+    if not weights.weight_ih and call.input.stride()[:2] == (0, 0):
         # The same gates at every step are a bias, beside an input of one zero.
-        weight_ih = [weight.new_zeros(weight.shape[0], 1) for weight in weight_hh]
-        weights = (weight_ih, list(input[0, 0]), [], weight_hh, weight_ch)
-        input = input.new_zeros(*input.shape[:2], 1)
-    if weight_hr or not weight_ih:
-        return _scans(input, weights, weight_hr, hx, cx, reverse, lengths)
-    if input.dim() == 3 and list(reverse) == [False, True]:
-        return _node("bidirectional", input, weights, hx, cx, lengths)
-    groups = []
-    for group, backwards in enumerate(reverse):
-        x = input if input.dim() == 3 else input[:, :, group]
-        one = slice(group, group + 1)
-        direction = "reverse" if backwards else "forward"
-        own = tuple(weight[one] for weight in weights)
-        groups.append(_node(direction, x, own, hx[one], cx[one], lengths))
-    return _join(groups)
+        igates = call.input
+        weight_ih = [weight.new_zeros(weight.shape[0], 1) for weight in weights.weight_hh]
+        weights = weights._replace(weight_ih=weight_ih, bias_ih=list(igates[0, 0]))
+        call = call._replace(input=igates.new_zeros(*igates.shape[:2], 1), weights=weights)
+    if weights.weight_hr or not weights.weight_ih:
+        y, hy, cy = _scans(call)
+    elif call.input.dim() == 3 and list(reverse) == [False, True]:
+        y, hy, cy = _node("bidirectional", call)
+    else:
+        groups = []
+        for group, backwards in enumerate(reverse):
+            one = slice(group, group + 1)
+            x = call.input if call.input.dim() == 3 else call.input[:, :, group]
+            own = Call(x, weights.of(one), call.hx[one], call.cx[one], call.layout)
+            groups.append(_node("reverse" if backwards else "forward", own))
+        y, hy, cy = _join(groups)
+    nothing = call.input.new_empty(0)
+    return Results(y, hy, cy, nothing, nothing)
 
 
 def _join(groups: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,30 +73,24 @@ def _join(groups: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tens
     return torch.cat(y, dim=2), torch.cat(hy), torch.cat(cy)
 
 
-def _node(
-    direction: str,
-    x: Tensor,
-    weights: tuple[Sequence[Tensor], ...],
-    hx: Tensor,
-    cx: Tensor,
-    lengths: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One LSTM node of one or two directions; x is (T, B, I)."""
-    weight_ih, bias_ih, bias_hh, weight_hh, weight_ch = weights
+def _node(direction: str, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+    """One LSTM node of one or two directions, whose input is (T, B, I)."""
+    x, weights, hx, cx, layout = call
     H = int(hx.shape[2])  # which is a tensor in the older exporter
-    none = [weight.new_zeros(4 * H) for weight in weight_hh]
+    none = [weight.new_zeros(4 * H) for weight in weights.weight_hh]
     B = None
-    if bias_ih or bias_hh:
-        B = torch.cat([_stack(bias or none, H) for bias in (bias_ih, bias_hh)], dim=1)
+    if weights.bias_ih or weights.bias_hh:
+        biases = (weights.bias_ih, weights.bias_hh)
+        B = torch.cat([_stack(bias or none, H) for bias in biases], dim=1)
     inputs: tuple[Tensor | None, ...] = (
         x,
-        _stack(weight_ih, H),
-        _stack(weight_hh, H),
+        _stack(weights.weight_ih, H),
+        _stack(weights.weight_hh, H),
         B,
-        None if lengths is None else lengths.to(torch.int32),
+        None if layout.lengths is None else layout.lengths.to(torch.int32),
         hx,
         cx,
-        _stack(weight_ch, H) if weight_ch else None,
+        _stack(weights.weight_ch, H) if weights.weight_ch else None,
     )
     narrow = x.dtype == torch.bfloat16
     if narrow:
@@ -132,7 +109,7 @@ def _stack(parameter: Sequence[Tensor], H: int) -> Tensor:
 
 
 def _sizes(x: Tensor, hx: Tensor) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
-    """Of a node's three outputs."""
+    """The sizes of a node's three outputs."""
     G, B, H = hx.shape
     return (x.shape[0], G, B, H), (G, B, H), (G, B, H)
 
@@ -174,15 +151,7 @@ class _LSTMNode(torch.autograd.Function):
         return g.op("LSTM", *given, direction_s=direction, hidden_size_i=hidden_size, outputs=3)
 
 
-def _scans(
-    input: Tensor,
-    weights: tuple[Sequence[Tensor], ...],
-    weight_hr: Sequence[Tensor],
-    hx: Tensor,
-    cx: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _scans(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     """One Scan a group, right for any number of steps."""
     if not torch.compiler.is_exporting():
         raise RuntimeError(
@@ -190,17 +159,18 @@ def _scans(
         )
     from torch._higher_order_ops.scan import scan
 
-    weight_ih, bias_ih, bias_hh, weight_hh, weight_ch = weights
-    igates = project(input, weight_ih, bias_ih, bias_hh) if weight_ih else input
+    igates, weights = call.input, call.weights
+    if weights.weight_ih:
+        igates = project(igates, weights.weight_ih, weights.bias_ih, weights.bias_hh)
     active: tuple[Tensor, ...] = ()
-    if lengths is not None:
+    if call.layout.lengths is not None:
         steps = torch.arange(igates.shape[0], device=igates.device)
-        active = ((steps.unsqueeze(1) < lengths).unsqueeze(2),)
+        active = ((steps.unsqueeze(1) < call.layout.lengths).unsqueeze(2),)
     groups = []
-    for group, backwards in enumerate(reverse):
-        w_ch, w_hr = (weight[group] if weight else None for weight in (weight_ch, weight_hr))
-        step = partial(_step, weight_hh[group], w_ch, w_hr)
-        start, xs = (hx[group], cx[group]), (igates[:, :, group], *active)
+    for group, backwards in enumerate(call.layout.reverse):
+        w_ch, w_hr = (w[group] if w else None for w in (weights.weight_ch, weights.weight_hr))
+        step = partial(_step, weights.weight_hh[group], w_ch, w_hr)
+        start, xs = (call.hx[group], call.cx[group]), (igates[:, :, group], *active)
         # Scan's own tracer takes sizes that are equal by chance for one, as a batch of 3 and three
         # hidden units, and would then fix the batch.
         with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlstm.call import Call
+from fastlstm.call import Call, GroupWeights, OutputGradients, Saved, SequenceLayout
 
-# A larger workspace is given back after the call. The system clears fresh memory page by page: of
+# A larger workspace is freed after the call. The system clears fresh memory page by page: for
 # 36 MB that took 10 ms, as long as the rest of that call.
 _KEPT_BYTES = 256 * 2**20
 
 
-def plain(name: str, tensor: Tensor) -> Tensor:
+def materialized(name: str, tensor: Tensor) -> Tensor:
     """The same numbers, in memory as they are: torch may keep a sign, or zeros, in a flag.
 
     Raises:
@@ -36,57 +36,102 @@ def plain(name: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def plain_call(call: Call) -> Call:
-    """The call with every tensor made :func:`plain`; nearly always the same object."""
-    tensors = call.tensors
-    tensors += [tensor for tensor in call[-3:] if tensor is not None]
+def materialized_call(call: Call) -> Call:
+    """The call with every tensor :func:`materialized`; nearly always the same object."""
+    input, weights, hx, cx, layout = call
+    tensors = [input, hx, cx]
+    for parameter in weights:
+        tensors += parameter
+    tensors += [tensor for tensor in layout[1:] if tensor is not None]
     if all(map(Tensor.data_ptr, tensors)) and not any(map(Tensor.is_neg, tensors)):
         return call
-    changed: dict[str, Any] = {
-        name: [plain(f"{name}[{g}]", weight) for g, weight in enumerate(group)]
-        for name, group in zip(call._fields[1:7], call.groups, strict=True)
-    }
-    for name in ("input", "hx", "cx", "lengths", "batch_sizes", "reset"):
-        tensor = getattr(call, name)
-        changed[name] = None if tensor is None else plain(name, tensor)
-    return call._replace(**changed)
+    groups = [
+        [materialized(f"{name}[{g}]", weight) for g, weight in enumerate(parameter)]
+        for name, parameter in zip(weights._fields, weights, strict=True)
+    ]
+    about_rows = [
+        None if tensor is None else materialized(name, tensor)
+        for name, tensor in zip(layout._fields[1:], layout[1:], strict=True)
+    ]
+    return Call(
+        materialized("input", input),
+        GroupWeights(*groups),
+        materialized("hx", hx),
+        materialized("cx", cx),
+        SequenceLayout(layout.reverse, *about_rows),
+    )
 
 
-def grid(weights: Sequence[Tensor]) -> tuple[tuple[int, int], Tensor | None]:
-    """One parameter of all groups: ((group 0's address, elements to the next group's), owner).
+def materialized_backward(
+    call: Call, saved: Saved, grads: OutputGradients
+) -> tuple[Call, Saved, OutputGradients]:
+    """The arguments of a backward pass with every tensor :func:`materialized`."""
+    y, reserve, checkpoint_every = saved
+    names = (*grads._fields, "y", "reserve")
+    tensors = [
+        tensor
+        if tensor is None or (tensor.data_ptr() and not tensor.is_neg())
+        else materialized(name, tensor)
+        for name, tensor in zip(names, (*grads, y, reserve), strict=True)
+    ]
+    y, reserve = tensors[4:]  # type: ignore[assignment]
+    saved = Saved(y, reserve, checkpoint_every)
+    return materialized_call(call), saved, OutputGradients(*tensors[:4])
+
+
+def grid(parameter: Sequence[Tensor]) -> tuple[tuple[int, int], Tensor | None]:
+    """One parameter of all groups as (address of group 0, elements to the next group).
 
     Two contiguous matrices nearly always lie on such a grid. Others are stacked, at the price of
-    a copy: if they are strided, or their addresses unevenly spaced or no whole elements apart. The
-    owner of the memory must outlive the kernel.
+    a copy: if they are strided, or their addresses unevenly spaced or no whole elements apart.
+
+    Returns:
+        The address and stride, zero without a parameter, and the owner of the memory, which must
+        outlive the kernel.
     """
-    if not weights:
+    if not parameter:
         return (0, 0), None
-    first = weights[0]
-    if len(weights) == 1 and first.is_contiguous():  # 5 us less in a call of 60
-        return (first.data_ptr(), 0), first
-    step = weights[1].data_ptr() - first.data_ptr() if len(weights) > 1 else 0
-    size = first.element_size()
-    even = all(b.data_ptr() - a.data_ptr() == step for a, b in pairwise(weights))
-    if step % size or not even or not all(w.is_contiguous() for w in weights):
-        first = torch.stack(tuple(weights))
-        step = first.stride(0) * size
-    return (first.data_ptr(), step // size), first
+    first = parameter[0]
+    step = parameter[1].data_ptr() - first.data_ptr() if len(parameter) > 1 else 0
+    stride, rest = divmod(step, first.element_size())
+    even = all(b.data_ptr() - a.data_ptr() == step for a, b in pairwise(parameter))
+    if rest or not even or not all(weight.is_contiguous() for weight in parameter):
+        first = torch.stack(tuple(parameter))
+        stride = first.stride(0)
+    return (first.data_ptr(), stride), first
+
+
+def group_pointers(
+    weights: GroupWeights,
+) -> tuple[dict[str, tuple[int, int]], list[Tensor | None]]:
+    """The :func:`grid` of every parameter by its name, and the owners of the memory."""
+    pointers: dict[str, tuple[int, int]] = {}
+    owners: list[Tensor | None] = []
+    for name, parameter in zip(GroupWeights._fields, weights, strict=True):
+        if not parameter:
+            pointers[name] = (0, 0)
+        elif len(parameter) == 1 and parameter[0].is_contiguous():  # the usual case
+            pointers[name] = (parameter[0].data_ptr(), 0)
+        else:
+            pointers[name], owner = grid(parameter)
+            owners.append(owner)
+    return pointers, owners
 
 
 def address(tensor: Tensor | None) -> int:
-    """Of the first element, or null. Who calls keeps the tensor alive."""
+    """The address of the first element, or 0. The caller keeps the tensor alive."""
     return 0 if tensor is None else tensor.data_ptr()
 
 
 def unit_stride(tensor: Tensor) -> Tensor:
-    """With neighbours side by side in the last dimension; the others may have any stride."""
+    """The tensor, or a copy, whose last dimension is contiguous; the others keep any stride."""
     return tensor if tensor.stride(-1) == 1 else tensor.contiguous()
 
 
-def outer_strides(tensor: Tensor | None, is_packed: bool) -> tuple[int, int, int]:
-    """Of T, B and G in a tensor (T, B, G, n), or (T, B, n) that all groups share.
+def outer_strides(tensor: Tensor | None, is_packed: bool = False) -> tuple[int, int, int]:
+    """The strides of T, B and G in a tensor (T, B, G, n), or (T, B, n) that all groups share.
 
-    Packed rows are (N, G, n) or (N, n): the kernels know where each step begins.
+    The data of a PackedSequence are (N, G, n) or (N, n): the kernels know where each step begins.
     """
     if tensor is None:
         return 0, 0, 0
@@ -95,7 +140,7 @@ def outer_strides(tensor: Tensor | None, is_packed: bool) -> tuple[int, int, int
 
 
 def allocate(size: int) -> Tensor:
-    """Memory of the CPU, whatever the user's default device is."""
+    """Bytes in the CPU's memory, whatever the user's default device is."""
     return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
@@ -117,16 +162,19 @@ def workspace(size: int) -> Tensor:
     return _scratch.memory
 
 
-def about_rows(
-    T: int, B: int, lengths: Tensor | None, batch_sizes: Tensor | None, reset: Tensor | None
-) -> tuple[int, dict[str, Any], list[Tensor | None]]:
+def row_arguments(call: Call) -> tuple[int, dict[str, Any], Sequence[Tensor | None]]:
     """(T, the kernels' arguments about the rows, the owners of the memory).
 
     Lengths are clamped, whatever came: a kernel that trusts a wrong one writes past the end.
     """
+    reverse, lengths, batch_sizes, reset = call.layout
+    T = call.input.shape[0]
+    if lengths is None and batch_sizes is None and reset is None:
+        none = {"reverse": reverse, "lengths": 0, "by_length": 0, "first_row": 0, "reset": 0}
+        return T, none, ()
     by_length = first_row = None
     if batch_sizes is not None:  # a PackedSequence's rows come longest first
-        T, by_length = batch_sizes.shape[0], torch.arange(B, device="cpu")
+        T, by_length = batch_sizes.shape[0], torch.arange(call.cx.shape[1], device="cpu")
         lengths = T - torch.searchsorted(batch_sizes.flip(0), by_length, right=True)
         first_row = batch_sizes.cumsum(0) - batch_sizes
     elif lengths is not None:
@@ -135,4 +183,4 @@ def about_rows(
     reset = None if reset is None else reset.contiguous()
     owners = [lengths, by_length, first_row, reset]
     names = ("lengths", "by_length", "first_row", "reset")
-    return T, dict(zip(names, map(address, owners), strict=True)), owners
+    return T, {"reverse": reverse} | dict(zip(names, map(address, owners), strict=True)), owners

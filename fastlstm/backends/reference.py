@@ -21,11 +21,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fastlstm.call import Problem
+from fastlstm.call import Call, Results, Wanted
+from fastlstm.problem import Problem
+
+CHECKPOINTS = False
 
 
-def supports(problem: Problem) -> str | None:
-    """Any LSTM on any device."""
+def why_not(problem: Problem) -> str | None:
+    """Why this backend cannot run ``problem``: it can run every LSTM, on any device."""
     return None
 
 
@@ -66,32 +69,18 @@ def project(
     return torch.stack(groups, dim=2)
 
 
-def lstm_sequence(
-    input: Tensor,
-    weight_ih: Sequence[Tensor],
-    bias_ih: Sequence[Tensor],
-    bias_hh: Sequence[Tensor],
-    weight_hh: Sequence[Tensor],
-    weight_ch: Sequence[Tensor],
-    weight_hr: Sequence[Tensor],
-    hx: Tensor,
-    cx: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None = None,
-    batch_sizes: Tensor | None = None,
-    reset: Tensor | None = None,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(y, hy, cy, cells) of every group over every time step.
-
-    Shapes as in :func:`fastlstm.lstm_sequence`. Every list of weights but ``weight_hh``
-    holds one tensor a group, or nothing. Without ``weight_ih`` the input is igates.
-    """
-    groups = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
+def forward(call: Call, wanted: Wanted | None = None) -> Results:
+    """Every output of every group over every time step, whatever is ``wanted``, but no reserve."""
+    input, weights, hx, cx, (reverse, lengths, batch_sizes, reset) = call
+    nothing = input.new_empty(0)
     if batch_sizes is not None:  # by way of a padded batch
         there, index = _places(batch_sizes.to(input.device))
-        padded = lstm_sequence(input[index], *groups, hx, cx, reverse, there.sum(0))
-        return padded[0][there], padded[1], padded[2], padded[3][there]
-    igates = project(input, weight_ih, bias_ih, bias_hh) if weight_ih else input
+        padded_layout = call.layout._replace(lengths=there.sum(0), batch_sizes=None)
+        padded = forward(call._replace(input=input[index], layout=padded_layout))
+        return Results(padded.y[there], padded.hy, padded.cy, padded.cells[there], nothing)
+    igates = input
+    if weights.weight_ih:
+        igates = project(input, weights.weight_ih, weights.bias_ih, weights.bias_hh)
     T, _, G, _ = igates.shape
     everything: list[tuple[Tensor, ...]] = []
     for group in range(G):
@@ -105,11 +94,11 @@ def lstm_sequence(
                 h, c = torch.where(afresh, 0.0, h), torch.where(afresh, 0.0, c)
             h_t, c_t = lstm_step(
                 steps[t],
-                weight_hh[group],
+                weights.weight_hh[group],
                 h,
                 c,
-                weight_ch[group] if weight_ch else None,
-                weight_hr[group] if weight_hr else None,
+                weights.weight_ch[group] if weights.weight_ch else None,
+                weights.weight_hr[group] if weights.weight_hr else None,
             )
             if lengths is None:
                 h, c = h_t, c_t
@@ -120,7 +109,8 @@ def lstm_sequence(
                 y[t], cells[t] = torch.where(active, h_t, 0.0), torch.where(active, c_t, 0.0)
         everything.append((torch.stack(y), h, c, torch.stack(cells)))
     ys, hy, cy, all_cells = zip(*everything, strict=True)
-    return torch.stack(ys, 2), torch.stack(hy), torch.stack(cy), torch.stack(all_cells, 2)
+    stacked = (torch.stack(ys, 2), torch.stack(hy), torch.stack(cy), torch.stack(all_cells, 2))
+    return Results(*stacked, nothing)
 
 
 def _starts_afresh(t: int, reverse: bool, lengths: Tensor | None, reset: Tensor) -> Tensor:
@@ -139,7 +129,7 @@ def _starts_afresh(t: int, reverse: bool, lengths: Tensor | None, reset: Tensor)
 
 
 def _places(batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """Which (t, b) a PackedSequence has, and in which row of its data; both (T, B)."""
+    """Find which (t, b) a PackedSequence has, and in which row of its data; both (T, B)."""
     row = torch.arange(int(batch_sizes[0]), device=batch_sizes.device)
     there = row < batch_sizes.unsqueeze(1)
     first = batch_sizes.cumsum(0) - batch_sizes

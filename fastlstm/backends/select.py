@@ -1,26 +1,18 @@
-"""Which backend runs which problem, and why."""
+"""The choice of the backend that runs a problem, and the reasons for it."""
 
 from __future__ import annotations
 
-from types import ModuleType, NoneType
+from contextlib import nullcontext
+from types import ModuleType
 
 import torch
-from torch.nn.utils.rnn import PackedSequence
+from torch import Tensor
 
 from fastlstm import backends
+from fastlstm.backends import BACKENDS
 from fastlstm.backends.gpu import choice, timings
-from fastlstm.call import Problem
-from fastlstm.op import wavefront
-
-# Fastest first. "auto" takes the first one that supports the problem, but torch before cpu where
-# cpu is known to be slower; on a GPU it asks choice.
-BACKENDS: tuple[ModuleType, ...] = (
-    backends.cpu,
-    backends.torch,
-    backends.cuda,
-    backends.triton,
-    backends.reference,
-)
+from fastlstm.problem import Problem
+from fastlstm.tracing import Mode
 
 
 def name(backend: ModuleType) -> str:
@@ -41,37 +33,66 @@ def get(backend: str) -> ModuleType:
     raise ValueError(f"backend: expected 'auto', {known}, got {backend!r}")
 
 
-def has_checkpoints(backend: ModuleType) -> bool:
-    """Whether its backward pass can do with the state before every k-th step."""
-    return getattr(backend, "CHECKPOINTS", False)
+def check_backend(backend: str) -> str:
+    """The name as it came; ValueError if it is neither "auto" nor that of a backend."""
+    if backend != "auto":
+        get(backend)
+    return backend
 
 
-def select(problem: Problem, backend: str = "auto") -> ModuleType:
+def select(problem: Problem, backend: str = "auto", mode: Mode = Mode.NONE) -> ModuleType:
     """The backend that runs ``problem``: the named one, or the fastest that can.
 
-    An ONNX export has one of its own, whatever is asked for.
+    An ONNX export has a backend of its own, whatever is asked for. "auto" takes the first of
+    :data:`BACKENDS` that can run the problem, but torch before cpu where cpu is known to be slower;
+    on a GPU it asks :mod:`choice`.
 
     Raises:
-        ValueError: the name is unknown, or the named backend does not support the problem.
+        ValueError: the name is unknown, or the named backend cannot run the problem.
         RuntimeError: an export has no node for the problem.
     """
-    if backends.onnx.is_exporting():
-        reason = backends.onnx.supports(problem)
+    if mode is Mode.ONNX:
+        reason = backends.onnx.why_not(problem)
         if reason is not None:
             raise RuntimeError(f"torch.onnx.export: the LSTM {reason}")
         return backends.onnx
     if backend == "auto":
-        able = [b for b in BACKENDS if b.supports(problem) is None]
         if problem.device == "cuda":
-            return get(choice.choose(problem, [name(b) for b in able]))
-        if able[0] is backends.cpu and backends.cpu.slower(problem) is not None:
-            return able[1] if able[1] is backends.torch else able[0]
-        return able[0]
+            able = [name(b) for b in BACKENDS if b.why_not(problem) is None]
+            return get(choice.choose(problem, able))
+        if backends.cpu.why_not(problem) is None:
+            slower = backends.cpu.why_slower(problem) is not None
+            if slower and backends.torch.why_not(problem) is None:
+                return backends.torch
+            return backends.cpu
+        for module in BACKENDS:
+            if module.why_not(problem) is None:
+                return module
     module = get(backend)
-    reason = module.supports(problem)
+    reason = module.why_not(problem)
     if reason is not None:
         raise ValueError(f"backend={backend!r} cannot run this LSTM: {reason}")
     return module
+
+
+def why_not_stacked(
+    backend: ModuleType, problem: Problem, weight: Tensor | None = None, direction: str = "forward"
+) -> str | None:
+    """Why ``backend`` runs the layers of ``problem`` one after the other; None if all in one call.
+
+    The question is about the device of ``weight``, or about the current one. A backend that can run
+    them in one call has ``why_not_stacked``, ``forward_stacked`` and ``backward_stacked``; in its
+    backward pass it may still run one after the other.
+    """
+    if problem.L == 1:
+        return "there is one"
+    if not hasattr(backend, "why_not_stacked"):
+        return "its kernels have one layer each"
+    if torch.compiler.is_compiling():
+        return "a compiler sees each as an op"
+    with nullcontext() if weight is None else torch.cuda.device_of(weight):
+        reason: str | None = backend.why_not_stacked(problem, direction)
+    return reason
 
 
 def describe(problem: Problem, backend: str = "auto") -> str:
@@ -80,9 +101,9 @@ def describe(problem: Problem, backend: str = "auto") -> str:
     dtype = str(problem.dtype).removeprefix("torch.")
     lines = [
         f"T={problem.T} B={problem.B} G={problem.G} H={problem.H} {dtype} on {problem.device}"
-        f"{', peepholes' if problem.peephole else ''}: runs on {name(chosen)!r}"
+        f"{', peepholes' if problem.has_peepholes else ''}: runs on {name(chosen)!r}"
     ]
-    reasons = {module: module.supports(problem) for module in BACKENDS}
+    reasons = {module: module.why_not(problem) for module in BACKENDS}
     able = [name(module) for module, reason in reasons.items() if reason is None]
     for module, reason in reasons.items():
         if module is chosen and backend == "auto" and problem.device == "cuda":
@@ -94,10 +115,10 @@ def describe(problem: Problem, backend: str = "auto") -> str:
         elif backend != "auto":
             reason = "could run it, not asked for"
         else:
-            slower = backends.cpu.slower(problem) if module is backends.cpu else None
+            slower = backends.cpu.why_slower(problem) if module is backends.cpu else None
             reason = f"could run it, {slower}" if slower else "could run it"
-        if problem.L > 1 and not reason.startswith("no: ") and hasattr(module, "layers_refusal"):
-            reason += f"; layers {wavefront.describe(module, problem)}"
+        if problem.L > 1 and not reason.startswith("no: ") and hasattr(module, "why_not_stacked"):
+            reason += f"; layers {_describe_stacking(module, problem)}"
         unrun = module in (backends.cuda, backends.triton) and not timings.TABLES
         if unrun and not reason.startswith("no: "):
             reason += "; it has not yet run on a GPU"
@@ -105,43 +126,10 @@ def describe(problem: Problem, backend: str = "auto") -> str:
     return "\n".join(lines)
 
 
-def explain(module: torch.nn.Module, input: torch.Tensor | PackedSequence | None = None) -> str:
-    """Say which backend runs ``module`` on ``input``, and why the others do not.
-
-    Args:
-        module: a fastlstm module, or any module that contains some.
-        input: what it will be called with; sizes only matter. Default: T=100, B=32.
-
-    Returns:
-        One table for each LSTM inside, headed by its name: of a call made here, which records
-        gradients unless it is made under ``torch.no_grad()``, whatever the module's mode. Of a
-        module in eval mode it adds what runs without them, where that differs.
-
-    Raises:
-        TypeError: what came is no module, or the input no tensor.
-        ValueError: there is no fastlstm module inside.
-
-    Example:
-        >>> print(fastlstm.explain(fastlstm.LSTM(64, 64, peephole=True)))  # doctest: +SKIP
-    """
-    if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"module: expected an nn.Module, got {type(module).__name__}")
-    if not isinstance(input, (torch.Tensor, PackedSequence, NoneType)):
-        raise TypeError(f"input: expected a Tensor, got {type(input).__name__}")
-    tables = []
-    for path, child in module.named_modules():
-        if hasattr(child, "problem"):
-            title = f"{path or type(child).__name__}: {child}".split("\n")[0]
-            problem = child.problem(input)
-            tables.append(f"{title}\n{describe(problem, child.backend)}")
-            with torch.no_grad():
-                in_inference = child.problem(input)
-            if not child.training and in_inference != problem:
-                chosen = name(select(in_inference, child.backend))
-                tables.append(
-                    "  this call records gradients, which eval mode does not turn off; under "
-                    f"torch.no_grad() it runs on {chosen!r}"
-                )
-    if not tables:
-        raise ValueError(f"module: expected one with a fastlstm LSTM inside, got {type(module)}")
-    return "\n".join(tables)
+def _describe_stacking(backend: ModuleType, problem: Problem) -> str:
+    reason = why_not_stacked(backend, problem)
+    if reason is not None:
+        return f"one after the other: {reason}"
+    if problem.requires_grad:
+        reason = why_not_stacked(backend, problem, direction="backward")
+    return "at once" + (f", backward one after the other: {reason}" if reason else "")

@@ -23,16 +23,19 @@ from torch import Tensor
 
 from fastlstm.backends import gpu, pointers
 from fastlstm.backends.gpu import matmuls, packed_sequence
-from fastlstm.call import Problem
+from fastlstm.call import Call, Gradients, Needs, OutputGradients, Results, Saved, Wanted
 from fastlstm.kernels import INTERPRETED
+from fastlstm.problem import Problem
 
 _GROUPS = 32  # their directions are bits of one word
 _INSTALLED = find_spec("triton") is not None
 _DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
+CHECKPOINTS = False
 
-def supports(problem: Problem) -> str | None:
-    """None, or why these kernels cannot run ``problem``."""
+
+def why_not(problem: Problem) -> str | None:
+    """Why these kernels cannot run ``problem``; None if they can."""
     if problem.device != "cuda" and not (problem.device == "cpu" and INTERPRETED):
         return (
             "needs cuda; on the cpu kernels are only interpreted, with TRITON_INTERPRET=1 in the "
@@ -43,14 +46,14 @@ def supports(problem: Problem) -> str | None:
     if problem.dtype not in _DTYPES:
         return f"has floating-point numbers of 16 to 64 bits, not {problem.dtype}"
     if problem.device == "cuda":
-        reason = gpu.refusal(_capability())
+        reason = gpu.why_not(_capability())
         if reason is not None:
             return reason
     if problem.G > _GROUPS:
         return f"takes at most {_GROUPS} groups, not {problem.G}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
-    if problem.reset or problem.return_all_cells:
+    if problem.has_reset or problem.return_all_cells:
         return "has neither a reset mask nor all cell states"
     return None
 
@@ -68,46 +71,27 @@ def _bits(flags: Sequence[bool]) -> int:
 
 
 @packed_sequence.forward
-def forward(
-    input: Tensor,
-    weight_ih: Sequence[Tensor],
-    bias_ih: Sequence[Tensor],
-    bias_hh: Sequence[Tensor],
-    weight_hh: Sequence[Tensor],
-    weight_ch: Sequence[Tensor],
-    weight_hr: Sequence[Tensor],
-    hx: Tensor,
-    cx: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    reset: Tensor | None,
-    train: bool,
-    return_all_cells: bool,
-) -> tuple[Tensor, ...]:
-    """(y, hy, cy, cells, reserve); reserve (T, B, G, 5H) or (N, G, 5H) is empty unless ``train``.
-
-    What :func:`supports` refuses is None, empty or false, and cells are empty.
-    """
+def forward(call: Call, wanted: Wanted) -> Results:
+    """Run a call; y is computed whether it is wanted or not. Cells are empty."""
     from fastlstm.kernels.configurations import single_launch
     from fastlstm.kernels.lstm_cell import lstm_cell_forward
     from fastlstm.kernels.lstm_forward import lstm_forward
 
+    call = pointers.materialized_call(call)
+    input, weights, hx, cx, layout = call
     (T, B), (G, _, H) = input.shape[:2], cx.shape
     y = input.new_empty(T, B, G, H)
     hy, cy = input.new_empty(G, B, H), input.new_empty(G, B, H)
-    nothing = input.new_empty(0)
-    reserve = input.new_empty(T, B, G, 5 * H) if train else nothing.clone()
+    reserve = input.new_empty(T, B, G, 5 * H) if wanted.train else input.new_empty(0)
+    results = Results(y, hy, cy, input.new_empty(0), reserve)
     if y.numel() == 0:
-        return y, hy, cy, nothing, reserve
+        return results
 
-    w_ih = gpu.stack(weight_ih)
-    if w_ih is not None:
-        input = matmuls.project(input, w_ih, gpu.stack(bias_ih), gpu.stack(bias_hh))
-    igates, lengths = pointers.unit_stride(input), gpu.contiguous(lengths)
-    w_hh, w_ch = gpu.stack(weight_hh), gpu.stack(weight_ch)
+    igates = pointers.unit_stride(matmuls.project(call))
+    lengths, reverse = gpu.contiguous(layout.lengths), _bits(layout.reverse)
+    w_hh, w_ch = gpu.stack(weights.weight_hh), gpu.stack(weights.weight_ch)
     assert w_hh is not None
-    filled = reserve if train else None
+    filled = reserve if wanted.train else None
     configuration = single_launch(_capability(), y.element_size(), H) if T > 1 else None
     with torch.cuda.device_of(y):
         if configuration is not None:
@@ -122,86 +106,50 @@ def forward(
                 hy,
                 cy,
                 filled,
-                reverse=_bits(reverse),
+                reverse=reverse,
                 precision=gpu.precision(),
                 configuration=configuration,
             )
-            return y, hy, cy, nothing, reserve
+            return results
         hy.copy_(hx)
         c = cx.to(gpu.sums(cx.dtype), copy=True, memory_format=torch.contiguous_format)
         hgates = hy.new_empty(G, B, 4 * H)
         for step in range(T):
             torch.bmm(hy, w_hh.transpose(1, 2), out=hgates)
             lstm_cell_forward(
-                igates, hgates, w_ch, lengths, hy, c, y, filled, reverse=_bits(reverse), step=step
+                igates, hgates, w_ch, lengths, hy, c, y, filled, reverse=reverse, step=step
             )
         cy.copy_(c)
-    return y, hy, cy, nothing, reserve
+    return results
 
 
 @packed_sequence.backward
-def backward(
-    dy: Tensor | None,
-    dhy: Tensor | None,
-    dcy: Tensor | None,
-    dcells: Tensor | None,
-    y: Tensor,
-    reserve: Tensor,
-    input: Tensor,
-    weight_ih: Sequence[Tensor],
-    bias_ih: Sequence[Tensor],
-    bias_hh: Sequence[Tensor],
-    weight_hh: Sequence[Tensor],
-    weight_ch: Sequence[Tensor],
-    weight_hr: Sequence[Tensor],
-    hx: Tensor,
-    cx: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    reset: Tensor | None,
-    needs: Sequence[bool],
-) -> tuple[Tensor, ...]:
-    """Gradients of input, weight_ih, bias, weight_hh, weight_ch, weight_hr, hx and cx.
-
-    Those of weights are over the groups. ``needs`` says which of the first six are asked for; the
-    others are empty.
-    """
-    G, H = y.shape[2:]
+def backward(call: Call, saved: Saved, grads: OutputGradients, needs: Needs) -> Gradients:
+    """Run the backward pass of a call."""
+    call, saved, grads = pointers.materialized_backward(call, saved, grads)
+    y, nothing = saved.y, saved.y.new_empty(0)
     if y.numel() == 0:
-        I = weight_ih[0].shape[1] if weight_ih else 0
-        sizes = input.shape, (G, 4 * H, I), (G, 4 * H), (G, 4 * H, H), (G, 3 * H), (0,)
-        zeros = [y.new_zeros(s if need else 0) for s, need in zip(sizes, needs, strict=True)]
-        return *zeros, torch.empty_like(hx), torch.empty_like(cx)
-
-    lengths = gpu.contiguous(lengths)
-    dgates, dweight_ch, dhx, dcx = _recurrence(
-        dy, dhy, dcy, reserve, weight_hh, weight_ch, cx, reverse, lengths, needs[4]
-    )
-    dinput, dweight_ih, dbias, dweight_hh, dweight_hr = (y.new_empty(0) for _ in range(5))
-    if needs[0]:
-        dinput = matmuls.dinput(dgates, input, weight_ih) if weight_ih else dgates
-    if needs[1]:
-        dweight_ih = matmuls.dweight_ih(dgates, input, lengths)
-    if needs[2]:
+        return gpu.zero_gradients(call, needs)
+    lengths = gpu.contiguous(call.layout.lengths)
+    call = call._replace(layout=call.layout._replace(lengths=lengths))
+    dgates, dweight_ch, dhx, dcx = _recurrence(call, saved.reserve, grads, needs.weight_ch)
+    dbias = nothing
+    if needs.bias:
         dbias = dgates.sum((0, 1), dtype=gpu.sums(y.dtype)).to(y.dtype)
-    if needs[3]:
-        dweight_hh = matmuls.dweight_hh(dgates, y, hx, reverse, lengths, reset)
-    dweight_ch = y.new_empty(0) if dweight_ch is None else dweight_ch.sum(0).to(y.dtype)
-    return dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx
+    return Gradients(
+        input=matmuls.dinput(dgates, call) if needs.input else nothing,
+        weight_ih=matmuls.dweight_ih(dgates, call) if needs.weight_ih else nothing,
+        bias=dbias,
+        weight_hh=matmuls.dweight_hh(dgates, y, call) if needs.weight_hh else nothing,
+        weight_ch=nothing if dweight_ch is None else dweight_ch.sum(0).to(y.dtype),
+        weight_hr=nothing,
+        hx=dhx,
+        cx=dcx,
+    )
 
 
 def _recurrence(
-    dy: Tensor | None,
-    dhy: Tensor | None,
-    dcy: Tensor | None,
-    reserve: Tensor,
-    weight_hh: Sequence[Tensor],
-    weight_ch: Sequence[Tensor],
-    cx: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-    needs_weight_ch: bool,
+    call: Call, reserve: Tensor, grads: OutputGradients, needs_weight_ch: bool
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """dgates (T, B, G, 4H), summands of dweight_ch (n, G, 3H), dhx and dcx (G, B, H)."""
     from fastlstm.kernels.configurations import CELL, single_launch
@@ -214,9 +162,11 @@ def _recurrence(
     tiles = -(-B // (configuration or CELL).block_b)
     dweight_ch = reserve.new_zeros(tiles, G, 3 * H, dtype=sums) if needs_weight_ch else None
     dgates = reserve.new_empty(T, B, G, 4 * H)
+    dy, dhy, dcy, _ = grads
     dy = None if dy is None else pointers.unit_stride(dy)
-    w_hh, w_ch, cx = gpu.stack(weight_hh), gpu.stack(weight_ch), cx.contiguous()
+    w_hh, w_ch = gpu.stack(call.weights.weight_hh), gpu.stack(call.weights.weight_ch)
     assert w_hh is not None
+    cx, lengths, reverse = call.cx.contiguous(), call.layout.lengths, _bits(call.layout.reverse)
     with torch.cuda.device_of(reserve):
         if configuration is not None:
             dhx, dcx = torch.empty_like(cx), torch.empty_like(cx)
@@ -233,7 +183,7 @@ def _recurrence(
                 dhx,
                 dcx,
                 dweight_ch,
-                reverse=_bits(reverse),
+                reverse=reverse,
                 precision=gpu.precision(),
                 configuration=configuration,
             )
@@ -256,7 +206,7 @@ def _recurrence(
                 dgates,
                 dhgates,
                 dweight_ch,
-                reverse=_bits(reverse),
+                reverse=reverse,
                 step=step,
             )
             dh.baddbmm_(dhgates, w_hh)

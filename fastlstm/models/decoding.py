@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlstm.call import LSTMWeights
+from fastlstm.functional import lstm_sequence
 from fastlstm.models.encoder_decoder import Decoder, State
 from fastlstm.models.losses import FrameType, readout_to_frames
-from fastlstm.op.run import lstm_sequence
 
 
 class VideoOutput(NamedTuple):

@@ -7,10 +7,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from fastlstm.call import LSTMWeights, Problem
+from fastlstm.backends.select import check_backend
+from fastlstm.call import LSTMWeights
 from fastlstm.functional import lstm
 from fastlstm.layout_checks import steps_between_checkpoints
-from fastlstm.nn.lstm import check_backend
+from fastlstm.problem import Problem
 
 State = tuple[Tensor, Tensor]
 """(h, c) of every layer, each (L, B, H)."""
@@ -133,7 +134,7 @@ class LSTMStack(nn.Module):
         T, B = (10, 100) if input is None else input.shape[:2]
         return Problem(
             *(weight.device.type, weight.dtype, T, B, 1, self.hidden_size),
-            peephole=self.peephole,
+            has_peepholes=self.peephole,
             requires_grad=torch.is_grad_enabled() and weight.requires_grad,
         )
 

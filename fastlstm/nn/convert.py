@@ -12,15 +12,16 @@ from torch import Tensor
 def from_kernels(
     kernel: Any, recurrent_kernel: Any, bias: Any = None, *, gate_order: str, suffix: str = "_l0"
 ) -> dict[str, Tensor]:
-    """A layer of a library that multiplies from the left, as part of an LSTM's state_dict.
+    """Convert one layer of a library that computes ``x @ kernel`` to entries of a state_dict.
 
     Args:
         kernel: (I, 4H), a tensor or an array: the input's weights, transposed.
         recurrent_kernel: (H, 4H).
         bias: (4H). Default: none.
-        gate_order: of the four blocks of H columns, a permutation of "ifgo", where g is the
-            candidate: "ifgo" for Keras, which calls it c, and "igfo" for Haste.
-        suffix: of the names, "_l0_reverse" or the like; "" for an LSTMCell.
+        gate_order: the order of the four blocks of H columns, a permutation of "ifgo", where g is
+            the candidate: "ifgo" for Keras, which calls it c, and "igfo" for Haste.
+        suffix: the end of the names in the state_dict, such as "_l0_reverse"; "" for an LSTMCell.
+            Default: "_l0".
 
     Returns:
         weight_ih (4H, I), weight_hh (4H, H) and, with a bias, bias_ih (4H) and bias_hh (4H), which
@@ -29,6 +30,12 @@ def from_kernels(
     Raises:
         ValueError: gate_order is not a permutation of "ifgo".
         RuntimeError: sizes that do not belong together.
+
+    Example:
+        >>> kernel, recurrent_kernel = torch.randn(3, 16), torch.randn(4, 16)  # from Keras
+        >>> state = from_kernels(kernel, recurrent_kernel, torch.zeros(16), gate_order="ifgo")
+        >>> fastlstm.LSTM(3, 4).load_state_dict(state)
+        <All keys matched successfully>
     """
     _check_gate_order(gate_order)
     kernel, recurrent_kernel = torch.as_tensor(kernel), torch.as_tensor(recurrent_kernel)
@@ -57,7 +64,7 @@ def to_kernels(
     """The inverse of :func:`from_kernels`.
 
     Args:
-        state_dict: of an LSTM or LSTMCell, fastlstm's or torch's; of one layer and direction.
+        state_dict: the state_dict of an LSTM or LSTMCell, fastlstm's or torch's.
         gate_order, suffix: as in :func:`from_kernels`.
 
     Returns:
@@ -68,6 +75,12 @@ def to_kernels(
         ValueError: gate_order is not a permutation of "ifgo", or the layer has peepholes or a
             projection, for which there is no place.
         KeyError: there is no such layer.
+
+    Example:
+        >>> state = fastlstm.LSTM(3, 4).state_dict()
+        >>> kernel, recurrent_kernel, bias = to_kernels(state, gate_order="ifgo")
+        >>> kernel.shape
+        torch.Size([3, 16])
     """
     _check_gate_order(gate_order)
     if not isinstance(state_dict, Mapping):

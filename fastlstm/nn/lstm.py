@@ -1,48 +1,35 @@
-"""``LSTM``: ``torch.nn``'s, argument for argument, over the fused kernels."""
+"""``LSTM``: the module of ``torch.nn``, argument for argument, over the fused kernels."""
 
 from __future__ import annotations
 
 import math
-from itertools import islice
-from types import NoneType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm.backends.cpu.prepacked import PackedWeights
-from fastlstm.backends.select import get
-from fastlstm.call import LSTMWeights, Problem
-from fastlstm.functional import layers_problem, lstm
+from fastlstm.backends.cpu.prepacked import PrepackedWeights
+from fastlstm.backends.select import check_backend
+from fastlstm.call import SequenceLayout, Wanted
+from fastlstm.checks import check_input
+from fastlstm.functional import lstm, make_layers, pose
 from fastlstm.layout_checks import steps_between_checkpoints, tensor_of
-from fastlstm.nn.checks import check_attributes, check_input, check_layout
-from fastlstm.nn.lstm_base import BEYOND_TORCH, LSTMBase
+from fastlstm.nn.lstm_base import BEYOND_TORCH, LSTMBase, options_repr
 from fastlstm.nn.scripting import TorchLSTM, arguments_of, scriptable
+from fastlstm.problem import Problem
+from fastlstm.tracing import autocast_dtype
 
 EXAMPLE_STEPS, EXAMPLE_BATCH = 100, 32  # what explain() assumes without an input
 
 
-def check_backend(backend: str) -> str:
-    """The name as it came; ValueError if no backend has it."""
-    if backend != "auto":
-        get(backend)
-    return backend
-
-
-def options_repr(module: nn.Module, *names: str) -> str:
-    """What ``nn.LSTM``'s repr lacks: the options of these names that are on, and the backend."""
-    on = "".join(f", {name}={value!r}" for name in names if (value := getattr(module, name)))
-    return on + (f", backend={module.backend!r}" if module.backend != "auto" else "")
-
-
 class LSTM(LSTMBase):
-    """A drop-in for :class:`torch.nn.LSTM`, with optional peepholes and a choice of backend.
+    """Apply a multi-layer LSTM to a sequence, as :class:`torch.nn.LSTM`, over the fused kernels.
 
-    Positional arguments, parameter names, shapes, initialisation (the same draws from the same
+    Positional arguments, parameter names, shapes, initialisation (the same numbers from the same
     seed) and ``state_dict`` are those of ``nn.LSTM``. With ``peephole=True`` each layer and
-    direction has one more parameter, ``weight_ch_l0`` (3H), the diagonal connections from the
-    cell state to the gates i, f and o::
+    direction has one more parameter, ``weight_ch_l0`` (3H): peepholes, which are diagonal
+    connections from the cell state to the gates i, f and o (Gers et al., 2000)::
 
         i_t = sigmoid(W_ii x_t + W_hi h_{t-1} + w_ci * c_{t-1} + b_i)
         f_t = sigmoid(W_if x_t + W_hf h_{t-1} + w_cf * c_{t-1} + b_f)
@@ -51,34 +38,45 @@ class LSTM(LSTMBase):
         o_t = sigmoid(W_io x_t + W_ho h_{t-1} + w_co * c_t     + b_o)
         h_t = o_t * tanh(c_t)
 
-    Second derivatives and forward mode run in plain torch, ``torch.func.vmap`` and ``grad`` in the
-    backend's kernels; see :func:`fastlstm.lstm_sequence`.
+    First gradients, ``torch.func.vmap`` and ``torch.func.grad`` run in the backend's kernels,
+    second derivatives and forward mode in plain torch; see :func:`fastlstm.lstm_sequence`.
+
+    Sizes: T time steps, a batch of B rows, I input_size, H hidden_size, L num_layers, D directions
+    (2 if bidirectional, else 1), and P, the size of h: proj_size, or H without a projection.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
             device, dtype: as in ``nn.LSTM``.
         peephole: add the peephole connections. Default: False.
-        learn_initial_state: add the parameters ``h_0`` (L * D, P) and ``c_0`` (L * D, H), zero at
-            first: the states from which every row starts when no hx is given. Default: False.
-        checkpoint_every: in training keep the state before every k-th step only, and not what the
-            backward pass needs of each step: 2H/k numbers a step and layer in the place of 5H. The
-            backward pass then runs k steps once more at a time: gradients are the same, on the cpu
-            backend to the bit but in float16, and a training step takes 1.1 to 1.3 times as long.
-            "auto" is 128: the states are then below a 60th of the output, and the k steps stay in
-            cache. See also ``return_sequence`` of :meth:`forward`. Default: None, keep all.
-        backend: "auto" (the fastest that supports the problem) or the name of one; see
+        learn_initial_state: add the parameters ``h_0`` (L * D, P) and ``c_0`` (L * D, H), which are
+            zero at first: the states from which every row starts when no hx is given.
+            Default: False.
+        checkpoint_every: k, to save memory in training: only the state before every k-th step is
+            kept, 2H/k numbers a step and layer in the place of 5H. The backward pass runs k steps
+            again at a time. A training step takes 1.1 to 1.3 times as long, and the gradients are
+            the same; on the cpu backend bit for bit, except in float16. "auto" is 128. See also
+            ``return_sequence`` of :meth:`forward`. Default: None, every step is kept.
+        backend: "auto", which is the fastest backend that can run the call, or the name of one; see
             :func:`fastlstm.explain`. Default: "auto".
 
     Raises:
-        TypeError, ValueError: as ``nn.LSTM`` does; for a checkpoint_every that is neither None,
-            "auto" nor an integer above 0; ValueError for an unknown backend.
+        TypeError, ValueError: as ``nn.LSTM`` does.
+        TypeError: ``checkpoint_every`` is neither None, an integer nor a word.
+        ValueError: ``checkpoint_every`` is below 1 or another word than "auto", or there is no
+            backend of that name.
+
+    Example:
+        >>> lstm = fastlstm.LSTM(10, 20, num_layers=2, peephole=True)
+        >>> output, (h_n, c_n) = lstm(torch.randn(5, 3, 10))
+        >>> output.shape, h_n.shape, c_n.shape
+        (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]), torch.Size([2, 3, 20]))
     """
 
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
     h_0: Tensor
     c_0: Tensor
-    _packed: list[PackedWeights] | None = None
+    _packed: list[PrepackedWeights] | None = None  # its name in pickles of version 0.1
 
     def __init__(
         self,
@@ -130,11 +128,11 @@ class LSTM(LSTMBase):
             self.c_0 = nn.Parameter(self.weight_hh_l0.new_zeros(rows, hidden_size))
 
     def _bound(self) -> float:
-        """Of the draws; ``hidden_size**-0.5`` differs from torch's own formula in the last bit."""
+        """The largest weight that is drawn; ``hidden_size**-0.5`` differs in the last bit."""
         return 1.0 / math.sqrt(self.hidden_size)
 
     def reset_parameters(self) -> None:
-        """New draws as ``nn.LSTM`` makes them, peepholes too; learnt initial states become zero."""
+        """Draw all weights again, as ``nn.LSTM`` does; set learnt initial states to zero."""
         bound = self._bound()
         for name, parameter in self.named_parameters():
             if name in ("h_0", "c_0"):
@@ -146,22 +144,6 @@ class LSTM(LSTMBase):
         directions = ["", "_reverse"] if self.bidirectional else [""]
         return [f"l{layer}{d}" for layer in range(self.num_layers) for d in directions]
 
-    def weights(self) -> list[LSTMWeights]:
-        """The parameters, one entry a layer and direction, in the order of h_0."""
-        check_layout(self)
-        current, weights = iter(self._current_weights()), []
-        for names in self._all_weights:  # with biases if there are any, and weight_hr if there is
-            w_ih, w_hh, *rest = own = tuple(islice(current, len(names)))
-            b_ih, b_hh = rest[:2] if self.bias else (None, None)
-            w_hr = rest[-1] if self.proj_size else None
-            w_ch = getattr(self, names[0].replace("ih", "ch")) if self.peephole else None
-            if NoneType in map(type, own) or (w_ch is None and self.peephole):
-                pairs = zip((*names, names[0].replace("ih", "ch")), (*own, w_ch), strict=True)
-                missing = next(name for name, weight in pairs if weight is None)
-                raise TypeError(f"{missing}: expected a Tensor, got NoneType")
-            weights.append(LSTMWeights(w_ih, w_hh, b_ih, b_hh, w_ch, w_hr))
-        return weights
-
     def forward(
         self,
         input: Tensor | PackedSequence,
@@ -172,24 +154,28 @@ class LSTM(LSTMBase):
         return_all_cells: bool = False,
         return_sequence: bool = True,
     ) -> tuple[Any, ...]:
-        """As ``nn.LSTM``: (output, (h_n, c_n)).
+        """Apply the layers, as ``nn.LSTM`` does.
 
         Args:
             input: (T, B, I), (B, T, I) if batch_first, (T, I) for a single sequence, or a
                 PackedSequence.
-            hx: (h_0, c_0), (L * D, B, P) and (L * D, B, H), without B for a single sequence.
-                Default: zeros, or what was learnt with ``learn_initial_state``.
-            lengths: (B,) integers in 1..T on a padded batch, a tensor, list or array: another way
-                than a PackedSequence to say where each row ends, in any order and without copies.
-            reset: (T, B) booleans, (B, T) if batch_first, (T,) for a single sequence, a tensor,
-                list or array: true where a row begins anew, as an episode does. No state crosses
-                from the step before, in either direction, and at the first step hx is dropped.
-                Default: none.
+            hx: (h_0, c_0), of shapes (L * D, B, P) and (L * D, B, H), without B for a single
+                sequence. Default: zeros, or the parameters of ``learn_initial_state``.
+            lengths: (B,) integers in 1..T, the number of steps of each row of a padded batch; a
+                tensor, list or array. Unlike a PackedSequence this needs no order and no copies.
+                Default: all T.
+            reset: (T, B) booleans, (B, T) if batch_first, (T,) for a single sequence; a tensor,
+                list or array. True where a row begins a new sequence, as at the start of an
+                episode: no state crosses from the step before, in either direction, and at the
+                first step hx is dropped. Default: none.
             return_all_cells: return a third item, the cell state of the last layer at every step,
                 (T, B, D * H) in the layout of the output. Default: False.
-            return_sequence: return the output. If only (h_n, c_n) matters, False returns None in
-                its place; in inference, and with ``checkpoint_every``, the last layer's is then
-                never in memory. Default: True.
+            return_sequence: return the output. With False None is returned in its place, and the
+                last layer's output is not even in memory, in inference and with
+                ``checkpoint_every``. Default: True.
+
+        Returns:
+            output (T, B, D * P) in the layout of the input, and (h_n, c_n) with the shapes of hx.
 
         Raises:
             RuntimeError, ValueError: as ``nn.LSTM`` does.
@@ -207,12 +193,10 @@ class LSTM(LSTMBase):
                 hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         if hx is None and self.learn_initial_state:
             hx = self._initial_state(input)
-        weights = self.weights()
-        check_attributes(self, weights[0], "_l0")
         output, (hy, cy), *cells = lstm(
             input,
             hx,
-            weights,
+            self.weights(),
             bidirectional=self.bidirectional,
             batch_first=self.batch_first,
             dropout=self.dropout,
@@ -222,7 +206,7 @@ class LSTM(LSTMBase):
             return_all_cells=return_all_cells,
             return_sequence=return_sequence,
             checkpoint_every=self.checkpoint_every,
-            packed=self._packed,
+            prepacked=self._packed,
             backend=self.backend,
         )
         if not batched:
@@ -232,7 +216,7 @@ class LSTM(LSTMBase):
         return output, (hy, cy), *cells
 
     def _initial_state(self, input: Tensor | PackedSequence) -> tuple[Tensor, Tensor]:
-        """h_0 and c_0 for each row, as views."""
+        """The parameters h_0 and c_0 for each row, as views."""
         if isinstance(input, PackedSequence):
             B = int(input.batch_sizes[0])
         else:
@@ -243,40 +227,49 @@ class LSTM(LSTMBase):
         )
 
     def freeze(self) -> LSTM:
-        """Keep packed weights from call to call in inference on the CPU, and return self.
+        """Cache the weights in the CPU kernels' layout between calls in inference; return self.
 
-        Without it every call of more than some 16 rows of T * B packs the weights anew, which is
-        seen where T * B is below 200 or so. With it, the call only sums the weights up, and packs
-        them anew where that shows that something was written to them: results are never those of
-        old weights, whoever wrote and how. The packed weights take as much memory as the weights
-        do. Copies and pickles of the module are frozen too, and pack for themselves. On other
-        backends, in calls that need gradients and in compiled ones nothing changes.
+        Without the cache every call packs the weights into that layout again, which costs time
+        where T * B is between some 16 and 200. With it a call computes a checksum of the weights
+        and packs them only if they have changed, so that results are always those of the current
+        weights. The cache takes as much memory as the weights. Copies and pickles of the module
+        are frozen too, with caches of their own. Other backends, calls that record gradients and
+        compiled calls do not use it.
+
+        Example:
+            >>> lstm = fastlstm.LSTM(8, 16).eval().freeze()
+            >>> with torch.no_grad():
+            ...     output, state = lstm(torch.randn(50, 2, 8))
+            >>> output.shape
+            torch.Size([50, 2, 16])
         """
-        self._packed = [PackedWeights() for _ in range(self.num_layers)]
+        self._packed = [PrepackedWeights() for _ in range(self.num_layers)]
         return self
 
     def unfreeze(self) -> LSTM:
-        """Keep no packed weights, and return self."""
+        """Drop the cache of :meth:`freeze`; return self."""
         self._packed = None
         return self
 
     def problem(self, input: Tensor | PackedSequence | None = None) -> Problem:
-        """What the backends are asked for this input, for :func:`fastlstm.explain`."""
+        """The question that a call with this input puts to the backends, for ``explain``."""
         if input is None:
             input = self.weight_ih_l0.new_empty(EXAMPLE_STEPS, EXAMPLE_BATCH, self.input_size)
             if self.batch_first:
                 input = input.transpose(0, 1)
         elif not isinstance(input, PackedSequence) and input.dim() == 2:
             input = input.unsqueeze(0 if self.batch_first else 1)
-        D = 2 if self.bidirectional else 1
-        problem = layers_problem(input, None, self.weights(), D, self.batch_first, False)
-        return problem._replace(
-            checkpoint_every=bool(self.checkpoint_every) and problem.requires_grad,
-            dropout=self.training and self.dropout > 0,
-        )
+        batch_sizes = input.batch_sizes if isinstance(input, PackedSequence) else None
+        layout = SequenceLayout([False, True][: 1 + self.bidirectional], None, batch_sizes)
+        data, weights = input.data if isinstance(input, PackedSequence) else input, self.weights()
+        layers = make_layers(
+            input, None, weights, layout, self.batch_first, autocast_dtype(data)
+        )._replace(dropout=self.dropout if self.training else 0.0)
+        every = steps_between_checkpoints(self.checkpoint_every)
+        return pose(layers, Wanted(checkpoint_every=every), "lstm")[2]
 
     def to_torch(self) -> nn.LSTM:
-        """An ``nn.LSTM`` with copies of these parameters, which keeps every step in training.
+        """Make an ``nn.LSTM`` with copies of these parameters.
 
         Raises:
             ValueError: with peepholes or learnt initial states, which ``nn.LSTM`` lacks.
@@ -289,18 +282,28 @@ class LSTM(LSTMBase):
         return module.train(self.training)
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What torch.jit.script compiles instead: an nn.LSTM that shares these parameters."""
+        """The module that torch.jit.script compiles: an nn.LSTM that shares these parameters."""
         return scriptable(self, arguments_of(self))
 
     @classmethod
     def from_torch(
         cls, module: nn.LSTM, backend: str = "auto", checkpoint_every: int | str | None = None
     ) -> LSTM:
-        """An LSTM with copies of the parameters of an ``nn.LSTM``.
+        """Make an LSTM with copies of the parameters of an ``nn.LSTM``.
+
+        Args:
+            module: an ``nn.LSTM`` or a fastlstm one.
+            backend, checkpoint_every: as in the constructor.
 
         Raises:
             TypeError: the module is no LSTM.
-            ValueError: an unknown backend.
+            ValueError: there is no backend of that name.
+
+        Example:
+            >>> theirs = torch.nn.LSTM(3, 4)
+            >>> ours, x = fastlstm.LSTM.from_torch(theirs), torch.randn(5, 2, 3)
+            >>> torch.allclose(ours(x)[0], theirs(x)[0], atol=1e-6)
+            True
         """
         if not isinstance(module, (TorchLSTM, LSTM)):
             raise TypeError(f"module: expected an nn.LSTM, got {type(module).__name__}")
@@ -310,7 +313,7 @@ class LSTM(LSTMBase):
         return ours.train(module.training)
 
     def extra_repr(self) -> str:
-        """nn.LSTM's, with what differs from its defaults."""
+        """The text of nn.LSTM, with the options that are on."""
         return super().extra_repr() + options_repr(
             self, "peephole", "learn_initial_state", "checkpoint_every"
         )

@@ -1,25 +1,56 @@
-"""What other code finds in an ``nn.LSTM`` besides its forward: methods, state, weights."""
+"""The base class of ``LSTM``: methods, state and weights that other code finds in ``nn.LSTM``."""
 
 from __future__ import annotations
 
 import weakref
+from itertools import islice
 from operator import is_
-from typing import Any
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
+from fastlstm.call import LSTMWeights
 from fastlstm.nn.scripting import TorchLSTM
 
-# Of every module of ours, on top of what torch's has. The module's name makes torch.fx record a
-# call of it, as of nn.LSTM: its tracers, and those of quantization, look into every module whose
-# __module__ is not under torch.nn; what they find here branches on shapes, which they cannot
-# follow. The class keeps its own name, which pickle and documentation go by.
+# Attributes of every module of ours, on top of those of torch's. __module__ makes torch.fx record
+# the module as one call, as it does nn.LSTM. The tracers of torch.fx and of quantization look into
+# every module whose __module__ is not under torch.nn, and cannot follow our code, which branches on
+# shapes. The class keeps its own name, which pickle and documentation use.
 BEYOND_TORCH = {"__module__": TorchLSTM.__module__, "peephole": False, "backend": "auto"}
 
 
+def check_sizes(
+    module: nn.RNNBase | nn.RNNCellBase, weights: LSTMWeights, suffix: str = ""
+) -> None:
+    """RuntimeError where a weight or a size of a module was changed and the other was not.
+
+    ``weights`` are those of layer 0; the others are compared with them in every call.
+    """
+    if module.peephole and weights.weight_ch is None:
+        raise TypeError(f"weight_ch{suffix}: expected a Tensor, got NoneType")
+    H = module.hidden_size
+    sizes = ((4 * H, module.input_size), (4 * H, getattr(module, "proj_size", 0) or H))
+    for name, weight, size in zip(weights._fields, weights, sizes, strict=False):
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"{name}{suffix}: expected a Tensor, got {type(weight).__name__}")
+        if weight.shape != size:
+            raise RuntimeError(
+                f"{name}{suffix}: expected size {size} for input_size={module.input_size} and "
+                f"hidden_size={H}, got {tuple(weight.shape)}"
+            )
+
+
+def options_repr(module: nn.Module, *names: str) -> str:
+    """The options of these names that are on, and the backend, for ``extra_repr``."""
+    on = "".join(f", {name}={value!r}" for name in names if (value := getattr(module, name)))
+    return on + (f", backend={module.backend!r}" if module.backend != "auto" else "")
+
+
 class LSTMBase(nn.RNNBase):
-    """``nn.RNNBase`` with what ``nn.LSTM`` adds to it, but for the forward.
+    """``nn.RNNBase`` with all that ``nn.LSTM`` adds to it, except forward.
 
     ``nn.LSTM`` itself is no base class of ours: torch.compile breaks the graph at each instance.
     """
@@ -28,27 +59,55 @@ class LSTMBase(nn.RNNBase):
     check_forward_args = TorchLSTM.check_forward_args  # type: ignore[assignment]
     permute_hidden = TorchLSTM.permute_hidden  # type: ignore[assignment]
 
+    if TYPE_CHECKING:
+
+        @overload
+        def __call__(
+            self,
+            input: Tensor,
+            hx: tuple[Tensor, Tensor] | None = None,
+            *,
+            lengths: Any = None,
+            reset: Any = None,
+            return_all_cells: Literal[False] = False,
+            return_sequence: Literal[True] = True,
+        ) -> tuple[Tensor, tuple[Tensor, Tensor]]: ...
+        @overload
+        def __call__(
+            self,
+            input: PackedSequence,
+            hx: tuple[Tensor, Tensor] | None = None,
+            *,
+            return_all_cells: Literal[False] = False,
+            return_sequence: Literal[True] = True,
+        ) -> tuple[PackedSequence, tuple[Tensor, Tensor]]: ...
+        @overload
+        def __call__(
+            self, input: Tensor | PackedSequence, *arguments: Any, **keywords: Any
+        ) -> tuple[Any, ...]: ...
+        def __call__(self, *arguments: Any, **keywords: Any) -> Any: ...
+
     def __setattr__(self, name: str, value: Any) -> None:
-        """As ``nn.RNNBase``, which leaves ``_flat_weight_refs`` to the next forward."""
+        """Set an attribute as ``nn.RNNBase`` does, and keep ``_flat_weight_refs`` up to date."""
         super().__setattr__(name, value)
         if name in vars(self).get("_flat_weights_names", ()):
             self._keep_flat_weights(self._flat_weights)
 
     def _keep_flat_weights(self, weights: list[Any]) -> None:
-        """As those of the parameters that are there now."""
+        """Note that these are the weights of the parameters that are there now."""
         self._flat_weights = weights
         self._flat_weight_refs = [w if w is None else weakref.ref(w) for w in weights]
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes the state of an ``nn.LSTM`` too, and of older versions."""
+        """Set the state, which may be that of an ``nn.LSTM`` or of an older version."""
         options = {"learn_initial_state": False, "checkpoint_every": None}
         super().__setstate__(BEYOND_TORCH | options | state)
 
     def _current_weights(self) -> list[Tensor]:
-        """What ``nn.LSTM`` computes with, in the order of ``_flat_weights``.
+        """The weights that ``nn.LSTM`` would use, in the order of ``_flat_weights``.
 
-        That is the parameters by their names, or ``_flat_weights`` if somebody put other tensors
-        there, and no parameter has been replaced since.
+        These are the parameters, or the tensors in ``_flat_weights`` if other code put some there
+        and no parameter has been replaced since.
         """
         parameters: Any = self._parameters
         flat: list[Any] = self._flat_weights
@@ -66,8 +125,38 @@ class LSTMBase(nn.RNNBase):
         before = [ref and ref() for ref in self._flat_weight_refs]
         if len(before) == len(named) and all(map(is_, named, before)):
             return flat
-        # Replaced in another way than by setattr. What functional_call and parametrize put there
-        # is not kept: it lives no longer than the call, and keeps a module from being copied.
+        # A parameter was replaced, but not by setattr. Tensors that functional_call and parametrize
+        # put there are not kept: they live no longer than the call, and cannot be copied.
         if not torch.compiler.is_compiling() and {*map(type, named)} == {nn.Parameter}:
             self._keep_flat_weights(named)
         return named
+
+    def weights(self) -> list[LSTMWeights]:
+        """The parameters, one entry a layer and direction, in the order of h_0.
+
+        Raises:
+            TypeError: a parameter was replaced by None.
+            RuntimeError: a size or an option of the module was changed and its parameters were not,
+                or the reverse; ``nn.LSTM`` computes with whatever it finds in memory then.
+        """
+        kinds = len(self._all_weights[0])
+        asked = 2 + 2 * self.bias + (self.proj_size > 0)
+        if len(self._all_weights) != self.num_layers * (1 + self.bidirectional) or kinds != asked:
+            raise RuntimeError(
+                "num_layers, bidirectional, bias, proj_size: expected what the module was made "
+                f"with, {len(self._all_weights)} layers and directions of {kinds} weights each, "
+                f"got {self.num_layers}, {self.bidirectional}, {self.bias}, {self.proj_size}"
+            )
+        current, weights = iter(self._current_weights()), []
+        for names in self._all_weights:  # with biases if there are any, and weight_hr if there is
+            w_ih, w_hh, *rest = own = tuple(islice(current, len(names)))
+            b_ih, b_hh = rest[:2] if self.bias else (None, None)
+            w_hr = rest[-1] if self.proj_size else None
+            w_ch = getattr(self, names[0].replace("ih", "ch")) if self.peephole else None
+            if NoneType in map(type, own) or (w_ch is None and self.peephole):
+                pairs = zip((*names, names[0].replace("ih", "ch")), (*own, w_ch), strict=True)
+                missing = next(name for name, weight in pairs if weight is None)
+                raise TypeError(f"{missing}: expected a Tensor, got NoneType")
+            weights.append(LSTMWeights(w_ih, w_hh, b_ih, b_hh, w_ch, w_hr))
+        check_sizes(self, weights[0], "_l0")
+        return weights

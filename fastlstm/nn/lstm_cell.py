@@ -1,4 +1,4 @@
-"""``LSTMCell``: ``torch.nn``'s, argument for argument, over the fused kernels."""
+"""``LSTMCell``: the module of ``torch.nn``, argument for argument, over the fused kernels."""
 
 from __future__ import annotations
 
@@ -8,24 +8,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastlstm.call import LSTMWeights, Problem
-from fastlstm.functional import cell_problem, lstm_cell
-from fastlstm.nn.checks import check_attributes, check_cell_input
-from fastlstm.nn.lstm import EXAMPLE_BATCH, check_backend, options_repr
-from fastlstm.nn.lstm_base import BEYOND_TORCH
+from fastlstm.backends.select import check_backend
+from fastlstm.call import LSTMWeights, Wanted
+from fastlstm.cell_checks import check_cell_input
+from fastlstm.functional import lstm_cell, make_cell, pose
+from fastlstm.nn.lstm import EXAMPLE_BATCH
+from fastlstm.nn.lstm_base import BEYOND_TORCH, check_sizes, options_repr
 from fastlstm.nn.scripting import scriptable
+from fastlstm.problem import Problem
 
 
 class LSTMCell(nn.RNNCellBase):
-    """A drop-in for :class:`torch.nn.LSTMCell`, with optional peepholes.
+    """Apply an LSTM to one time step, as :class:`torch.nn.LSTMCell`, over the fused kernels.
 
     Args:
         input_size, hidden_size, bias, device, dtype: as in ``nn.LSTMCell``.
-        peephole: add ``weight_ch`` (3H), gates in order i, f, o. Default: False.
-        backend: "auto" or the name of one. Default: "auto".
+        peephole: add the parameter ``weight_ch`` (3H), the peephole connections of
+            :class:`fastlstm.LSTM`, in gate order i, f, o. Default: False.
+        backend: "auto", or the name of one; see :func:`fastlstm.explain`. Default: "auto".
 
     Raises:
-        ValueError: unknown backend.
+        ValueError: there is no backend of that name.
+
+    Example:
+        >>> cell = fastlstm.LSTMCell(10, 20, peephole=True)
+        >>> h, c = cell(torch.randn(3, 10))
+        >>> h, c = cell(torch.randn(3, 10), (h, c))
+        >>> h.shape
+        torch.Size([3, 20])
     """
 
     def __init__(
@@ -51,7 +61,7 @@ class LSTMCell(nn.RNNCellBase):
             self.register_parameter("weight_ch", None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Takes the state of an ``nn.LSTMCell`` too."""
+        """Set the state, which may be that of an ``nn.LSTMCell``."""
         super().__setstate__(BEYOND_TORCH | state)
         self._parameters.setdefault("weight_ch", None)
 
@@ -64,14 +74,16 @@ class LSTMCell(nn.RNNCellBase):
     def forward(
         self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """As ``nn.LSTMCell``: input (B, I) or (I), hx = (h, c) to the next (h, c).
+        """Compute the next (h, c) from input (B, I) or (I) and hx = (h, c), both (B, H) or (H).
+
+        hx defaults to zeros.
 
         Raises:
             RuntimeError, ValueError: as ``nn.LSTMCell`` does.
         """
         check_cell_input(input, hx)
         weights = self.weights()
-        check_attributes(self, weights)
+        check_sizes(self, weights)
         if input.dim() == 2:
             return lstm_cell(input, hx, weights, backend=self.backend)
         hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
@@ -79,16 +91,16 @@ class LSTMCell(nn.RNNCellBase):
         return hy.squeeze(0), cy.squeeze(0)
 
     def problem(self, input: Tensor | None = None) -> Problem:
-        """What the backends are asked for this input, for :func:`fastlstm.explain`."""
+        """The question that a call with this input puts to the backends, for ``explain``."""
         if input is None:
             input = self.weight_ih.new_empty(EXAMPLE_BATCH, self.input_size)
-        return cell_problem(torch.atleast_2d(input), None, self.weights())
+        return pose(make_cell(torch.atleast_2d(input), None, self.weights()), Wanted(), "cell")[2]
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """What torch.jit.script compiles instead: an nn.LSTMCell that shares these parameters."""
+        """The module that torch.jit.script compiles: an nn.LSTMCell with these parameters."""
         names = ("input_size", "hidden_size", "bias")
         return scriptable(self, {name: getattr(self, name) for name in names})
 
     def extra_repr(self) -> str:
-        """nn.LSTMCell's, with what differs from its defaults."""
+        """The text of nn.LSTMCell, with the options that are on."""
         return super().extra_repr() + options_repr(self, "peephole")

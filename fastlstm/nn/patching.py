@@ -1,4 +1,4 @@
-"""What code that names torch's classes needs: both classes to ask for, ours under torch's names."""
+"""Tools for code that names torch's classes: ``patched``, ``LSTM_TYPES``, ``LSTM_CELL_TYPES``."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fastlstm.nn.lstm_cell import LSTMCell
 from fastlstm.nn.scripting import TorchLSTM, TorchLSTMCell
 
 LSTM_TYPES: tuple[type[nn.Module], type[LSTM]] = (TorchLSTM, LSTM)
-"""For ``isinstance(m, fastlstm.LSTM_TYPES)``: ``nn.LSTM`` and ours."""
+"""``nn.LSTM`` and ``fastlstm.LSTM``, for ``isinstance(m, fastlstm.LSTM_TYPES)``."""
 
 LSTM_CELL_TYPES: tuple[type[nn.Module], type[LSTMCell]] = (TorchLSTMCell, LSTMCell)
-"""For ``isinstance(m, fastlstm.LSTM_CELL_TYPES)``: ``nn.LSTMCell`` and ours."""
+"""``nn.LSTMCell`` and ``fastlstm.LSTMCell``, for ``isinstance(m, fastlstm.LSTM_CELL_TYPES)``."""
 
 _NAMESPACES = (nn, nn.modules, nn.modules.rnn)
 _lock = threading.Lock()
@@ -26,23 +26,24 @@ _displaced: list[tuple[object, str, object]] = []
 
 @contextmanager
 def patched() -> Iterator[None]:
-    """Inside of the block ``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` are fastlstm's classes.
+    """Make ``torch.nn.LSTM`` and ``torch.nn.LSTMCell`` fastlstm's classes inside a block.
 
-    For code that cannot be changed, while it builds a model and initialises it: ``nn.LSTM(...)``
-    makes ours there, and ``isinstance(m, nn.LSTM)`` is true of them. A class that inherits from
-    ``nn.LSTM`` inside of the block inherits from ours, for good. After the block, and after an
-    exception in it, torch's classes are back and the model keeps ours, which torch.compile then
-    takes without a break: it refuses whatever is an instance of ``torch.nn.LSTM``, ours too while
-    they stand there.
+    The block is for code that cannot be changed, while it builds a model and initialises it. In it
+    ``nn.LSTM(...)`` makes a ``fastlstm.LSTM``, and ``isinstance(m, nn.LSTM)`` is true for it. A
+    class that is defined in the block with the base ``nn.LSTM`` keeps fastlstm's class as its base.
+    After the block, and after an exception in it, torch's classes are back and the model keeps
+    fastlstm's modules. Call ``torch.compile`` after the block: it breaks the graph at instances of
+    ``torch.nn.LSTM``, and inside the block these are ours.
 
-    Blocks may be nested, and may overlap in several threads; the names are those of the whole
-    process, so other threads see ours until the last block ends. What was imported by name before,
-    as ``from torch.nn import LSTM`` does, is not reached.
+    Blocks may be nested, and may overlap in several threads. The names belong to the whole process,
+    so other threads see fastlstm's classes until the last block ends. A name that was imported
+    before, as by ``from torch.nn import LSTM``, is not changed.
 
     Example:
-        >>> with fastlstm.patched():  # doctest: +SKIP
-        ...     model = Model()
-        ...     model.apply(initialise)
+        >>> with fastlstm.patched():
+        ...     model = torch.nn.Sequential(torch.nn.LSTM(3, 4))
+        >>> type(model[0]) is fastlstm.LSTM, torch.nn.LSTM is fastlstm.LSTM
+        (True, False)
     """
     global _blocks
     with _lock:

@@ -1,4 +1,4 @@
-"""Ways in and out: LSTMs swapped inside a model, weights in the layouts of other libraries."""
+"""``replace``: every ``nn.LSTM`` inside a model becomes a fastlstm one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from fastlstm.nn.lstm import LSTM, check_backend
+from fastlstm.backends.select import check_backend
+from fastlstm.nn.lstm import LSTM
 from fastlstm.nn.lstm_cell import LSTMCell
 from fastlstm.nn.patching import LSTM_CELL_TYPES, LSTM_TYPES
 
@@ -17,11 +18,16 @@ _OURS: dict[type[nn.Module], type[LSTM] | type[LSTMCell]] = dict((LSTM_TYPES, LS
 
 @dataclass
 class Replacement:
-    """What :func:`replace` did.
+    """The report of :func:`fastlstm.replace`; ``str`` makes a text of it.
 
     Attributes:
-        swapped: names of the modules that are fastlstm's now, one for each place in the model.
-        left: names of the LSTMs that are what they were, each with the reason.
+        swapped: the names of the modules that were replaced, one for each place in the model.
+        left: the names of the LSTMs that were not replaced, each with the reason.
+
+    Example:
+        >>> report = fastlstm.replace(torch.nn.ModuleDict({"lstm": torch.nn.LSTM(3, 4)}))
+        >>> report.swapped, report.left
+        (['lstm'], {})
     """
 
     swapped: list[str] = field(default_factory=list)
@@ -40,25 +46,32 @@ class Replacement:
 
 
 def replace(model: nn.Module, backend: str = "auto") -> Replacement:
-    """Make every ``nn.LSTM`` and ``nn.LSTMCell`` inside a model a fastlstm one, in place.
+    """Replace every ``nn.LSTM`` and ``nn.LSTMCell`` inside a model by a fastlstm one, in place.
 
-    The new modules have the very same Parameter objects, so optimisers go on with them, and the
-    same names, hooks, buffers and mode. One that is reachable by several names stays one. They are
-    no instances of torch's classes: code that asks ``isinstance(m, nn.LSTM)``, as many loops that
-    initialise weights do, passes them by, unless it runs inside of :func:`fastlstm.patched`, or
-    asks for ``fastlstm.LSTM_TYPES``.
+    The new modules have the same Parameter objects as the old ones, so that optimisers keep
+    working, and the same names, hooks, buffers and mode. A module that has several names in the
+    model stays one module. The new modules are no instances of torch's classes: code that asks
+    ``isinstance(m, nn.LSTM)``, as many loops that initialise weights do, does not find them, unless
+    it runs inside :func:`fastlstm.patched` or asks for ``fastlstm.LSTM_TYPES``.
 
     Args:
-        model: contains LSTMs at any depth.
-        backend: of the new modules. Default: "auto".
+        model: a module with LSTMs at any depth.
+        backend: the backend of the new modules. Default: "auto".
 
     Returns:
-        The names of what was swapped, and of what was left with the reasons.
+        The names of the modules that were replaced, and of those that were not, with the reasons.
 
     Raises:
         TypeError: the model is no module.
         ValueError: the model is itself an ``nn.LSTM`` or ``nn.LSTMCell``, which cannot become
-            another object in place; or an unknown backend.
+            another object in place; or there is no backend of that name.
+
+    Example:
+        >>> model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LSTM(4, 5))
+        >>> fastlstm.replace(model)
+        Replacement(swapped=['1'], left={})
+        >>> isinstance(model[1], fastlstm.LSTM)
+        True
     """
     check_backend(backend)
     if not isinstance(model, nn.Module):
@@ -89,7 +102,7 @@ def replace(model: nn.Module, backend: str = "auto") -> Replacement:
 
 
 def _reason_to_leave(module: nn.Module) -> str | None:
-    """Why this LSTM of torch's stays; None if it need not, or if it is none."""
+    """Why this LSTM of torch's is not replaced; None if it is, or if the module is none."""
     kind = type(module)
     if parametrize.is_parametrized(module) and isinstance(module, tuple(_OURS)):
         return "parametrized: swap first, then register the parametrizations"
@@ -108,7 +121,7 @@ def _reason_to_leave(module: nn.Module) -> str | None:
 
 
 def _adopt(module: nn.Module, backend: str) -> nn.Module:
-    """Ours in the place of torch's, with the same dicts, so that handles of hooks work."""
+    """Make a module of ours with the same dicts, so that handles of hooks keep working."""
     kind = _OURS[type(module)]
     ours = kind.__new__(kind)
     ours.__setstate__(vars(module))

@@ -1,4 +1,4 @@
-"""What ``torch.jit.script`` gets from our modules: it knows torch's own only."""
+"""Modules for ``torch.jit.script``, which compiles torch's own LSTMs only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import LSTMCell as TorchLSTMCell
 
 
 def scriptable(module: nn.Module, arguments: dict[str, Any]) -> TorchLSTM | TorchLSTMCell:
-    """torch's class over the very parameters of ``module``: what trains one trains the other.
+    """Make a module of torch's class that shares the parameters of ``module``.
 
     ``torch.jit.script`` puts it in the place of ``module``, in the scripted copy and, as it does
     with whatever defines ``__prepare_scriptable__``, in the parent that was given to it.
@@ -42,7 +42,7 @@ def scriptable(module: nn.Module, arguments: dict[str, Any]) -> TorchLSTM | Torc
 
 
 def arguments_of(module: nn.RNNBase) -> dict[str, Any]:
-    """The arguments by which such an LSTM is made again."""
+    """The arguments that make an LSTM like this one."""
     names = (
         "input_size",
         "hidden_size",

@@ -21,14 +21,14 @@ def segmented_loss(
     segment: int = 1024,
     hx: State | None = None,
 ) -> tuple[Tensor, State]:
-    """The sum of ``head`` over the segments of a sequence, of which one at a time is in memory.
+    """Sum a loss over the segments of a sequence, of which one at a time is in memory.
 
     ``loss.backward()`` goes back through the whole sequence: the gradients are those of the head
     on ``lstm(x)``, not those of truncated backpropagation. Between the passes only the states
-    at the borders of the segments are kept. The backward pass reads each segment of x once more,
-    the last one first, and runs the LSTM and the head on it again, under the state of the random
-    number generators that the first time had; all in all some 1.3 times the time of one pass over
-    everything. Sums over time are made in another order than then.
+    at the borders of the segments are kept. The backward pass reads each segment of x again, the
+    last one first, and runs the LSTM and the head on it again, with the same state of the random
+    number generators. In all it takes some 1.3 times as long as one pass over everything. Sums over
+    time are made in another order.
 
     Args:
         lstm: a :class:`fastlstm.LSTM`, or a module that is called like one; not bidirectional,
@@ -51,12 +51,13 @@ def segmented_loss(
         ValueError: a bidirectional LSTM, or a segment below 1.
 
     Example:
-        >>> frames = numpy.load("frames.npy", mmap_mode="r")  # doctest: +SKIP
-        >>> def head(output, first):  # predicts the next frame
+        >>> frames = torch.randn(101, 2, 3).numpy()  # or numpy.load("frames.npy", mmap_mode="r")
+        >>> lstm = fastlstm.LSTM(3, 3)
+        >>> def head(output, first):  # the output predicts the next frame
         ...     target = torch.tensor(frames[first + 1 : first + 1 + len(output)])
-        ...     return torch.nn.functional.mse_loss(readout(output), target, reduction="sum")
-        >>> loss, _ = fastlstm.segmented_loss(lstm, frames[:-1], head)  # doctest: +SKIP
-        >>> loss.backward()  # doctest: +SKIP
+        ...     return torch.nn.functional.mse_loss(output, target, reduction="sum")
+        >>> loss, _ = fastlstm.segmented_loss(lstm, frames[:-1], head, segment=20)
+        >>> loss.backward()
     """
     if getattr(lstm, "bidirectional", False):
         raise ValueError("lstm: expected one direction, which needs no later segment, got two")

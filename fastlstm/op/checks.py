@@ -1,66 +1,60 @@
-"""What the ops check whenever they run: anyone can call them, and kernels trust their arguments."""
+"""Checks that the ops make whenever they run: anyone can call them, and kernels trust arguments."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import torch
-from torch import Tensor
 
 from fastlstm.backends import select
-from fastlstm.call import Call, problem_of
-from fastlstm.checks import check_like, check_sequence
+from fastlstm.call import Call, Layers, OutputGradients, Saved, Wanted
+from fastlstm.checks import check_call, check_like
 from fastlstm.layout_checks import check_size
+from fastlstm.problem import problem_of
 
 
-def check_op(
-    call: Call, return_all_cells: bool, checkpoint_every: int, return_sequence: bool, name: str
-) -> None:
-    """RuntimeError or ValueError for a call of either op that no kernel could run safely."""
-    check_sequence(call.input, call.groups, call.hx, call.cx, call.course, length_values=False)
+def check_op(call: Call, wanted: Wanted, name: str) -> ModuleType:
+    """The backend of that name; RuntimeError or ValueError for a call that no kernel could run."""
+    check_call(call, length_values=False)
     backend = select.get(name)
-    if not hasattr(backend, "forward"):
+    if not hasattr(backend, "backward"):
         raise ValueError(f"backend: expected one with kernels for the op, got {name!r}")
-    if checkpoint_every < 0:
-        raise ValueError(f"checkpoint_every: expected at least 0, got {checkpoint_every}")
-    problem = problem_of(call, return_all_cells, checkpoint_every > 0)
-    if reason := backend.supports(problem):
+    if wanted.checkpoint_every < 0:
+        raise ValueError(f"checkpoint_every: expected at least 0, got {wanted.checkpoint_every}")
+    layers = Layers(call.input, [call.weights], call.hx, call.cx, call.layout)
+    if reason := backend.why_not(problem_of(layers, wanted, "sequence")):
         raise ValueError(f"backend={name!r} cannot run this LSTM: {reason}")
+    return backend
 
 
-def check_backward(
-    grads: Sequence[Tensor | None],
-    y: Tensor,
-    reserve: Tensor,
-    call: Call,
-    needs: Sequence[bool],
-    checkpoint_every: int,
-) -> None:
-    """RuntimeError or ValueError for what the backward op has beside the call: dy, dhy, dcy and
-    dcells, what the forward op kept, and which gradients are asked for.
+def check_backward(call: Call, saved: Saved, grads: OutputGradients, needs: Sequence[bool]) -> None:
+    """RuntimeError or ValueError for arguments of the backward op that do not belong to the call:
+    the gradients, what the forward op saved, and the flags of the gradients asked for.
     """
-    (G, B, P), H = call.hx.shape, call.cx.shape[2]
-    rows = call.input.shape[: 1 if call.batch_sizes is not None else 2]
-    sizes = {"dy": (*rows, G, P), "dhy": (G, B, P), "dcy": (G, B, H), "dcells": (*rows, G, H)}
+    (G, B, P), H, rows = call.hx.shape, call.cx.shape[2], call.rows
+    sizes = ((*rows, G, P), (G, B, P), (G, B, H), (*rows, G, H))
     kept, dtype = (*rows, G, 5 * H), call.input.dtype
+    y, reserve, checkpoint_every = saved
     if checkpoint_every:
-        T = rows[0] if call.batch_sizes is None else call.batch_sizes.shape[0]
-        kept = (-(-T // checkpoint_every), G, B, P + H)
+        kept = (-(-call.T // checkpoint_every), G, B, P + H)
         dtype = torch.promote_types(dtype, torch.float32)
-    for name, tensor in zip(sizes, grads, strict=True):
+    for name, tensor, size in zip(grads._fields, grads, sizes, strict=True):
         if tensor is not None:
-            check_size(name, tensor, sizes[name])
+            check_size(name, tensor, size)
             check_like(name, tensor, "input", call.input)
     if not (checkpoint_every and y.dim() == 1):  # else it was not kept, and is empty
-        check_size("y", y, sizes["dy"])
+        check_size("y", y, sizes[0])
     check_like("y", y, "input", call.input)
     check_size("reserve", reserve, kept)
     check_like("reserve", reserve, "input", call.input.new_empty(0, dtype=dtype))
-    weight_ih, bias_ih, bias_hh, *others = call.groups
-    there = (True, bool(weight_ih), bool(bias_ih or bias_hh), *map(bool, others))
+    weights = call.weights
+    has_bias = bool(weights.bias_ih or weights.bias_hh)
+    names = ("input", "weight_ih", "bias", "weight_hh", "weight_ch", "weight_hr")
+    parameters = (weights.weight_hh, weights.weight_ch, weights.weight_hr)
+    there = (True, bool(weights.weight_ih), has_bias, *map(bool, parameters))
     if len(needs) != len(there):
         raise ValueError(f"needs: expected {len(there)} flags, got {len(needs)}")
-    names = ("input", "weight_ih", "bias", "weight_hh", "weight_ch", "weight_hr")
     for name, is_there, is_needed in zip(names, there, needs, strict=True):
         if is_needed and not is_there:
             raise ValueError(f"needs: expected False for {name}, which is not given; got True")

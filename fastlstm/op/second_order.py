@@ -1,80 +1,87 @@
-"""The gradients of the sequence op as a differentiable function, and so its second derivative.
+"""The backward pass of the sequence op as a differentiable function, and so its second derivative.
 
-Kernels have one backward pass and no derivative of it. The inputs of the backward op are all that
-its results are a function of, though, so what is asked beyond the first gradient is computed from
-them once more in plain torch (``backends/reference.py``): as slow as the reference, exact, and
-differentiable without end, in reverse and in forward mode. By ``torch.func``, not by
-``torch.autograd.grad``: no tensor can be told to require a gradient inside of ``torch.func.grad``.
+Kernels have one backward pass and no derivative of it. But the inputs of the backward op determine
+its results, so what is asked beyond the first gradient is computed from them in plain torch
+(``backends/reference.py``): as slow as the reference, exact, and differentiable any number of
+times, in reverse and in forward mode. ``torch.func`` does it, not ``torch.autograd.grad``: inside
+``torch.func.grad`` no tensor can be told to require a gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from fastlstm.backends import reference
-from fastlstm.call import Call
+from fastlstm.call import Call, Gradients, Needs, OutputGradients
 
 
-def gradients(
-    outer: Sequence[Tensor | None], call: Call, needs: Sequence[bool]
+def pull_back(
+    run: Callable[..., tuple[Tensor, ...]],
+    tensors: Sequence[Tensor],
+    grads: Sequence[Tensor | None],
 ) -> tuple[Tensor, ...]:
-    """What the backward op returns: (dinput, the weights' over the groups, dhx, dcx).
+    """The gradients of ``tensors``, differentiable again.
 
     Args:
-        outer: dy, dhy, dcy, dcells; None for an output that nothing depends on.
-        call: the forward op's inputs.
-        needs: of the first six results; those not asked for are empty.
+        run: differentiable code of the tensors, which returns outputs.
+        tensors: its arguments.
+        grads: of the outputs; None is zero.
     """
-
-    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
-        return reference.lstm_sequence(*call.replace_tensors(tensors))
-
-    with torch.autocast(call.input.device.type, enabled=False):
-        outputs, pull = torch.func.vjp(run, *call.tensors)[:2]
+    with torch.autocast(tensors[0].device.type, enabled=False):
+        outputs, pull = torch.func.vjp(run, *tensors)[:2]
         cotangents = [
             torch.zeros_like(output) if grad is None else grad
-            for output, grad in zip(outputs, outer, strict=True)
+            for output, grad in zip(outputs, grads, strict=True)
         ]
-        found = call.replace_tensors(pull(tuple(cotangents)))
-    empty = call.input.new_empty(0)
-    weight_ih, bias_ih, bias_hh, *others = found.groups
+        gradients: tuple[Tensor, ...] = pull(tuple(cotangents))
+    return gradients
+
+
+def gradients(call: Call, grads: OutputGradients, needs: Needs) -> Gradients:
+    """The backward pass of a call in differentiable torch code."""
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return reference.forward(call.with_tensors(tensors))[:4]
+
+    found = call.with_tensors(pull_back(run, call.tensors, grads))
+    nothing = call.input.new_empty(0)
+    weight_ih, weight_hh, bias_ih, bias_hh, *others = found.weights
+    parameters = (weight_ih, bias_ih or bias_hh, weight_hh, *others)
     dweights = (
-        torch.stack(group) if need else empty
-        for group, need in zip((weight_ih, bias_ih or bias_hh, *others), needs[1:], strict=True)
+        torch.stack(tuple(parameter)) if need else nothing
+        for parameter, need in zip(parameters, needs[1:], strict=True)
     )
-    return found.input if needs[0] else empty, *dweights, found.hx, found.cx
+    dinput = found.input if needs.input else nothing
+    return Gradients._make((dinput, *dweights, found.hx, found.cx))
 
 
 def differentiate(
-    dgradients: Sequence[Tensor | None],
-    outer: Sequence[Tensor | None],
-    call: Call,
-    needs: Sequence[bool],
+    dgradients: Sequence[Tensor | None], grads: OutputGradients, call: Call, needs: Needs
 ) -> tuple[list[Tensor | None], Call]:
-    """From the gradients that arrive at those of the backward op to those of all its inputs.
+    """From the gradients of the backward op's results to those of its inputs.
 
     Returns:
-        Of dy, dhy, dcy and dcells, None where they are, and of the tensors in ``call``. y and the
-        reserve of the forward pass have none: they are no variables of their own.
+        The gradients of dy, dhy, dcy and dcells, None where those are None, and of the tensors in
+        ``call``. y and the reserve have none: they are no variables of their own.
     """
     arriving = [dd for dd in dgradients if dd is not None]
     if not arriving:
-        return [None] * len(outer), call.replace_tensors([None] * len(call.tensors))
-    given = [grad for grad in outer if grad is not None]
+        return [None] * len(grads), call.with_tensors([None] * len(call.tensors))
+    given = [grad for grad in grads if grad is not None]
 
     def run(*variables: Tensor) -> list[Tensor]:
-        grads = iter(variables[: len(given)])
-        some = [None if grad is None else next(grads) for grad in outer]
-        first = gradients(some, call.replace_tensors(variables[len(given) :]), needs)
+        each = iter(variables[: len(given)])
+        some = OutputGradients(*[None if grad is None else next(each) for grad in grads])
+        first = gradients(call.with_tensors(variables[len(given) :]), some, needs)
         return [d for d, dd in zip(first, dgradients, strict=True) if dd is not None]
 
     pull = torch.func.vjp(run, *given, *call.tensors)[1]
     found = pull(arriving)
-    douter = iter(found[: len(given)])
+    each = iter(found[: len(given)])
     return (
-        [None if grad is None else next(douter) for grad in outer],
-        call.replace_tensors(found[len(given) :]),
+        [None if grad is None else next(each) for grad in grads],
+        call.with_tensors(found[len(given) :]),
     )

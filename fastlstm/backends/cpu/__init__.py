@@ -1,11 +1,10 @@
 """Fused C++ kernels for the CPU (``csrc/cpu``): the whole recurrence in one call each way.
 
-The input projection and all gradients are computed in there too; torch allocates the pointers.
+The kernels compute the input projection and all gradients, too; torch allocates the memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +13,9 @@ from torch import Tensor
 from fastlstm import _C
 from fastlstm.backends import pointers
 from fastlstm.backends.cpu import buffer_pool
-from fastlstm.backends.cpu.prepacked import PackedWeights
-from fastlstm.call import Problem
+from fastlstm.backends.cpu.prepacked import PrepackedWeights
+from fastlstm.call import Call, Gradients, Needs, OutputGradients, Results, Saved, Wanted
+from fastlstm.problem import Problem
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 # No kernel multiplies these: they are computed in float32, and rounded when all is done.
@@ -26,8 +26,8 @@ _COMPARED = (torch.float32, torch.float64)
 CHECKPOINTS = True
 
 
-def supports(problem: Problem) -> str | None:
-    """None, or why these kernels cannot run ``problem``."""
+def why_not(problem: Problem) -> str | None:
+    """Why these kernels cannot run ``problem``; None if they can."""
     if problem.device != "cpu":
         return f"runs on the cpu, not on {problem.device}"
     if problem.dtype not in _DTYPES and problem.dtype not in _COMPUTED_IN:
@@ -36,8 +36,8 @@ def supports(problem: Problem) -> str | None:
     return None
 
 
-def slower(problem: Problem) -> str | None:
-    """None, or why PyTorch's own functions beat these kernels on ``problem``, where they run it.
+def why_slower(problem: Problem) -> str | None:
+    """Why PyTorch's own functions are faster on ``problem``, where they run it; None if not.
 
     Measured on 2 cores of Zen 4 with torch 2.13. One step of one cell is over before packing its
     weights would pay, and ``torch.lstm_cell`` costs less to call: in inference these kernels take
@@ -46,7 +46,7 @@ def slower(problem: Problem) -> str | None:
     few steps of 1,000 inputs, packing the input takes longer than its products: 1.2 to 1.4 times;
     with 2 units and 128 inputs 1.1 to 1.7 times up to 10,000 rows, and half as long beyond. In
     bfloat16 PyTorch's are no faster, and in float16 it has none on most CPUs.
-    A compiler is not asked for T and B, or it would compile anew for every other answer.
+    A compiler is not asked for T and B, or it would compile again for every other answer.
     """
     if problem.cell and problem.requires_grad:
         return "slower than torch's for a single step with gradients"
@@ -72,220 +72,148 @@ def isas() -> list[str]:
     return list(_C.isas())
 
 
-def _computed_wider(
-    function: Callable[..., tuple[Tensor, ...]], dtype: torch.dtype, *arguments: Any, isa: str
-) -> tuple[Tensor, ...]:
-    """What ``function`` returns for numbers of a dtype that no kernel has, not yet rounded."""
-
-    def widen(value: Any) -> Any:
-        if isinstance(value, (list, tuple)):
-            return [widen(item) for item in value]
-        is_narrow = isinstance(value, Tensor) and value.dtype == dtype
-        return value.to(_COMPUTED_IN[dtype]) if is_narrow else value
-
-    return function(*map(widen, arguments), isa=isa)
-
-
-def _sums(dtype: torch.dtype) -> torch.dtype:
-    """What the kernels sum up in, and keep c in."""
-    return torch.float32 if dtype == torch.bfloat16 else dtype
-
-
 def forward(
-    input: Tensor,
-    weight_ih: Sequence[Tensor],
-    bias_ih: Sequence[Tensor],
-    bias_hh: Sequence[Tensor],
-    weight_hh: Sequence[Tensor],
-    weight_ch: Sequence[Tensor],
-    weight_hr: Sequence[Tensor],
-    hx: Tensor,
-    cx: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    reset: Tensor | None,
-    train: bool,
-    return_all_cells: bool,
-    checkpoint_every: int = 0,
-    return_sequence: bool = True,
-    packed: PackedWeights | None = None,
-    isa: str = "auto",
-) -> tuple[Tensor, ...]:
-    """(y, hy, cy, cells, reserve).
+    call: Call, wanted: Wanted, prepacked: PrepackedWeights | None = None, isa: str = "auto"
+) -> Results:
+    """Run a call. Training needs y, unless there are checkpoints.
 
-    y is empty unless ``return_sequence``, which training needs without ``checkpoint_every``; cells
-    are empty unless ``return_all_cells``. reserve is empty unless ``train``: (T, B, G, 5H) or
-    (N, G, 5H), or with ``checkpoint_every`` = k the states (ceil(T / k), G, B, P + H), in float32
-    or wider. ``isa`` forces an instruction set, one of :func:`isas`.
+    Args:
+        call: its tensors are on the CPU.
+        wanted: what to return and to keep.
+        prepacked: where the packed weights are kept for the next call.
+        isa: an instruction set, one of :func:`isas`; "auto" is the fastest.
     """
-    dtype = input.dtype
+    dtype = call.input.dtype
     if dtype in _COMPUTED_IN:
-        weights = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
-        course = (reverse, lengths, batch_sizes, reset)
-        options = (train, return_all_cells, checkpoint_every, return_sequence, packed)
-        arguments = (input, *weights, hx, cx, *course, *options)
-        *outputs, reserve = _computed_wider(forward, dtype, *arguments, isa=isa)
-        if not (train and checkpoint_every):
+        widened = _cast(call, dtype, _COMPUTED_IN[dtype])
+        results = forward(widened, wanted, prepacked, isa)
+        *outputs, reserve = results
+        if not (wanted.train and wanted.checkpoint_every):
             reserve = reserve.to(dtype)
-        return *(output.to(dtype) for output in outputs), reserve
+        return Results._make((*(output.to(dtype) for output in outputs), reserve))
+    input, weights, hx, cx, layout = call = pointers.materialized_call(call)
+    train, returns_y, returns_cells, every = wanted
     (G, B, P), H = hx.shape, cx.shape[2]
-    rows = input.shape[: 1 if batch_sizes is not None else 2]
+    is_packed = layout.batch_sizes is not None
+    rows = input.shape[: 1 if is_packed else 2]
     new_empty = input.new_empty
-    y = new_empty(*rows, G, P) if return_sequence else new_empty(0)
+    y = new_empty(*rows, G, P) if returns_y else new_empty(0)
     hy, cy = new_empty(G, B, P), new_empty(G, B, H)
-    cells = new_empty(*rows, G, H) if return_all_cells else new_empty(0)
-    steps = rows[0] if batch_sizes is None else batch_sizes.shape[0]
-    if train and checkpoint_every:
-        sizes_of_states = (-(-steps // checkpoint_every), G, B, P + H)
-        reserve = new_empty(sizes_of_states, dtype=_sums(dtype))
+    cells = new_empty(*rows, G, H) if returns_cells else new_empty(0)
+    T, about_rows, _row_owners = pointers.row_arguments(call)
+    if train and every:
+        sums = torch.float32 if dtype is torch.bfloat16 else dtype  # in which c is kept
+        reserve = new_empty(-(-T // every), G, B, P + H, dtype=sums)
     else:
         reserve = buffer_pool.empty((*rows, G, 5 * H), dtype) if train else new_empty(0)
     if hy.numel() == 0:
-        return y, hy, cy, cells, reserve
+        return Results(y, hy, cy, cells, reserve)
 
-    I, proj_size = weight_ih[0].shape[1] if weight_ih else 0, P if weight_hr else 0
-    T, about_rows, _row_owners = pointers.about_rows(rows[0], B, lengths, batch_sizes, reset)
+    I, proj_size = weights.weight_ih[0].shape[1] if weights.weight_ih else 0, 0
+    if weights.weight_hr:
+        proj_size = P
     sizes = (_DTYPES[dtype], T, B, G, H, I, proj_size)
     threads = torch.get_num_threads()
-    input, hx, cx = pointers.unit_stride(input), hx.contiguous(), cx.contiguous()
-    parameters = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
-    (w_ih, b_ih, b_hh, w_hh, w_ch, w_hr), _owners = zip(
-        *map(pointers.grid, parameters), strict=True
-    )
+    input = input if input.stride(-1) == 1 else input.contiguous()
+    hx, cx = hx.contiguous(), cx.contiguous()
+    parameters, _weight_owners = pointers.group_pointers(weights)
     kept = None
     # A call that reads each weight a few times only packs none, and needs no checksum.
-    if packed is not None and not _C.lstm_forward_streams(*sizes, isa):
-        kept = packed.of(sizes[0], sizes[3:], w_ih, w_hh, threads, isa)
+    if prepacked is not None and not _C.lstm_forward_streams(*sizes, isa):
+        kept = prepacked.of((sizes[0], *sizes[3:]), parameters, threads, isa)
     workspace = pointers.workspace(_C.lstm_forward_workspace(*sizes, threads, isa))
     _C.lstm_forward(
         *sizes,
-        reverse=reverse,
         **about_rows,
         input=input.data_ptr(),
-        input_stride=pointers.outer_strides(input, batch_sizes is not None),
-        weight_ih=w_ih,
-        bias_ih=b_ih,
-        bias_hh=b_hh,
-        weight_hh=w_hh,
-        weight_ch=w_ch,
-        weight_hr=w_hr,
+        input_stride=pointers.outer_strides(input, is_packed),
+        **parameters,
         hx=hx.data_ptr(),
         cx=cx.data_ptr(),
-        y=y.data_ptr() if return_sequence else 0,
+        y=y.data_ptr() if returns_y else 0,
         hy=hy.data_ptr(),
         cy=cy.data_ptr(),
-        cells=cells.data_ptr() if return_all_cells else 0,
-        checkpoint_every=checkpoint_every,
-        reserve=reserve.data_ptr() if train and not checkpoint_every else 0,
-        states=reserve.data_ptr() if train and checkpoint_every else 0,
-        packed=pointers.address(kept),
+        cells=cells.data_ptr() if returns_cells else 0,
+        checkpoint_every=every,
+        reserve=reserve.data_ptr() if train and not every else 0,
+        states=reserve.data_ptr() if train and every else 0,
+        packed=0 if kept is None else kept.data_ptr(),
         is_packed=kept is not None,
         workspace=workspace.data_ptr(),
         num_threads=threads,
         isa=isa,
     )
-    return y, hy, cy, cells, reserve
+    return Results(y, hy, cy, cells, reserve)
 
 
 def backward(
-    dy: Tensor | None,
-    dhy: Tensor | None,
-    dcy: Tensor | None,
-    dcells: Tensor | None,
-    y: Tensor,
-    reserve: Tensor,
-    input: Tensor,
-    weight_ih: Sequence[Tensor],
-    bias_ih: Sequence[Tensor],
-    bias_hh: Sequence[Tensor],
-    weight_hh: Sequence[Tensor],
-    weight_ch: Sequence[Tensor],
-    weight_hr: Sequence[Tensor],
-    hx: Tensor,
-    cx: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-    batch_sizes: Tensor | None,
-    reset: Tensor | None,
-    needs: Sequence[bool],
-    checkpoint_every: int = 0,
-    isa: str = "auto",
-) -> tuple[Tensor, ...]:
-    """(dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx).
+    call: Call, saved: Saved, grads: OutputGradients, needs: Needs, isa: str = "auto"
+) -> Gradients:
+    """Run the backward pass of a call.
 
-    The weights' are over the groups. ``needs`` says which of the first six are asked for; the
-    others are empty. With ``checkpoint_every`` the reserve holds states, y may be empty, and the
-    gradients are those without, bit for bit; but not in float16, where the reserve was rounded.
+    With checkpoints the reserve holds states, y may be empty, and the gradients are those without
+    checkpoints, bit for bit; but not in float16, where the reserve was rounded.
     """
-    dtype = y.dtype
+    dtype = call.input.dtype
     if dtype in _COMPUTED_IN:
-        weights = (weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr)
-        course = (reverse, lengths, batch_sizes, reset)
-        grads, options = (dy, dhy, dcy, dcells), (needs, checkpoint_every)
-        arguments = (*grads, y, reserve, input, *weights, hx, cx, *course, *options)
-        gradients = _computed_wider(backward, dtype, *arguments, isa=isa)
-        return tuple(gradient.to(dtype) for gradient in gradients)
+        wide = [_cast(each, dtype, _COMPUTED_IN[dtype]) for each in (call, saved, grads)]
+        gradients = backward(wide[0], wide[1], wide[2], needs, isa)
+        return Gradients(*(gradient.to(dtype) for gradient in gradients))
+    call, saved, grads = pointers.materialized_backward(call, saved, grads)
+    input, weights, hx, cx, layout = call
+    y, reserve, every = saved
     (G, B, P), H = hx.shape, cx.shape[2]
-    I = weight_ih[0].shape[1] if weight_ih else 0
+    I = weights.weight_ih[0].shape[1] if weights.weight_ih else 0
     sizes_of = ((G, 4 * H, I), (G, 4 * H), (G, 4 * H, P), (G, 3 * H), (G, P, H))
-    dinput = y.new_empty(input.shape if needs[0] else 0)
+    dinput = y.new_empty(input.shape if needs.input else 0)
+    sums = torch.float32 if dtype is torch.bfloat16 else dtype  # in which the kernels add up
     dweights = [
-        y.new_empty(size if needed else 0, dtype=_sums(dtype))
+        y.new_empty(size if needed else 0, dtype=sums)
         for size, needed in zip(sizes_of, needs[1:], strict=True)
     ]
     dhx, dcx = y.new_empty(G, B, P), y.new_empty(G, B, H)
     if hx.numel() == 0:
-        return dinput, *(dweight.zero_().to(dtype) for dweight in dweights), dhx, dcx
+        zeros = [dweight.zero_().to(dtype) for dweight in dweights]
+        return Gradients._make((dinput, *zeros, dhx, dcx))
 
-    rows, is_packed = input.shape[0], batch_sizes is not None
-    T, about_rows, _row_owners = pointers.about_rows(rows, B, lengths, batch_sizes, reset)
-    sizes = (_DTYPES[dtype], T, B, G, H, I, P if weight_hr else 0)
+    is_packed = layout.batch_sizes is not None
+    T, about_rows, _row_owners = pointers.row_arguments(call)
+    sizes = (_DTYPES[dtype], T, B, G, H, I, P if weights.weight_hr else 0)
     threads = torch.get_num_threads()
+    dy, dhy, dcy, dcells = grads
     dy = None if dy is None else pointers.unit_stride(dy)
     dhy, dcy, dcells = (None if d is None else d.contiguous() for d in (dhy, dcy, dcells))
-    reads_input = bool(weight_ih) or checkpoint_every > 0
-    x = pointers.unit_stride(input) if reads_input else None
+    x = pointers.unit_stride(input) if weights.weight_ih or every else None
     hx, cx = hx.contiguous(), cx.contiguous()
     # As forward wrote them, unless vmap or a hook on saved tensors laid them out anew.
     y, reserve = y.contiguous(), reserve.contiguous()
-    biases = (bias_ih, bias_hh) if checkpoint_every else ((), ())
-    parameters = (weight_ih, *biases, weight_hh, weight_ch, weight_hr)
-    (w_ih, b_ih, b_hh, w_hh, w_ch, w_hr), _owners = zip(
-        *map(pointers.grid, parameters), strict=True
-    )
-    workspace = pointers.workspace(
-        _C.lstm_backward_workspace(*sizes, checkpoint_every, threads, isa)
-    )
+    if not every:  # only the steps that are run again need biases
+        weights = weights._replace(bias_ih=(), bias_hh=())
+    parameters, _weight_owners = pointers.group_pointers(weights)
+    workspace = pointers.workspace(_C.lstm_backward_workspace(*sizes, every, threads, isa))
     asked = [
-        pointers.address(gradient if need else None)
+        gradient.data_ptr() if need else 0
         for gradient, need in zip((dinput, *dweights), needs, strict=True)
     ]
     _C.lstm_backward(
         *sizes,
-        reverse=reverse,
         **about_rows,
-        dy=pointers.address(dy),
+        dy=0 if dy is None else dy.data_ptr(),
         dy_stride=pointers.outer_strides(dy, is_packed),
-        dhy=pointers.address(dhy),
-        dcy=pointers.address(dcy),
-        dcells=pointers.address(dcells),
-        checkpoint_every=checkpoint_every,
-        reserve=0 if checkpoint_every else reserve.data_ptr(),
-        states=reserve.data_ptr() if checkpoint_every else 0,
+        dhy=0 if dhy is None else dhy.data_ptr(),
+        dcy=0 if dcy is None else dcy.data_ptr(),
+        dcells=0 if dcells is None else dcells.data_ptr(),
+        checkpoint_every=every,
+        reserve=0 if every else reserve.data_ptr(),
+        states=reserve.data_ptr() if every else 0,
         y=y.data_ptr() if y.numel() else 0,
-        input=pointers.address(x),
+        input=0 if x is None else x.data_ptr(),
         input_stride=pointers.outer_strides(x, is_packed),
-        weight_ih=w_ih,
-        bias_ih=b_ih,
-        bias_hh=b_hh,
-        weight_hh=w_hh,
-        weight_ch=w_ch,
-        weight_hr=w_hr,
+        **parameters,
         hx=hx.data_ptr(),
         cx=cx.data_ptr(),
         dinput=asked[0],
-        dinput_stride=pointers.outer_strides(dinput if needs[0] else None, is_packed),
+        dinput_stride=pointers.outer_strides(dinput if needs.input else None, is_packed),
         dweight_ih=asked[1],
         dbias=asked[2],
         dweight_hh=asked[3],
@@ -297,4 +225,16 @@ def backward(
         num_threads=threads,
         isa=isa,
     )
-    return dinput, *(dweight.to(dtype) for dweight in dweights), dhx, dcx
+    if dtype is torch.bfloat16:
+        dweights = [dweight.to(dtype) for dweight in dweights]
+    return Gradients._make((dinput, *dweights, dhx, dcx))
+
+
+def _cast(value: Any, dtype: torch.dtype, wanted: torch.dtype) -> Any:
+    """The object with its tensors of ``dtype`` cast to ``wanted``."""
+    if isinstance(value, Tensor):
+        return value.to(wanted) if value.dtype == dtype else value
+    if not isinstance(value, (tuple, list)):
+        return value
+    items = [_cast(item, dtype, wanted) for item in value]
+    return type(value)(*items) if hasattr(value, "_fields") else items

@@ -1,4 +1,4 @@
-"""Packed weights that the cpu backend keeps from call to call, and never stale ones."""
+"""The weights in the order in which the CPU kernels read them, kept from call to call."""
 
 from __future__ import annotations
 
@@ -9,54 +9,58 @@ from torch import Tensor
 from fastlstm import _C
 from fastlstm.backends.pointers import allocate
 
-_Weight = tuple[int, int]  # group 0's address, and the elements to the next group's
 
+class PrepackedWeights:
+    """A cache of one layer's packed weights for ``lstm`` and ``lstm_sequence``; empty at first.
 
-class PackedWeights:
-    """A layer's weights in the order in which ``cpu.forward`` reads them; empty at first.
-
-    Every call that reads them sums the live weights up (``csrc/cpu/checksum.h``), and packs them
-    anew where the sum is not the one of those that were packed. So no write goes unseen, whoever
-    made it: an optimiser, ``.data``, numpy. The sum reads at the speed of memory; packing takes
+    Every call computes a checksum of the live weights (``csrc/cpu/checksum.h``), and packs them
+    again if it differs from that of the weights that were packed. So every write is detected: by an
+    optimiser, through ``.data``, by numpy. A checksum reads at the speed of memory; packing takes
     several times as long.
 
-    Copies and pickles are empty again.
+    Copies and pickles of the cache are empty.
+
+    Example:
+        >>> weights = fastlstm.LSTMWeights(torch.randn(64, 8), torch.randn(64, 16))
+        >>> cache = fastlstm.PrepackedWeights()
+        >>> with torch.no_grad():
+        ...     y, state = fastlstm.lstm(torch.randn(50, 2, 8), None, [weights], prepacked=[cache])
+        >>> y.shape
+        torch.Size([50, 2, 16])
     """
 
     def __init__(self) -> None:
         # One tuple, replaced as a whole: another thread may be reading the memory of the old one.
         self._kept: tuple[tuple[Any, ...], Tensor] | None = None
 
-    def __reduce__(self) -> tuple[type[PackedWeights], tuple[()]]:
-        return PackedWeights, ()
+    def __reduce__(self) -> tuple[type[PrepackedWeights], tuple[()]]:
+        return PrepackedWeights, ()
 
     def of(
         self,
-        dtype: str,
-        sizes: tuple[int, int, int, int],
-        weight_ih: _Weight,
-        weight_hh: _Weight,
+        sizes: tuple[str, int, int, int, int],
+        parameters: dict[str, tuple[int, int]],
         num_threads: int,
         isa: str,
     ) -> Tensor:
-        """These weights, packed, as bytes; ``sizes`` are G, H, I, P, the rest as ``_C`` has it."""
-        G, H, I, P = sizes
-        weights: dict[str, Any] = {
-            "dtype": dtype,
-            "G": G,
-            "H": H,
-            "I": I,
-            "P": P,
-            "weight_ih": weight_ih,
-            "weight_hh": weight_hh,
-            "num_threads": num_threads,
-            "isa": isa,
-        }
-        key = (dtype, sizes, isa, _C.lstm_checksum(**weights))
+        """The packed weights, as bytes.
+
+        Args:
+            sizes: dtype, G, H, I, P as the kernels take them.
+            parameters: what :func:`pointers.group_pointers` made of the weights.
+            num_threads, isa: of the call.
+        """
+        weights: dict[str, Any] = dict(zip(("dtype", "G", "H", "I", "P"), sizes, strict=True))
+        weights |= {"num_threads": num_threads, "isa": isa}
+        weights |= {name: parameters[name] for name in ("weight_ih", "weight_hh")}
+        key = (sizes, isa, _C.lstm_checksum(**weights))
         kept = self._kept
         if kept is None or kept[0] != key:
-            size = _C.lstm_forward_packed(dtype, *sizes, isa)
-            memory = allocate(size)
+            memory = allocate(_C.lstm_forward_packed(*sizes, isa))
             _C.lstm_pack(**weights, packed=memory.data_ptr())
             self._kept = kept = key, memory
         return kept[1]
+
+
+PackedWeights = PrepackedWeights
+"""The name of the class in version 0.1."""

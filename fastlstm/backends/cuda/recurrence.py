@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fastlstm.backends import gpu, pointers
+from fastlstm.call import Call, Needs, OutputGradients, Results, Saved, SequenceLayout
 
 DTYPES = {
     torch.float32: "float32",
@@ -28,12 +28,12 @@ class Launch(NamedTuple):
     sizes: tuple[str, int, int, int, int]
     """dtype, T, B, G, H"""
     arguments: dict[str, Any]
-    """how groups and rows go through time, the device's number and the stream"""
+    """the layout of the sequences, the device's number and the stream"""
     products: str
     plan: dict[str, int] | None
     """of a persistent launch; None for a matrix product and a cell a step"""
     owners: tuple[Tensor | None, ...]
-    """of the memory in ``arguments``"""
+    """tensors that own the memory in ``arguments``"""
 
 
 @lru_cache(maxsize=1024)
@@ -57,27 +57,22 @@ def best_plan(
 
 
 def prepare(
-    kernels: Any,
-    direction: str,
-    y: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-    reset: Tensor | None,
-    layers: int = 0,
+    kernels: Any, direction: str, y: Tensor, layout: SequenceLayout, layers: int = 0
 ) -> Launch:
-    """For a pass, "forward" or "backward", of a call whose output is ``y`` (T, B, G, H).
+    """Prepare a pass, "forward" or "backward", of a call whose output is ``y`` (T, B, G, H).
 
-    With ``layers`` the groups are so many layers, and y (T, B, H) is the last one's. It is for the
-    stream that is current on y's device. Its plan may be replaced by another of
+    With ``layers`` the groups are so many layers, and y (T, B, H) is the last one's. The launch is
+    for the stream that is current on y's device. Its plan may be replaced by another of
     ``kernels.plans``, or by None.
 
     Lengths are clamped, whatever came: a kernel that trusts a wrong one writes past the end.
     """
     T, B, G, H = *y.shape[:2], layers or y.shape[2], y.shape[-1]
+    reverse, lengths, _, reset = layout
     if lengths is not None:
         lengths = lengths.to(torch.int64).clamp(0, T).contiguous()
     reset = gpu.contiguous(reset)
-    on_gpu = y.device.type == "cuda"  # else they are emulated
+    on_gpu = y.device.type == "cuda"  # else the kernels are emulated
     number = y.device.index if on_gpu else 0
     arguments = {
         "reverse": reverse,
@@ -96,34 +91,31 @@ def prepare(
     return Launch(kernels, (dtype, T, B, G, H), arguments, products, plan, owners)
 
 
-def forward(
-    launch: Launch,
-    igates: Tensor,
-    weight_hh: Tensor,
-    weight_ch: Sequence[Tensor],
-    hx: Tensor,
-    cx: Tensor,
-    y: Tensor,
-    hy: Tensor,
-    cy: Tensor,
-    cells: Tensor | None,
-    reserve: Tensor | None,
-) -> None:
-    """Fills y, hy, cy and, where they are given, cells and reserve; weight_hh is (G, 4H, H)."""
+def forward(launch: Launch, igates: Tensor, call: Call, results: Results) -> None:
+    """Fill the tensors of ``results``; cells and reserve only if they are not empty.
+
+    Args:
+        launch: what :func:`prepare` made.
+        igates: (T, B, G, 4H).
+        call: its hx, cx and recurrent weights are read.
+        results: y, hy, cy, cells and reserve, to be written.
+    """
     kernels, plan = launch.kernels, launch.plan
-    igates = pointers.unit_stride(igates)
-    w_ch, _owner = pointers.grid(weight_ch)
+    igates, weight_hh = pointers.unit_stride(igates), gpu.stack(call.weights.weight_hh)
+    assert weight_hh is not None
+    w_ch, _owner = pointers.grid(call.weights.weight_ch)
+    y, hy, cy, cells, reserve = results
     arguments = {
         **launch.arguments,
         "igates": igates.data_ptr(),
-        "igates_stride": pointers.outer_strides(igates, False),
+        "igates_stride": pointers.outer_strides(igates),
         "weight_ch": w_ch,
         "y": y.data_ptr(),
-        "cells": pointers.address(cells),
-        "reserve": pointers.address(reserve),
+        "cells": cells.data_ptr() if cells.numel() else 0,
+        "reserve": reserve.data_ptr() if reserve.numel() else 0,
     }
     if plan is not None:
-        hx, cx = hx.contiguous(), cx.contiguous()
+        hx, cx = call.hx.contiguous(), call.cx.contiguous()
         workspace = y.new_empty(plan["workspace_bytes"], dtype=torch.uint8)
         kernels.forward(
             *launch.sizes,
@@ -142,8 +134,8 @@ def forward(
             plan=plan,
         )
         return
-    hy.copy_(hx)
-    c = cx.to(gpu.sums(cx.dtype), copy=True, memory_format=torch.contiguous_format)
+    hy.copy_(call.hx)
+    c = call.cx.to(gpu.sums(cy.dtype), copy=True, memory_format=torch.contiguous_format)
     hgates = hy.new_empty(*hy.shape[:2], weight_hh.shape[1])
     state = {"hgates": hgates.data_ptr(), "h": hy.data_ptr(), "c": c.data_ptr()}
     for step in range(y.shape[0]):
@@ -153,50 +145,40 @@ def forward(
 
 
 def backward(
-    launch: Launch,
-    dy: Tensor | None,
-    dhy: Tensor | None,
-    dcy: Tensor | None,
-    dcells: Tensor | None,
-    y: Tensor,
-    reserve: Tensor,
-    weight_hh: Tensor,
-    weight_ch: Sequence[Tensor],
-    hx: Tensor,
-    cx: Tensor,
-    needs_bias: bool,
-    needs_weight_ch: bool,
+    launch: Launch, call: Call, saved: Saved, grads: OutputGradients, needs: Needs
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """dgates (T, B, G, 4H), dbias (G, 4H) and dweight_ch (G, 3H) or empty, dhx and dcx."""
     kernels, plan = launch.kernels, launch.plan
-    T, B, G, H = y.shape
-    new_empty, sums = y.new_empty, gpu.sums(y.dtype)
+    T, B, G, H = saved.y.shape
+    new_empty, sums = saved.y.new_empty, gpu.sums(saved.y.dtype)
     # Not into the reserve, as the kernels could: after retain_graph a second backward reads it.
     dgates = new_empty(T, B, G, 4 * H)
     # Sums over time of each tile of the batch; a loop over steps adds to its single one.
-    new, tiles = (y.new_zeros, 1) if plan is None else (new_empty, plan["tiles"])
-    dbias = new((tiles, G, 4 * H), dtype=sums) if needs_bias else None
-    dweight_ch = new((tiles, G, 3 * H), dtype=sums) if needs_weight_ch else None
-    dy = None if dy is None else pointers.unit_stride(dy)
-    dcells, y, reserve = gpu.contiguous(dcells), y.contiguous(), reserve.contiguous()
-    hx, cx = hx.contiguous(), cx.contiguous()
-    w_ch, _owner = pointers.grid(weight_ch)
+    new, tiles = (saved.y.new_zeros, 1) if plan is None else (new_empty, plan["tiles"])
+    dbias = new((tiles, G, 4 * H), dtype=sums) if needs.bias else None
+    dweight_ch = new((tiles, G, 3 * H), dtype=sums) if needs.weight_ch else None
+    dy = None if grads.dy is None else pointers.unit_stride(grads.dy)
+    dcells, y, reserve = gpu.contiguous(grads.dcells), saved.y.contiguous(), saved.reserve
+    reserve, hx, cx = reserve.contiguous(), call.hx.contiguous(), call.cx.contiguous()
+    weight_hh = gpu.stack(call.weights.weight_hh)
+    assert weight_hh is not None
+    w_ch, _owner = pointers.grid(call.weights.weight_ch)
     arguments = {
         **launch.arguments,
         "dy": pointers.address(dy),
-        "dy_stride": pointers.outer_strides(dy, False),
+        "dy_stride": pointers.outer_strides(dy),
         "dcells": pointers.address(dcells),
         "reserve": reserve.data_ptr(),
         "weight_ch": w_ch,
         "cx": cx.data_ptr(),
         "digates": dgates.data_ptr(),
-        "digates_stride": pointers.outer_strides(dgates, False),
+        "digates_stride": pointers.outer_strides(dgates),
         "dbias": pointers.address(dbias),
         "dweight_ch": pointers.address(dweight_ch),
     }
     if plan is not None:
         dhx, dcx = torch.empty_like(hx), torch.empty_like(cx)
-        dhy, dcy = gpu.contiguous(dhy), gpu.contiguous(dcy)
+        dhy, dcy = gpu.contiguous(grads.dhy), gpu.contiguous(grads.dcy)
         workspace = new_empty(plan["workspace_bytes"], dtype=torch.uint8)
         kernels.backward(
             *launch.sizes,
@@ -217,7 +199,7 @@ def backward(
     else:
         dh, dc = (
             torch.zeros_like(cx, dtype=sums) if d is None else d.to(sums, copy=True).contiguous()
-            for d in (dhy, dcy)
+            for d in (grads.dhy, grads.dcy)
         )
         dhgates, product = new_empty(G, B, 4 * H), new_empty(G, B, H)
         state = {"dhgates": dhgates.data_ptr(), "dh": dh.data_ptr(), "dc": dc.data_ptr()}

@@ -1,4 +1,4 @@
-"""What the backends for NVIDIA GPUs, ``cuda`` and ``triton``, have in common."""
+"""Functions that the backends for NVIDIA GPUs, ``cuda`` and ``triton``, share."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastlstm.call import Call, Gradients, Needs
+
 CAPABILITY = (8, 0)  # the oldest with bfloat16, asynchronous copies and 99 KiB a block
 
 
 def capability() -> tuple[int, int]:
-    """Of the current GPU."""
+    """The compute capability of the current GPU."""
     properties = torch.cuda.get_device_properties(torch.cuda.current_device())
     return properties.major, properties.minor
 
 
-def refusal(found: tuple[int, int]) -> str | None:
-    """None, or why the kernels of neither backend run on a GPU of that compute capability."""
+def why_not(found: tuple[int, int]) -> str | None:
+    """Why no kernels here run on a GPU of that compute capability; None if they do."""
     if torch.version.hip is not None:
         return "was written for NVIDIA GPUs, not for ROCm"
     if found < CAPABILITY:
@@ -26,10 +28,10 @@ def refusal(found: tuple[int, int]) -> str | None:
 
 
 def precision() -> str:
-    """Of float32 products in kernels: "tf32" where ``nn.LSTM`` may use it, else "tf32x3".
+    """The precision of float32 products in kernels: "tf32" where ``nn.LSTM`` uses it, or "tf32x3".
 
-    That is cuDNN's setting, and TF32 unless told otherwise. "tf32x3" adds the products of what
-    rounding to TF32 has left over, which is nearly float32.
+    ``nn.LSTM`` follows cuDNN's setting, whose default is TF32. "tf32x3" adds the products of the
+    remainders that rounding to TF32 leaves, and is nearly as exact as float32.
     """
     rnn = getattr(torch.backends.cudnn, "rnn", None)
     if rnn is not None:  # since torch 2.9; the older name raises where the two are mixed
@@ -38,7 +40,7 @@ def precision() -> str:
 
 
 def sums(dtype: torch.dtype) -> torch.dtype:
-    """What is summed up in, and what c is kept in."""
+    """The dtype in which kernels add up, and keep c."""
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
@@ -52,3 +54,14 @@ def stack(weights: Sequence[Tensor]) -> Tensor | None:
 def contiguous(tensor: Tensor | None) -> Tensor | None:
     """The same numbers without gaps between them."""
     return None if tensor is None else tensor.contiguous()
+
+
+def zero_gradients(call: Call, needs: Needs) -> Gradients:
+    """The gradients of a call of no rows or no time steps."""
+    G, H = len(call.weights.weight_hh), call.cx.shape[2]
+    weights = (G, 4 * H, call.input_size), (G, 4 * H), (G, 4 * H, H), (G, 3 * H), (0,)
+    sizes = (tuple(call.input.shape), *weights)
+    zeros = [
+        call.input.new_zeros(size if need else 0) for size, need in zip(sizes, needs, strict=True)
+    ]
+    return Gradients._make((*zeros, torch.empty_like(call.hx), torch.empty_like(call.cx)))

@@ -1,24 +1,32 @@
 """The matrix products around a recurrence, over the whole sequence at once, by torch.
 
-For backends whose kernels have the recurrence only: igates before it, and after it the gradients of
-x and of both weight matrices from dgates (T, B, G, 4H), those of igates. On a GPU they are cuBLAS.
+They serve backends whose kernels run the recurrence only: igates before it, and after it the
+gradients of x and of both weight matrices from dgates (T, B, G, 4H), the gradient of igates. On a
+GPU they are cuBLAS. Calls here are padded, not packed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
+from fastlstm.backends import gpu
+from fastlstm.call import Call
 
-def project(
-    input: Tensor, weight_ih: Tensor, bias_ih: Tensor | None, bias_hh: Tensor | None
-) -> Tensor:
-    """igates (T, B, G, 4H) of x (T, B, I), which all groups share, or (T, B, G, I)."""
+
+def project(call: Call) -> Tensor:
+    """igates (T, B, G, 4H); the input itself where it is igates already."""
+    input, weights = call.input, call.weights
+    weight_ih = gpu.stack(weights.weight_ih)
+    if weight_ih is None:
+        return input
     T, B = input.shape[:2]
     G, four_h, I = weight_ih.shape
-    biases = [bias for bias in (bias_ih, bias_hh) if bias is not None]
+    biases = [
+        stacked
+        for bias in (weights.bias_ih, weights.bias_hh)
+        if (stacked := gpu.stack(bias)) is not None
+    ]
     bias = sum(biases[1:], biases[0]) if biases else None
     if input.dim() == 3:
         bias = None if bias is None else bias.flatten()
@@ -32,18 +40,22 @@ def project(
     return igates.view(G, T, B, four_h).permute(1, 2, 0, 3)
 
 
-def dinput(dgates: Tensor, input: Tensor, weight_ih: Sequence[Tensor]) -> Tensor:
-    """dgates W_ih, summed over the groups where they share x."""
+def dinput(dgates: Tensor, call: Call) -> Tensor:
+    """dgates W_ih, summed over the groups where they share x; dgates where the input is igates."""
+    weight_ih = call.weights.weight_ih
+    if not weight_ih:
+        return dgates
     T, B, G, four_h = dgates.shape
-    if input.dim() == 3:
+    if call.input.dim() == 3:
         return dgates.flatten(2) @ torch.cat(tuple(weight_ih))
     rows = dgates.view(T * B, G, four_h).transpose(0, 1)
-    return torch.bmm(rows, torch.stack(tuple(weight_ih))).transpose(0, 1).view(input.shape)
+    return torch.bmm(rows, torch.stack(tuple(weight_ih))).transpose(0, 1).view(call.input.shape)
 
 
-def dweight_ih(dgates: Tensor, input: Tensor, lengths: Tensor | None) -> Tensor:
+def dweight_ih(dgates: Tensor, call: Call) -> Tensor:
     """dgates^T x, (G, 4H, I)."""
     T, B, G, four_h = dgates.shape
+    input, lengths = call.input, call.layout.lengths
     if lengths is not None:  # dgates are zero past a row's length, but x may be anything
         active = torch.arange(T, device=lengths.device)[:, None] < lengths
         input = torch.where(active.view(T, B, *[1] * (input.dim() - 2)), input, 0.0)
@@ -54,14 +66,7 @@ def dweight_ih(dgates: Tensor, input: Tensor, lengths: Tensor | None) -> Tensor:
     return torch.bmm(rows.view(T * B, G, four_h).permute(1, 2, 0), x)
 
 
-def dweight_hh(
-    dgates: Tensor,
-    y: Tensor,
-    hx: Tensor,
-    reverse: Sequence[bool],
-    lengths: Tensor | None,
-    reset: Tensor | None,
-) -> Tensor:
+def dweight_hh(dgates: Tensor, y: Tensor, call: Call) -> Tensor:
     """dgates^T h', (G, 4H, H); h' is y of the step before, and hx at a row's first step.
 
     Where y holds the zeros past a row's length, h' is hx, which the second product brings in. Where
@@ -69,11 +74,12 @@ def dweight_hh(
     group from t to t - 1.
     """
     T, B, G, H = y.shape
+    reverse, lengths, _, reset = call.layout
     gradients = y.new_empty(G, 4 * H, H)
     for group, backwards in enumerate(reverse):
         d, h = dgates[:, :, group], y[:, :, group]
         later, h_prev = (d[:-1], h[1:]) if backwards else (d[1:], h[:-1])
-        first, h_first = d[-1] if backwards else d[0], hx[group]
+        first, h_first = d[-1] if backwards else d[0], call.hx[group]
         if reset is not None:
             h_prev = h_prev.masked_fill(reset[1:, :, None], 0.0)
             h_first = h_first if backwards else h_first.masked_fill(reset[0, :, None], 0.0)

@@ -1,27 +1,24 @@
-"""PackedSequences for kernels that read padded batches: padded around a call, and packed again.
+"""PackedSequences for kernels that read padded batches: padded before a call, packed after it.
 
-The indices are made on the device from the batch sizes; nothing waits for it.
+The indices are computed on the device from the batch sizes, without waiting for the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from fastlstm.call import Call
-
-Function = Callable[..., tuple[Tensor, ...]]
+from fastlstm.call import Call, Gradients, Needs, OutputGradients, Results, Saved, Wanted
 
 
 class _Rows:
-    """Where the N rows of a PackedSequence lie in a batch (T, B)."""
+    """The places of the N rows of a PackedSequence in a batch (T, B)."""
 
     def __init__(self, call: Call) -> None:
-        batch_sizes, device = call.batch_sizes, call.input.device
+        batch_sizes, device = call.layout.batch_sizes, call.input.device
         assert batch_sizes is not None
         N, (self.T, self.B) = call.input.shape[0], (batch_sizes.shape[0], call.hx.shape[1])
         if device.type == "cuda":  # from pageable memory a copy would wait
@@ -48,45 +45,45 @@ class _Rows:
 
     def padded(self, call: Call) -> Call:
         """The same call of a padded batch with lengths."""
-        padded = self.pad(call.input)
-        return call._replace(input=padded, lengths=self.lengths, batch_sizes=None)
+        layout = call.layout._replace(lengths=self.lengths, batch_sizes=None)
+        return call._replace(input=self.pad(call.input), layout=layout)
 
 
-def forward(function: Function) -> Function:
-    """A backend's ``forward`` for any call, by way of its own for padded batches."""
+def forward(function: Callable[[Call, Wanted], Results]) -> Callable[[Call, Wanted], Results]:
+    """A backend's ``forward`` for any call, made of one for padded batches."""
 
     @wraps(function)
-    def of_any_rows(*arguments: Any) -> tuple[Tensor, ...]:
-        call, (train, return_all_cells) = Call._make(arguments[:-2]), arguments[-2:]
-        if call.batch_sizes is None:
-            return function(*arguments)
+    def of_any_rows(call: Call, wanted: Wanted) -> Results:
+        if call.layout.batch_sizes is None:
+            return function(call, wanted)
         rows = _Rows(call)
-        y, hy, cy, cells, reserve = function(*rows.padded(call), train, return_all_cells)
-        cells = rows.pack(cells) if return_all_cells else cells
-        return rows.pack(y), hy, cy, cells, rows.pack(reserve) if train else reserve
+        y, hy, cy, cells, reserve = function(rows.padded(call), wanted)
+        cells = rows.pack(cells) if wanted.cells else cells
+        return Results(rows.pack(y), hy, cy, cells, rows.pack(reserve) if wanted.train else reserve)
 
     return of_any_rows
 
 
-def backward(function: Function) -> Function:
-    """A backend's ``backward`` for any call, by way of its own for padded batches."""
+Backward = Callable[[Call, Saved, OutputGradients, Needs], Gradients]
+
+
+def backward(function: Backward) -> Backward:
+    """A backend's ``backward`` for any call, made of one for padded batches."""
 
     @wraps(function)
-    def of_any_rows(*arguments: Any) -> tuple[Tensor, ...]:
-        *outputs, needs = arguments
-        call = Call._make(outputs[6:])
-        if call.batch_sizes is None:
-            return function(*arguments)
+    def of_any_rows(call: Call, saved: Saved, grads: OutputGradients, needs: Needs) -> Gradients:
+        if call.layout.batch_sizes is None:
+            return function(call, saved, grads, needs)
         rows = _Rows(call)
-        dy, dhy, dcy, dcells, y, reserve = outputs[:6]
-        dy, dcells = (None if d is None else rows.pad(d) for d in (dy, dcells))
+        dy, dcells = (None if d is None else rows.pad(d) for d in (grads.dy, grads.dcells))
         # Past a row's length y is zero, and c what a kernel finds there that carries its first
         # state through: a reversed group's step before.
-        y, reserve = rows.pad(y).masked_fill_(rows.past, 0.0), rows.pad(reserve)
+        y, reserve = rows.pad(saved.y).masked_fill_(rows.past, 0.0), rows.pad(saved.reserve)
         c = reserve[..., -y.shape[-1] :]
         c.copy_(torch.where(rows.past, call.cx.transpose(0, 1), c))
-        sequences = (dy, dhy, dcy, dcells, y, reserve)
-        dinput, *others = function(*sequences, *rows.padded(call), needs)
-        return rows.pack(dinput) if needs[0] else dinput, *others
+        padded = function(
+            rows.padded(call), Saved(y, reserve), grads._replace(dy=dy, dcells=dcells), needs
+        )
+        return padded._replace(input=rows.pack(padded.input)) if needs.input else padded
 
     return of_any_rows

@@ -1,0 +1,89 @@
+"""The question that is put to a backend before a call: whether, and how fast, it can run it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from fastlstm.call import Layers, Wanted
+
+
+class Problem(NamedTuple):
+    """All that a backend needs to know to say whether it can run a call.
+
+    Attributes:
+        device: the device of the tensors: "cpu", "cuda", ...
+        dtype: the dtype that is computed in.
+        T, B, G, H: time steps, batch, groups (2 for a bidirectional layer), hidden units.
+        I, L: input size (0: the input is igates) and layers.
+        has_peepholes: there are peephole connections.
+        proj_size: size of the projected hidden state, 0 for none.
+        has_lengths: rows have lengths of their own.
+        is_packed_sequence: input and output are the data of a PackedSequence.
+        has_reset: a mask says where states start anew.
+        return_all_cells: the cell state of every step is asked for.
+        dropout: outputs between layers are dropped at random.
+        checkpointed: a backward pass will have only the state before every k-th step.
+        whole_layers: the input and all layers' weights are at hand, not only igates.
+        transformed: the call is inside ``torch.func.vmap``, or in forward mode.
+        cell: the call is one of LSTMCell, for which PyTorch has a function of its own.
+        requires_grad: gradients of the input, the states or the weights are recorded, whether the
+            module is in training mode or not.
+    """
+
+    device: str
+    dtype: torch.dtype
+    T: int
+    B: int
+    G: int
+    H: int
+    I: int = 0
+    L: int = 1
+    has_peepholes: bool = False
+    proj_size: int = 0
+    has_lengths: bool = False
+    is_packed_sequence: bool = False
+    has_reset: bool = False
+    return_all_cells: bool = False
+    dropout: bool = False
+    checkpointed: bool = False
+    whole_layers: bool = False
+    transformed: bool = False
+    cell: bool = False
+    requires_grad: bool = False
+
+
+def problem_of(layers: Layers, wanted: Wanted, kind: str, transformed: bool = False) -> Problem:
+    """The problem that a call poses.
+
+    Args:
+        layers: the call; one layer for the sequence op.
+        wanted: what it computes.
+        kind: "lstm", "cell" or "sequence": the function that was called.
+        transformed: whether it is inside ``torch.func.vmap``, or in forward mode.
+    """
+    input, weights, layout = layers.input, layers.weights[0], layers.layout
+    is_packed = layout.batch_sizes is not None
+    return Problem(
+        device=input.device.type,
+        dtype=layers.autocast or input.dtype,
+        T=input.shape[0] if layout.batch_sizes is None else layout.batch_sizes.shape[0],
+        B=layers.cx.shape[1],
+        G=len(layout.reverse),
+        H=layers.cx.shape[2],
+        I=weights.weight_ih[0].shape[1] if weights.weight_ih else 0,
+        L=len(layers.weights),
+        has_peepholes=len(weights.weight_ch) > 0,
+        proj_size=weights.weight_hr[0].shape[0] if weights.weight_hr else 0,
+        has_lengths=layout.lengths is not None or is_packed,
+        is_packed_sequence=is_packed,
+        has_reset=layout.reset is not None,
+        return_all_cells=wanted.cells,
+        dropout=layers.dropout > 0,
+        checkpointed=wanted.checkpoint_every > 0 and (wanted.train or kind == "sequence"),
+        whole_layers=kind != "sequence",
+        transformed=transformed,
+        cell=kind == "cell",
+        requires_grad=wanted.train,
+    )
