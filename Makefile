@@ -30,7 +30,7 @@ define run_native
 	$(CMAKE) --build build/$(1) --parallel $(shell nproc) --target check
 endef
 
-.PHONY: demo report test lint format slow wheel native sanitize aarch64 conformance clean
+.PHONY: demo report test lint stubs format slow wheel native sanitize aarch64 conformance clean
 
 demo: .venv/.built
 	$(BIN)/fastlstm fit --config configs/demo.yaml $(if $(wildcard $(LAST)),--ckpt_path last)
@@ -47,6 +47,10 @@ test: lint
 
 slow: .venv/.built
 	$(BIN)/python -m pytest -m slow
+
+# Writes fastlstm/_C.pyi from the compiled module, which must have its CUDA kernels.
+stubs: .venv/.built
+	$(BIN)/python tests/stubs.py
 
 lint: .venv/.built
 	$(BIN)/ruff check .

@@ -2,8 +2,12 @@
 //
 // No torch header and no libtorch: one build serves every torch version. Nothing is checked here
 // beyond what would crash the interpreter; the functions of Python do that once, for all backends.
+#include <pybind11/stl.h>
+
 #include <stdexcept>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "arguments.h"
@@ -22,11 +26,17 @@ struct alignas(64) CacheLine {
   char bytes[64];
 };
 
-// Numbers that a kernel of the CPU multiplies.
-DType parse_cpu_dtype(const std::string& name) {
-  const DType dtype = parse_dtype(name);
-  if (dtype != DType::float16) return dtype;
-  throw std::invalid_argument("dtype: expected float32, float64 or bfloat16, got " + name);
+// A tensor's address, and a weight as Python passes it: group 0's address, elements to the next.
+using Address = uintptr_t;
+using Weight = std::pair<Address, int64_t>;
+
+LstmWeight weight(const Weight& from) {
+  return {reinterpret_cast<const void*>(from.first), from.second};
+}
+
+void check_dtype(DType dtype) {
+  if (dtype != DType::float16) return;
+  throw std::invalid_argument("dtype: expected float32, float64 or bfloat16, got float16");
 }
 
 void check_num_threads(int num_threads) {
@@ -39,106 +49,47 @@ void check_num_threads(int num_threads) {
 LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
                 int64_t P, int64_t checkpoint_every = 0) {
   LstmShape shape{};
-  shape.dtype = parse_cpu_dtype(dtype);
+  shape.dtype = parse_dtype(dtype);
+  check_dtype(shape.dtype);
   shape.T = T, shape.B = B, shape.G = G, shape.H = H, shape.I = I, shape.P = P;
   shape.checkpoint_every = checkpoint_every;
   return shape;
 }
 
-void lstm_forward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
-                  int64_t P, const py::sequence& reverse, Address lengths, Address by_length,
-                  Address first_row, Address reset, Address input, const Strides& input_stride,
-                  const Weight& weight_ih, const Weight& bias_ih, const Weight& bias_hh,
-                  const Weight& weight_hh, const Weight& weight_ch, const Weight& weight_hr,
-                  Address hx, Address cx, Address y, Address hy, Address cy, Address cells,
-                  int64_t checkpoint_every, Address reserve, Address states, Address packed,
-                  bool is_packed, Address workspace, int num_threads, const std::string& isa) {
-  check_num_threads(num_threads);
-  const std::vector<uint8_t> flags = parse_reverse(reverse, G);
-  LstmForward call{};
-  call.shape = sizes(dtype, T, B, G, H, I, P, checkpoint_every);
-  call.shape.reverse = flags.data();
-  call.shape.lengths = array<int64_t>(lengths);
-  call.shape.by_length = array<int64_t>(by_length);
-  call.shape.first_row = array<int64_t>(first_row);
-  call.shape.reset = array<uint8_t>(reset);
-  call.input = in(input);
-  for (int i = 0; i < 3; ++i) call.input_stride[i] = input_stride[i];
-  call.weight_ih = weight(weight_ih);
-  call.bias_ih = weight(bias_ih);
-  call.bias_hh = weight(bias_hh);
-  call.weight_hh = weight(weight_hh);
-  call.weight_ch = weight(weight_ch);
-  call.weight_hr = weight(weight_hr);
-  call.hx = in(hx);
-  call.cx = in(cx);
-  call.y = out(y);
-  call.hy = out(hy);
-  call.cy = out(cy);
-  call.cells = out(cells);
-  call.reserve = out(reserve);
-  call.states = out(states);
-  call.packed = out(packed);
-  call.is_packed = is_packed;
-  call.workspace = out(workspace);
-  const auto& kernels = cpu::kernels(isa);
-  const py::gil_scoped_release release;
-  kernels.forward(call, num_threads);
+// A call of lstm.h, and how it is run.
+template <class Call>
+struct Arguments : Call {
+  int num_threads;
+  std::string_view isa;
+};
+
+template <class Call, class Visit>
+void for_each_field(Arguments<Call>& arguments, Visit&& visit) {
+  for_each_field(static_cast<Call&>(arguments), visit);
+  visit("num_threads", arguments.num_threads);
+  visit("isa", arguments.isa);
 }
 
-void lstm_backward(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
-                   int64_t P, const py::sequence& reverse, Address lengths, Address by_length,
-                   Address first_row, Address reset, Address dy, const Strides& dy_stride,
-                   Address dhy, Address dcy, Address dcells, int64_t checkpoint_every,
-                   Address reserve, Address states, Address y, Address input,
-                   const Strides& input_stride, const Weight& weight_ih, const Weight& bias_ih,
-                   const Weight& bias_hh, const Weight& weight_hh, const Weight& weight_ch,
-                   const Weight& weight_hr, Address hx, Address cx, Address dinput,
-                   const Strides& dinput_stride, Address dweight_ih, Address dbias,
-                   Address dweight_hh, Address dweight_ch, Address dweight_hr, Address dhx,
-                   Address dcx, Address workspace, int num_threads, const std::string& isa) {
-  check_num_threads(num_threads);
-  const std::vector<uint8_t> flags = parse_reverse(reverse, G);
-  LstmBackward call{};
-  call.shape = sizes(dtype, T, B, G, H, I, P, checkpoint_every);
-  call.shape.reverse = flags.data();
-  call.shape.lengths = array<int64_t>(lengths);
-  call.shape.by_length = array<int64_t>(by_length);
-  call.shape.first_row = array<int64_t>(first_row);
-  call.shape.reset = array<uint8_t>(reset);
-  call.dy = in(dy);
-  call.dhy = in(dhy);
-  call.dcy = in(dcy);
-  call.dcells = in(dcells);
-  call.reserve = in(reserve);
-  call.states = in(states);
-  call.y = in(y);
-  call.input = in(input);
-  for (int i = 0; i < 3; ++i) {
-    call.dy_stride[i] = dy_stride[i];
-    call.input_stride[i] = input_stride[i];
-    call.dinput_stride[i] = dinput_stride[i];
-  }
-  call.weight_ih = weight(weight_ih);
-  call.bias_ih = weight(bias_ih);
-  call.bias_hh = weight(bias_hh);
-  call.weight_hh = weight(weight_hh);
-  call.weight_ch = weight(weight_ch);
-  call.weight_hr = weight(weight_hr);
-  call.hx = in(hx);
-  call.cx = in(cx);
-  call.dinput = out(dinput);
-  call.dweight_ih = out(dweight_ih);
-  call.dbias = out(dbias);
-  call.dweight_hh = out(dweight_hh);
-  call.dweight_ch = out(dweight_ch);
-  call.dweight_hr = out(dweight_hr);
-  call.dhx = out(dhx);
-  call.dcx = out(dcx);
-  call.workspace = out(workspace);
-  const auto& kernels = cpu::kernels(isa);
+// Checks what a kernel would not survive. Returns whether there is anything to compute.
+template <class Call>
+bool check(const Arguments<Call>& call) {
+  check_num_threads(call.num_threads);
+  check_dtype(call.shape.dtype);
+  return call.shape.G > 0 && call.shape.B > 0 && call.shape.H > 0;
+}
+
+void lstm_forward(const Arguments<LstmForward>& call) {
+  if (!check(call)) return;
+  const auto& kernels = cpu::kernels(call.isa);
   const py::gil_scoped_release release;
-  kernels.backward(call, num_threads);
+  kernels.forward(call, call.num_threads);
+}
+
+void lstm_backward(const Arguments<LstmBackward>& call) {
+  if (!check(call)) return;
+  const auto& kernels = cpu::kernels(call.isa);
+  const py::gil_scoped_release release;
+  kernels.backward(call, call.num_threads);
 }
 
 bool lstm_forward_streams(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
@@ -146,9 +97,9 @@ bool lstm_forward_streams(const std::string& dtype, int64_t T, int64_t B, int64_
   return cpu::kernels(isa).forward_streams(sizes(dtype, T, B, G, H, I, P));
 }
 
-size_t lstm_forward_packed(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
-                           const std::string& isa) {
-  return cpu::kernels(isa).forward_packed(sizes(dtype, 0, 0, G, H, I, P));
+size_t lstm_forward_prepacked(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
+                              const std::string& isa) {
+  return cpu::kernels(isa).forward_prepacked(sizes(dtype, 0, 0, G, H, I, P));
 }
 
 size_t lstm_forward_workspace(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
@@ -165,15 +116,15 @@ size_t lstm_backward_workspace(const std::string& dtype, int64_t T, int64_t B, i
   return cpu::kernels(isa).backward_workspace(shape, num_threads);
 }
 
-void lstm_pack(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
-               const Weight& weight_ih, const Weight& weight_hh, Address packed, int num_threads,
-               const std::string& isa) {
+void lstm_prepack(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
+                  const Weight& weight_ih, const Weight& weight_hh, Address prepacked,
+                  int num_threads, const std::string& isa) {
   check_num_threads(num_threads);
   LstmForward call{};  // of no steps: it does nothing but pack
   call.shape = sizes(dtype, 0, 0, G, H, I, P);
   call.weight_ih = weight(weight_ih);
   call.weight_hh = weight(weight_hh);
-  call.packed = out(packed);
+  call.prepacked = reinterpret_cast<void*>(prepacked);
   const auto& kernels = cpu::kernels(isa);
   std::vector<CacheLine> workspace(kernels.forward_workspace(call.shape, num_threads) / 64 + 1);
   call.workspace = workspace.data();
@@ -203,40 +154,44 @@ double fma_flops(const std::string& isa, int num_threads) {
 
 PYBIND11_MODULE(_C, module) {
   using namespace fastlstm;
-  module.doc() = "Compiled kernels of fastlstm; the contract is csrc/lstm.h.";
-  module.def("lstm_forward", &lstm_forward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a, "P"_a,
-             py::kw_only(), "reverse"_a, "lengths"_a, "by_length"_a, "first_row"_a, "reset"_a,
-             "input"_a, "input_stride"_a, "weight_ih"_a, "bias_ih"_a, "bias_hh"_a, "weight_hh"_a,
-             "weight_ch"_a, "weight_hr"_a, "hx"_a, "cx"_a, "y"_a, "hy"_a, "cy"_a, "cells"_a,
-             "checkpoint_every"_a, "reserve"_a, "states"_a, "packed"_a, "is_packed"_a,
-             "workspace"_a, "num_threads"_a, "isa"_a);
-  module.def("lstm_backward", &lstm_backward, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a, "P"_a,
-             py::kw_only(), "reverse"_a, "lengths"_a, "by_length"_a, "first_row"_a, "reset"_a,
-             "dy"_a, "dy_stride"_a, "dhy"_a, "dcy"_a, "dcells"_a, "checkpoint_every"_a, "reserve"_a,
-             "states"_a, "y"_a, "input"_a, "input_stride"_a, "weight_ih"_a, "bias_ih"_a,
-             "bias_hh"_a, "weight_hh"_a, "weight_ch"_a, "weight_hr"_a, "hx"_a, "cx"_a, "dinput"_a,
-             "dinput_stride"_a, "dweight_ih"_a, "dbias"_a, "dweight_hh"_a, "dweight_ch"_a,
-             "dweight_hr"_a, "dhx"_a, "dcx"_a, "workspace"_a, "num_threads"_a, "isa"_a);
-  module.def("lstm_forward_streams", &lstm_forward_streams, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a,
-             "I"_a, "P"_a, "isa"_a,
-             "Whether lstm_forward would pack nothing where it is not given any.");
-  module.def("lstm_forward_packed", &lstm_forward_packed, "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
-             "isa"_a, "Bytes of the packed weights that lstm_forward can keep for its next call.");
+  module.doc() =
+      "The compiled kernels. Tensors are passed as addresses, strides in elements; 0 means "
+      "none.\n\n"
+      "Every shape and lifetime is in csrc/lstm.h, and for ``cuda`` in csrc/cuda/kernels.h.";
+  KeywordFunction<Arguments<LstmForward>>::define(
+      module, "lstm_forward", lstm_forward,
+      "The forward pass of a layer, all directions. Arguments are the fields of LstmForward.");
+  KeywordFunction<Arguments<LstmBackward>>::define(
+      module, "lstm_backward", lstm_backward,
+      "The backward pass of a layer, all directions. Arguments are the fields of LstmBackward.");
+  module.def(
+      "lstm_forward_streams", &lstm_forward_streams, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a,
+      "P"_a, "isa"_a,
+      "Whether lstm_forward reads weights as they lie, and packs none, without prepacked ones.");
+  module.def("lstm_forward_prepacked", &lstm_forward_prepacked, "dtype"_a, "G"_a, "H"_a, "I"_a,
+             "P"_a, "isa"_a, "Bytes of prepacked weights, which lstm_forward can reuse.");
   module.def("lstm_forward_workspace", &lstm_forward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
              "H"_a, "I"_a, "P"_a, "num_threads"_a, "isa"_a,
              "Bytes of scratch that lstm_forward needs.");
   module.def("lstm_backward_workspace", &lstm_backward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
              "H"_a, "I"_a, "P"_a, "checkpoint_every"_a, "num_threads"_a, "isa"_a,
              "Bytes of scratch that lstm_backward needs.");
-  module.def("lstm_pack", &lstm_pack, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
-             "weight_ih"_a, "weight_hh"_a, "packed"_a, "num_threads"_a, "isa"_a);
+  module.def("lstm_prepack", &lstm_prepack, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
+             "weight_ih"_a, "weight_hh"_a, "prepacked"_a, "num_threads"_a, "isa"_a,
+             "Writes W_ih and W_hh in the kernel's layout to the memory at prepacked.");
   module.def("lstm_checksum", &lstm_checksum, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
-             "weight_ih"_a, "weight_hh"_a, "num_threads"_a, "isa"_a);
+             "weight_ih"_a, "weight_hh"_a, "num_threads"_a, "isa"_a,
+             "64 bits that change when W_ih or W_hh do; not cryptographic.");
   module.def("fma_flops", &fma_flops, "isa"_a, "num_threads"_a,
              "Floating-point operations a second of a loop of nothing but float32 multiply-adds.");
   module.def("isas", &cpu::isas, "The instruction sets available here, best first.");
 
-  py::module_ cuda = module.def_submodule("cuda", "The kernels for GPUs: csrc/cuda/kernels.h.");
+  py::module_ cuda = module.def_submodule(
+      "cuda",
+      "The kernels for GPUs: functions, if ``built``.\n\n"
+      "``stream`` is a cudaStream_t, ``products`` \"tf32\" or \"tf32x3\", ``direction`` "
+      "\"forward\" or\n\"backward\", ``plan`` one of ``plans``, or a ValueError is raised. "
+      "``layered``: the groups are\nthe layers of one LSTM.");
 #ifdef FASTLSTM_CUDA
   bind_cuda(cuda);
   cuda.attr("architectures") = py::make_tuple(FASTLSTM_CUDA);

@@ -16,7 +16,8 @@ struct Course {
 
   FASTLSTM_INLINE Course(const LstmShape& shape, int64_t group, int64_t row)
       : Course(shape, row, shape.reverse[group], shape.lengths ? shape.lengths[row] : shape.T) {}
-  FASTLSTM_INLINE Course(const LstmShape& shape, int64_t row, bool reverse, int64_t length)
+  template <class Shape>
+  FASTLSTM_INLINE Course(const Shape& shape, int64_t row, bool reverse, int64_t length)
       : length(length),
         reverse(reverse),
         reset(shape.reset ? shape.reset + row : nullptr),

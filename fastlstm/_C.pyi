@@ -1,15 +1,17 @@
 """The compiled kernels. Tensors are passed as addresses, strides in elements; 0 means none.
 
-The contract, with every shape and lifetime, is csrc/lstm.h, and for ``cuda`` csrc/cuda/kernels.h.
-"""
+Every shape and lifetime is in csrc/lstm.h, and for ``cuda`` in csrc/cuda/kernels.h."""
 
-from collections.abc import Sequence
+import collections.abc
 
-_Strides = tuple[int, int, int]
-_Weight = tuple[int, int]
-"""Group 0's address, and the elements from one group's to the next group's."""
+def fma_flops(isa: str, num_threads: int) -> float:
+    """Floating-point operations a second of a loop of nothing but float32 multiply-adds."""
 
-def lstm_forward(
+def isas() -> list[str]:
+    """The instruction sets available here, best first."""
+
+def lstm_backward(
+    *,
     dtype: str,
     T: int,
     B: int,
@@ -17,70 +19,33 @@ def lstm_forward(
     H: int,
     I: int,
     P: int,
-    *,
-    reverse: Sequence[int] | bytes,
+    checkpoint_every: int,
+    reverse: collections.abc.Sequence[bool] | bytes,
     lengths: int,
     by_length: int,
     first_row: int,
     reset: int,
     input: int,
-    input_stride: _Strides,
-    weight_ih: _Weight,
-    bias_ih: _Weight,
-    bias_hh: _Weight,
-    weight_hh: _Weight,
-    weight_ch: _Weight,
-    weight_hr: _Weight,
+    input_stride: tuple[int, int, int],
+    weight_ih: tuple[int, int],
+    bias_ih: tuple[int, int],
+    bias_hh: tuple[int, int],
+    weight_hh: tuple[int, int],
+    weight_ch: tuple[int, int],
+    weight_hr: tuple[int, int],
     hx: int,
     cx: int,
-    y: int,
-    hy: int,
-    cy: int,
-    cells: int,
-    checkpoint_every: int,
-    reserve: int,
-    states: int,
-    packed: int,
-    is_packed: bool,
     workspace: int,
-    num_threads: int,
-    isa: str,
-) -> None: ...
-def lstm_backward(
-    dtype: str,
-    T: int,
-    B: int,
-    G: int,
-    H: int,
-    I: int,
-    P: int,
-    *,
-    reverse: Sequence[int] | bytes,
-    lengths: int,
-    by_length: int,
-    first_row: int,
-    reset: int,
     dy: int,
-    dy_stride: _Strides,
+    dy_stride: tuple[int, int, int],
     dhy: int,
     dcy: int,
     dcells: int,
-    checkpoint_every: int,
-    reserve: int,
-    states: int,
     y: int,
-    input: int,
-    input_stride: _Strides,
-    weight_ih: _Weight,
-    bias_ih: _Weight,
-    bias_hh: _Weight,
-    weight_hh: _Weight,
-    weight_ch: _Weight,
-    weight_hr: _Weight,
-    hx: int,
-    cx: int,
+    reserve: int,
+    checkpoints: int,
     dinput: int,
-    dinput_stride: _Strides,
+    dinput_stride: tuple[int, int, int],
     dweight_ih: int,
     dbias: int,
     dweight_hh: int,
@@ -88,42 +53,11 @@ def lstm_backward(
     dweight_hr: int,
     dhx: int,
     dcx: int,
-    workspace: int,
     num_threads: int,
     isa: str,
-) -> None: ...
-def lstm_pack(
-    *,
-    dtype: str,
-    G: int,
-    H: int,
-    I: int,
-    P: int,
-    weight_ih: _Weight,
-    weight_hh: _Weight,
-    packed: int,
-    num_threads: int,
-    isa: str,
-) -> None: ...
-def lstm_checksum(
-    *,
-    dtype: str,
-    G: int,
-    H: int,
-    I: int,
-    P: int,
-    weight_ih: _Weight,
-    weight_hh: _Weight,
-    num_threads: int,
-    isa: str,
-) -> int: ...
-def lstm_forward_streams(
-    dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, isa: str
-) -> bool: ...
-def lstm_forward_packed(dtype: str, G: int, H: int, I: int, P: int, isa: str) -> int: ...
-def lstm_forward_workspace(
-    dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, num_threads: int, isa: str
-) -> int: ...
+) -> None:
+    """The backward pass of a layer, all directions. Arguments are the fields of LstmBackward."""
+
 def lstm_backward_workspace(
     dtype: str,
     T: int,
@@ -135,26 +69,237 @@ def lstm_backward_workspace(
     checkpoint_every: int,
     num_threads: int,
     isa: str,
-) -> int: ...
-def fma_flops(isa: str, num_threads: int) -> float: ...
-def isas() -> list[str]: ...
+) -> int:
+    """Bytes of scratch that lstm_backward needs."""
+
+def lstm_checksum(
+    *,
+    dtype: str,
+    G: int,
+    H: int,
+    I: int,
+    P: int,
+    weight_ih: tuple[int, int],
+    weight_hh: tuple[int, int],
+    num_threads: int,
+    isa: str,
+) -> int:
+    """64 bits that change when W_ih or W_hh do; not cryptographic."""
+
+def lstm_forward(
+    *,
+    dtype: str,
+    T: int,
+    B: int,
+    G: int,
+    H: int,
+    I: int,
+    P: int,
+    checkpoint_every: int,
+    reverse: collections.abc.Sequence[bool] | bytes,
+    lengths: int,
+    by_length: int,
+    first_row: int,
+    reset: int,
+    input: int,
+    input_stride: tuple[int, int, int],
+    weight_ih: tuple[int, int],
+    bias_ih: tuple[int, int],
+    bias_hh: tuple[int, int],
+    weight_hh: tuple[int, int],
+    weight_ch: tuple[int, int],
+    weight_hr: tuple[int, int],
+    hx: int,
+    cx: int,
+    workspace: int,
+    y: int,
+    hy: int,
+    cy: int,
+    cells: int,
+    reserve: int,
+    checkpoints: int,
+    prepacked: int,
+    is_prepacked: bool,
+    num_threads: int,
+    isa: str,
+) -> None:
+    """The forward pass of a layer, all directions. Arguments are the fields of LstmForward."""
+
+def lstm_forward_prepacked(dtype: str, G: int, H: int, I: int, P: int, isa: str) -> int:
+    """Bytes of prepacked weights, which lstm_forward can reuse."""
+
+def lstm_forward_streams(
+    dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, isa: str
+) -> bool:
+    """Whether lstm_forward reads weights as they lie, and packs none, without prepacked ones."""
+
+def lstm_forward_workspace(
+    dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, num_threads: int, isa: str
+) -> int:
+    """Bytes of scratch that lstm_forward needs."""
+
+def lstm_prepack(
+    *,
+    dtype: str,
+    G: int,
+    H: int,
+    I: int,
+    P: int,
+    weight_ih: tuple[int, int],
+    weight_hh: tuple[int, int],
+    prepacked: int,
+    num_threads: int,
+    isa: str,
+) -> None:
+    """Writes W_ih and W_hh in the kernel's layout to the memory at prepacked."""
 
 class cuda:
-    """The submodule of the kernels for GPUs: functions, where ``built``.
+    """The kernels for GPUs: functions, if ``built``.
 
     ``stream`` is a cudaStream_t, ``products`` "tf32" or "tf32x3", ``direction`` "forward" or
-    "backward", ``plan`` a Plan as a dict: one of ``plans``, or it raises a ValueError.
-    """
+    "backward", ``plan`` one of ``plans``, or a ValueError is raised. ``layered``: the groups are
+    the layers of one LSTM."""
 
     built: bool
     reason: str | None
-    """why they were not built"""
+    "why they were not built"
     architectures: tuple[int, ...]
-    """that they were compiled for, as 90 for sm_90"""
+    "that they were compiled for, as 90 for sm_90"
+
+    @staticmethod
+    def backward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        layered: bool,
+        weight_ih: tuple[int, int],
+        weight_hh: tuple[int, int],
+        weight_ch: tuple[int, int],
+        hx: int,
+        cx: int,
+        workspace: int,
+        dy: int,
+        dy_stride: tuple[int, int, int],
+        dhy: int,
+        dcy: int,
+        dcells: int,
+        reserve: int,
+        digates: int,
+        digates_stride: tuple[int, int, int],
+        dbias: int,
+        dweight_ch: int,
+        dhx: int,
+        dcx: int,
+        device: int,
+        stream: int,
+        products: str,
+        plan: dict[str, int],
+    ) -> None:
+        """The backward pass in one launch. Arguments are the fields of RecurrenceBackward."""
+
+    @staticmethod
+    def cell_backward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        step: int,
+        dy: int,
+        dy_stride: tuple[int, int, int],
+        dcells: int,
+        reserve: int,
+        weight_ch: tuple[int, int],
+        cx: int,
+        digates: int,
+        digates_stride: tuple[int, int, int],
+        dhgates: int,
+        dh: int,
+        dc: int,
+        dbias: int,
+        dweight_ch: int,
+        device: int,
+        stream: int,
+    ) -> None:
+        """One step of the backward pass. Arguments are the fields of CellBackward."""
+
+    @staticmethod
+    def cell_forward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        step: int,
+        igates: int,
+        igates_stride: tuple[int, int, int],
+        hgates: int,
+        weight_ch: tuple[int, int],
+        h: int,
+        c: int,
+        y: int,
+        cells: int,
+        reserve: int,
+        device: int,
+        stream: int,
+    ) -> None:
+        """One step of the forward pass. Arguments are the fields of CellForward."""
+
+    @staticmethod
+    def costs() -> dict[str, float]:
+        """The constants of the model by which plans are ranked."""
 
     @staticmethod
     def device(number: int) -> dict[str, int]:
-        """major, minor, multiprocessors, shared_memory."""
+        """What the plans depend on: major, minor, multiprocessors, shared_memory."""
+
+    @staticmethod
+    def forward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        layered: bool,
+        weight_ih: tuple[int, int],
+        weight_hh: tuple[int, int],
+        weight_ch: tuple[int, int],
+        hx: int,
+        cx: int,
+        workspace: int,
+        igates: int,
+        igates_stride: tuple[int, int, int],
+        bias: tuple[int, int],
+        y: int,
+        y_below: int,
+        hy: int,
+        cy: int,
+        cells: int,
+        reserve: int,
+        device: int,
+        stream: int,
+        products: str,
+        plan: dict[str, int],
+    ) -> None:
+        """The forward pass in one launch. Arguments are the fields of RecurrenceForward."""
 
     @staticmethod
     def plans(
@@ -168,14 +313,7 @@ class cuda:
         products: str,
         device: dict[str, int],
     ) -> tuple[list[dict[str, int]], str]:
-        """What fits on the device, best first; and why nothing does, or "".
-
-        ``layered``: the groups are layers, each but the first of which reads the one before it.
-        """
-
-    @staticmethod
-    def costs() -> dict[str, float]:
-        """The constants of the model by which plans are ranked."""
+        """The plans that fit on the device, best first; and why there is none, or ""."""
 
     @staticmethod
     def step_ns(
@@ -191,124 +329,3 @@ class cuda:
         costs: dict[str, float],
     ) -> float:
         """What the model expects a step of the plan to take."""
-
-    @staticmethod
-    def forward(
-        dtype: str,
-        T: int,
-        B: int,
-        G: int,
-        H: int,
-        *,
-        layered: bool,
-        reverse: Sequence[int],
-        lengths: int,
-        reset: int,
-        igates: int,
-        igates_stride: _Strides,
-        weight_ih: _Weight,
-        bias_ih: _Weight,
-        weight_hh: _Weight,
-        weight_ch: _Weight,
-        hx: int,
-        cx: int,
-        y: int,
-        hy: int,
-        cy: int,
-        cells: int,
-        states: int,
-        reserve: int,
-        workspace: int,
-        products: str,
-        plan: dict[str, int],
-        device: int,
-        stream: int,
-    ) -> None: ...
-    @staticmethod
-    def backward(
-        dtype: str,
-        T: int,
-        B: int,
-        G: int,
-        H: int,
-        *,
-        layered: bool,
-        reverse: Sequence[int],
-        lengths: int,
-        reset: int,
-        dy: int,
-        dy_stride: _Strides,
-        dhy: int,
-        dcy: int,
-        dcells: int,
-        reserve: int,
-        y: int,
-        weight_ih: _Weight,
-        weight_hh: _Weight,
-        weight_ch: _Weight,
-        hx: int,
-        cx: int,
-        digates: int,
-        digates_stride: _Strides,
-        dbias: int,
-        dweight_ch: int,
-        dhx: int,
-        dcx: int,
-        workspace: int,
-        products: str,
-        plan: dict[str, int],
-        device: int,
-        stream: int,
-    ) -> None: ...
-    @staticmethod
-    def cell_forward(
-        dtype: str,
-        T: int,
-        B: int,
-        G: int,
-        H: int,
-        *,
-        step: int,
-        reverse: Sequence[int],
-        lengths: int,
-        reset: int,
-        igates: int,
-        igates_stride: _Strides,
-        weight_ch: _Weight,
-        y: int,
-        cells: int,
-        reserve: int,
-        hgates: int,
-        h: int,
-        c: int,
-        device: int,
-        stream: int,
-    ) -> None: ...
-    @staticmethod
-    def cell_backward(
-        dtype: str,
-        T: int,
-        B: int,
-        G: int,
-        H: int,
-        *,
-        step: int,
-        reverse: Sequence[int],
-        lengths: int,
-        reset: int,
-        dy: int,
-        dy_stride: _Strides,
-        dcells: int,
-        reserve: int,
-        weight_ch: _Weight,
-        cx: int,
-        digates: int,
-        digates_stride: _Strides,
-        dbias: int,
-        dweight_ch: int,
-        dhgates: int,
-        dh: int,
-        dc: int,
-        device: int,
-        stream: int,
-    ) -> None: ...

@@ -78,7 +78,7 @@ def measure(
     truth, like = (passes.reference(t) for t in (torch.float32, _LIKE[problem.precision]))
     torch.backends.cuda.matmul.allow_tf32 = problem.precision == "tf32"
     for direction, launch in passes.launches.items():
-        dtype, _, *sizes = launch.sizes
+        dtype, *sizes = (launch.arguments[name] for name in ("dtype", "B", "G", "H"))
         of = (direction, dtype, *sizes)
         limit = 4 * compare.errors(like[direction], truth[direction])
         plans, refusal = kernels.plans(

@@ -25,7 +25,7 @@ LstmForward packing_call(const LstmForward& call) {
   packing.shape.G = call.shape.G, packing.shape.H = call.shape.H;
   packing.shape.I = call.shape.I, packing.shape.P = call.shape.P;
   packing.weight_ih = call.weight_ih, packing.weight_hh = call.weight_hh;
-  packing.packed = call.packed;
+  packing.prepacked = call.prepacked;
   packing.workspace = call.workspace;
   return packing;
 }
@@ -36,10 +36,10 @@ bool forward_streams(const LstmShape& shape) {
   return with_stored(shape, [&](auto stored) { return Forward<decltype(stored)>::streams(shape); });
 }
 
-size_t forward_packed(const LstmShape& shape) {
+size_t forward_prepacked(const LstmShape& shape) {
   size_t bytes = 0;
-  for_each_packing(shape,
-                   [&](auto stored) { bytes += Forward<decltype(stored)>::packed_bytes(shape); });
+  for_each_packing(
+      shape, [&](auto stored) { bytes += Forward<decltype(stored)>::prepacked_bytes(shape); });
   return bytes;
 }
 
@@ -61,15 +61,15 @@ void forward(const LstmForward& call, int num_threads) {
     LstmForward mine = call;
     LstmForward packing = packing_call(call);
     for_each_packing(call.shape, [&](auto other) {
-      if (!call.packed) return;
+      if (!call.prepacked) return;
       using Other = decltype(other);
       if constexpr (std::is_same_v<S, Other>) {
-        mine.packed = packing.packed;
-      } else if (!call.is_packed) {
+        mine.prepacked = packing.prepacked;
+      } else if (!call.is_prepacked) {
         Forward<Other>(packing, num_threads).run();
       }
-      packing.packed =
-          static_cast<char*>(packing.packed) + Forward<Other>::packed_bytes(call.shape);
+      packing.prepacked =
+          static_cast<char*>(packing.prepacked) + Forward<Other>::prepacked_bytes(call.shape);
     });
     Forward<S>(mine, num_threads).run();
   });

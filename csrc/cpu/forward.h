@@ -54,14 +54,14 @@ class Forward : Arrays<S> {
         call_(call),
         replays_(replayed > 0),
         panels_(ceil_div(shape_.H, kUnits)),
-        streaming_(!call.packed && streams(shape_)),
+        streaming_(!call.prepacked && streams(shape_)),
         threads_(worthwhile_threads(shape_, num_threads, 1)),
         by_rows_(plan_for(threads_).by_rows),
         stays_near_(plan_for(threads_).stays_near),
         block_(steps_of_a_block()),
-        packs_ih_(shape_.I && (call.packed || (!streaming_ && (block_ < shape_.T || by_rows_)))),
+        packs_ih_(shape_.I && (call.prepacked || (!streaming_ && (block_ < shape_.T || by_rows_)))),
         workspace_(call.workspace),
-        kept_(call.packed),
+        kept_(call.prepacked),
         progress_(workspace_.take<Progress>(threads_)),
         rows_(workspace_.take<Row>(threads_ * shape_.B)),
         zeros_(workspace_.take<S>(hidden_size_)),
@@ -95,7 +95,7 @@ class Forward : Arrays<S> {
     return shape.T * shape.B <= (bytes > 8 * 1024 * 1024 ? 32 : 16);
   }
 
-  static size_t packed_bytes(const LstmShape& shape) {
+  static size_t prepacked_bytes(const LstmShape& shape) {
     Workspace kept(nullptr);
     const int64_t panels = shape.G * ceil_div(shape.H, kUnits);
     kept.take<Word<S>>(panels * panel_words<S>(shape.P ? shape.P : shape.H));
@@ -131,11 +131,11 @@ class Forward : Arrays<S> {
     const Range mine = share(shape_.G * panels_, team.thread(), team.size());
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const int64_t group = i / panels_, unit = i % panels_ * kUnits;
-      if (!streaming_ && !call_.is_packed) {
+      if (!streaming_ && !call_.is_prepacked) {
         const S* weight = of_group(call_.weight_hh, group);
         pack_gates(weight, H, depth, unit, 0, depth, weight_hh_ + i * panel_words<S>(depth));
       }
-      if (packs_ih_ && !call_.is_packed) igates_.pack_panel(i);
+      if (packs_ih_ && !call_.is_prepacked) igates_.pack_panel(i);
       with_lanes<kUnits>(unit, H, [&](auto lanes) {
         for (int gate = 0; gate < 4; ++gate) {
           Value sum = {};
@@ -173,7 +173,7 @@ class Forward : Arrays<S> {
     Word<S>* blocks;  // packed rows of h'
   };
 
-  Workspace& home() { return call_.packed ? kept_ : workspace_; }
+  Workspace& home() { return call_.prepacked ? kept_ : workspace_; }
   // Room for all of h'.
   int64_t row_block_words() const { return shape_.B * block_words<S>(hidden_size_); }
   Plan plan_for(int threads) const {

@@ -15,7 +15,7 @@ namespace fastlstm::cpu {
 #define FASTLSTM_DECLARE_KERNELS(isa)                                                           \
   namespace isa {                                                                               \
   bool forward_streams(const LstmShape&);                                                       \
-  size_t forward_packed(const LstmShape&);                                                      \
+  size_t forward_prepacked(const LstmShape&);                                                   \
   size_t forward_workspace(const LstmShape&, int num_threads);                                  \
   void forward(const LstmForward&, int num_threads);                                            \
   size_t backward_workspace(const LstmShape&, int num_threads);                                 \
@@ -33,8 +33,9 @@ FASTLSTM_DECLARE_KERNELS(portable)
 
 struct Kernels {
   const char* isa;
-  bool (*forward_streams)(const LstmShape&);  // reads weights as they lie, unless packed are given
-  size_t (*forward_packed)(const LstmShape&);
+  bool (*forward_streams)(
+      const LstmShape&);  // reads weights as they lie, unless prepacked are given
+  size_t (*forward_prepacked)(const LstmShape&);
   size_t (*forward_workspace)(const LstmShape&, int num_threads);
   void (*forward)(const LstmForward&, int num_threads);
   size_t (*backward_workspace)(const LstmShape&, int num_threads);

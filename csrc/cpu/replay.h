@@ -53,19 +53,9 @@ class Replay : Arrays<S> {
  private:
   static LstmForward forward_call(const LstmBackward& call) {
     LstmForward again{};
-    again.shape = call.shape;
-    again.input = call.input;
-    for (int i = 0; i < 3; ++i) again.input_stride[i] = call.input_stride[i];
-    again.weight_ih = call.weight_ih;
-    again.bias_ih = call.bias_ih;
-    again.bias_hh = call.bias_hh;
-    again.weight_hh = call.weight_hh;
-    again.weight_ch = call.weight_ch;
-    again.weight_hr = call.weight_hr;
-    again.hx = call.hx;
-    again.cx = call.cx;
-    again.y = const_cast<void*>(call.y);  // is only read, as states are
-    again.states = const_cast<void*>(call.states);
+    static_cast<LstmCall&>(again) = call;
+    again.y = const_cast<void*>(call.y);  // is only read, as checkpoints are
+    again.checkpoints = const_cast<void*>(call.checkpoints);
     return again;
   }
 

@@ -33,7 +33,7 @@ class States : Arrays<S> {
   }
 
   // Whether the state that step s finds is to be kept.
-  bool keeps(int64_t s) const { return call_.states && s % shape_.checkpoint_every == 0; }
+  bool keeps(int64_t s) const { return call_.checkpoints && s % shape_.checkpoint_every == 0; }
   void keep(const Tile& tile, int64_t s) const {
     const int64_t g = tile.group, t = time_of(g, s);
     for_each_vector(tile, kUnits, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
@@ -82,7 +82,7 @@ class States : Arrays<S> {
  private:
   Sum<S>* kept_h(int64_t s, int64_t g, int64_t b) const {
     const int64_t states = s / shape_.checkpoint_every * shape_.G * shape_.B + state(g, b);
-    return static_cast<Sum<S>*>(call_.states) + states * (hidden_size_ + shape_.H);
+    return static_cast<Sum<S>*>(call_.checkpoints) + states * (hidden_size_ + shape_.H);
   }
   Sum<S>* kept_c(int64_t s, int64_t g, int64_t b) const { return kept_h(s, g, b) + hidden_size_; }
 

@@ -197,7 +197,7 @@ class Backward : Share<Element, kNTiles> {
     if (s == domain_.steps()) return;
     const int t = domain_.time_from_end(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned) {
-      Stored* to = out(call_.dinput) + offset(call_.dinput_stride, t, row);
+      Stored* to = out(call_.digates) + offset(call_.digates_stride, t, row);
       store(to, digates_[j].i);
       store(to + shape_.H, digates_[j].f);
       store(to + 2 * shape_.H, digates_[j].g);
@@ -238,7 +238,7 @@ class Backward : Share<Element, kNTiles> {
     return reinterpret_cast<float*>(dynamic_shared() + r_.sums)[row * (r_.units + 4) + unit];
   }
 
-  const LstmBackward& call_;
+  const RecurrenceBackward& call_;
   Weights weights_;
   const Peepholes<float> peepholes_;
   Fetched fetched_[kThreadRows];

@@ -16,40 +16,14 @@ namespace {
 
 constexpr int kUnits = 32;  // of a block of the backward pass; its other threads are rows
 
-struct GroupFlags {
-  uint32_t words[kMaxGroups / 32];
-
-  explicit GroupFlags(const LstmShape& shape) : words{} {
-    if (shape.G > kMaxGroups) {
-      throw std::invalid_argument("G: expected at most " + std::to_string(kMaxGroups) +
-                                  " groups, got " + std::to_string(shape.G));
-    }
-    for (int64_t g = 0; g < shape.G; ++g) {
-      if (shape.reverse[g]) words[g / 32] |= uint32_t{1} << g % 32;
-    }
-  }
-  __device__ __forceinline__ bool operator[](int group) const {
-    return words[group / 32] >> group % 32 & 1;
-  }
-};
-
-struct CellForward {
-  LstmForward call;
-  GroupFlags reverse;
-  int64_t step;
-  const void* hgates;
-  void *h, *c;
-};
-
-struct CellBackward {
-  LstmBackward call;
-  GroupFlags reverse;
-  int64_t step;
-  void *dhgates, *dh, *dc;
+template <class Call>
+struct Arguments {
+  Call call;
+  ReverseBits reverse;
 };
 
 template <class Stored>
-__device__ __forceinline__ Peepholes<Sum<Stored>> load_peepholes(const LstmShape& shape,
+__device__ __forceinline__ Peepholes<Sum<Stored>> load_peepholes(const Shape& shape,
                                                                  const LstmWeight& weight_ch,
                                                                  int group, int unit) {
   if (!weight_ch.data) return {};
@@ -58,24 +32,24 @@ __device__ __forceinline__ Peepholes<Sum<Stored>> load_peepholes(const LstmShape
   return {to_sum(weight[0]), to_sum(weight[shape.H]), to_sum(weight[2 * shape.H])};
 }
 
-__device__ __forceinline__ Course course_of(const LstmShape& shape, bool reverse, int row) {
+__device__ __forceinline__ Course course_of(const Shape& shape, bool reverse, int row) {
   return Course(shape, row, reverse, shape.lengths ? shape.lengths[row] : shape.T);
 }
 
 // A thread has one unit of one row; blocks count units of a row first.
 template <class Stored>
 __global__ void __launch_bounds__(kThreads)
-    cell_forward_kernel(const __grid_constant__ CellForward arguments) {
+    cell_forward_kernel(const __grid_constant__ Arguments<CellForward> arguments) {
   using Number = Sum<Stored>;
-  const LstmForward& call = arguments.call;
-  const LstmShape& shape = call.shape;
+  const CellForward& call = arguments.call;
+  const Shape& shape = call.shape;
   const int H = static_cast<int>(shape.H), B = static_cast<int>(shape.B);
   const int parts = (H + kThreads - 1) / kThreads, state = blockIdx.x / parts;
   const int group = state / B, row = state % B;
   const int unit = blockIdx.x % parts * kThreads + threadIdx.x;
   if (unit >= H) return;
   const bool reverse = arguments.reverse[group];
-  const int64_t t = reverse ? shape.T - 1 - arguments.step : arguments.step;
+  const int64_t t = reverse ? shape.T - 1 - call.step : call.step;
   const int64_t at = (t * B + row) * shape.G + group;
   Stored* y = static_cast<Stored*>(call.y) + at * H + unit;
   Stored* cells = static_cast<Stored*>(call.cells) + at * H + unit;
@@ -85,15 +59,14 @@ __global__ void __launch_bounds__(kThreads)
     if (call.cells) store(cells, Number{0});
     return;
   }
-  const Stored* igates = static_cast<const Stored*>(call.input) + t * call.input_stride[0] +
-                         row * call.input_stride[1] + group * call.input_stride[2] + unit;
-  Number* c_of_row = static_cast<Number*>(arguments.c) + int64_t{state} * H + unit;
+  const Stored* igates = static_cast<const Stored*>(call.igates) + t * call.igates_stride[0] +
+                         row * call.igates_stride[1] + group * call.igates_stride[2] + unit;
+  Number* c_of_row = static_cast<Number*>(call.c) + int64_t{state} * H + unit;
   Gates<Number> gates = {to_sum(igates[0]), to_sum(igates[H]), to_sum(igates[2 * H]),
                          to_sum(igates[3 * H])};
   Number c = 0;
   if (!course.starts_afresh(t)) {
-    const Stored* hgates =
-        static_cast<const Stored*>(arguments.hgates) + int64_t{state} * 4 * H + unit;
+    const Stored* hgates = static_cast<const Stored*>(call.hgates) + int64_t{state} * 4 * H + unit;
     c = *c_of_row;
     gates.i += to_sum(hgates[0]);
     gates.f += to_sum(hgates[H]);
@@ -105,7 +78,7 @@ __global__ void __launch_bounds__(kThreads)
                        ? fastlstm::cell_forward<GateMath<Number>, true>(gates, weight, c)
                        : fastlstm::cell_forward<GateMath<Number>, false>(gates, weight, c);
   *c_of_row = c;
-  store(static_cast<Stored*>(arguments.h) + int64_t{state} * H + unit, h);
+  store(static_cast<Stored*>(call.h) + int64_t{state} * H + unit, h);
   store(y, h);
   if (call.cells) store(cells, c);
   if (call.reserve) {
@@ -122,30 +95,30 @@ __global__ void __launch_bounds__(kThreads)
 // thread adds up every 8th row, and those of a unit are added in order.
 template <class Stored>
 __global__ void __launch_bounds__(kThreads)
-    cell_backward_kernel(const __grid_constant__ CellBackward arguments) {
+    cell_backward_kernel(const __grid_constant__ Arguments<CellBackward> arguments) {
   using Number = Sum<Stored>;
-  const LstmBackward& call = arguments.call;
-  const LstmShape& shape = call.shape;
+  const CellBackward& call = arguments.call;
+  const Shape& shape = call.shape;
   const int H = static_cast<int>(shape.H), parts = (H + kUnits - 1) / kUnits;
   const int group = blockIdx.x / parts;
   const int unit = blockIdx.x % parts * kUnits + threadIdx.x % kUnits;
   const bool reverse = arguments.reverse[group];
-  const int64_t t = reverse ? shape.T - 1 - arguments.step : arguments.step;
+  const int64_t t = reverse ? shape.T - 1 - call.step : call.step;
   const Peepholes<Number> weight =
       unit < H ? load_peepholes<Stored>(shape, call.weight_ch, group, unit) : Peepholes<Number>{};
   Gates<Number> dbias = {};
   Peepholes<Number> dpeepholes = {};
   for (int row = threadIdx.x / kUnits; unit < H && row < shape.B; row += kThreads / kUnits) {
     const int64_t state = group * shape.B + row, at = (t * shape.B + row) * shape.G + group;
-    Stored* digates = static_cast<Stored*>(call.dinput) + t * call.dinput_stride[0] +
-                      row * call.dinput_stride[1] + group * call.dinput_stride[2] + unit;
-    Stored* dhgates = static_cast<Stored*>(arguments.dhgates) + state * 4 * H + unit;
+    Stored* digates = static_cast<Stored*>(call.digates) + t * call.digates_stride[0] +
+                      row * call.digates_stride[1] + group * call.digates_stride[2] + unit;
+    Stored* dhgates = static_cast<Stored*>(call.dhgates) + state * 4 * H + unit;
     const Course course = course_of(shape, reverse, row);
     Gates<Number> d = {};
     bool crosses = false;  // the gradient, to the step before
     if (course.visits(t)) {
-      Number* dh_of_row = static_cast<Number*>(arguments.dh) + state * H + unit;
-      Number* dc_of_row = static_cast<Number*>(arguments.dc) + state * H + unit;
+      Number* dh_of_row = static_cast<Number*>(call.dh) + state * H + unit;
+      Number* dc_of_row = static_cast<Number*>(call.dc) + state * H + unit;
       const Stored* reserve = static_cast<const Stored*>(call.reserve) + at * 5 * H + unit;
       crosses = !course.starts_afresh(t);
       Number c_prev = 0, dh = *dh_of_row, dc = *dc_of_row;
@@ -198,43 +171,41 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-template <class Arguments>
-using Kernel = void (*)(Arguments);
+template <class Call>
+using Kernel = void (*)(Arguments<Call>);
 
-// The kernel of a dtype, of one for each type that is stored.
-template <class Arguments>
-Kernel<Arguments> of_dtype(DType dtype, Kernel<Arguments> float32, Kernel<Arguments> float64,
-                           Kernel<Arguments> bfloat16, Kernel<Arguments> float16) {
-  const Kernel<Arguments> kernels[] = {float32, float64, bfloat16, float16};
-  return kernels[static_cast<int>(dtype)];
+// Launches the kernel of the call's dtype, which is one of a kernel for each type that is stored.
+template <class Call>
+void launch_for_dtype(const Call& call, const Kernel<Call> (&kernels)[4], int64_t blocks,
+                      size_t shared_bytes, Stream stream) {
+  const Shape& shape = call.shape;
+  if (shape.G == 0 || shape.B == 0 || shape.H == 0) return;
+  const DeviceGuard guard(stream.device);
+  Arguments<Call> arguments{call, {}};
+  arguments.reverse.set(shape);
+  launch(kernels[static_cast<int>(shape.dtype)],
+         {blocks, kThreads, shared_bytes, false, stream.stream}, arguments);
 }
-
-bool is_empty(const LstmShape& shape) { return shape.G == 0 || shape.B == 0 || shape.H == 0; }
 
 }  // namespace
 
-void cell_forward(const LstmForward& call, int64_t step, const void* hgates, void* h, void* c,
-                  int device, void* stream) {
-  const LstmShape& shape = call.shape;
-  if (is_empty(shape)) return;
-  const DeviceGuard guard(device);
-  launch(of_dtype<CellForward>(shape.dtype, cell_forward_kernel<float>, cell_forward_kernel<double>,
-                               cell_forward_kernel<__nv_bfloat16>, cell_forward_kernel<__half>),
-         {shape.G * shape.B * ((shape.H + kThreads - 1) / kThreads), kThreads, 0, false, stream},
-         CellForward{call, GroupFlags(shape), step, hgates, h, c});
+void cell_forward(const CellForward& call, Stream stream) {
+  const Shape& shape = call.shape;
+  launch_for_dtype<CellForward>(call,
+                                {cell_forward_kernel<float>, cell_forward_kernel<double>,
+                                 cell_forward_kernel<__nv_bfloat16>, cell_forward_kernel<__half>},
+                                shape.G * shape.B * ((shape.H + kThreads - 1) / kThreads), 0,
+                                stream);
 }
 
-void cell_backward(const LstmBackward& call, int64_t step, void* dhgates, void* dh, void* dc,
-                   int device, void* stream) {
-  const LstmShape& shape = call.shape;
-  if (is_empty(shape)) return;
-  const DeviceGuard guard(device);
-  launch(
-      of_dtype<CellBackward>(shape.dtype, cell_backward_kernel<float>, cell_backward_kernel<double>,
-                             cell_backward_kernel<__nv_bfloat16>, cell_backward_kernel<__half>),
-      {shape.G * ((shape.H + kUnits - 1) / kUnits), kThreads,
-       kGradientBytes * (shape.dtype == DType::float64 ? 2u : 1u), false, stream},
-      CellBackward{call, GroupFlags(shape), step, dhgates, dh, dc});
+void cell_backward(const CellBackward& call, Stream stream) {
+  const Shape& shape = call.shape;
+  launch_for_dtype<CellBackward>(
+      call,
+      {cell_backward_kernel<float>, cell_backward_kernel<double>,
+       cell_backward_kernel<__nv_bfloat16>, cell_backward_kernel<__half>},
+      shape.G * ((shape.H + kUnits - 1) / kUnits),
+      kGradientBytes * (shape.dtype == DType::float64 ? 2u : 1u), stream);
 }
 
 }  // namespace fastlstm::cuda

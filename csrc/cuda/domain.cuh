@@ -22,7 +22,7 @@ enum Flags : unsigned {
 
 class Domain {
  public:
-  __device__ __forceinline__ Domain(const LstmShape& shape, const Recurrence& r)
+  __device__ __forceinline__ Domain(const Shape& shape, const Recurrence& r)
       : shape_(shape),
         r_(r),
         slice(blockIdx.x % r.slices),
@@ -30,7 +30,7 @@ class Domain {
         group(blockIdx.x / r.slices / r.tiles),
         first_row(tile * r.tile_rows),
         rows(min(r.tile_rows, static_cast<int>(shape.B) - first_row)),
-        reverse(r.reverse[group / 32] >> group % 32 & 1) {}
+        reverse(r.reverse[group]) {}
 
   // Lengths and the flags of absent rows; before anything else is asked of the rows.
   __device__ __forceinline__ void prepare() const {
@@ -131,7 +131,7 @@ class Domain {
     return r_.counters + (of * r_.tiles + tile) * (kCounterBytes / sizeof(unsigned));
   }
 
-  const LstmShape& shape_;
+  const Shape& shape_;
   const Recurrence& r_;
 
  public:

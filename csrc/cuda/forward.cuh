@@ -110,9 +110,8 @@ class Forward : Share<Element, kNTiles> {
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
       if (!(flags & kReads)) return;
       const Stored* igates =
-          domain_.is_fed()
-              ? in(call_.bias_ih.data) + (domain_.group - 1) * call_.bias_ih.stride + unit_
-              : in(call_.input) + offset(call_.input_stride, t, row);
+          domain_.is_fed() ? in(call_.bias.data) + (domain_.group - 1) * call_.bias.stride + unit_
+                           : in(call_.igates) + offset(call_.igates_stride, t, row);
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate) igates_[j][gate] = igates[gate * shape_.H];
     });
@@ -191,7 +190,8 @@ class Forward : Share<Element, kNTiles> {
 
   // Where the y of a place goes; that of a layer that feeds another one is not always asked for.
   __device__ __forceinline__ Stored* y_at(int64_t at) const {
-    if (domain_.feeds()) return call_.states ? out(call_.states) + at * shape_.H + unit_ : nullptr;
+    if (domain_.feeds())
+      return call_.y_below ? out(call_.y_below) + at * shape_.H + unit_ : nullptr;
     const int64_t before = r_.feeds ? domain_.group * r_.between_groups : 0;
     return out(call_.y) + (at - before) * shape_.H + unit_;
   }
@@ -205,7 +205,7 @@ class Forward : Share<Element, kNTiles> {
     return reinterpret_cast<float4*>(dynamic_shared() + r_.sums)[row * (r_.units + 1) + unit];
   }
 
-  const LstmForward& call_;
+  const RecurrenceForward& call_;
   Weights weights_;
   const Peepholes<float> peepholes_;
   Stored igates_[kThreadRows][4];

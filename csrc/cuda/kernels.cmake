@@ -1,7 +1,7 @@
-# How the CUDA kernels are compiled, where there is an nvcc that can; included by the Python module.
+#How the CUDA kernels are compiled, where there is an nvcc that can; included by the Python module.
 #
-# They are optional: whatever is wrong with nvcc is said, and the module is built without them.
-# Afterwards FASTLSTM_NO_CUDA is empty, or why they are left out, which the module then tells users.
+#They are optional : whatever is wrong with nvcc is said, and the module is built without them.
+#Afterwards FASTLSTM_NO_CUDA is empty, or why they are left out, which the module then tells users.
 
 set(FASTLSTM_CUDA_ARCHITECTURES "" CACHE STRING
     "GPUs to compile for, in the notation of CMake's CUDA_ARCHITECTURES; OFF for no CUDA kernels")
@@ -52,16 +52,18 @@ if(NOT FASTLSTM_NO_CUDA)
   include(CheckSourceCompiles)
   unset(FASTLSTM_NVCC_WORKS CACHE)
   check_source_compiles(CUDA "
-    #include <cuda_bf16.h>
-    #include <pthread.h>
-    __global__ void kernel(__nv_bfloat16* p) { *p = __float2bfloat16(1.0f); }
-    int main() { return 0; }" FASTLSTM_NVCC_WORKS)
+#include <cuda_bf16.h>
+#include <pthread.h>
+    __global__ void kernel(__nv_bfloat16* p) {
+  *p = __float2bfloat16(1.0f); }
+    int main() {
+  return 0; }" FASTLSTM_NVCC_WORKS)
   if(NOT FASTLSTM_NVCC_WORKS)
     set(FASTLSTM_NO_CUDA "nvcc ${version} failed on C++17 for ${architectures} when it was built")
   endif()
 endif()
 
-# Adds the kernels to `target`, or tells it why they are missing.
+#Adds the kernels to `target`, or tells it why they are missing.
 function(add_cuda_kernels target)
   if(FASTLSTM_NO_CUDA)
     message(STATUS "fastlstm has no CUDA kernels: ${FASTLSTM_NO_CUDA}")

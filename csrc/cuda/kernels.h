@@ -1,19 +1,9 @@
-// What the CUDA kernels offer: the plans for a problem, and launchers that follow any of them.
+// The CUDA kernels: the plans for a problem, and launchers that follow any of them.
 //
-// The structs of lstm.h are the arguments, with these differences: shape.I and shape.P are 0 (the
-// input is igates, and what igates are made of is the business of cuBLAS); shape.first_row is null;
-// by_length is not read. shape.reverse is in the memory of the CPU, every other pointer in that of
-// the device. LstmBackward's dinput are digates (T, B, G, 4H), never null, at dinput_stride: they
-// may be the first 4H columns of `reserve`, which are then overwritten. Past a row's length they
-// are zero. dbias and dweight_ch are sums over the time steps and over one tile of the batch:
-// (tiles, G, ...) float, in the order of the tiles; a sum of those in that order is the gradient.
-// G is at most 256.
-//
-// Layers of one LSTM can go as a wavefront: shape.I is then H, and groups are the layers, all of
-// one direction. Each but the first reads the h of the one before it, so weight_ih (4H, H) and
-// bias_ih (4H), of both biases, have G - 1 arrays; the input is that of the first and dy that of
-// the last layer, and so is y (T, B, H). That of the others, (G - 1, T, B, H), goes to `states`, or
-// nowhere if that is null. The reserve is (G, T, B, 5H); cells and dcells are null.
+// Pointers are to memory of the device, but for Shape::reverse. Arrays, types and the meaning of
+// each field are as in lstm.h, with these differences: igates are computed by cuBLAS beforehand, so
+// there is no input, and digates come out, so there is no dinput; h is not projected; rows are
+// never packed. G is at most 256.
 //
 // A launcher enqueues its work on a stream and returns. It neither waits nor allocates, so it can
 // be captured in a CUDA graph. It throws CudaError if the driver refuses.
@@ -34,8 +24,188 @@ struct CudaError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
-// Whether the groups of a shape are layers.
-constexpr bool layered(const LstmShape& shape) { return shape.I > 0; }
+// Sizes of a call, and the order in which each group and each row is read.
+struct Shape {
+  DType dtype;
+  int64_t T, B, G, H;
+  const bool* reverse;     // (G) true: this group reads time backwards; memory of the CPU
+  const int64_t* lengths;  // (B) or null, as in lstm.h
+  const uint8_t* reset;    // (T, B) or null, as in lstm.h
+};
+
+// A call whose W_hh stays on chip for the whole sequence.
+//
+// If `layered`, the groups are the layers of one LSTM, all of one direction, which go as a
+// wavefront: each but the first reads the h of the layer below it. igates are then those of the
+// first layer, y and dy those of the last one, without a dimension G; the reserve is (G, T, B, 5H);
+// cells and dcells are null.
+struct RecurrenceCall {
+  Shape shape;
+  bool layered;
+  LstmWeight weight_ih;  // layered: (4H, H) of each layer but the first, G - 1 arrays; else none
+  LstmWeight weight_hh;  // (4H, H)
+  LstmWeight weight_ch;  // (3H) peepholes, or none
+  const void* hx;        // (G, B, H)
+  const void* cx;        // (G, B, H)
+  void* workspace;       // Plan::workspace_bytes
+};
+
+struct RecurrenceForward : RecurrenceCall {
+  const void* igates;        // (T, B, G, 4H), biases included
+  int64_t igates_stride[3];  // of T, B, G
+  LstmWeight bias;  // layered: (4H) of each layer but the first, the sum of both; else none
+  void* y;          // (T, B, G, H), or (T, B, H) if layered
+  void* y_below;    // layered: (G - 1, T, B, H) y of the layers but the last, or null
+  void* hy;         // (G, B, H)
+  void* cy;         // (G, B, H)
+  void* cells;      // (T, B, G, H) or null
+  void* reserve;    // (T, B, G, 5H) or null
+};
+
+// digates may be the first 4H columns of the reserve, which are then overwritten. Past a row's
+// length they are zero. dbias and dweight_ch are sums over the steps and over one tile of the
+// batch: the gradient is their sum over the tiles, in order.
+struct RecurrenceBackward : RecurrenceCall {
+  const void* dy;             // (T, B, G, H), or (T, B, H) if layered, or null: zero
+  int64_t dy_stride[3];       // of T, B, G
+  const void* dhy;            // (G, B, H) or null: zero
+  const void* dcy;            // (G, B, H) or null: zero
+  const void* dcells;         // (T, B, G, H) or null: zero
+  const void* reserve;        // (T, B, G, 5H) as forward wrote it
+  void* digates;              // (T, B, G, 4H)
+  int64_t digates_stride[3];  // of T, B, G
+  void* dbias;                // (tiles, G, 4H) float, or null
+  void* dweight_ch;           // (tiles, G, 3H) float, or null
+  void* dhx;                  // (G, B, H)
+  void* dcx;                  // (G, B, H)
+};
+
+// One step of a call whose W_hh does not fit on chip. Steps count from 0 in the order in which each
+// group reads. Sums are float, or double where dtype is float64.
+struct CellForward {
+  Shape shape;
+  int64_t step;
+  const void* igates;        // (T, B, G, 4H), biases included
+  int64_t igates_stride[3];  // of T, B, G
+  const void* hgates;        // (G, B, 4H) h W_hh^T, of the h before this step
+  LstmWeight weight_ch;      // (3H) peepholes, or none
+  void* h;                   // (G, B, H) becomes the h after this step, where a row has it
+  void* c;                   // (G, B, H) sums: the c before this step, becomes the c after it
+  void* y;                   // (T, B, G, H)
+  void* cells;               // (T, B, G, H) or null
+  void* reserve;             // (T, B, G, 5H) or null
+};
+
+struct CellBackward {
+  Shape shape;
+  int64_t step;
+  const void* dy;             // (T, B, G, H) or null: zero
+  int64_t dy_stride[3];       // of T, B, G
+  const void* dcells;         // (T, B, G, H) or null: zero
+  const void* reserve;        // (T, B, G, 5H) as forward wrote it
+  LstmWeight weight_ch;       // (3H) peepholes, or none
+  const void* cx;             // (G, B, H)
+  void* digates;              // (T, B, G, 4H): those of this step are written
+  int64_t digates_stride[3];  // of T, B, G
+  void* dhgates;              // (G, B, 4H) the same digates, which the caller multiplies by W_hh: 0
+                              // where a row has no such step, or where a reset cuts it off
+  void* dh;                   // (G, B, H) sums: dhy plus what the step after sent through W_hh;
+                              // becomes 0 where a row has this step
+  void* dc;                   // (G, B, H) sums: the gradient of c after this step, becomes that of
+                              // c before it
+  void* dbias;                // (G, 4H) sums, which this step's are added to, or null
+  void* dweight_ch;           // (G, 3H) sums, which this step's are added to, or null
+};
+
+// Calls visit(name, field) for every field of a struct. Python passes the fields by these names.
+template <class Visit>
+void for_each_field(Shape& shape, Visit&& visit) {
+  visit("dtype", shape.dtype);
+  visit("T", shape.T);
+  visit("B", shape.B);
+  visit("G", shape.G);
+  visit("H", shape.H);
+  visit("reverse", shape.reverse);
+  visit("lengths", shape.lengths);
+  visit("reset", shape.reset);
+}
+
+template <class Visit>
+void for_each_field(RecurrenceCall& call, Visit&& visit) {
+  for_each_field(call.shape, visit);
+  visit("layered", call.layered);
+  visit("weight_ih", call.weight_ih);
+  visit("weight_hh", call.weight_hh);
+  visit("weight_ch", call.weight_ch);
+  visit("hx", call.hx);
+  visit("cx", call.cx);
+  visit("workspace", call.workspace);
+}
+
+template <class Visit>
+void for_each_field(RecurrenceForward& call, Visit&& visit) {
+  for_each_field(static_cast<RecurrenceCall&>(call), visit);
+  visit("igates", call.igates);
+  visit("igates_stride", call.igates_stride);
+  visit("bias", call.bias);
+  visit("y", call.y);
+  visit("y_below", call.y_below);
+  visit("hy", call.hy);
+  visit("cy", call.cy);
+  visit("cells", call.cells);
+  visit("reserve", call.reserve);
+}
+
+template <class Visit>
+void for_each_field(RecurrenceBackward& call, Visit&& visit) {
+  for_each_field(static_cast<RecurrenceCall&>(call), visit);
+  visit("dy", call.dy);
+  visit("dy_stride", call.dy_stride);
+  visit("dhy", call.dhy);
+  visit("dcy", call.dcy);
+  visit("dcells", call.dcells);
+  visit("reserve", call.reserve);
+  visit("digates", call.digates);
+  visit("digates_stride", call.digates_stride);
+  visit("dbias", call.dbias);
+  visit("dweight_ch", call.dweight_ch);
+  visit("dhx", call.dhx);
+  visit("dcx", call.dcx);
+}
+
+template <class Visit>
+void for_each_field(CellForward& call, Visit&& visit) {
+  for_each_field(call.shape, visit);
+  visit("step", call.step);
+  visit("igates", call.igates);
+  visit("igates_stride", call.igates_stride);
+  visit("hgates", call.hgates);
+  visit("weight_ch", call.weight_ch);
+  visit("h", call.h);
+  visit("c", call.c);
+  visit("y", call.y);
+  visit("cells", call.cells);
+  visit("reserve", call.reserve);
+}
+
+template <class Visit>
+void for_each_field(CellBackward& call, Visit&& visit) {
+  for_each_field(call.shape, visit);
+  visit("step", call.step);
+  visit("dy", call.dy);
+  visit("dy_stride", call.dy_stride);
+  visit("dcells", call.dcells);
+  visit("reserve", call.reserve);
+  visit("weight_ch", call.weight_ch);
+  visit("cx", call.cx);
+  visit("digates", call.digates);
+  visit("digates_stride", call.digates_stride);
+  visit("dhgates", call.dhgates);
+  visit("dh", call.dh);
+  visit("dc", call.dc);
+  visit("dbias", call.dbias);
+  visit("dweight_ch", call.dweight_ch);
+}
 
 // What a plan depends on.
 struct Device {
@@ -122,41 +292,40 @@ struct Plans {
   std::string refusal;           // why there is none
 };
 
-// All plans of a shape that fit on a device.
-Plans plans(Direction direction, const LstmShape& shape, Products products, const Device& device);
+// What the plans of a call depend on, beside the device.
+struct Problem {
+  Direction direction;
+  DType dtype;
+  int64_t B, G, H;
+  bool layered;
+  Products products;
+};
 
-// What the model expects of a step of a plan, ns.
-double step_ns(Direction direction, const LstmShape& shape, Products products, const Plan& plan,
-               const Costs& costs);
+// All plans of a problem that fit on a device.
+Plans plans(const Problem& problem, const Device& device);
 
-// Throws std::invalid_argument unless the plan is one of the shape, on whatever device. The
+// What the model expects a step of a plan to take, in ns.
+double step_ns(const Problem& problem, const Plan& plan, const Costs& costs);
+
+// Throws std::invalid_argument unless the plan is one of the problem, on whatever device. The
 // launchers check theirs: memory is written where a plan says.
-void check_plan(Direction direction, const LstmShape& shape, Products products, const Plan& plan);
+void check_plan(const Problem& problem, const Plan& plan);
 
-// The whole sequence in one cooperative launch. `device` is CUDA's number of the device, `stream` a
-// cudaStream_t on it.
-void forward(const LstmForward& call, Products products, const Plan& plan, int device,
-             void* stream);
-void backward(const LstmBackward& call, Products products, const Plan& plan, int device,
-              void* stream);
+// How a launcher runs a call.
+struct Stream {
+  int device;    // CUDA's number of the device
+  void* stream;  // a cudaStream_t on it
+};
 
-// One step, where W_hh does not fit: `hgates` (G, B, 4H) is h' W_hh^T. State is float (double for
-// float64): `c` (G, B, H) turns from c' into c, and `h` (G, B, H), of the dtype, likewise. Step
-// counts from 0 in the order in which each group reads; of call, weight_hh, hx, cx, hy and cy are
-// not read.
-void cell_forward(const LstmForward& call, int64_t step, const void* hgates, void* h, void* c,
-                  int device, void* stream);
+// The whole sequence in one cooperative launch.
+void forward(const RecurrenceForward& call, Products products, const Plan& plan, Stream stream);
+void backward(const RecurrenceBackward& call, Products products, const Plan& plan, Stream stream);
 
-// `dh` (G, B, H), float or double, is what the step after sent through W_hh, plus dhy; `dc` turns
-// from the gradient of c into that of c'. Writes this step's digates, and the same (G, B, 4H) to
-// `dhgates`, which the caller multiplies by W_hh to get the next `dh`: zero where a row has no such
-// step or a reset ends there; `dh` itself turns to what passes a row by, 0 where the step is real.
-// dbias and dweight_ch (tiles = 1; double for float64) are added to. cx is read; dhx, dcx,
-// workspace are not.
-void cell_backward(const LstmBackward& call, int64_t step, void* dhgates, void* dh, void* dc,
-                   int device, void* stream);
+// One step.
+void cell_forward(const CellForward& call, Stream stream);
+void cell_backward(const CellBackward& call, Stream stream);
 
-// Of the device of that number; throws CudaError where there is no driver.
+// The device of that number; throws CudaError where there is no driver.
 Device device(int number);
 
 }  // namespace fastlstm::cuda

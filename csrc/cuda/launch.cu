@@ -5,7 +5,7 @@
 namespace fastlstm::cuda {
 namespace {
 
-ForwardKernel kernel_of(const LstmForward& call, Products products, const Plan& plan) {
+ForwardKernel kernel_of(const RecurrenceForward& call, Products products, const Plan& plan) {
   switch (call.shape.dtype) {
     case DType::bfloat16:
       return forward_bfloat16(plan.kernel);
@@ -19,7 +19,7 @@ ForwardKernel kernel_of(const LstmForward& call, Products products, const Plan& 
   throw std::invalid_argument("dtype: float64 has no resident kernel");
 }
 
-BackwardKernel kernel_of(const LstmBackward& call, Products products, const Plan& plan) {
+BackwardKernel kernel_of(const RecurrenceBackward& call, Products products, const Plan& plan) {
   switch (call.shape.dtype) {
     case DType::bfloat16:
       return backward_bfloat16(plan.kernel);
@@ -34,38 +34,40 @@ BackwardKernel kernel_of(const LstmBackward& call, Products products, const Plan
 }
 
 template <class Arguments, class Call>
-void run(Direction direction, const Call& call, Products products, const Plan& plan, int device,
-         void* stream) {
-  const LstmShape& shape = call.shape;
+void run(Direction direction, const Call& call, Products products, const Plan& plan,
+         Stream stream) {
+  const Shape& shape = call.shape;
   if (shape.G == 0 || shape.B == 0 || shape.H == 0) return;
-  check_plan(direction, shape, products, plan);
-  const DeviceGuard guard(device);
-  Arguments arguments{call, lay_out(direction, shape, plan)};
+  const Problem problem = {direction, shape.dtype,  shape.B, shape.G,
+                           shape.H,   call.layered, products};
+  check_plan(problem, plan);
+  const DeviceGuard guard(stream.device);
+  Arguments arguments{call, lay_out(problem, plan)};
   Recurrence& r = arguments.recurrence;
+  r.between_rows = call.layered ? 1 : shape.G;
+  r.between_groups = call.layered ? shape.T * shape.B : 1;
+  r.reverse.set(shape);
   const bool alone = plan.stages == 0;  // no block waits for another
   if (!alone) {
     // Counters start at 0, and so do the numbers that pad rows of the operand.
-    check(
-        cudaMemsetAsync(call.workspace, 0, plan.workspace_bytes, static_cast<cudaStream_t>(stream)),
-        "cudaMemsetAsync");
+    const auto cuda_stream = static_cast<cudaStream_t>(stream.stream);
+    check(cudaMemsetAsync(call.workspace, 0, plan.workspace_bytes, cuda_stream), "cudaMemsetAsync");
     r.counters = static_cast<unsigned*>(call.workspace);
-    r.operands = static_cast<unsigned char*>(call.workspace) + counter_bytes(shape, plan.tiles);
+    r.operands = static_cast<unsigned char*>(call.workspace) + counter_bytes(shape.G, plan.tiles);
   }
   launch(kernel_of(call, products, plan),
-         {shape.G * plan.tiles * plan.slices, kThreads, plan.shared_bytes, !alone, stream},
+         {shape.G * plan.tiles * plan.slices, kThreads, plan.shared_bytes, !alone, stream.stream},
          arguments);
 }
 
 }  // namespace
 
-void forward(const LstmForward& call, Products products, const Plan& plan, int device,
-             void* stream) {
-  run<ForwardArguments>(Direction::forward, call, products, plan, device, stream);
+void forward(const RecurrenceForward& call, Products products, const Plan& plan, Stream stream) {
+  run<ForwardArguments>(Direction::forward, call, products, plan, stream);
 }
 
-void backward(const LstmBackward& call, Products products, const Plan& plan, int device,
-              void* stream) {
-  run<BackwardArguments>(Direction::backward, call, products, plan, device, stream);
+void backward(const RecurrenceBackward& call, Products products, const Plan& plan, Stream stream) {
+  run<BackwardArguments>(Direction::backward, call, products, plan, stream);
 }
 
 Device device(int number) {

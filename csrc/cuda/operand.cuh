@@ -19,8 +19,7 @@ namespace fastlstm::cuda {
 
 class Operand {
  public:
-  __device__ __forceinline__ Operand(const LstmShape& shape, const Recurrence& r,
-                                     const Domain& domain)
+  __device__ __forceinline__ Operand(const Shape& shape, const Recurrence& r, const Domain& domain)
       : shape_(shape), r_(r), domain_(domain) {
     const int lane = threadIdx.x % 32, k_warp = threadIdx.x / 32 % r.k_warps;
     // Lanes of rows that do not exist read the last one that does.
@@ -138,7 +137,7 @@ class Operand {
   __device__ __forceinline__ int stage_bytes() const { return r_.stage_rows * row_stride(); }
   __device__ __forceinline__ unsigned char* shared() const { return dynamic_shared() + r_.operand; }
 
-  const LstmShape& shape_;
+  const Shape& shape_;
   const Recurrence& r_;
   const Domain domain_;  // by value: what refers to a part of its own object stays in memory
   int lane_offset_;

@@ -16,8 +16,8 @@ namespace {
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
-int number_bytes(const LstmShape& shape) {
-  return shape.dtype == DType::float32 ? 4 : shape.dtype == DType::float64 ? 8 : 2;
+int number_bytes(DType dtype) {
+  return dtype == DType::float32 ? 4 : dtype == DType::float64 ? 8 : 2;
 }
 
 const char* name(DType dtype) {
@@ -44,32 +44,32 @@ std::string words(const char* format, ...) {
 }
 
 // Products of other types than float32 are made in one way only, which counts as tf32.
-Products products_of(const LstmShape& shape, Products products) {
-  return shape.dtype == DType::float32 ? products : Products::tf32;
+Products products_of(const Problem& problem) {
+  return problem.dtype == DType::float32 ? problem.products : Products::tf32;
 }
 
 // A block's share of the weights and of the batch, of a plan whose kernel, k_warps and tiles are
-// chosen; false if they are no layout of the shape.
-bool spread(Direction direction, const LstmShape& shape, Products products, Plan& plan) {
+// chosen; false if they are no layout of the problem.
+bool spread(const Problem& problem, Plan& plan) {
   const bool split =
       plan.k_warps == 1 || plan.k_warps == 2 || plan.k_warps == 4 || plan.k_warps == 8;
   if (plan.kernel < 0 || plan.kernel >= kVariants || !split) return false;
-  if (plan.tiles < 1 || plan.tiles > shape.B) return false;
-  const Variant variant = cuda::variant(direction, plan.kernel);
+  if (plan.tiles < 1 || plan.tiles > problem.B) return false;
+  const Variant variant = cuda::variant(problem.direction, plan.kernel);
   const int row_warps = kWarps / plan.k_warps;
-  plan.units = row_warps * variant.m_tiles * units_of_tile(direction);
+  plan.units = row_warps * variant.m_tiles * units_of_tile(problem.direction);
   // What one thread finishes of a pass is in its registers.
   if (plan.units * 8 * variant.n_tiles > kThreads * kThreadRows) return false;
-  plan.slices = static_cast<int>(ceil_div(shape.H, plan.units));
-  const int64_t rows = round_up(ceil_div(shape.B, plan.tiles), 8);
-  plan.tile_rows = static_cast<int>(std::min(rows, shape.B));
-  if (ceil_div(shape.B, plan.tile_rows) != plan.tiles) return false;  // the same as with fewer
+  plan.slices = static_cast<int>(ceil_div(problem.H, plan.units));
+  const int64_t rows = round_up(ceil_div(problem.B, plan.tiles), 8);
+  plan.tile_rows = static_cast<int>(std::min(rows, problem.B));
+  if (ceil_div(problem.B, plan.tile_rows) != plan.tiles) return false;  // the same as with fewer
   if (variant.n_tiles > 1 && plan.tile_rows <= 8) return false;
-  const int64_t units_read = layered(shape) ? 2 * shape.H : shape.H;
-  const int64_t numbers = (direction == Direction::forward ? 1 : 4) * units_read;
-  const int64_t steps = ceil_div(numbers * number_bytes(shape), kStepBytes);
+  const int64_t units_read = problem.layered ? 2 * problem.H : problem.H;
+  const int64_t numbers = (problem.direction == Direction::forward ? 1 : 4) * units_read;
+  const int64_t steps = ceil_div(numbers * number_bytes(problem.dtype), kStepBytes);
   const int of_warp = static_cast<int>(round_up(ceil_div(steps, plan.k_warps), 2));
-  plan.register_steps = std::min(of_warp, register_steps(products, variant.m_tiles));
+  plan.register_steps = std::min(of_warp, register_steps(products_of(problem), variant.m_tiles));
   plan.shared_steps = of_warp - plan.register_steps;
   return true;
 }
@@ -83,60 +83,60 @@ int power_below(int steps) {
 
 // Memory, of a plan that is spread and whose chunk_steps are chosen: a whole row, or a power of two
 // that is less; false if they are something else.
-bool make_room(Direction direction, const LstmShape& shape, Plan& plan) {
+bool make_room(const Problem& problem, Plan& plan) {
   const int steps = plan.register_steps + plan.shared_steps, chunk = plan.chunk_steps;
   const bool power = chunk >= 2 && (chunk & (chunk - 1)) == 0;
-  const bool alone = plan.slices == 1 && !layered(shape);  // its operand is read by no other block
+  const bool alone = plan.slices == 1 && !problem.layered;  // its operand is read by no other block
   if (chunk != steps && (alone || !power || chunk > steps)) return false;
-  const int passes = lay_out(direction, shape, plan).passes;
+  const int passes = lay_out(problem, plan).passes;
   const int chunks = passes * static_cast<int>(ceil_div(steps, chunk));
   plan.stages = alone ? 0 : std::min(chunks, kStages);
-  const Recurrence r = lay_out(direction, shape, plan);
+  const Recurrence r = lay_out(problem, plan);
   plan.shared_bytes = r.shared_bytes;
-  const int64_t operands = 2 * shape.G * shape.B * r.row_bytes;
-  const int64_t bytes = counter_bytes(shape, plan.tiles) + operands;
+  const int64_t operands = 2 * problem.G * problem.B * r.row_bytes;
+  const int64_t bytes = counter_bytes(problem.G, plan.tiles) + operands;
   plan.workspace_bytes = alone ? 0 : round_up(bytes, 256);
   return true;
 }
 
-std::string too_large(Direction direction, const LstmShape& shape, Products products,
-                      const Device& device) {
+std::string too_large(const Problem& problem, const Device& device) {
   // The fewest units of a block with which one block a multiprocessor is enough.
-  int64_t units = direction == Direction::forward ? 8 : 16;
-  while (shape.G * ceil_div(shape.H, units) > device.multiprocessors) units *= 2;
-  const bool layers = layered(shape);
+  int64_t units = problem.direction == Direction::forward ? 8 : 16;
+  while (problem.G * ceil_div(problem.H, units) > device.multiprocessors) units *= 2;
+  const bool layers = problem.layered;
   const int matrices = layers ? 2 : 1;
   return words(
       "%s of H=%lld, %s=%lld in %s %s %lld KB of each of %lld multiprocessors, which do not "
       "fit into %zu KB of registers and shared memory beside what a step needs",
-      layers ? "W_ih and W_hh" : "W_hh", static_cast<long long>(shape.H), layers ? "L" : "G",
-      static_cast<long long>(shape.G), name(shape.dtype), layers ? "take" : "takes",
-      static_cast<long long>(matrices * units * 4 * shape.H * number_bytes(shape) / 1024),
-      static_cast<long long>(shape.G * ceil_div(shape.H, units)),
-      (device.shared_memory + sizeof(float) * weight_registers(products) * kThreads) / 1024);
+      layers ? "W_ih and W_hh" : "W_hh", static_cast<long long>(problem.H), layers ? "L" : "G",
+      static_cast<long long>(problem.G), name(problem.dtype), layers ? "take" : "takes",
+      static_cast<long long>(matrices * units * 4 * problem.H * number_bytes(problem.dtype) / 1024),
+      static_cast<long long>(problem.G * ceil_div(problem.H, units)),
+      (device.shared_memory + sizeof(float) * weight_registers(products_of(problem)) * kThreads) /
+          1024);
 }
 
 // Why no plan of the shape can fit on the device, as far as numbers alone say; empty if one can.
-std::string refusal(const LstmShape& shape, const Device& device) {
-  if (shape.dtype == DType::float64) {
+std::string refusal(const Problem& problem, const Device& device) {
+  if (problem.dtype == DType::float64) {
     return "float64 has no resident kernel: tensor cores multiply it at 1/16 of the rate";
   }
   if (device.major < 8) {
     return words("compute capability %d.%d is below 8.0", device.major, device.minor);
   }
-  if (shape.G > kMaxGroups || shape.G > device.multiprocessors) {
-    return words(layered(shape) ? "L=%lld layers are more than the %d multiprocessors"
-                                : "G=%lld groups are more than the %d multiprocessors",
-                 static_cast<long long>(shape.G), std::min(device.multiprocessors, kMaxGroups));
+  if (problem.G > kMaxGroups || problem.G > device.multiprocessors) {
+    return words(problem.layered ? "L=%lld layers are more than the %d multiprocessors"
+                                 : "G=%lld groups are more than the %d multiprocessors",
+                 static_cast<long long>(problem.G), std::min(device.multiprocessors, kMaxGroups));
   }
   return {};
 }
 
 }  // namespace
 
-Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan) {
-  const bool is_forward = direction == Direction::forward;
-  const Variant variant = cuda::variant(direction, plan.kernel);
+Recurrence lay_out(const Problem& problem, const Plan& plan) {
+  const bool is_forward = problem.direction == Direction::forward;
+  const Variant variant = cuda::variant(problem.direction, plan.kernel);
   Recurrence r{};
   r.slices = plan.slices;
   r.tiles = plan.tiles;
@@ -156,13 +156,8 @@ Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan
     while (1 << r.chunk_shift < r.chunk_steps * kStepBytes) ++r.chunk_shift;
   }
 
-  if (layered(shape)) {
+  if (problem.layered) {
     r.feeds = is_forward ? 1 : -1;
-    r.between_rows = 1;
-    r.between_groups = shape.T * shape.B;
-  } else {
-    r.between_rows = shape.G;
-    r.between_groups = 1;
   }
 
   int64_t bytes = 0;
@@ -182,29 +177,24 @@ Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan
   r.lengths = take(r.tile_rows * 4);
   r.flags = take(kFlagSteps * rows);
   r.shared_bytes = static_cast<int>(std::min<int64_t>(bytes, std::numeric_limits<int>::max()));
-  for (int64_t group = 0; shape.reverse && group < shape.G; ++group) {
-    if (shape.reverse[group]) r.reverse[group / 32] |= uint32_t{1} << group % 32;
-  }
   return r;
 }
 
-Plans plans(Direction direction, const LstmShape& shape, Products products, const Device& device) {
-  products = products_of(shape, products);
-  Plans found{{}, refusal(shape, device)};
+Plans plans(const Problem& problem, const Device& device) {
+  Plans found{{}, refusal(problem, device)};
   if (!found.refusal.empty()) return found;
   std::vector<std::pair<double, Plan>> ranked;
   for (int kernel = 0; kernel < kVariants; ++kernel) {
     for (int k_warps = 1; k_warps <= kWarps; k_warps *= 2) {
-      for (int tiles = 1; tiles <= device.multiprocessors && tiles <= shape.B; ++tiles) {
+      for (int tiles = 1; tiles <= device.multiprocessors && tiles <= problem.B; ++tiles) {
         Plan plan{};
         plan.kernel = kernel, plan.k_warps = k_warps, plan.tiles = tiles;
-        if (!spread(direction, shape, products, plan)) continue;
-        if (shape.G * tiles * plan.slices > device.multiprocessors) continue;
+        if (!spread(problem, plan)) continue;
+        if (problem.G * tiles * plan.slices > device.multiprocessors) continue;
         plan.chunk_steps = plan.register_steps + plan.shared_steps;
-        for (; make_room(direction, shape, plan);
-             plan.chunk_steps = power_below(plan.chunk_steps)) {
+        for (; make_room(problem, plan); plan.chunk_steps = power_below(plan.chunk_steps)) {
           if (plan.shared_bytes > device.shared_memory) continue;
-          ranked.emplace_back(step_ns(direction, shape, products, plan, Costs{}), plan);
+          ranked.emplace_back(step_ns(problem, plan, Costs{}), plan);
         }
       }
     }
@@ -213,17 +203,15 @@ Plans plans(Direction direction, const LstmShape& shape, Products products, cons
   const auto less = [](const auto& a, const auto& b) { return a.first < b.first; };
   std::stable_sort(ranked.begin(), ranked.end(), less);
   for (const auto& [ns, plan] : ranked) found.best_first.push_back(plan);
-  if (ranked.empty()) found.refusal = too_large(direction, shape, products, device);
+  if (ranked.empty()) found.refusal = too_large(problem, device);
   return found;
 }
 
-double step_ns(Direction direction, const LstmShape& shape, Products products, const Plan& plan,
-               const Costs& costs) {
-  products = products_of(shape, products);
-  const Variant variant = cuda::variant(direction, plan.kernel);
-  const Recurrence r = lay_out(direction, shape, plan);
+double step_ns(const Problem& problem, const Plan& plan, const Costs& costs) {
+  const Variant variant = cuda::variant(problem.direction, plan.kernel);
+  const Recurrence r = lay_out(problem, plan);
   const int warps = kWarps / 4;  // of one tensor core
-  const int products_each = products == Products::tf32x3 ? 3 : 1;
+  const int products_each = products_of(problem) == Products::tf32x3 ? 3 : 1;
   const int mma_of_step = variant.m_tiles * variant.n_tiles;
   const double mma = products_each * std::max(costs.multiply * warps * mma_of_step,
                                               mma_of_step == 1 ? costs.latency / 2 : costs.latency);
@@ -232,10 +220,10 @@ double step_ns(Direction direction, const LstmShape& shape, Products products, c
                       (plan.shared_steps * variant.m_tiles + r.steps * variant.n_tiles / 2.0);
   const double rows_of_thread = ceil_div(plan.units * r.pass_rows, kThreads);
   const double gates =
-      (direction == Direction::forward ? 1 : 2) * costs.finish_row * rows_of_thread;
+      (problem.direction == Direction::forward ? 1 : 2) * costs.finish_row * rows_of_thread;
   double ns = r.passes * (std::max(multiply, read) + gates + costs.pass) / costs.clock;
   if (plan.stages > 0) {
-    const double blocks = static_cast<double>(shape.G) * plan.tiles * plan.slices;
+    const double blocks = static_cast<double>(problem.G) * plan.tiles * plan.slices;
     const double rate = std::min(costs.l2_of_one, costs.l2 / blocks);
     const double chunks = r.passes * ceil_div(r.steps, r.chunk_steps);  // two are on their way
     ns += costs.barrier + std::max(costs.trip_to_l2 + 1.0 * plan.tile_rows * r.row_bytes / rate,
@@ -244,19 +232,18 @@ double step_ns(Direction direction, const LstmShape& shape, Products products, c
   return ns;
 }
 
-void check_plan(Direction direction, const LstmShape& shape, Products products, const Plan& plan) {
+void check_plan(const Problem& problem, const Plan& plan) {
   const auto of = [&] {
-    const char* pass = direction == Direction::forward ? "forward" : "backward";
+    const char* pass = problem.direction == Direction::forward ? "forward" : "backward";
     return words("of the %s pass of %s%s B=%lld G=%lld H=%lld", pass,
-                 layered(shape) ? "layers in " : "", name(shape.dtype),
-                 static_cast<long long>(shape.B), static_cast<long long>(shape.G),
-                 static_cast<long long>(shape.H));
+                 problem.layered ? "layers in " : "", name(problem.dtype),
+                 static_cast<long long>(problem.B), static_cast<long long>(problem.G),
+                 static_cast<long long>(problem.H));
   };
   Plan right{};
   right.kernel = plan.kernel, right.k_warps = plan.k_warps;
   right.tiles = plan.tiles, right.chunk_steps = plan.chunk_steps;
-  if (!spread(direction, shape, products_of(shape, products), right) ||
-      !make_room(direction, shape, right)) {
+  if (!spread(problem, right) || !make_room(problem, right)) {
     throw std::invalid_argument(
         words("plan: expected one %s, got kernel=%d k_warps=%d tiles=%d chunk_steps=%d",
               of().c_str(), plan.kernel, plan.k_warps, plan.tiles, plan.chunk_steps));

@@ -15,6 +15,7 @@
 
 #include <cstdint>
 
+#include "cell.h"
 #include "cuda/kernels.h"
 
 namespace fastlstm::cuda {
@@ -30,6 +31,23 @@ constexpr int kFlagSteps = 4;        // steps whose flags are kept, a power of t
                                      // set those of step s + 1 while another reads those of s - 1
 constexpr int kGradientBytes = 7 * 4 * kThreads;  // of a block's gradients of biases and peepholes
 constexpr int kMaxGroups = 256;
+
+// A bit for each group: whether it is reversed. Kernels get it by value.
+struct ReverseBits {
+  uint32_t words[kMaxGroups / 32];
+
+  // Throws std::invalid_argument if there are too many groups.
+  void set(const Shape& shape) {
+    if (shape.G > kMaxGroups) {
+      throw std::invalid_argument("G: expected at most " + std::to_string(kMaxGroups) +
+                                  " groups, got " + std::to_string(shape.G));
+    }
+    for (int64_t group = 0; group < shape.G; ++group) {
+      if (shape.reverse[group]) words[group / 32] |= uint32_t{1} << group % 32;
+    }
+  }
+  FASTLSTM_INLINE bool operator[](int group) const { return words[group / 32] >> group % 32 & 1; }
+};
 
 // An instantiation, by its number. Forward, two tiles of 16 rows hold the gates i, f and g, o of 8
 // units; backward, one holds 16 units.
@@ -74,27 +92,27 @@ struct Recurrence {
   int feeds;  // a group feeds that of the next number (1), of the one before (-1), or none (0)
   int64_t between_rows, between_groups;  // places in y and reserve, from a row or group to the next
 
-  uint32_t reverse[kMaxGroups / 32];  // a bit for each group
-  unsigned* counters;                 // (G, tiles), each on a line of kCounterBytes
-  unsigned char* operands;            // (2, G, B, row_bytes)
+  ReverseBits reverse;
+  unsigned* counters;       // (G, tiles), each on a line of kCounterBytes
+  unsigned char* operands;  // (2, G, B, row_bytes)
 };
 constexpr int kCounterBytes = 128;
 
 // Of all counters of a call, before its operands.
-constexpr size_t counter_bytes(const LstmShape& shape, int tiles) {
-  return (shape.G * tiles * kCounterBytes + 255) / 256 * 256;
+constexpr size_t counter_bytes(int64_t G, int tiles) {
+  return (G * tiles * kCounterBytes + 255) / 256 * 256;
 }
 
-// All but counters and operands.
-Recurrence lay_out(Direction direction, const LstmShape& shape, const Plan& plan);
+// What follows from the plan: all but the members from between_rows on.
+Recurrence lay_out(const Problem& problem, const Plan& plan);
 
 struct ForwardArguments {
-  LstmForward call;
+  RecurrenceForward call;
   Recurrence recurrence;
 };
 
 struct BackwardArguments {
-  LstmBackward call;
+  RecurrenceBackward call;
   Recurrence recurrence;
 };
 

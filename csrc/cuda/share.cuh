@@ -13,7 +13,7 @@ class Share {
   using Bits = typename Element::Bits;
   static constexpr int kPassRows = 8 * kNTiles;
 
-  __device__ __forceinline__ Share(const LstmShape& shape, const Recurrence& r)
+  __device__ __forceinline__ Share(const Shape& shape, const Recurrence& r)
       : shape_(shape),
         r_(r),
         domain_(shape, r),
@@ -94,7 +94,7 @@ class Share {
                                     r_.state)[row * r_.units + threadIdx.x % r_.units];
   }
 
-  const LstmShape& shape_;
+  const Shape& shape_;
   const Recurrence& r_;
   const Domain domain_;
   Operand operand_;

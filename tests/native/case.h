@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <numeric>
 #include <random>
 #include <string>
@@ -171,7 +172,11 @@ class Inputs {
         dcy(c.dtype, c.G * c.B * c.H, c.shift),
         random_(static_cast<uint32_t>(c.T + 41 * c.B + 577 * c.H + 7919 * c.I)) {
     problem = {c.T, c.B, c.G, c.H, c.I, c.hidden_size()};
-    for (int64_t g = 0; g < c.G; ++g) problem.reverse.push_back(c.reverse >> g & 1);
+    reverse = std::make_unique<bool[]>(c.G);
+    for (int64_t g = 0; g < c.G; ++g) {
+      reverse[g] = c.reverse >> g & 1;
+      problem.reverse.push_back(reverse[g]);
+    }
     problem.lengths = c.row_lengths();
     for (int64_t i = 0; i < c.T * c.B; ++i) problem.reset.push_back(c.reset && i * 5 % 7 < 2);
     first_row = c.first_rows();
@@ -197,6 +202,7 @@ class Inputs {
   }
 
   reference::Problem problem;
+  std::unique_ptr<bool[]> reverse;
   std::vector<int64_t> by_length, first_row;
   Rows input, dy, dcells;
   Parameter weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr;

@@ -58,7 +58,7 @@ class Run {
         shape_{} {
     shape_.dtype = c.dtype;
     shape_.T = c.T, shape_.B = c.B, shape_.G = c.G, shape_.H = c.H, shape_.I = c.I, shape_.P = c.P;
-    shape_.reverse = in.problem.reverse.data();
+    shape_.reverse = in.reverse.get();
     if (c.lengths || c.packed_rows) {
       shape_.lengths = in.problem.lengths.data();
       shape_.by_length = in.by_length.data();
@@ -70,7 +70,7 @@ class Run {
   void run() {
     report_.add_case();
     if (c_.packing == Packing::alone) pack();
-    if (c_.packing == Packing::kept || c_.packing == Packing::reused) packed_ = packed();
+    if (c_.packing == Packing::kept || c_.packing == Packing::reused) prepacked_ = prepacked();
     Outputs outputs = forward(shape_, c_.packing == Packing::alone);
     compare_outputs(outputs);
     if (c_.packing == Packing::reused) compare_outputs(outputs = forward(shape_, true));
@@ -81,7 +81,7 @@ class Run {
 
  private:
   struct Outputs {
-    Buffer y, hy, cy, cells, reserve, states;
+    Buffer y, hy, cy, cells, reserve, checkpoints;
   };
   struct Gradients {
     Rows dinput;
@@ -93,27 +93,27 @@ class Run {
   int64_t states() const { return c_.G * c_.B * c_.H; }
   Buffer numbers(int64_t count) const { return Buffer(c_.dtype, count, c_.shift); }
   static Buffer bytes(size_t count) { return Buffer(DType::bfloat16, count / 2); }
-  Buffer packed() const { return bytes(kernels_.forward_packed(shape_)); }
+  Buffer prepacked() const { return bytes(kernels_.forward_prepacked(shape_)); }
 
   LstmWeight weight(const Parameter& parameter, bool is_there) const {
     return is_there ? parameter.weight(c_.dtype) : LstmWeight{nullptr, 0};
   }
 
   void pack() {
-    packed_ = packed();
+    prepacked_ = prepacked();
     LstmForward call{};
     call.shape.dtype = c_.dtype;
     call.shape.G = c_.G, call.shape.H = c_.H, call.shape.I = c_.I, call.shape.P = c_.P;
     call.weight_ih = weight(in_.weight_ih, c_.I);
     call.weight_hh = weight(in_.weight_hh, true);
-    call.packed = packed_.data();
+    call.prepacked = prepacked_.data();
     const Buffer workspace = bytes(kernels_.forward_workspace(call.shape, c_.threads));
     call.workspace = workspace.data();
     kernels_.forward(call, c_.threads);
   }
 
   // With checkpoint_every in the shape, states are kept, and y maybe not.
-  Outputs forward(const LstmShape& shape, bool is_packed) const {
+  Outputs forward(const LstmShape& shape, bool is_prepacked) const {
     Outputs outputs;
     const int64_t every = shape.checkpoint_every;
     if (!every || c_.keeps_y) outputs.y = numbers(rows() * c_.hidden_size());
@@ -121,7 +121,7 @@ class Run {
     if (c_.cells) outputs.cells = numbers(rows() * c_.H);
     if (every) {
       const int64_t count = (c_.T + every - 1) / every * (hidden_states() + states());
-      outputs.states = Buffer(sums_, count, c_.shift);
+      outputs.checkpoints = Buffer(sums_, count, c_.shift);
     } else if (c_.has("reserve")) {
       outputs.reserve = numbers(rows() * 5 * c_.H);
     }
@@ -143,9 +143,9 @@ class Run {
     call.cy = outputs.cy.data();
     call.cells = outputs.cells.data();
     call.reserve = outputs.reserve.data();
-    call.states = outputs.states.data();
-    call.packed = packed_.data();
-    call.is_packed = is_packed;
+    call.checkpoints = outputs.checkpoints.data();
+    call.prepacked = prepacked_.data();
+    call.is_prepacked = is_prepacked;
     call.workspace = workspace.data();
     kernels_.forward(call, c_.threads);
     return outputs;
@@ -163,7 +163,7 @@ class Run {
   // From the states that were kept come the same bits as from all the reserve. (Weights that were
   // packed beforehand are multiplied in another order than few rows with others.)
   void compare_checkpointed() {
-    packed_ = Buffer();
+    prepacked_ = Buffer();
     const Outputs all = forward(shape_, false);
     const Gradients expected = backward(shape_, all);
     LstmShape shape = shape_;
@@ -248,7 +248,7 @@ class Run {
     call.dcy = wanted(in_.dcy, "dcy", true);
     call.dcells = wanted(in_.dcells.buffer, "dcells", c_.cells);
     call.reserve = kept.reserve.data();
-    call.states = kept.states.data();
+    call.checkpoints = kept.checkpoints.data();
     call.y = kept.y.data();
     call.input = c_.I || shape.checkpoint_every ? in_.input.buffer.data() : nullptr;
     std::copy_n(in_.input.stride, 3, call.input_stride);
@@ -349,7 +349,7 @@ class Run {
   Report& report_;
   const DType sums_;
   LstmShape shape_;
-  Buffer packed_;
+  Buffer prepacked_;
 };
 
 void run_everywhere(const Case& c, Report& report) {

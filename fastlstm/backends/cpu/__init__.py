@@ -123,7 +123,13 @@ def forward(
         kept = prepacked.of((sizes[0], *sizes[3:]), parameters, threads, isa)
     workspace = pointers.workspace(_C.lstm_forward_workspace(*sizes, threads, isa))
     _C.lstm_forward(
-        *sizes,
+        dtype=sizes[0],
+        T=T,
+        B=B,
+        G=G,
+        H=H,
+        I=I,
+        P=sizes[6],
         **about_rows,
         input=input.data_ptr(),
         input_stride=pointers.outer_strides(input, is_packed),
@@ -136,9 +142,9 @@ def forward(
         cells=cells.data_ptr() if returns_cells else 0,
         checkpoint_every=every,
         reserve=reserve.data_ptr() if train and not every else 0,
-        states=reserve.data_ptr() if train and every else 0,
-        packed=0 if kept is None else kept.data_ptr(),
-        is_packed=kept is not None,
+        checkpoints=reserve.data_ptr() if train and every else 0,
+        prepacked=0 if kept is None else kept.data_ptr(),
+        is_prepacked=kept is not None,
         workspace=workspace.data_ptr(),
         num_threads=threads,
         isa=isa,
@@ -196,7 +202,13 @@ def backward(
         for gradient, need in zip((dinput, *dweights), needs, strict=True)
     ]
     _C.lstm_backward(
-        *sizes,
+        dtype=sizes[0],
+        T=T,
+        B=B,
+        G=G,
+        H=H,
+        I=I,
+        P=sizes[6],
         **about_rows,
         dy=0 if dy is None else dy.data_ptr(),
         dy_stride=pointers.outer_strides(dy, is_packed),
@@ -205,7 +217,7 @@ def backward(
         dcells=0 if dcells is None else dcells.data_ptr(),
         checkpoint_every=every,
         reserve=0 if every else reserve.data_ptr(),
-        states=reserve.data_ptr() if every else 0,
+        checkpoints=reserve.data_ptr() if every else 0,
         y=y.data_ptr() if y.numel() else 0,
         input=0 if x is None else x.data_ptr(),
         input_stride=pointers.outer_strides(x, is_packed),

@@ -56,8 +56,8 @@ class PrepackedWeights:
         key = (sizes, isa, _C.lstm_checksum(**weights))
         kept = self._kept
         if kept is None or kept[0] != key:
-            memory = allocate(_C.lstm_forward_packed(*sizes, isa))
-            _C.lstm_pack(**weights, packed=memory.data_ptr())
+            memory = allocate(_C.lstm_forward_prepacked(*sizes, isa))
+            _C.lstm_prepack(**weights, prepacked=memory.data_ptr())
             self._kept = kept = key, memory
         return kept[1]
 

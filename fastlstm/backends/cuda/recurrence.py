@@ -25,10 +25,8 @@ class Launch(NamedTuple):
     """What the launches of one pass have in common; made by :func:`prepare`."""
 
     kernels: Any
-    sizes: tuple[str, int, int, int, int]
-    """dtype, T, B, G, H"""
     arguments: dict[str, Any]
-    """the layout of the sequences, the device's number and the stream"""
+    """dtype, T, B, G, H, the layout of the sequences, the device's number and the stream"""
     products: str
     plan: dict[str, int] | None
     """of a persistent launch; None for a matrix product and a cell a step"""
@@ -74,21 +72,26 @@ def prepare(
     reset = gpu.contiguous(reset)
     on_gpu = y.device.type == "cuda"  # else the kernels are emulated
     number = y.device.index if on_gpu else 0
+    dtype, products = DTYPES[y.dtype], gpu.precision()
     arguments = {
+        "dtype": dtype,
+        "T": T,
+        "B": B,
+        "G": G,
+        "H": H,
         "reverse": reverse,
         "lengths": pointers.address(lengths),
         "reset": pointers.address(reset),
         "device": number,
         "stream": torch.cuda.current_stream().cuda_stream if on_gpu else 0,
     }
-    dtype, products = DTYPES[y.dtype], gpu.precision()
     sizes = (dtype, B, G, H)
     # A single step would read W_hh only once.
     plan = None
     if T > 1:
         plan, _ = best_plan(kernels, direction, sizes, products, number, layers > 0)
     owners = (lengths, reset)
-    return Launch(kernels, (dtype, T, B, G, H), arguments, products, plan, owners)
+    return Launch(kernels, arguments, products, plan, owners)
 
 
 def forward(launch: Launch, igates: Tensor, call: Call, results: Results) -> None:
@@ -118,12 +121,11 @@ def forward(launch: Launch, igates: Tensor, call: Call, results: Results) -> Non
         hx, cx = call.hx.contiguous(), call.cx.contiguous()
         workspace = y.new_empty(plan["workspace_bytes"], dtype=torch.uint8)
         kernels.forward(
-            *launch.sizes,
             **arguments,
             layered=False,
             weight_ih=NONE,
-            bias_ih=NONE,
-            states=0,
+            bias=NONE,
+            y_below=0,
             weight_hh=(weight_hh.data_ptr(), weight_hh.stride(0)),
             hx=hx.data_ptr(),
             cx=cx.data_ptr(),
@@ -140,7 +142,7 @@ def forward(launch: Launch, igates: Tensor, call: Call, results: Results) -> Non
     state = {"hgates": hgates.data_ptr(), "h": hy.data_ptr(), "c": c.data_ptr()}
     for step in range(y.shape[0]):
         torch.bmm(hy, weight_hh.transpose(1, 2), out=hgates)
-        kernels.cell_forward(*launch.sizes, **arguments, **state, step=step)
+        kernels.cell_forward(**arguments, **state, step=step)
     cy.copy_(c)
 
 
@@ -181,11 +183,9 @@ def backward(
         dhy, dcy = gpu.contiguous(grads.dhy), gpu.contiguous(grads.dcy)
         workspace = new_empty(plan["workspace_bytes"], dtype=torch.uint8)
         kernels.backward(
-            *launch.sizes,
             **arguments,
             dhy=pointers.address(dhy),
             dcy=pointers.address(dcy),
-            y=y.data_ptr(),
             layered=False,
             weight_ih=NONE,
             weight_hh=(weight_hh.data_ptr(), weight_hh.stride(0)),
@@ -204,7 +204,7 @@ def backward(
         dhgates, product = new_empty(G, B, 4 * H), new_empty(G, B, H)
         state = {"dhgates": dhgates.data_ptr(), "dh": dh.data_ptr(), "dc": dc.data_ptr()}
         for step in reversed(range(T)):
-            kernels.cell_backward(*launch.sizes, **arguments, **state, step=step)
+            kernels.cell_backward(**arguments, **state, step=step)
             if dh.dtype == weight_hh.dtype:
                 dh.baddbmm_(dhgates, weight_hh)
             else:

@@ -96,13 +96,12 @@ def forward(kernels: Any, call: Call, train: bool) -> tuple[Results, Tensor]:
     hx, cx = call.hx.contiguous(), call.cx.contiguous()
     launch, workspace = _launch(kernels, "forward", y, call)
     kernels.forward(
-        *launch.sizes,
         **launch.arguments,
         layered=True,
         igates=igates.data_ptr(),
         igates_stride=pointers.outer_strides(igates),
         weight_ih=(weight_ih.data_ptr(), weight_ih.stride(0)),
-        bias_ih=(bias.data_ptr(), bias.stride(0)),
+        bias=(bias.data_ptr(), bias.stride(0)),
         weight_hh=(weight_hh.data_ptr(), weight_hh.stride(0)),
         weight_ch=w_ch,
         hx=hx.data_ptr(),
@@ -111,7 +110,7 @@ def forward(kernels: Any, call: Call, train: bool) -> tuple[Results, Tensor]:
         hy=hy.data_ptr(),
         cy=cy.data_ptr(),
         cells=0,
-        states=pointers.address(below if train else None),
+        y_below=pointers.address(below if train else None),
         reserve=pointers.address(reserve if train else None),
         workspace=workspace.data_ptr(),
         products=launch.products,
@@ -197,7 +196,6 @@ def _recur_together(
     hx, cx = call.hx.contiguous(), call.cx.contiguous()
     dhx, dcx = torch.empty_like(hx), torch.empty_like(cx)
     kernels.backward(
-        *launch.sizes,
         **launch.arguments,
         layered=True,
         dy=pointers.address(dy),
@@ -206,7 +204,6 @@ def _recur_together(
         dcy=pointers.address(dcy),
         dcells=0,
         reserve=reserve.data_ptr(),
-        y=y.data_ptr(),
         weight_ih=(weight_ih.data_ptr(), weight_ih.stride(0)),
         weight_hh=(weight_hh.data_ptr(), weight_hh.stride(0)),
         weight_ch=w_ch,
