@@ -3,7 +3,7 @@
 // launch itself does not count:
 //
 //   grid     cooperative groups' grid.sync()
-//   counter  the barrier of csrc/cuda/domain.cuh: one thread adds, one thread polls
+//   counter  the barrier of csrc/cuda/block.cuh: one thread adds, one thread polls
 //
 // Each by number of blocks and bytes that every block reads in a step.
 #include <cooperative_groups.h>

@@ -64,7 +64,7 @@ class Arrays {
   // The row of the batch at a place of a tile, once prepare_order has been called.
   int64_t row(int64_t place) const { return order_ ? order_[place] : place; }
   void prepare_order(const Team& team) const {
-    if (order_ && team.thread() == 0) deal(shape_.by_length, shape_.B, team.size(), order_);
+    if (order_ && team.thread() == 0) balance_rows(shape_.by_length, shape_.B, team.size(), order_);
   }
 
   // Calls visit(row of the batch, column, lanes) for every vector of a tile's part of an array

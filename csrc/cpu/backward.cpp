@@ -6,7 +6,7 @@
 // lives beside it in full precision. With a projected output the product gives the gradient of h,
 // and a second one, with W_hr, that of what was projected: two stages of every step. Then the
 // block's digates, still in cache, go into the gradients of the weights and of the input:
-// gradients.h. Where the forward pass kept no reserve, replay.h brings back what a block needs.
+// gradients.h. Where the forward pass kept no reserve, recompute.h brings back what a block needs.
 #include "arrays.h"
 #include "gradients.h"
 #include "kernels.h"
@@ -52,7 +52,7 @@ class Backward : Arrays<S> {
         hidden_strips_(ceil_div(hidden_size_, kWidth)),
         block_(lesser(ceil_div(kChunk<S>, shape_.B + 1), shape_.T)),
         threads_(worthwhile_threads(shape_, num_threads, 2)),
-        stays_near_(plan_for(threads_).stays_near),
+        weights_fit_l2_(plan_for(threads_).weights_fit_l2),
         workspace_(call.workspace),
         progress_(workspace_.take<Progress>(threads_)),
         rows_(workspace_.take<Row>(threads_ * shape_.B)),
@@ -63,9 +63,9 @@ class Backward : Arrays<S> {
         weight_hh_(workspace_.take<Word<S>>(shape_.G * hidden_strips_ * strip_words<S>(gates_))),
         weight_hr_(workspace_.take<Word<S>>(shape_.G * strips_ * strip_words<S>(shape_.P))),
         row_blocks_(workspace_.take<Word<S>>(threads_ * row_block_words())),
-        replay_(call, num_threads, block_, workspace_),
-        written_(call, block_, workspace_),
-        gradients_(call, replay_, written_, zeros_, threads_, workspace_) {
+        recomputation_(call, num_threads, block_, workspace_),
+        buffers_(call, block_, workspace_),
+        gradients_(call, recomputation_, buffers_, zeros_, threads_, workspace_) {
     int64_t* order = workspace_.take<int64_t>(shape_.B);
     if (shape_.by_length && plan_for(threads_).by_rows && threads_ > 1) order_ = order;
   }
@@ -95,16 +95,17 @@ class Backward : Arrays<S> {
       };
       prepare(team, scratch);
       gradients_.prepare(team);
-      replay_.prepare(team);
+      recomputation_.prepare(team);
       team.barrier();
       for_each_tile([&](const Tile& tile) { start(tile); });
-      hidden.for_each_tile(shape_, team.thread(), [&](const Tile& tile) { hand_on(tile); });
+      hidden.for_each_tile(shape_, team.thread(),
+                           [&](const Tile& tile) { copy_dhy_of_empty_rows(tile); });
       team.barrier();
-      int64_t replayed = shape_.T;
+      int64_t recomputed = shape_.T;
       for (int64_t first = 0; first < shape_.T; first += block_) {
         const Range block = {first, lesser(first + block_, shape_.T)};
         // A step reads the c and the h of the one before it.
-        replayed = replay_.reach(team, greater(shape_.T - block.end - 1, 0), replayed);
+        recomputed = recomputation_.reach(team, greater(shape_.T - block.end - 1, 0), recomputed);
         if (shape_.P) {
           hidden.for_each_step(shape_, team, block, of_h, plan, of_cell);
         } else {
@@ -116,7 +117,7 @@ class Backward : Arrays<S> {
       hidden.for_each_tile(shape_, team.thread(), [&](const Tile& tile) { of_h(tile, shape_.T); });
       for_each_tile([&](const Tile& tile) {
         of_cell(tile, shape_.T);
-        end(tile);
+        store_dcx(tile);
       });
       team.barrier();
       if (call_.dweight_ch) sum_dweight_ch(team);
@@ -164,17 +165,17 @@ class Backward : Arrays<S> {
   }
 
   // A row that has no step at all: dhx is dhy.
-  void hand_on(const Tile& tile) const {
+  void copy_dhy_of_empty_rows(const Tile& tile) const {
     if (!shape_.lengths) return;
     for_each_vector(tile, kWidth, hidden_size_, [&](int64_t b, int64_t column, auto lanes) {
-      if (Course(shape_, tile.group, b).length) return;
+      if (RowSteps(shape_, tile.group, b).length) return;
       const int64_t at = state(tile.group, b) * hidden_size_ + column;
       const Value zero = {};
       V::store(out(call_.dhx) + at, call_.dhy ? V::load(in(call_.dhy) + at, lanes) : zero, lanes);
     });
   }
 
-  void end(const Tile& tile) const {
+  void store_dcx(const Tile& tile) const {
     for_each_vector(tile, kWidth, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
       const int64_t at = state(tile.group, b) * shape_.H + unit;
       V::store(out(call_.dcx) + at, V::load(dc_ + at, lanes), lanes);
@@ -237,9 +238,9 @@ class Backward : Arrays<S> {
     for (int64_t k = 0; k < depth; k += kChunk<S>) {
       const int64_t size = lesser(kChunk<S>, depth - k);
       const bool is_last = k + size == depth && panel + 1 == tile.panels.end;
-      const Word<S>* next = stays_near_ ? nullptr
-                            : is_last   ? first + tile.panels.begin * strip_words<S>(depth)
-                                        : weight + strip_words<S>(k + size);
+      const Word<S>* next = weights_fit_l2_ ? nullptr
+                            : is_last       ? first + tile.panels.begin * strip_words<S>(depth)
+                                            : weight + strip_words<S>(k + size);
       const Strips<S> strip = {weight, 0, next, columns - panel * kWidth, words_of<S>(k)};
       multiply_strips(
           strip, 1, count, size, k > 0,
@@ -261,40 +262,41 @@ class Backward : Arrays<S> {
     int64_t count = 0;
     for (int64_t place = tile.rows.begin; place < tile.rows.end; ++place) {
       const int64_t b = row(place);
-      const Course course(shape_, g, b);
-      const bool visits = s < shape_.T && course.visits(t);
+      const RowSteps row_steps(shape_, g, b);
+      const bool visits = s < shape_.T && row_steps.has_step(t);
       Sum<S>* dc = dc_ + state(g, b) * H;
-      if (s < shape_.T && !visits && written_.keeps_digates() && !shape_.first_row) {
-        for (int gate = 0; gate < 4; ++gate) clear(written_.digates(s, b, g) + gate * H);
+      if (s < shape_.T && !visits && buffers_.digates_are_dinput() && !shape_.first_row) {
+        for (int gate = 0; gate < 4; ++gate) clear(buffers_.digates(s, b, g) + gate * H);
       }
       if (!visits) {
-        if (s == 0 || course.length == 0 || time_from_end(g, s - 1) != course.first()) continue;
-        const bool afresh = course.starts_afresh(course.first());
+        if (s == 0 || row_steps.length == 0 || time_from_end(g, s - 1) != row_steps.first())
+          continue;
+        const bool afresh = row_steps.is_reset(row_steps.first());
         if (afresh) clear(dc);
         if (stage == Stage::cell) continue;
         Row& row = rows[count++];
-        row.digates_after = afresh ? zeros_ : written_.digates(s - 1, b, g);
+        row.digates_after = afresh ? zeros_ : buffers_.digates(s - 1, b, g);
         row.dhx = out(call_.dhx) + state(g, b) * hidden_size_;
         continue;
       }
-      const bool first = t == course.first(), last = t == course.last();
-      const bool ends = !last && course.starts_afresh(course.after(t));
+      const bool first = t == row_steps.first(), last = t == row_steps.last();
+      const bool ends = !last && row_steps.is_reset(row_steps.after(t));
       if (ends) clear(dc);
       const int64_t at = row_of(t, b, g);
       rows[count++] = {
-          last || ends ? zeros_ : written_.digates(s - 1, b, g),
+          last || ends ? zeros_ : buffers_.digates(s - 1, b, g),
           nullptr,
           last && call_.dhy ? in(call_.dhy) + state(g, b) * hidden_size_ : nullptr,
           call_.dy ? in(call_.dy) + offset(call_.dy_stride, t, b, g) : nullptr,
-          shape_.P ? written_.dh(s, b, g) : nullptr,
+          shape_.P ? buffers_.dh(s, b, g) : nullptr,
           call_.dcells ? in(call_.dcells) + at * H : nullptr,
-          replay_.reserve(t, b, g),
-          course.starts_afresh(t) ? zeros_
-          : first                 ? in(call_.cx) + state(g, b) * H
-                                  : replay_.reserve(course.before(t), b, g) + 4 * H,
+          recomputation_.reserve(t, b, g),
+          row_steps.is_reset(t) ? zeros_
+          : first               ? in(call_.cx) + state(g, b) * H
+                                : recomputation_.reserve(row_steps.before(t), b, g) + 4 * H,
           dc,
-          written_.digates(s, b, g),
-          shape_.P ? written_.hidden(s, b, g) : nullptr,
+          buffers_.digates(s, b, g),
+          shape_.P ? buffers_.hidden(s, b, g) : nullptr,
       };
     }
     return count;
@@ -383,7 +385,7 @@ class Backward : Arrays<S> {
   const int64_t hidden_strips_;  // of h
   const int64_t block_;          // steps
   const int threads_;
-  const bool stays_near_;
+  const bool weights_fit_l2_;
   Workspace workspace_;  // its pieces are taken in the order of the members below
   Progress* const progress_;
   Row* const rows_;
@@ -394,8 +396,8 @@ class Backward : Arrays<S> {
   Word<S>* const weight_hh_;
   Word<S>* const weight_hr_;
   Word<S>* const row_blocks_;
-  const Replay<S> replay_;
-  const Written<S> written_;
+  const Recomputation<S> recomputation_;
+  const StepBuffers<S> buffers_;
   const Gradients<S> gradients_;
 };
 

@@ -7,7 +7,7 @@
 // wrote; nothing is copied.
 //
 // A backward pass with no reserve but some states goes through the steps after them once more
-// (replay.h): by the same code, in the same blocks, and so to the same bits.
+// (recompute.h): by the same code, in the same blocks, and so to the same bits.
 //
 // A call of few products per weight packs nothing: it would read each weight twice to use it once.
 // It fills the cells by dot products with the weights as they lie.
@@ -35,7 +35,6 @@ class Forward : Arrays<S> {
   using V = Simd<Sum<S>>;
   using Value = typename V::Value;
   static constexpr int kUnits = kLanes<S>;
-  static constexpr int kCell = kPanelWidth<S>;
   // Where a row of the batch finds its data at one step; each pointer to number 0.
   struct Row {
     int64_t place;  // in its tile
@@ -47,34 +46,35 @@ class Forward : Arrays<S> {
   };
 
  public:
-  // With `replayed` steps it replays: of so many, and the one before, it keeps the reserve and h;
+  // With `recomputed` steps it replays: of so many, and the one before, it keeps the reserve and h;
   // but h is known, and left alone, if there is y.
-  Forward(const LstmForward& call, int num_threads, int64_t replayed = 0)
+  Forward(const LstmForward& call, int num_threads, int64_t recomputed = 0)
       : Arrays<S>(call.shape),
         call_(call),
-        replays_(replayed > 0),
+        recomputes_(recomputed > 0),
         panels_(ceil_div(shape_.H, kUnits)),
         streaming_(!call.prepacked && streams(shape_)),
         threads_(worthwhile_threads(shape_, num_threads, 1)),
         by_rows_(plan_for(threads_).by_rows),
-        stays_near_(plan_for(threads_).stays_near),
+        weights_fit_l2_(plan_for(threads_).weights_fit_l2),
         block_(steps_of_a_block()),
         packs_ih_(shape_.I && (call.prepacked || (!streaming_ && (block_ < shape_.T || by_rows_)))),
         workspace_(call.workspace),
-        kept_(call.prepacked),
+        prepacked_(call.prepacked),
         progress_(workspace_.take<Progress>(threads_)),
         rows_(workspace_.take<Row>(threads_ * shape_.B)),
         zeros_(workspace_.take<S>(hidden_size_)),
-        h_(shape_, call.y, replays_ ? replayed : 1, workspace_),
-        reserve_(shape_, replayed, replays_ ? 5 * shape_.H : 0, workspace_),
+        h_(shape_, call.y, recomputes_ ? recomputed : 1, workspace_),
+        reserve_(shape_, recomputed, recomputes_ ? 5 * shape_.H : 0, workspace_),
         states_(call, h_, workspace_),
-        bias_(workspace_.take<Sum<S>>(shape_.G * panels_ * kCell)),
-        cells_(
-            workspace_.take<Sum<S>>(Plan::most_cells(shape_, threads_, panels_) * block_ * kCell)),
+        bias_(workspace_.take<Sum<S>>(shape_.G * panels_ * kPanelWidth<S>)),
+        gate_sums_(workspace_.take<Sum<S>>(Plan::most_pairs(shape_, threads_, panels_) * block_ *
+                                           kPanelWidth<S>)),
         row_blocks_(workspace_.take<Word<S>>(threads_ * row_block_words())),
-        weight_hh_(home().template take<Word<S>>(
+        weight_hh_(weight_memory().template take<Word<S>>(
             streaming_ ? 0 : shape_.G * panels_ * panel_words<S>(hidden_size_))),
-        igates_(call, panels_, block_, packs_ih_, streaming_, threads_, workspace_, home()),
+        igates_(call, panels_, block_, packs_ih_, streaming_, threads_, workspace_,
+                weight_memory()),
         projection_(call, h_, threads_, workspace_) {
     int64_t* order = workspace_.take<int64_t>(shape_.B);
     if (!shape_.by_length || !by_rows_ || threads_ == 1) return;
@@ -110,15 +110,16 @@ class Forward : Arrays<S> {
       team.barrier();
       const Plan plan = plan_for(team.size());
       plan.for_each_tile(shape_, team.thread(), [&](const Tile& tile) { states_.start(tile); });
-      go(team, {0, shape_.T});
+      run_steps(team, {0, shape_.T});
       if (shape_.P) {
-        output_plan(plan).for_each_tile(
-            shape_, team.thread(), [&](const Tile& tile) { states_.end_h(tile, kStripWidth<S>); });
+        output_plan(plan).for_each_tile(shape_, team.thread(), [&](const Tile& tile) {
+          states_.store_hy(tile, kStripWidth<S>);
+        });
       } else {
         plan.for_each_tile(shape_, team.thread(),
-                           [&](const Tile& tile) { states_.end_h(tile, kUnits); });
+                           [&](const Tile& tile) { states_.store_hy(tile, kUnits); });
       }
-      plan.for_each_tile(shape_, team.thread(), [&](const Tile& tile) { states_.end_c(tile); });
+      plan.for_each_tile(shape_, team.thread(), [&](const Tile& tile) { states_.store_cy(tile); });
     });
   }
 
@@ -142,7 +143,7 @@ class Forward : Arrays<S> {
           for (const LstmWeight* bias : {&call_.bias_ih, &call_.bias_hh}) {
             if (bias->data) sum += V::load(of_group(*bias, group) + gate * H + unit, lanes);
           }
-          V::store(bias_ + i * kCell + gate * kUnits, sum, AllLanes{});
+          V::store(bias_ + i * kPanelWidth<S> + gate * kUnits, sum, AllLanes{});
         }
       });
     }
@@ -152,15 +153,15 @@ class Forward : Arrays<S> {
   int threads() const { return threads_; }
 
   // Some steps once more, from the state that was kept before the first of them.
-  void replay(Team& team, Range steps) const {
+  void recompute(Team& team, Range steps) const {
     const Plan plan = plan_for(team.size());
     plan.for_each_tile(shape_, team.thread(),
                        [&](const Tile& tile) { states_.restore(tile, steps.begin); });
     if (!h_.in_y()) team.barrier();
-    go(team, steps);
+    run_steps(team, steps);
   }
 
-  // What a step that was replayed has left: (5H), and h (P).
+  // What a step that was recomputed has left: (5H), and h (P).
   const S* reserve(int64_t t, int64_t b, int64_t g) const {
     return reserve_.row(time_of(g, t), b, g);
   }
@@ -169,11 +170,11 @@ class Forward : Arrays<S> {
  private:
   struct Scratch {
     Row* rows;
-    Sum<S>* cells;
+    Sum<S>* gate_sums;
     Word<S>* blocks;  // packed rows of h'
   };
 
-  Workspace& home() { return call_.prepacked ? kept_ : workspace_; }
+  Workspace& weight_memory() { return call_.prepacked ? prepacked_ : workspace_; }
   // Room for all of h'.
   int64_t row_block_words() const { return shape_.B * block_words<S>(hidden_size_); }
   Plan plan_for(int threads) const {
@@ -187,9 +188,9 @@ class Forward : Arrays<S> {
     return plan;
   }
   int64_t steps_of_a_block() const {
-    const int64_t cells = plan_for(threads_).cells(shape_);
-    const int64_t rows = by_rows_ ? cells / panels_ : shape_.B;
-    int64_t block = kBlockBytes / (cells * kCell * int64_t{sizeof(Sum<S>)} + 1);
+    const int64_t pairs = plan_for(threads_).pairs(shape_);
+    const int64_t rows = by_rows_ ? pairs / panels_ : shape_.B;
+    int64_t block = kBlockBytes / (pairs * kPanelWidth<S> * int64_t{sizeof(Sum<S>)} + 1);
     if (block * rows < kBlockRows) block = ceil_div(kBlockRows, rows + 1);
     // All at once where igates take less room than W_ih, which is then packed bit by bit in L1.
     const bool at_once = shape_.T * shape_.B <= shape_.I && !by_rows_;
@@ -197,20 +198,20 @@ class Forward : Arrays<S> {
   }
 
   // Steps in their order, from the state that they find.
-  void go(Team& team, Range steps) const {
+  void run_steps(Team& team, Range steps) const {
     const Plan plan = plan_for(team.size());
     const Scratch scratch = {
         rows_ + team.thread() * shape_.B,
-        cells_ + team.thread() * plan.cells(shape_) * block_ * kCell,
+        gate_sums_ + team.thread() * plan.pairs(shape_) * block_ * kPanelWidth<S>,
         row_blocks_ + team.thread() * row_block_words(),
     };
     const auto step_of = [&](const Tile& tile, int64_t s) {
       if (s % block_ == 0 || s == steps.begin)
         project(tile, {s, steps.end}, team.thread(), scratch);
-      if (!replays_ && states_.keeps(s)) states_.keep(tile, s);
+      if (!recomputes_ && states_.is_checkpoint(s)) states_.save_checkpoint(tile, s);
       step(tile, s, scratch);
     };
-    if (replays_ && h_.in_y()) {  // nobody waits for h'
+    if (recomputes_ && h_.in_y()) {  // nobody waits for h'
       plan.for_each_tile(shape_, team.thread(), [&](const Tile& tile) {
         for (int64_t s = steps.begin; s < steps.end; ++s) step_of(tile, s);
       });
@@ -227,7 +228,7 @@ class Forward : Arrays<S> {
   void project(const Tile& tile, Range steps, int thread, const Scratch& scratch) const {
     const auto fill = [&](Range range) {
       return igates_.fill(tile, range, thread,
-                          cell(tile, tile.panels.begin, range.begin % block_, 0, scratch));
+                          gate_sum(tile, tile.panels.begin, range.begin % block_, 0, scratch));
     };
     const int64_t first = steps.begin - steps.begin % block_;
     const Range block = {first, lesser(first + block_, shape_.T)};
@@ -249,15 +250,15 @@ class Forward : Arrays<S> {
           scratch.blocks + words_of<S>(k) * count);
     }
     for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
-      Sum<S>* cells = cell(tile, panel, at, 0, scratch);
+      Sum<S>* gate_sums = gate_sum(tile, panel, at, 0, scratch);
       for (int64_t k = 0; !streaming_ && k < depth; k += kChunk<S>) {
         const auto weight_at = [&](int64_t p, int64_t at_k) {
-          return packed(weight_hh_, depth, tile.group, p, at_k);
+          return panel_at(weight_hh_, depth, tile.group, p, at_k);
         };
-        Strips<S> strips = {weight_at(panel, k), strip_words<S>(depth), nullptr, kCell};
+        Strips<S> strips = {weight_at(panel, k), strip_words<S>(depth), nullptr, kPanelWidth<S>};
         // One or two rows read the weights as fast as L3 gives them, and faster without requests
         // of our own on top: 72 ms against 84 for 1000 steps of two layers of 512.
-        if (stays_near_ || count <= 2) {
+        if (weights_fit_l2_ || count <= 2) {
           strips.next = nullptr;
         } else if (k + kChunk<S> < depth) {
           strips.next = weight_at(panel, k + kChunk<S>);
@@ -266,20 +267,23 @@ class Forward : Arrays<S> {
         }
         multiply_strips(
             strips, kStrips, count, lesser(kChunk<S>, depth - k), true,
-            packs_rows ? scratch.blocks + words_of<S>(k) * count : nullptr,
-            [&](int64_t i) { return Operand<S>{rows[i].h + k, cells + rows[i].place * kCell}; });
+            packs_rows ? scratch.blocks + words_of<S>(k) * count : nullptr, [&](int64_t i) {
+              return Operand<S>{rows[i].h + k, gate_sums + rows[i].place * kPanelWidth<S>};
+            });
       }
       const int64_t unit = panel * kUnits;
-      const Sum<S>* bias = bias_ + (tile.group * panels_ + panel) * kCell;
+      const Sum<S>* bias = bias_ + (tile.group * panels_ + panel) * kPanelWidth<S>;
       if (streaming_) {
         dot_gates(of_group(call_.weight_hh, tile.group), shape_.H, depth, unit, count, true,
-                  [&](int64_t i) { return Operand<S>{rows[i].h, cells + rows[i].place * kCell}; });
+                  [&](int64_t i) {
+                    return Operand<S>{rows[i].h, gate_sums + rows[i].place * kPanelWidth<S>};
+                  });
       }
       with_lanes<kUnits>(unit, shape_.H, [&](auto lanes) {
         if (call_.weight_ch.data) {
-          update<true>(rows, count, cells, bias, tile.group, unit, lanes);
+          update<true>(rows, count, gate_sums, bias, tile.group, unit, lanes);
         } else {
-          update<false>(rows, count, cells, bias, tile.group, unit, lanes);
+          update<false>(rows, count, gate_sums, bias, tile.group, unit, lanes);
         }
       });
     }
@@ -297,28 +301,28 @@ class Forward : Arrays<S> {
     int64_t count = 0;
     for (int64_t place = tile.rows.begin; place < tile.rows.end; ++place) {
       const int64_t b = row(place), at = row_of(t, b, g);
-      const Course course(shape_, g, b);
+      const RowSteps row_steps(shape_, g, b);
       S* cells = call_.cells ? out(call_.cells) + at * H : nullptr;
-      if (!course.visits(t)) {
+      if (!row_steps.has_step(t)) {
         if (shape_.first_row) continue;
-        if (!shape_.P && call_.y && !replays_) clear(h_.at(t, b, g));
+        if (!shape_.P && call_.y && !recomputes_) clear(h_.at(t, b, g));
         if (cells) clear(cells);
         continue;
       }
       Sum<S>* c = states_.c(g, b);
-      const bool afresh = course.starts_afresh(t), first = t == course.first();
+      const bool afresh = row_steps.is_reset(t), first = t == row_steps.first();
       if (afresh) clear(c);
       rows[count++] = {
           place - tile.rows.begin,
           afresh  ? zeros_
           : first ? in(call_.hx) + state(g, b) * hidden_size_
-                  : h_.at(course.before(t), b, g),
+                  : h_.at(row_steps.before(t), b, g),
           c,
-          replays_ && h_.in_y() ? nullptr
-          : shape_.P            ? projection_.hidden(g, b)
-                                : h_.at(t, b, g),
+          recomputes_ && h_.in_y() ? nullptr
+          : shape_.P               ? projection_.hidden(g, b)
+                                   : h_.at(t, b, g),
           cells,
-          replays_        ? reserve_.row(s, b, g)
+          recomputes_     ? reserve_.row(s, b, g)
           : call_.reserve ? out(call_.reserve) + at * 5 * H
                           : nullptr,
       };
@@ -328,7 +332,7 @@ class Forward : Arrays<S> {
 
   // The LSTM cell, for the units of one vector in each of the rows.
   template <bool kPeepholes, class Lanes>
-  void update(const Row* rows, int64_t count, const Sum<S>* cells, const Sum<S>* bias,
+  void update(const Row* rows, int64_t count, const Sum<S>* gate_sums, const Sum<S>* bias,
               int64_t group, int64_t unit, Lanes lanes) const {
     const int64_t H = shape_.H;
     Peepholes<Value> weight;
@@ -339,7 +343,7 @@ class Forward : Arrays<S> {
       return V::load(from + gate * kUnits, AllLanes{}) + V::load(bias + gate * kUnits, AllLanes{});
     };
     for (int64_t r = 0; r < count; ++r) {
-      const Sum<S>* from = cells + rows[r].place * kCell;
+      const Sum<S>* from = gate_sums + rows[r].place * kPanelWidth<S>;
       Gates<Value> gates = {biased(from, 0), biased(from, 1), biased(from, 2), biased(from, 3)};
       Value c = V::load(rows[r].c + unit, lanes);
       const Value h = cell_forward<V, kPeepholes>(gates, weight, c);
@@ -355,35 +359,35 @@ class Forward : Arrays<S> {
   }
 
   // The cell of a row at step `at` of the block; those of a panel lie together, step by step.
-  Sum<S>* cell(const Tile& tile, int64_t panel, int64_t at, int64_t row,
-               const Scratch& scratch) const {
-    const int64_t before = tile.cells + (panel - tile.panels.begin) * tile.num_rows();
-    return scratch.cells + (before * block_ + at * tile.num_rows() + row) * kCell;
+  Sum<S>* gate_sum(const Tile& tile, int64_t panel, int64_t at, int64_t row,
+                   const Scratch& scratch) const {
+    const int64_t before = tile.offset + (panel - tile.panels.begin) * tile.num_rows();
+    return scratch.gate_sums + (before * block_ + at * tile.num_rows() + row) * kPanelWidth<S>;
   }
   // A panel of packed weights (G, panels, strips, depth), from depth k on.
-  const Word<S>* packed(const Word<S>* weight, int64_t depth, int64_t group, int64_t panel,
-                        int64_t k) const {
+  const Word<S>* panel_at(const Word<S>* weight, int64_t depth, int64_t group, int64_t panel,
+                          int64_t k) const {
     return weight + (group * panels_ + panel) * panel_words<S>(depth) + strip_words<S>(k);
   }
 
   const LstmForward& call_;
-  const bool replays_;
+  const bool recomputes_;
   const int64_t panels_;  // of a group
   const bool streaming_;
   const int threads_;
-  const bool by_rows_, stays_near_;
+  const bool by_rows_, weights_fit_l2_;
   const int64_t block_;  // steps
   const bool packs_ih_;  // whole, before the first step
   Workspace workspace_;  // its pieces are taken in the order of the members below
-  Workspace kept_;       // what the caller keeps: packed weights
+  Workspace prepacked_;  // what the caller keeps: packed weights
   Progress* const progress_;
   Row* const rows_;
   S* const zeros_;  // (P)
   const HiddenStates<S> h_;
-  const Ring<S> reserve_;
+  const RingBuffer<S> reserve_;
   States<S> states_;
   Sum<S>* const bias_;
-  Sum<S>* const cells_;
+  Sum<S>* const gate_sums_;
   Word<S>* const row_blocks_;
   Word<S>* const weight_hh_;
   Igates<S> igates_;

@@ -8,7 +8,7 @@
 
 #include "arrays.h"
 #include "products.h"
-#include "replay.h"
+#include "recompute.h"
 
 namespace fastlstm::cpu {
 namespace {
@@ -24,11 +24,11 @@ constexpr int64_t kSlivers = 192 / kMaxRows<S>;
 
 // What the recurrence writes for a block, and Gradients reads.
 template <class S>
-class Written : Arrays<S> {
+class StepBuffers : Arrays<S> {
   using Arrays<S>::out, Arrays<S>::time_from_end, Arrays<S>::row_of, Arrays<S>::shape_;
 
  public:
-  Written(const LstmBackward& call, int64_t block, Workspace& workspace)
+  StepBuffers(const LstmBackward& call, int64_t block, Workspace& workspace)
       : Arrays<S>(call.shape),
         call_(call),
         digates_(shape_, block, 4 * shape_.H, workspace),
@@ -36,10 +36,10 @@ class Written : Arrays<S> {
         hidden_(shape_, block, shape_.P ? shape_.H : 0, workspace) {}
 
   // In the caller's memory, for digates were asked for.
-  bool keeps_digates() const { return call_.dinput && !shape_.I; }
+  bool digates_are_dinput() const { return call_.dinput && !shape_.I; }
   // (4H)
   S* digates(int64_t s, int64_t b, int64_t g) const {
-    if (!keeps_digates()) return digates_.row(s, b, g);
+    if (!digates_are_dinput()) return digates_.row(s, b, g);
     return out(call_.dinput) + row_of(time_from_end(g, s), b, g) * 4 * shape_.H;
   }
   // With a projection: (P) the gradient of h, and (H) what was projected.
@@ -48,7 +48,7 @@ class Written : Arrays<S> {
 
  private:
   const LstmBackward& call_;
-  const Ring<S> digates_, dh_, hidden_;
+  const RingBuffer<S> digates_, dh_, hidden_;
 };
 
 // Adds up the gradients over the blocks; dx is done with each block, unless groups share it.
@@ -104,12 +104,12 @@ class Gradients : Arrays<S> {
 
  public:
   // Of `zeros` there are enough for a row of h.
-  Gradients(const LstmBackward& call, const Replay<S>& replay, const Written<S>& written,
-            const S* zeros, int threads, Workspace& workspace)
+  Gradients(const LstmBackward& call, const Recomputation<S>& recomputation,
+            const StepBuffers<S>& buffers, const S* zeros, int threads, Workspace& workspace)
       : Arrays<S>(call.shape),
         call_(call),
-        replay_(replay),
-        written_(written),
+        recomputation_(recomputation),
+        buffers_(buffers),
         zeros_(zeros),
         gates_(4 * shape_.H),
         input_strips_(ceil_div(shape_.I, kWidth)),
@@ -137,7 +137,7 @@ class Gradients : Arrays<S> {
     const Range steps = share(shape_.T, team.thread(), team.size());
     for (int64_t t = steps.begin; t < steps.end; ++t) {
       for (int64_t b = 0; b < shape_.B; ++b) {
-        const bool visits = Course(shape_, 0, b).visits(t);
+        const bool visits = RowSteps(shape_, 0, b).has_step(t);
         if (visits ? !sums_dx() : shape_.first_row != nullptr) continue;
         for (int64_t g = 0; g < (sums_dx() ? 1 : shape_.G); ++g) {
           std::memset(static_cast<void*>(dinput(t, b, g)), 0, shape_.I * sizeof(S));
@@ -180,18 +180,18 @@ class Gradients : Arrays<S> {
  private:
   void list_row(Chunk& chunk, int64_t g, int64_t s, int64_t b) const {
     const int64_t t = time_from_end(g, s);
-    const Course course(shape_, g, b);
-    if (!course.visits(t)) return;
+    const RowSteps row_steps(shape_, g, b);
+    if (!row_steps.has_step(t)) return;
     const int64_t i = chunk.count++;
-    chunk.digates[i] = written_.digates(s, b, g);
+    chunk.digates[i] = buffers_.digates(s, b, g);
     if (has_dx()) chunk.dx[i] = dinput(t, b, g);
     if (shape_.I) chunk.x[i] = in(call_.input) + offset(call_.input_stride, t, b, g);
-    chunk.h[i] = course.starts_afresh(t) ? zeros_
-                 : t == course.first()   ? in(call_.hx) + state(g, b) * hidden_size_
-                                         : replay_.h(course.before(t), b, g);
+    chunk.h[i] = row_steps.is_reset(t)    ? zeros_
+                 : t == row_steps.first() ? in(call_.hx) + state(g, b) * hidden_size_
+                                          : recomputation_.h(row_steps.before(t), b, g);
     if (!shape_.P) return;
-    chunk.dh[i] = written_.dh(s, b, g);
-    chunk.hidden[i] = written_.hidden(s, b, g);
+    chunk.dh[i] = buffers_.dh(s, b, g);
+    chunk.hidden[i] = buffers_.hidden(s, b, g);
   }
 
   // The rows of digates in blocks, for dx: each thread packs some of the 4H in chunks.
@@ -343,8 +343,8 @@ class Gradients : Arrays<S> {
   int64_t widest() const { return gates_ > shape_.P ? gates_ : shape_.P; }
 
   const LstmBackward& call_;
-  const Replay<S>& replay_;
-  const Written<S>& written_;
+  const Recomputation<S>& recomputation_;
+  const StepBuffers<S>& buffers_;
   const S* const zeros_;
   const int64_t gates_;         // 4H
   const int64_t input_strips_;  // of columns of x

@@ -1,4 +1,4 @@
-// The input's part of the pre-activations: x W_ih^T, a block of steps at a time, into the cells
+// The input's part of the pre-activations: x W_ih^T, a block of steps at a time, into the gate_sums
 // that the recurrence goes on with; or igates, as they came.
 #pragma once
 
@@ -14,19 +14,19 @@ class Igates : Arrays<S> {
       Arrays<S>::shape_, Arrays<S>::order_;
   using V = Simd<Sum<S>>;
   static constexpr int kUnits = kLanes<S>;
-  static constexpr int kCell = kPanelWidth<S>;
 
   // One row at one step: where its numbers are, and which cell of a panel they go to.
   struct Input {
     const S* row;
-    int64_t cell;
+    int64_t offset;
   };
 
  public:
-  // `home` is where packed weights stay: the workspace, or the caller's memory. `packs` says
-  // whether W_ih is packed whole; if not, and if nothing streams, it is packed bit by bit in L1.
+  // `weight_memory` is where packed weights stay: the workspace, or the caller's memory. `packs`
+  // says whether W_ih is packed whole; if not, and if nothing streams, it is packed bit by bit in
+  // L1.
   Igates(const LstmForward& call, int64_t panels, int64_t block, bool packs, bool streaming,
-         int threads, Workspace& workspace, Workspace& home)
+         int threads, Workspace& workspace, Workspace& weight_memory)
       : Arrays<S>(call.shape),
         call_(call),
         panels_(panels),
@@ -36,7 +36,8 @@ class Igates : Arrays<S> {
         inputs_(workspace.take<Input>(threads * shape_.B * block)),
         chunks_(workspace.take<Word<S>>(threads * panel_words<S>(kChunk<S>))),
         row_blocks_(workspace.take<Word<S>>(threads * row_block_words())),
-        weight_ih_(home.take<Word<S>>(packs ? shape_.G * panels * panel_words<S>(shape_.I) : 0)) {}
+        weight_ih_(weight_memory.take<Word<S>>(packs ? shape_.G * panels * panel_words<S>(shape_.I)
+                                                     : 0)) {}
 
   // In the order in which Forward reads the rows.
   void read_in(int64_t* order) { order_ = order; }
@@ -48,9 +49,9 @@ class Igates : Arrays<S> {
                weight_ih_ + panel * panel_words<S>(shape_.I));
   }
 
-  // Fills the cells of some steps of a block, those that are used: those of a panel lie together,
-  // step by step, from `cells` on. Returns how many rows there were.
-  int64_t fill(const Tile& tile, Range steps, int thread, Sum<S>* cells) const {
+  // Fills the gate_sums of some steps of a block, those that are used: those of a panel lie
+  // together, step by step, from `gate_sums` on. Returns how many rows there were.
+  int64_t fill(const Tile& tile, Range steps, int thread, Sum<S>* gate_sums) const {
     Input* inputs = inputs_ + thread * shape_.B * block_;
     const int64_t rows = tile.num_rows();
     int64_t count = 0;
@@ -58,22 +59,22 @@ class Igates : Arrays<S> {
       const int64_t t = time_of(tile.group, s);
       for (int64_t i = 0; i < rows; ++i) {
         const int64_t b = row(tile.rows.begin + i);
-        if (!Course(shape_, tile.group, b).visits(t)) continue;
+        if (!RowSteps(shape_, tile.group, b).has_step(t)) continue;
         inputs[count++] = {in(call_.input) + offset(call_.input_stride, t, b, tile.group),
-                           ((s - steps.begin) * rows + i) * kCell};
+                           ((s - steps.begin) * rows + i) * kPanelWidth<S>};
       }
     }
-    const int64_t per_panel = rows * block_ * kCell;
+    const int64_t per_panel = rows * block_ * kPanelWidth<S>;
     if (shape_.I == 0) {
-      gather(tile, inputs, count, cells, per_panel);
+      gather(tile, inputs, count, gate_sums, per_panel);
       return count;
     }
     if (streaming_) {
       for (int64_t panel = tile.panels.begin; panel < tile.panels.end;
-           ++panel, cells += per_panel) {
-        dot_gates(of_group(call_.weight_ih, tile.group), shape_.H, shape_.I, panel * kUnits, count,
-                  false,
-                  [&](int64_t i) { return Operand<S>{inputs[i].row, cells + inputs[i].cell}; });
+           ++panel, gate_sums += per_panel) {
+        dot_gates(
+            of_group(call_.weight_ih, tile.group), shape_.H, shape_.I, panel * kUnits, count, false,
+            [&](int64_t i) { return Operand<S>{inputs[i].row, gate_sums + inputs[i].offset}; });
       }
       return count;
     }
@@ -82,11 +83,11 @@ class Igates : Arrays<S> {
     for (int64_t k = 0; k < shape_.I; k += kChunk<S>) {
       const int64_t depth = lesser(kChunk<S>, shape_.I - k);
       pack_row_blocks<S>(count, depth, [&](int64_t i) { return inputs[i].row + k; }, blocks);
-      Sum<S>* to = cells;
+      Sum<S>* to = gate_sums;
       for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel, to += per_panel) {
         multiply_strips(
             strips(tile, panel, k, depth, chunk), kStrips, count, depth, k > 0, blocks,
-            [&](int64_t i) { return Operand<S>{inputs[i].row + k, to + inputs[i].cell}; });
+            [&](int64_t i) { return Operand<S>{inputs[i].row + k, to + inputs[i].offset}; });
       }
     }
     return count;
@@ -99,12 +100,12 @@ class Igates : Arrays<S> {
     if (!packs_) {
       pack_gates(of_group(call_.weight_ih, tile.group), shape_.H, shape_.I, panel * kUnits, k,
                  depth, chunk);
-      return {chunk, strip_words<S>(depth), nullptr, kCell};
+      return {chunk, strip_words<S>(depth), nullptr, kPanelWidth<S>};
     }
     const auto at = [&](int64_t p, int64_t d) {
       return weight_ih_ + (tile.group * panels_ + p) * panel_words<S>(shape_.I) + strip_words<S>(d);
     };
-    Strips<S> strips = {at(panel, k), strip_words<S>(shape_.I), nullptr, kCell};
+    Strips<S> strips = {at(panel, k), strip_words<S>(shape_.I), nullptr, kPanelWidth<S>};
     if (panel + 1 < tile.panels.end) {
       strips.next = at(panel + 1, k);
     } else if (k + depth < shape_.I) {
@@ -113,13 +114,14 @@ class Igates : Arrays<S> {
     return strips;
   }
 
-  void gather(const Tile& tile, const Input* inputs, int64_t count, Sum<S>* cells,
+  void gather(const Tile& tile, const Input* inputs, int64_t count, Sum<S>* gate_sums,
               int64_t per_panel) const {
-    for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel, cells += per_panel) {
+    for (int64_t panel = tile.panels.begin; panel < tile.panels.end;
+         ++panel, gate_sums += per_panel) {
       with_lanes<kUnits>(panel * kUnits, shape_.H, [&](auto lanes) {
         for (int64_t i = 0; i < count; ++i) {
           const S* from = inputs[i].row + panel * kUnits;
-          Sum<S>* to = cells + inputs[i].cell;
+          Sum<S>* to = gate_sums + inputs[i].offset;
           for (int gate = 0; gate < 4; ++gate) {
             V::store(to + gate * kUnits, V::load(from + gate * shape_.H, lanes), AllLanes{});
           }

@@ -94,7 +94,7 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
       if constexpr (kOnTiles<S>) {
         alignas(64) char room[kRowsRoom<S>];
         const Matrix from =
-            blocks ? rows_matrix<S>(block, size) : lying_rows(rows, size, depth, room);
+            blocks ? rows_matrix<S>(block, size) : unpacked_rows(rows, size, depth, room);
         multiply_on_tiles<S>(size, vectors, from, data, ahead, depth, c, add);
       } else if (blocks) {
         for (int r = 0; r < size; ++r) rows[r] = reinterpret_cast<const S*>(block + r * kRun);
@@ -139,7 +139,7 @@ FASTLSTM_INLINE void dot_rows(const S* weight, int64_t gate_stride, int64_t dept
   }
 }
 
-// The cells of one vector of hidden units, from `unit` on, = or += rows (depth) x weight (4H,
+// The to of one vector of hidden units, from `unit` on, = or += rows (depth) x weight (4H,
 // depth) transposed, unpacked: each weight is read once for kDotRows rows. The lanes of a vector's
 // units are summed all at once, after a transposition.
 template <class S, class OperandAt>
@@ -160,13 +160,13 @@ void dot_gates(const S* weight, int64_t H, int64_t depth, int64_t unit, int64_t 
       if (size == 1) dot_rows<S, 1>(gates, H * depth, depth, rows, at);
     }
     for (int r = 0; r < size; ++r) {
-      Sum<S>* cells = operand(first + r).c;
-      for (int gate = 0; gate < 4; ++gate, cells += V::kLanes) {
+      Sum<S>* to = operand(first + r).c;
+      for (int gate = 0; gate < 4; ++gate, to += V::kLanes) {
         for (int64_t u = units; u < kLanes<S>; ++u) sums[r][gate][u] = typename V::Value{};
         transpose<Sum<S>>(sums[r][gate]);
         typename V::Value total = sums[r][gate][0];
         for (int lane = 1; lane < V::kLanes; ++lane) total += sums[r][gate][lane];
-        V::store(cells, add ? total + V::load(cells, AllLanes{}) : total, AllLanes{});
+        V::store(to, add ? total + V::load(to, AllLanes{}) : total, AllLanes{});
       }
     }
   }

@@ -3,7 +3,7 @@
 
 #include "arrays.h"
 #include "products.h"
-#include "steps.h"
+#include "ring_buffer.h"
 
 namespace fastlstm::cpu {
 namespace {
@@ -82,7 +82,7 @@ class OutputProjection : Arrays<S> {
     int64_t count = 0;
     for (int64_t place = tile.rows.begin; place < tile.rows.end; ++place) {
       const int64_t g = tile.group, b = row(place);
-      if (Course(shape_, g, b).visits(t)) {
+      if (RowSteps(shape_, g, b).has_step(t)) {
         rows[count++] = {hidden(g, b), h_.at(t, b, g)};
       } else if (!shape_.first_row && h_.in_y()) {
         std::memset(static_cast<void*>(h_.at(t, b, g) + first), 0, columns * sizeof(S));

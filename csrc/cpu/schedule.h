@@ -2,8 +2,8 @@
 // and the layout of the workspace.
 #pragma once
 
-#include "../course.h"
 #include "../lstm.h"
+#include "../row_steps.h"
 #include "packing.h"
 #include "team.h"
 
@@ -34,7 +34,7 @@ FASTLSTM_INLINE void for_each_group(Range items, int64_t per_group, const Visit&
 struct Tile {
   int64_t group;
   Range rows, panels;
-  int64_t cells;  // rows times panels in this thread's tiles before this one
+  int64_t offset;  // rows times panels in this thread's tiles before this one
 
   int64_t num_rows() const { return rows.end - rows.begin; }
   int64_t num_panels() const { return panels.end - panels.begin; }
@@ -42,9 +42,9 @@ struct Tile {
 
 // Weights that stay in a thread's L2 from step to step: CPUs with tiles have 2 MiB of it, others 1.
 #if defined(FASTLSTM_TILES)
-constexpr int64_t kNearBytes = 1024 * 1024;
+constexpr int64_t kL2WeightBytes = 1024 * 1024;
 #else
-constexpr int64_t kNearBytes = 512 * 1024;
+constexpr int64_t kL2WeightBytes = 512 * 1024;
 #endif
 
 // The cut of a call among threads and into blocks of time.
@@ -58,27 +58,27 @@ struct Plan {
   int threads;
   int64_t panels;  // of a group
   bool by_rows;
-  bool stays_near;  // what a thread reads of W_hh stays in its L2 from step to step
+  bool weights_fit_l2;  // what a thread reads of W_hh stays in its L2 from step to step
 
   Plan(const LstmShape& shape, int num_threads, int64_t num_panels, int64_t weight_bytes)
       : threads(num_threads), panels(num_panels) {
     const int64_t rows = shape.G * shape.B / threads;
     by_rows = shape.G % threads == 0 || shape.G * panels < threads ||
               (rows >= 4 && weight_bytes <= 512 * 1024) || (rows >= 2 && weight_bytes <= 64 * 1024);
-    stays_near = weight_bytes / (by_rows ? 1 : threads) <= kNearBytes;
+    weights_fit_l2 = weight_bytes / (by_rows ? 1 : threads) <= kL2WeightBytes;
   }
 
   // Calls visit(tile) for each of the thread's tiles.
   template <class Visit>
   FASTLSTM_INLINE void for_each_tile(const LstmShape& shape, int thread, const Visit& visit) const {
     const int64_t per_group = by_rows ? shape.B : panels;
-    int64_t cells = 0;
+    int64_t offset = 0;
     for_each_group(share(shape.G * per_group, thread, threads), per_group,
                    [&](int64_t group, Range range) {
-                     const Tile tile = by_rows ? Tile{group, range, {0, panels}, cells}
-                                               : Tile{group, {0, shape.B}, range, cells};
+                     const Tile tile = by_rows ? Tile{group, range, {0, panels}, offset}
+                                               : Tile{group, {0, shape.B}, range, offset};
                      visit(tile);
-                     cells += tile.num_rows() * tile.num_panels();
+                     offset += tile.num_rows() * tile.num_panels();
                    });
   }
 
@@ -123,14 +123,14 @@ struct Plan {
     }
   }
 
-  // The most cells, pairs of a row and a panel, that one thread has at a step.
-  int64_t cells(const LstmShape& shape) const {
+  // The most pairs of a row and a panel that one thread has at a step.
+  int64_t pairs(const LstmShape& shape) const {
     return by_rows ? ceil_div(shape.G * shape.B, threads) * panels
                    : ceil_div(shape.G * panels, threads) * shape.B;
   }
 
-  // Cells of all threads, whatever the number of threads that OpenMP grants in the end.
-  static int64_t most_cells(const LstmShape& shape, int num_threads, int64_t panels) {
+  // The pairs of all threads, whatever the number of threads that OpenMP grants in the end.
+  static int64_t most_pairs(const LstmShape& shape, int num_threads, int64_t panels) {
     const int64_t by_rows = (shape.G * shape.B + num_threads) * panels;
     const int64_t by_panels = (shape.G * panels + num_threads) * shape.B;
     return by_rows > by_panels ? by_rows : by_panels;
@@ -146,7 +146,7 @@ inline int worthwhile_threads(const LstmShape& shape, int num_threads, int times
 
 // Deals the rows out among `parts` threads, so that at every step each thread has about as many
 // rows that go on as any other: order[i] is the row at place i of their shares.
-inline void deal(const int64_t* by_length, int64_t rows, int64_t parts, int64_t* order) {
+inline void balance_rows(const int64_t* by_length, int64_t rows, int64_t parts, int64_t* order) {
   const int64_t rounds = ceil_div(rows, parts);
   for (int64_t round = 0; round < rounds; ++round) {
     for (int64_t i = 0; i < parts; ++i) {

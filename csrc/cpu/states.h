@@ -1,7 +1,7 @@
 // The states of a call: those it starts from, those it keeps on its way, and the last ones.
 #pragma once
 
-#include "steps.h"
+#include "ring_buffer.h"
 
 namespace fastlstm::cpu {
 namespace {
@@ -33,18 +33,20 @@ class States : Arrays<S> {
   }
 
   // Whether the state that step s finds is to be kept.
-  bool keeps(int64_t s) const { return call_.checkpoints && s % shape_.checkpoint_every == 0; }
-  void keep(const Tile& tile, int64_t s) const {
+  bool is_checkpoint(int64_t s) const {
+    return call_.checkpoints && s % shape_.checkpoint_every == 0;
+  }
+  void save_checkpoint(const Tile& tile, int64_t s) const {
     const int64_t g = tile.group, t = time_of(g, s);
     for_each_vector(tile, kUnits, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
-      V::store(kept_c(s, g, b) + unit, V::load(c(g, b) + unit, lanes), lanes);
+      V::store(checkpoint_c(s, g, b) + unit, V::load(c(g, b) + unit, lanes), lanes);
     });
     for_each_vector(whole_h(tile), kUnits, hidden_size_, [&](int64_t b, int64_t at, auto lanes) {
-      const Course course(shape_, g, b);
-      const bool goes_on = course.visits(t) && t != course.first();
+      const RowSteps row_steps(shape_, g, b);
+      const bool goes_on = row_steps.has_step(t) && t != row_steps.first();
       const S* h =
-          goes_on ? h_.at(course.before(t), b, g) : in(call_.hx) + state(g, b) * hidden_size_;
-      V::store(kept_h(s, g, b) + at, V::load(h + at, lanes), lanes);
+          goes_on ? h_.at(row_steps.before(t), b, g) : in(call_.hx) + state(g, b) * hidden_size_;
+      V::store(checkpoint_h(s, g, b) + at, V::load(h + at, lanes), lanes);
     });
   }
 
@@ -52,27 +54,27 @@ class States : Arrays<S> {
   void restore(const Tile& tile, int64_t s) const {
     const int64_t g = tile.group;
     for_each_vector(tile, kUnits, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
-      V::store(c(g, b) + unit, V::load(kept_c(s, g, b) + unit, lanes), lanes);
+      V::store(c(g, b) + unit, V::load(checkpoint_c(s, g, b) + unit, lanes), lanes);
     });
     if (h_.in_y() || s == 0) return;
     for_each_vector(whole_h(tile), kUnits, hidden_size_, [&](int64_t b, int64_t at, auto lanes) {
       S* h = h_.at(time_of(g, s - 1), b, g);
-      V::store(h + at, V::load(kept_h(s, g, b) + at, lanes), lanes);
+      V::store(h + at, V::load(checkpoint_h(s, g, b) + at, lanes), lanes);
     });
   }
 
   // The last h of a tile whose panels are `width` numbers of h wide.
-  void end_h(const Tile& tile, int64_t width) const {
+  void store_hy(const Tile& tile, int64_t width) const {
     for_each_vector(tile, width, hidden_size_, [&](int64_t b, int64_t column, auto lanes) {
-      const Course course(shape_, tile.group, b);
+      const RowSteps row_steps(shape_, tile.group, b);
       const int64_t at = state(tile.group, b) * hidden_size_ + column;
-      const S* h =
-          course.length > 0 ? h_.at(course.last(), b, tile.group) + column : in(call_.hx) + at;
+      const S* h = row_steps.length > 0 ? h_.at(row_steps.last(), b, tile.group) + column
+                                        : in(call_.hx) + at;
       V::store(out(call_.hy) + at, V::load(h, lanes), lanes);
     });
   }
 
-  void end_c(const Tile& tile) const {
+  void store_cy(const Tile& tile) const {
     for_each_vector(tile, kUnits, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
       S* cy = out(call_.cy) + state(tile.group, b) * shape_.H;
       V::store(cy + unit, V::load(c(tile.group, b) + unit, lanes), lanes);
@@ -80,11 +82,13 @@ class States : Arrays<S> {
   }
 
  private:
-  Sum<S>* kept_h(int64_t s, int64_t g, int64_t b) const {
+  Sum<S>* checkpoint_h(int64_t s, int64_t g, int64_t b) const {
     const int64_t states = s / shape_.checkpoint_every * shape_.G * shape_.B + state(g, b);
     return static_cast<Sum<S>*>(call_.checkpoints) + states * (hidden_size_ + shape_.H);
   }
-  Sum<S>* kept_c(int64_t s, int64_t g, int64_t b) const { return kept_h(s, g, b) + hidden_size_; }
+  Sum<S>* checkpoint_c(int64_t s, int64_t g, int64_t b) const {
+    return checkpoint_h(s, g, b) + hidden_size_;
+  }
 
   // All of h for the first of the tiles with these rows, and nothing for the others.
   Tile whole_h(const Tile& tile) const {

@@ -178,7 +178,7 @@ FASTLSTM_INLINE void pack_tile_row(const S* row, int64_t depth, const Matrix& bl
 // What multiply_on_tiles reads of rows that are not packed: as they lie, if tiles can be; else a
 // copy in `room`, of kRowsRoom bytes.
 template <class S>
-FASTLSTM_INLINE Matrix lying_rows(const S* const* rows, int count, int64_t depth, char* room) {
+FASTLSTM_INLINE Matrix unpacked_rows(const S* const* rows, int count, int64_t depth, char* room) {
   if (kPieces<S> == 1 && depth % (2 * kRun) == 0 && are_even(rows, count)) {
     char* data = const_cast<char*>(reinterpret_cast<const char*>(rows[0]));
     return {data, stride_of(rows, count), kTileRowBytes, 0};
@@ -203,7 +203,7 @@ void pack_tile_slivers(const S* const* rows, int64_t depth, int64_t first, int64
 template <class S>
 void pack_tile_row(const S* row, int64_t depth, const Matrix& block, int64_t r);
 template <class S>
-Matrix lying_rows(const S* const* rows, int count, int64_t depth, char* room);
+Matrix unpacked_rows(const S* const* rows, int count, int64_t depth, char* room);
 
 #endif
 

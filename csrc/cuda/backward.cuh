@@ -21,16 +21,16 @@
 // 1024 and B = 16, 9.8 for H = 2048 and B = 16, of which 6.4 are the operand's way.
 #pragma once
 
-#include "cuda/share.cuh"
+#include "cuda/thread_rows.cuh"
 
 namespace fastlstm::cuda {
 
 template <class Element, int kMTiles, int kNTiles>
-class Backward : Share<Element, kNTiles> {
-  using Base = Share<Element, kNTiles>;
+class Backward : ThreadRows<Element, kNTiles> {
+  using Base = ThreadRows<Element, kNTiles>;
   using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::offset, Base::place,
       Base::state, Base::carried, Base::own_units, Base::weight_of, Base::shape_, Base::r_,
-      Base::domain_, Base::operand_, Base::H_, Base::unit_, Base::kPassRows;
+      Base::block_, Base::operand_, Base::H_, Base::unit_, Base::kPassRows;
   using typename Base::Stored;
   using Weights = Product<Element, kMTiles, kNTiles>;
   static constexpr int kWarpUnits = 16 * kMTiles;
@@ -51,19 +51,19 @@ class Backward : Share<Element, kNTiles> {
 
   __device__ __forceinline__ void run() {
     load_weights();
-    domain_.prepare();
+    block_.prepare();
     operand_.clear();
-    domain_.set_backward_flags(0);
+    block_.set_backward_flags(0);
     __syncthreads();
     start();
     fetch(0, 0);
     for (int s = 0;; ++s) {
-      const bool multiplies = s > 0 || domain_.is_fed();
+      const bool multiplies = s > 0 || block_.is_fed();
       if (multiplies) {
-        domain_.wait(s);
+        block_.wait(s);
         operand_.begin_step(s);
       }
-      domain_.set_backward_flags(s + 1);
+      block_.set_backward_flags(s + 1);
       for (int pass = 0; pass < r_.passes; ++pass) {
         if (multiplies) {
           operand_.begin_pass(pass);
@@ -78,8 +78,8 @@ class Backward : Share<Element, kNTiles> {
           fetch(s, pass + 1);
         }
       }
-      if (s < domain_.steps() || domain_.feeds()) domain_.arrive();
-      if (s == domain_.steps()) break;
+      if (s < block_.steps() || block_.feeds()) block_.arrive();
+      if (s == block_.steps()) break;
       publish(s, r_.passes - 1);
       fetch(s + 1, 0);
     }
@@ -89,7 +89,7 @@ class Backward : Share<Element, kNTiles> {
  private:
   __device__ __forceinline__ void load_weights() {
     const int row_warp = threadIdx.x / 32 / r_.k_warps;
-    const unsigned first_unit = domain_.slice * r_.units + row_warp * kWarpUnits;
+    const unsigned first_unit = block_.slice * r_.units + row_warp * kWarpUnits;
     weights_.load([&](int tile, unsigned row, int step, unsigned in_step) {
       const unsigned unit = first_unit + tile * 16 + row;
       unsigned of_unit = step * (Weights::kStepNumbers / 4) + in_step / 4;
@@ -103,7 +103,7 @@ class Backward : Share<Element, kNTiles> {
   __device__ __forceinline__ void start() {
     for_each_row([&](int row) {
       carried(row) = call_.dcy ? to_sum(in(call_.dcy)[state(row)]) : 0;
-      if (domain_.length(row) == 0) {
+      if (block_.length(row) == 0) {
         store(out(call_.dhx) + state(row), call_.dhy ? to_sum(in(call_.dhy)[state(row)]) : 0);
       }
     });
@@ -111,7 +111,7 @@ class Backward : Share<Element, kNTiles> {
 
   // Sets out to read what the cells of a pass need.
   __device__ __forceinline__ void fetch(int s, int pass) {
-    const int t = domain_.time_from_end(s);
+    const int t = block_.time_from_end(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
       if (!(flags & kReads)) return;
       Fetched& to = fetched_[j];
@@ -123,7 +123,7 @@ class Backward : Share<Element, kNTiles> {
       if (flags & kFirst) {
         to.c_prev = in(call_.cx)[state(row)];
       } else if (!(flags & kAfresh)) {
-        const int64_t rows_before = (domain_.reverse ? -1 : 1) * shape_.B * r_.between_rows;
+        const int64_t rows_before = (block_.reverse ? -1 : 1) * shape_.B * r_.between_rows;
         to.c_prev = reserve[(4 - 5 * rows_before) * shape_.H];
       }
       if (has_dy()) to.dy = in(call_.dy)[offset(call_.dy_stride, t, row)];
@@ -152,7 +152,7 @@ class Backward : Share<Element, kNTiles> {
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
       // At a row's last step its own half of the operand has not been written: of a layer it is
       // zero.
-      const bool has_sum = flags & (kReads | kDue) && (!(flags & kLast) || domain_.is_fed());
+      const bool has_sum = flags & (kReads | kDue) && (!(flags & kLast) || block_.is_fed());
       float dh = 0, dc = flags & kCuts ? 0 : carried(row);
       if (has_sum) {
         for (int k_warp = 0; k_warp < r_.k_warps; ++k_warp) {
@@ -179,14 +179,14 @@ class Backward : Share<Element, kNTiles> {
         dbias_.g += digates.g, dbias_.o += digates.o;
         const auto operand = four<Stored>(Element::operand(digates.i), Element::operand(digates.f),
                                           Element::operand(digates.g), Element::operand(digates.o));
-        const bool is_cut = domain_.flags(s + 1, row) & kCuts;
+        const bool is_cut = block_.flags(s + 1, row) & kCuts;
         units(operand_.row(s + 1, row))[own_units() + unit_] =
             is_cut ? four<Stored>(0, 0, 0, 0) : operand;
-        if (domain_.feeds()) units(operand_.fed_row(s, row))[unit_] = operand;
+        if (block_.feeds()) units(operand_.fed_row(s, row))[unit_] = operand;
       } else if (flags & kDue) {
         store(out(call_.dhx) + state(row), dh);
         // What is due in the layer that this one feeds comes from its own half alone.
-        if (domain_.feeds()) units(operand_.fed_row(s, row))[unit_] = four<Stored>(0, 0, 0, 0);
+        if (block_.feeds()) units(operand_.fed_row(s, row))[unit_] = four<Stored>(0, 0, 0, 0);
       }
       carried(row) = dc;
     });
@@ -194,8 +194,8 @@ class Backward : Share<Element, kNTiles> {
 
   // Writes what `finish` left of a pass and no other block waits for.
   __device__ __forceinline__ void publish(int s, int pass) const {
-    if (s == domain_.steps()) return;
-    const int t = domain_.time_from_end(s);
+    if (s == block_.steps()) return;
+    const int t = block_.time_from_end(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned) {
       Stored* to = out(call_.digates) + offset(call_.digates_stride, t, row);
       store(to, digates_[j].i);
@@ -223,13 +223,13 @@ class Backward : Share<Element, kNTiles> {
       for (int thread = threadIdx.x; thread < kThreads; thread += r_.units) {
         total += gradients[i * kThreads + thread];
       }
-      const int64_t set = domain_.tile * shape_.G + domain_.group;
+      const int64_t set = block_.tile * shape_.G + block_.group;
       of_call[(i < 4 ? set * 4 + i : set * 3 + i - 4) * shape_.H + unit_] = total;
     }
   }
 
   // A layer that another one feeds has its dy from there.
-  __device__ __forceinline__ bool has_dy() const { return call_.dy && !domain_.is_fed(); }
+  __device__ __forceinline__ bool has_dy() const { return call_.dy && !block_.is_fed(); }
   __device__ __forceinline__ static Four<Stored>* units(unsigned char* row) {
     return reinterpret_cast<Four<Stored>*>(row);
   }

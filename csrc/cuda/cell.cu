@@ -6,10 +6,10 @@
 //
 // Compiled for sm_80, sm_90 and sm_100, and run under emulation on a CPU. They have not yet run on
 // a GPU.
-#include "course.h"
 #include "cuda/elements.cuh"
 #include "cuda/launch.h"
 #include "cuda/recurrence.h"
+#include "row_steps.h"
 
 namespace fastlstm::cuda {
 namespace {
@@ -32,8 +32,8 @@ __device__ __forceinline__ Peepholes<Sum<Stored>> load_peepholes(const Shape& sh
   return {to_sum(weight[0]), to_sum(weight[shape.H]), to_sum(weight[2 * shape.H])};
 }
 
-__device__ __forceinline__ Course course_of(const Shape& shape, bool reverse, int row) {
-  return Course(shape, row, reverse, shape.lengths ? shape.lengths[row] : shape.T);
+__device__ __forceinline__ RowSteps steps_of_row(const Shape& shape, bool reverse, int row) {
+  return RowSteps(shape, row, reverse, shape.lengths ? shape.lengths[row] : shape.T);
 }
 
 // A thread has one unit of one row; blocks count units of a row first.
@@ -53,8 +53,8 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t at = (t * B + row) * shape.G + group;
   Stored* y = static_cast<Stored*>(call.y) + at * H + unit;
   Stored* cells = static_cast<Stored*>(call.cells) + at * H + unit;
-  const Course course = course_of(shape, reverse, row);
-  if (!course.visits(t)) {
+  const RowSteps row_steps = steps_of_row(shape, reverse, row);
+  if (!row_steps.has_step(t)) {
     store(y, Number{0});
     if (call.cells) store(cells, Number{0});
     return;
@@ -65,7 +65,7 @@ __global__ void __launch_bounds__(kThreads)
   Gates<Number> gates = {to_sum(igates[0]), to_sum(igates[H]), to_sum(igates[2 * H]),
                          to_sum(igates[3 * H])};
   Number c = 0;
-  if (!course.starts_afresh(t)) {
+  if (!row_steps.is_reset(t)) {
     const Stored* hgates = static_cast<const Stored*>(call.hgates) + int64_t{state} * 4 * H + unit;
     c = *c_of_row;
     gates.i += to_sum(hgates[0]);
@@ -113,19 +113,19 @@ __global__ void __launch_bounds__(kThreads)
     Stored* digates = static_cast<Stored*>(call.digates) + t * call.digates_stride[0] +
                       row * call.digates_stride[1] + group * call.digates_stride[2] + unit;
     Stored* dhgates = static_cast<Stored*>(call.dhgates) + state * 4 * H + unit;
-    const Course course = course_of(shape, reverse, row);
+    const RowSteps row_steps = steps_of_row(shape, reverse, row);
     Gates<Number> d = {};
     bool crosses = false;  // the gradient, to the step before
-    if (course.visits(t)) {
+    if (row_steps.has_step(t)) {
       Number* dh_of_row = static_cast<Number*>(call.dh) + state * H + unit;
       Number* dc_of_row = static_cast<Number*>(call.dc) + state * H + unit;
       const Stored* reserve = static_cast<const Stored*>(call.reserve) + at * 5 * H + unit;
-      crosses = !course.starts_afresh(t);
+      crosses = !row_steps.is_reset(t);
       Number c_prev = 0, dh = *dh_of_row, dc = *dc_of_row;
-      if (crosses && t == course.first()) {
+      if (crosses && t == row_steps.first()) {
         c_prev = to_sum(static_cast<const Stored*>(call.cx)[state * H + unit]);
       } else if (crosses) {
-        c_prev = to_sum(reserve[((course.before(t) - t) * shape.B * shape.G * 5 + 4) * H]);
+        c_prev = to_sum(reserve[((row_steps.before(t) - t) * shape.B * shape.G * 5 + 4) * H]);
       }
       if (call.dy) {
         dh += to_sum(

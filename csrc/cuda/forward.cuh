@@ -26,16 +26,16 @@
 // H = 2048 to 2 of 8 warps, and read igates and write y in pieces of 16 bytes.
 #pragma once
 
-#include "cuda/share.cuh"
+#include "cuda/thread_rows.cuh"
 
 namespace fastlstm::cuda {
 
 template <class Element, int kMTiles, int kNTiles>
-class Forward : Share<Element, kNTiles> {
-  using Base = Share<Element, kNTiles>;
+class Forward : ThreadRows<Element, kNTiles> {
+  using Base = ThreadRows<Element, kNTiles>;
   using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::offset, Base::place,
       Base::state, Base::carried, Base::own_units, Base::weight_of, Base::shape_, Base::r_,
-      Base::domain_, Base::operand_, Base::H_, Base::unit_, Base::kPassRows;
+      Base::block_, Base::operand_, Base::H_, Base::unit_, Base::kPassRows;
   using typename Base::Stored;
   using Weights = Product<Element, kMTiles, kNTiles>;
   static constexpr int kWarpUnits = 4 * kMTiles;
@@ -49,17 +49,17 @@ class Forward : Share<Element, kNTiles> {
 
   __device__ __forceinline__ void run() {
     load_weights();
-    domain_.prepare();
+    block_.prepare();
     operand_.clear();
-    domain_.set_forward_flags(0);
+    block_.set_forward_flags(0);
     __syncthreads();
     start();
-    domain_.arrive();
+    block_.arrive();
     fetch(0, 0);
-    for (int s = 0; s < domain_.steps(); ++s) {
-      domain_.wait(s + 1);
+    for (int s = 0; s < block_.steps(); ++s) {
+      block_.wait(s + 1);
       operand_.begin_step(s);
-      domain_.set_forward_flags(s + 1);
+      block_.set_forward_flags(s + 1);
       for (int pass = 0; pass < r_.passes; ++pass) {
         operand_.begin_pass(pass);
         typename Weights::Sums sums;
@@ -72,16 +72,16 @@ class Forward : Share<Element, kNTiles> {
           fetch(s, pass + 1);
         }
       }
-      if (s + 1 < domain_.steps() || domain_.feeds()) domain_.arrive();
+      if (s + 1 < block_.steps() || block_.feeds()) block_.arrive();
       publish(s, r_.passes - 1);
-      if (s + 1 < domain_.steps()) fetch(s + 1, 0);
+      if (s + 1 < block_.steps()) fetch(s + 1, 0);
     }
   }
 
  private:
   __device__ __forceinline__ void load_weights() {
     const int row_warp = threadIdx.x / 32 / r_.k_warps;
-    const unsigned first_unit = domain_.slice * r_.units + row_warp * kWarpUnits;
+    const unsigned first_unit = block_.slice * r_.units + row_warp * kWarpUnits;
     weights_.load([&](int tile, unsigned row, int step, unsigned in_step) {
       const unsigned unit = first_unit + tile / 2 * 8 + row % 8;
       unsigned k = step * Weights::kStepNumbers + in_step;
@@ -97,7 +97,7 @@ class Forward : Share<Element, kNTiles> {
       const Stored h = in(call_.hx)[state(row)], c = in(call_.cx)[state(row)];
       carried(row) = to_sum(c);
       write_own(0, row, to_sum(h));
-      if (domain_.length(row) == 0) {
+      if (block_.length(row) == 0) {
         out(call_.hy)[state(row)] = h;
         out(call_.cy)[state(row)] = c;
       }
@@ -106,12 +106,12 @@ class Forward : Share<Element, kNTiles> {
 
   // Sets out to read the igates of a pass.
   __device__ __forceinline__ void fetch(int s, int pass) {
-    const int t = domain_.time_of(s);
+    const int t = block_.time_of(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
       if (!(flags & kReads)) return;
       const Stored* igates =
-          domain_.is_fed() ? in(call_.bias.data) + (domain_.group - 1) * call_.bias.stride + unit_
-                           : in(call_.igates) + offset(call_.igates_stride, t, row);
+          block_.is_fed() ? in(call_.bias.data) + (block_.group - 1) * call_.bias.stride + unit_
+                          : in(call_.igates) + offset(call_.igates_stride, t, row);
 #pragma unroll
       for (int gate = 0; gate < 4; ++gate) igates_[j][gate] = igates[gate * shape_.H];
     });
@@ -139,7 +139,7 @@ class Forward : Share<Element, kNTiles> {
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
       if (!(flags & kReads)) {
         // Only in a reversed group does a row start later than at step 0.
-        if (domain_.reverse) write_own(s + 1, row, to_sum(in(call_.hx)[state(row)]));
+        if (block_.reverse) write_own(s + 1, row, to_sum(in(call_.hx)[state(row)]));
         return;
       }
       Gates<float> gates = {0, 0, 0, 0};
@@ -156,7 +156,7 @@ class Forward : Share<Element, kNTiles> {
                   ? fastlstm::cell_forward<GateMath<float>, true>(gates, peepholes_, c)
                   : fastlstm::cell_forward<GateMath<float>, false>(gates, peepholes_, c);
       write_own(s + 1, row, h_[j]);
-      if (domain_.feeds()) {
+      if (block_.feeds()) {
         store(reinterpret_cast<Stored*>(operand_.fed_row(s, row)) + unit_, Element::operand(h_[j]));
       }
       carried(row) = c;
@@ -166,7 +166,7 @@ class Forward : Share<Element, kNTiles> {
 
   // Writes what `finish` left of a pass and no other block waits for.
   __device__ __forceinline__ void publish(int s, int pass) const {
-    const int t = domain_.time_of(s);
+    const int t = block_.time_of(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
       const int64_t at = place(t, row);
       const bool reads = flags & kReads;
@@ -190,15 +190,14 @@ class Forward : Share<Element, kNTiles> {
 
   // Where the y of a place goes; that of a layer that feeds another one is not always asked for.
   __device__ __forceinline__ Stored* y_at(int64_t at) const {
-    if (domain_.feeds())
-      return call_.y_below ? out(call_.y_below) + at * shape_.H + unit_ : nullptr;
-    const int64_t before = r_.feeds ? domain_.group * r_.between_groups : 0;
+    if (block_.feeds()) return call_.y_below ? out(call_.y_below) + at * shape_.H + unit_ : nullptr;
+    const int64_t before = r_.feeds ? block_.group * r_.between_groups : 0;
     return out(call_.y) + (at - before) * shape_.H + unit_;
   }
   // h, for the next step s of the group itself, if that does not drop it.
   __device__ __forceinline__ void write_own(int s, int row, float h) const {
     store(reinterpret_cast<Stored*>(operand_.row(s, row)) + own_units() + unit_,
-          Element::operand(domain_.flags(s, row) & kCuts ? 0 : h));
+          Element::operand(block_.flags(s, row) & kCuts ? 0 : h));
   }
   // The gates of a unit of the block; rows count through all k warps.
   __device__ __forceinline__ float4& sum(int row, int unit) const {

@@ -13,14 +13,14 @@
 // row_bytes at 42 bytes a ns and multiprocessor where all of them read.
 #pragma once
 
-#include "cuda/domain.cuh"
+#include "cuda/block.cuh"
 
 namespace fastlstm::cuda {
 
 class Operand {
  public:
-  __device__ __forceinline__ Operand(const Shape& shape, const Recurrence& r, const Domain& domain)
-      : shape_(shape), r_(r), domain_(domain) {
+  __device__ __forceinline__ Operand(const Shape& shape, const Recurrence& r, const Block& block)
+      : shape_(shape), r_(r), block_(block) {
     const int lane = threadIdx.x % 32, k_warp = threadIdx.x / 32 % r.k_warps;
     // Lanes of rows that do not exist read the last one that does.
     lane_offset_ = min(lane % 8, r.stage_rows - 1) * row_stride() + lane / 8 * 16 +
@@ -32,11 +32,11 @@ class Operand {
     if (r_.stages == 0) {
       return shared() + ((s & 1) * r_.passes * r_.pass_rows + row) * row_stride();
     }
-    return row_of(domain_.group, s, row);
+    return row_of(block_.group, s, row);
   }
   // Where that of the layer that this one feeds has it.
   __device__ __forceinline__ unsigned char* fed_row(int s, int row) const {
-    return row_of(domain_.fed(), s, row);
+    return row_of(block_.fed(), s, row);
   }
 
   // What is in shared memory is cleared here, what is in the workspace by the launcher.
@@ -79,7 +79,7 @@ class Operand {
 
  private:
   __device__ __forceinline__ unsigned char* row_of(int group, int s, int row) const {
-    const int64_t before = ((s & 1) * shape_.G + group) * shape_.B + domain_.first_row;
+    const int64_t before = ((s & 1) * shape_.G + group) * shape_.B + block_.first_row;
     return r_.operands + (before + row) * r_.row_bytes;
   }
 
@@ -103,7 +103,7 @@ class Operand {
   // chunks, so a copy of nothing is committed after the last one.
   __device__ __forceinline__ void copy() {
     if (copy_pass_ < r_.passes) {
-      const int rows = min(r_.pass_rows, domain_.rows - copy_pass_ * r_.pass_rows);
+      const int rows = min(r_.pass_rows, block_.rows - copy_pass_ * r_.pass_rows);
       // A chunk has a piece of every k warp's part of a row, or it is the whole row.
       const bool whole = r_.chunk_steps >= r_.steps;
       const int part = whole ? r_.row_bytes : r_.steps * kStepBytes;
@@ -139,7 +139,7 @@ class Operand {
 
   const Shape& shape_;
   const Recurrence& r_;
-  const Domain domain_;  // by value: what refers to a part of its own object stays in memory
+  const Block block_;  // by value: what refers to a part of its own object stays in memory
   int lane_offset_;
   const unsigned char* source_;  // row 0 of this step's operand
   const unsigned char* at_;      // where this lane reads next

@@ -222,7 +222,7 @@ void Grid::check_block(const Block& block) {
 
 uint32_t lane_bit(const Thread& thread) { return 1u << (thread.number % kLanes); }
 
-void wait_in(const char* operation, const Site& site) {
+void wait_in(const char* operation, const CallSite& site) {
   current->operation = operation;
   current->site = site;
   grid->suspend();
@@ -257,12 +257,12 @@ void fail(const std::string& why) {
   __builtin_unreachable();
 }
 
-void yield(const char* operation, const Site& site) {
+void yield(const char* operation, const CallSite& site) {
   grid->make_ready(*current->warp, lane_bit(*current));
   wait_in(operation, site);
 }
 
-void synchronise_block(const Site& site) {
+void synchronise_block(const CallSite& site) {
   grid->progress = true;
   if (goes_wrong(Fault::syncthreads, site)) return;
   Warp& warp = *current->warp;
@@ -278,7 +278,7 @@ void synchronise_block(const Site& site) {
   wait_in("__syncthreads", site);
 }
 
-void meet(const char* operation, const Site& site, const void* in, void* out,
+void meet(const char* operation, const CallSite& site, const void* in, void* out,
           void (*finish)(Warp&)) {
   Warp& warp = *current->warp;
   const unsigned lane = current->number % kLanes;
@@ -302,7 +302,7 @@ void meet(const char* operation, const Site& site, const void* in, void* out,
   wait_in(operation, site);
 }
 
-unsigned poll(const unsigned* counter, const Site& site) {
+unsigned poll(const unsigned* counter, const CallSite& site) {
   if (goes_wrong(Fault::poll, site)) return kAllArrived;
   const auto value = [&] { return *const_cast<const volatile unsigned*>(counter); };
   Thread& thread = *current;
@@ -312,7 +312,7 @@ unsigned poll(const unsigned* counter, const Site& site) {
   return thread.seen = value();
 }
 
-void arrive(unsigned* counter, const Site& site) {
+void arrive(unsigned* counter, const CallSite& site) {
   grid->progress = true;
   yield("arrive", site);
   ++*counter;

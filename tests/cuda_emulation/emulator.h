@@ -47,24 +47,24 @@ bool happens_once_in(unsigned count);
 [[noreturn]] void fail(const std::string& why);
 
 // Lets others run. `operation` names what it is in, for reports.
-void yield(const char* operation, const Site& site);
+void yield(const char* operation, const CallSite& site);
 
-void synchronise_block(const Site& site);
+void synchronise_block(const CallSite& site);
 
 // Waits until all lanes of the warp have called this. The last one calls `finish`, with what each
 // brought in warp.in and warp.out.
-void meet(const char* operation, const Site& site, const void* in, void* out,
+void meet(const char* operation, const CallSite& site, const void* in, void* out,
           void (*finish)(Warp&));
 
-unsigned poll(const unsigned* counter, const Site& site);
-void arrive(unsigned* counter, const Site& site);
+unsigned poll(const unsigned* counter, const CallSite& site);
+void arrive(unsigned* counter, const CallSite& site);
 
-void copy_async_16(void* shared, const void* global, const Site& site);
+void copy_async_16(void* shared, const void* global, const CallSite& site);
 void commit_copies();
-void wait_copies(int pending, const Site& site);
+void wait_copies(int pending, const CallSite& site);
 
 // `bytes` at `pointer` are in the block's dynamic shared memory and aligned to their size, or the
 // launch fails.
-void check_shared(const void* pointer, size_t bytes, const char* operation, const Site& site);
+void check_shared(const void* pointer, size_t bytes, const char* operation, const CallSite& site);
 
 }  // namespace fastlstm::emulation

@@ -14,7 +14,7 @@ constexpr size_t kFaults = std::size(kNames);
 
 Fault planted = Fault::none;
 std::string planted_site;  // or empty: all
-std::array<std::vector<Site>, kFaults> reached;
+std::array<std::vector<CallSite>, kFaults> reached;
 
 Fault parse(const std::string& name) {
   const auto found = std::find(std::begin(kNames), std::end(kNames), name);
@@ -30,15 +30,15 @@ void set_fault(const std::string& name, const std::string& site) {
 }
 
 std::vector<std::string> take_sites(const std::string& name) {
-  std::vector<Site>& sites = reached[static_cast<size_t>(parse(name))];
+  std::vector<CallSite>& sites = reached[static_cast<size_t>(parse(name))];
   std::vector<std::string> names;
-  for (const Site& site : sites) names.push_back(site.name());
+  for (const CallSite& site : sites) names.push_back(site.name());
   sites.clear();
   return names;
 }
 
-bool goes_wrong(Fault fault, const Site& site) {
-  std::vector<Site>& sites = reached[static_cast<size_t>(fault)];
+bool goes_wrong(Fault fault, const CallSite& site) {
+  std::vector<CallSite>& sites = reached[static_cast<size_t>(fault)];
   if (std::find(sites.begin(), sites.end(), site) == sites.end()) sites.push_back(site);
   return fault == planted && (planted_site.empty() || planted_site == site.name());
 }

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "site.h"
+#include "call_site.h"
 
 namespace fastlstm::emulation {
 
@@ -26,6 +26,6 @@ void set_fault(const std::string& name, const std::string& site);
 std::vector<std::string> take_sites(const std::string& name);
 
 // Notes that the site was reached, and tells whether it is to go wrong.
-bool goes_wrong(Fault fault, const Site& site);
+bool goes_wrong(Fault fault, const CallSite& site);
 
 }  // namespace fastlstm::emulation

@@ -95,7 +95,7 @@ void multiply_whole_warp(Warp& warp) {
 
 }  // namespace
 
-void load_matrices(uint32_t (&to)[4], const void* row, const Site& site) {
+void load_matrices(uint32_t (&to)[4], const void* row, const CallSite& site) {
   check_shared(row, kRowBytes, "load_matrices", site);
   Row read;  // now: that other lanes have not arrived does not keep hardware from reading
   std::memcpy(&read, row, kRowBytes);
@@ -103,7 +103,7 @@ void load_matrices(uint32_t (&to)[4], const void* row, const Site& site) {
 }
 
 void multiply_add(Number number, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                  const Site& site) {
+                  const CallSite& site) {
   constexpr void (*kFinish[])(Warp&) = {multiply_whole_warp<Bfloat16>, multiply_whole_warp<Float16>,
                                         multiply_whole_warp<Tf32>};
   const Operands operands{a, b};

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "site.h"
+#include "call_site.h"
 #include "vector_types.h"
 
 namespace fastlstm::emulation {
@@ -30,7 +30,7 @@ struct Thread {
 
   // What it waits in, for reports; null while it runs.
   const char* operation;
-  Site site;
+  CallSite site;
 
   const unsigned* polled;  // the last call was poll, of this counter
   unsigned seen;           // which stood at this
@@ -53,7 +53,7 @@ struct Warp {
   const void* in[kLanes];
   void* out[kLanes];
   const char* operation;
-  Site site;
+  CallSite site;
 
   uint32_t priority;
   bool spinning;  // it did nothing but poll, in vain, when it last ran
@@ -63,7 +63,7 @@ struct Block {
   uint3 index;
   unsigned alive;    // threads that have not returned
   unsigned arrived;  // threads that wait in __syncthreads
-  Site site;         // where
+  CallSite site;     // where
   std::vector<Warp> warps;
   std::vector<Thread> threads;
   std::vector<unsigned char> memory;  // guard, dynamic shared memory, guard

@@ -57,7 +57,7 @@ bool guards_intact(const Block& block) {
   return all_guards(block, [&](size_t i) { return block.memory[i] == kGuardByte[i % 2]; });
 }
 
-void check_shared(const void* pointer, size_t bytes, const char* operation, const Site& site) {
+void check_shared(const void* pointer, size_t bytes, const char* operation, const CallSite& site) {
   const Block& block = *this_thread().warp->block;
   const size_t offset = static_cast<const unsigned char*>(pointer) - block.shared;
   if (offset % bytes != 0 || offset + bytes > block.shared_bytes || offset + bytes < bytes) {
@@ -67,7 +67,7 @@ void check_shared(const void* pointer, size_t bytes, const char* operation, cons
   }
 }
 
-void copy_async_16(void* shared, const void* global, const Site& site) {
+void copy_async_16(void* shared, const void* global, const CallSite& site) {
   check_shared(shared, kCopyBytes, "copy_async_16", site);
   if (reinterpret_cast<uintptr_t>(global) % kCopyBytes != 0) {
     fail("copy_async_16 at " + site.name() + ": the source is not aligned to 16 bytes");
@@ -88,7 +88,7 @@ void commit_copies() {
   }
 }
 
-void wait_copies(int pending, const Site& site) {
+void wait_copies(int pending, const CallSite& site) {
   if (goes_wrong(Fault::wait_copies, site)) return;
   Thread& thread = this_thread();
   const int last = thread.groups - pending;

@@ -23,18 +23,18 @@ extern dim3 blockDim, gridDim;
 
 // The kernel's side.
 
-inline void __syncthreads(fastlstm::emulation::Site site = fastlstm::emulation::Site::here()) {
+inline void __syncthreads(fastlstm::emulation::CallSite site = fastlstm::emulation::CallSite::here()) {
   fastlstm::emulation::synchronise_block(site);
 }
 
-inline void __syncwarp(fastlstm::emulation::Site site = fastlstm::emulation::Site::here()) {
+inline void __syncwarp(fastlstm::emulation::CallSite site = fastlstm::emulation::CallSite::here()) {
   if (fastlstm::emulation::goes_wrong(fastlstm::emulation::Fault::syncwarp, site)) return;
   fastlstm::emulation::meet("__syncwarp", site, nullptr, nullptr, [](auto&) {});
 }
 
 template <class Value>
 Value __shfl_xor_sync(unsigned mask, Value value, int bits,
-                      fastlstm::emulation::Site site = fastlstm::emulation::Site::here()) {
+                      fastlstm::emulation::CallSite site = fastlstm::emulation::CallSite::here()) {
   using namespace fastlstm::emulation;
   if (mask != kAllLanes) fail("shuffles of a part of a warp are not emulated");
   Value all[kLanes];

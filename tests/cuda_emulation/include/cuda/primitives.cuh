@@ -13,7 +13,7 @@
 
 namespace fastlstm::cuda {
 
-using emulation::Site;
+using emulation::CallSite;
 
 struct Tf32 {
   float value;
@@ -21,33 +21,33 @@ struct Tf32 {
 
 inline unsigned char* dynamic_shared() { return emulation::this_thread().warp->block->shared; }
 
-inline void copy_async_16(void* shared, const void* global, Site site = Site::here()) {
+inline void copy_async_16(void* shared, const void* global, CallSite site = CallSite::here()) {
   emulation::copy_async_16(shared, global, site);
 }
 
 inline void commit_copies() { emulation::commit_copies(); }
 
 template <int kPending>
-void wait_copies(Site site = Site::here()) {
+void wait_copies(CallSite site = CallSite::here()) {
   emulation::wait_copies(kPending, site);
 }
 
-inline void load_matrices(uint32_t (&to)[4], const void* row, Site site = Site::here()) {
+inline void load_matrices(uint32_t (&to)[4], const void* row, CallSite site = CallSite::here()) {
   emulation::load_matrices(to, row, site);
 }
 
 inline void multiply_add(__nv_bfloat16, float (&d)[4], const uint32_t (&a)[4],
-                         const uint32_t (&b)[2], Site site = Site::here()) {
+                         const uint32_t (&b)[2], CallSite site = CallSite::here()) {
   emulation::multiply_add(emulation::Number::bfloat16, d, a, b, site);
 }
 
 inline void multiply_add(__half, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                         Site site = Site::here()) {
+                         CallSite site = CallSite::here()) {
   emulation::multiply_add(emulation::Number::float16, d, a, b, site);
 }
 
 inline void multiply_add(Tf32, float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2],
-                         Site site = Site::here()) {
+                         CallSite site = CallSite::here()) {
   emulation::multiply_add(emulation::Number::tf32, d, a, b, site);
 }
 
@@ -59,11 +59,11 @@ inline uint32_t round_to_tf32(float value) {
   return (finite ? bits + 0x1000u : bits) & 0xffffe000u;
 }
 
-inline void arrive(unsigned* counter, Site site = Site::here()) {
+inline void arrive(unsigned* counter, CallSite site = CallSite::here()) {
   emulation::arrive(counter, site);
 }
 
-inline unsigned poll(const unsigned* counter, Site site = Site::here()) {
+inline unsigned poll(const unsigned* counter, CallSite site = CallSite::here()) {
   return emulation::poll(counter, site);
 }
 

@@ -6,12 +6,12 @@
 
 namespace fastlstm::emulation {
 
-struct Site {
+struct CallSite {
   const char* file = "";
   int line = 0;
 
   // Of the caller, as a default argument.
-  static Site here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+  static CallSite here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
     return {file, line};
   }
 
@@ -21,10 +21,10 @@ struct Site {
     return std::string(slash ? slash + 1 : file) + ":" + std::to_string(line);
   }
 
-  bool operator==(const Site& other) const {
+  bool operator==(const CallSite& other) const {
     return line == other.line && (file == other.file || std::strcmp(file, other.file) == 0);
   }
-  bool operator!=(const Site& other) const { return !(*this == other); }
+  bool operator!=(const CallSite& other) const { return !(*this == other); }
 };
 
 }  // namespace fastlstm::emulation

@@ -7,19 +7,19 @@
 namespace fastlstm::cuda {
 
 template <class Element, int kNTiles>
-class Share {
+class ThreadRows {
  protected:
   using Stored = typename Element::Stored;
   using Bits = typename Element::Bits;
   static constexpr int kPassRows = 8 * kNTiles;
 
-  __device__ __forceinline__ Share(const Shape& shape, const Recurrence& r)
+  __device__ __forceinline__ ThreadRows(const Shape& shape, const Recurrence& r)
       : shape_(shape),
         r_(r),
-        domain_(shape, r),
-        operand_(shape, r, domain_),
+        block_(shape, r),
+        operand_(shape, r, block_),
         H_(static_cast<unsigned>(shape.H)),
-        unit_(domain_.slice * r.units + threadIdx.x % r.units),
+        unit_(block_.slice * r.units + threadIdx.x % r.units),
         first_row_(threadIdx.x / r.units),
         row_step_(kThreads / r.units) {}
 
@@ -34,7 +34,7 @@ class Share {
   template <class Visit>
   __device__ __forceinline__ void for_each_row(const Visit& visit) const {
     if (unit_ >= H_) return;
-    for (int row = first_row_; row < domain_.rows; row += row_step_) visit(row);
+    for (int row = first_row_; row < block_.rows; row += row_step_) visit(row);
   }
 
   // Calls visit(j, row, its flags at step s) for the j-th of this thread's rows of a pass.
@@ -45,7 +45,7 @@ class Share {
     for (int j = 0; j < kThreadRows; ++j) {
       const int in_pass = first_row_ + j * row_step_, row = pass * kPassRows + in_pass;
       if (in_pass >= kPassRows) break;
-      const unsigned flags = domain_.flags(s, row);
+      const unsigned flags = block_.flags(s, row);
       if (flags & kAbsent) break;
       visit(j, row, flags);
     }
@@ -53,22 +53,21 @@ class Share {
 
   __device__ __forceinline__ Peepholes<float> load_peepholes(const LstmWeight& weight_ch) const {
     if (!weight_ch.data || unit_ >= H_) return {};
-    const Stored* weight = in(weight_ch.data) + domain_.group * weight_ch.stride + unit_;
+    const Stored* weight = in(weight_ch.data) + block_.group * weight_ch.stride + unit_;
     return {to_sum(weight[0]), to_sum(weight[H_]), to_sum(weight[2 * H_])};
   }
 
   // In an array (T, B, G, ...) with strides, numbers before this thread's of a row; in y or
   // reserve, rows before it; and in one of (G, B, H), numbers.
   __device__ __forceinline__ int64_t offset(const int64_t (&stride)[3], int t, int row) const {
-    return t * stride[0] + (domain_.first_row + row) * stride[1] + domain_.group * stride[2] +
-           unit_;
+    return t * stride[0] + (block_.first_row + row) * stride[1] + block_.group * stride[2] + unit_;
   }
   __device__ __forceinline__ int64_t place(int t, int row) const {
-    return (t * shape_.B + domain_.first_row + row) * r_.between_rows +
-           domain_.group * r_.between_groups;
+    return (t * shape_.B + block_.first_row + row) * r_.between_rows +
+           block_.group * r_.between_groups;
   }
   __device__ __forceinline__ int64_t state(int row) const {
-    return (domain_.group * shape_.B + domain_.first_row + row) * shape_.H + unit_;
+    return (block_.group * shape_.B + block_.first_row + row) * shape_.H + unit_;
   }
 
   // Of the operand, in hidden units: before what the blocks of this group write for themselves.
@@ -79,13 +78,13 @@ class Share {
   template <class Call>
   __device__ __forceinline__ const Bits* weight_of(const Call& call, unsigned& k) const {
     if (k < own_units()) {
-      if (!domain_.is_fed()) return nullptr;
-      const int array = r_.feeds > 0 ? domain_.group - 1 : domain_.group;
+      if (!block_.is_fed()) return nullptr;
+      const int array = r_.feeds > 0 ? block_.group - 1 : block_.group;
       return static_cast<const Bits*>(call.weight_ih.data) + array * call.weight_ih.stride;
     }
     k -= own_units();
     if (k >= H_) return nullptr;
-    return static_cast<const Bits*>(call.weight_hh.data) + domain_.group * call.weight_hh.stride;
+    return static_cast<const Bits*>(call.weight_hh.data) + block_.group * call.weight_hh.stride;
   }
 
   // What is carried from step to step: c or dc.
@@ -96,7 +95,7 @@ class Share {
 
   const Shape& shape_;
   const Recurrence& r_;
-  const Domain domain_;
+  const Block block_;
   Operand operand_;
   const unsigned H_;
   const unsigned unit_;  // of the group

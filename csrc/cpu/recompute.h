@@ -11,13 +11,13 @@ namespace fastlstm::cpu {
 namespace {
 
 template <class S>
-class Replay : Arrays<S> {
+class Recomputation : Arrays<S> {
   using Arrays<S>::in, Arrays<S>::row_of, Arrays<S>::shape_, Arrays<S>::hidden_size_;
 
  public:
   // `block` is the number of steps in a block of the backward pass. All of one must be there, and
   // the step before it, which may be the last of its k.
-  Replay(const LstmBackward& call, int num_threads, int64_t block, Workspace& workspace)
+  Recomputation(const LstmBackward& call, int num_threads, int64_t block, Workspace& workspace)
       : Arrays<S>(call.shape),
         call_(call),
         every_(lesser(shape_.checkpoint_every, shape_.T)),
@@ -35,7 +35,7 @@ class Replay : Arrays<S> {
     if (every_ == 0) return 0;
     while (begin > s) {
       const Range steps = {(begin - 1) / every_ * every_, begin};
-      as_forward(team, [&](Team& mine) { forward_.replay(mine, steps); });
+      as_forward(team, [&](Team& mine) { forward_.recompute(mine, steps); });
       team.barrier();
       begin = steps.begin;
     }

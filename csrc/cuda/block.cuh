@@ -3,9 +3,9 @@
 // each row of the tile does at each step.
 #pragma once
 
-#include "course.h"
 #include "cuda/primitives.cuh"
 #include "cuda/recurrence.h"
+#include "row_steps.h"
 
 namespace fastlstm::cuda {
 
@@ -20,9 +20,9 @@ enum Flags : unsigned {
   kDue = 64,     // backward: it has had all its steps, and its dhx is now the product
 };
 
-class Domain {
+class Block {
  public:
-  __device__ __forceinline__ Domain(const Shape& shape, const Recurrence& r)
+  __device__ __forceinline__ Block(const Shape& shape, const Recurrence& r)
       : shape_(shape),
         r_(r),
         slice(blockIdx.x % r.slices),
@@ -60,12 +60,12 @@ class Domain {
   __device__ __forceinline__ void set_forward_flags(int s) const {
     const int t = time_of(s);
     for (int row = threadIdx.x; row < rows; row += kThreads) {
-      const Course course(shape_, first_row + row, reverse, length(row));
+      const RowSteps row_steps(shape_, first_row + row, reverse, length(row));
       unsigned flags = 0;
-      if (s < steps() && course.visits(t)) {
+      if (s < steps() && row_steps.has_step(t)) {
         flags = kReads;
-        if (t == course.last()) flags |= kLast;
-        if (course.starts_afresh(t)) flags |= kCuts;
+        if (t == row_steps.last()) flags |= kLast;
+        if (row_steps.is_reset(t)) flags |= kCuts;
       }
       *flags_at(s, row) = flags;
     }
@@ -73,20 +73,20 @@ class Domain {
   __device__ __forceinline__ void set_backward_flags(int s) const {
     const int t = time_from_end(s);
     for (int row = threadIdx.x; row < rows; row += kThreads) {
-      const Course course(shape_, first_row + row, reverse, length(row));
+      const RowSteps row_steps(shape_, first_row + row, reverse, length(row));
       unsigned flags = 0;
-      if (s < steps() && course.visits(t)) {
+      if (s < steps() && row_steps.has_step(t)) {
         flags = kReads;
-        if (t == course.first()) flags |= kFirst;
-        if (course.starts_afresh(t)) flags |= kAfresh;
-        if (t == course.last()) {
+        if (t == row_steps.first()) flags |= kFirst;
+        if (row_steps.is_reset(t)) flags |= kAfresh;
+        if (t == row_steps.last()) {
           flags |= kLast;
-        } else if (course.starts_afresh(course.after(t))) {
+        } else if (row_steps.is_reset(row_steps.after(t))) {
           flags |= kCuts;
         }
-      } else if (s > 0 && course.length > 0 && time_from_end(s - 1) == course.first()) {
+      } else if (s > 0 && row_steps.length > 0 && time_from_end(s - 1) == row_steps.first()) {
         flags = kDue;
-        if (course.starts_afresh(course.first())) flags |= kCuts;
+        if (row_steps.is_reset(row_steps.first())) flags |= kCuts;
       }
       *flags_at(s, row) = flags;
     }

@@ -8,11 +8,11 @@ namespace {
 
 // Numbers of every row at every step of a block, and at the step before: (G, block + 1, B, n).
 template <class S>
-class Ring {
+class RingBuffer {
   static constexpr int64_t kLine = 64 / sizeof(S);
 
  public:
-  Ring(const LstmShape& shape, int64_t block, int64_t n, Workspace& workspace)
+  RingBuffer(const LstmShape& shape, int64_t block, int64_t n, Workspace& workspace)
       : B_(shape.B),
         steps_(block + 1),
         stride_((ceil_div(n, kLine) | 1) * kLine),
@@ -46,7 +46,7 @@ class HiddenStates : Arrays<S> {
 
  private:
   S* const y_;
-  const Ring<S> ring_;
+  const RingBuffer<S> ring_;
 };
 
 }  // namespace

@@ -8,28 +8,28 @@ namespace fastlstm {
 namespace {
 
 // In the order of the forward pass; times are places in the arrays.
-struct Course {
+struct RowSteps {
   int64_t length;
   bool reverse;
   const uint8_t* reset;  // of this row: at step t it is reset[t * rows]
   int64_t rows;
 
-  FASTLSTM_INLINE Course(const LstmShape& shape, int64_t group, int64_t row)
-      : Course(shape, row, shape.reverse[group], shape.lengths ? shape.lengths[row] : shape.T) {}
+  FASTLSTM_INLINE RowSteps(const LstmShape& shape, int64_t group, int64_t row)
+      : RowSteps(shape, row, shape.reverse[group], shape.lengths ? shape.lengths[row] : shape.T) {}
   template <class Shape>
-  FASTLSTM_INLINE Course(const Shape& shape, int64_t row, bool reverse, int64_t length)
+  FASTLSTM_INLINE RowSteps(const Shape& shape, int64_t row, bool reverse, int64_t length)
       : length(length),
         reverse(reverse),
         reset(shape.reset ? shape.reset + row : nullptr),
         rows(shape.B) {}
 
-  FASTLSTM_INLINE bool visits(int64_t t) const { return t < length; }
+  FASTLSTM_INLINE bool has_step(int64_t t) const { return t < length; }
   FASTLSTM_INLINE int64_t first() const { return reverse ? length - 1 : 0; }
   FASTLSTM_INLINE int64_t last() const { return reverse ? 0 : length - 1; }
   FASTLSTM_INLINE int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
   FASTLSTM_INLINE int64_t after(int64_t t) const { return reverse ? t - 1 : t + 1; }
   // Whether no state comes from the step before t, or, if t is the first one, from outside.
-  FASTLSTM_INLINE bool starts_afresh(int64_t t) const {
+  FASTLSTM_INLINE bool is_reset(int64_t t) const {
     const int64_t border = reverse ? t + 1 : t;
     return reset && border < length && reset[border * rows];
   }
