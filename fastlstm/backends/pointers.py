@@ -103,9 +103,9 @@ def grid(parameter: Sequence[Tensor]) -> tuple[tuple[int, int], Tensor | None]:
 
 def group_pointers(
     weights: GroupWeights,
-) -> tuple[dict[str, tuple[int, int]], list[Tensor | None]]:
+) -> tuple[dict[str, Any], list[Tensor | None]]:
     """The :func:`grid` of every parameter by its name, and the owners of the memory."""
-    pointers: dict[str, tuple[int, int]] = {}
+    pointers: dict[str, Any] = {}
     owners: list[Tensor | None] = []
     for name, parameter in zip(GroupWeights._fields, weights, strict=True):
         if not parameter:

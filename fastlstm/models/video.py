@@ -174,14 +174,23 @@ class VideoLSTM(saving.SavedModel):
         frames, future = self._time_first(frames, future)
         if future is not None and steps not in (None, future.shape[0]):
             raise ValueError(f"steps: expected {future.shape[0]}, as future has, got {steps}")
+        if not 0.0 <= sampling <= 1.0:
+            raise ValueError(f"sampling: expected a probability in 0..1, got {sampling}")
+        state = self.encoder(frames)
+        if steps is None:
+            steps = (frames if future is None else future).shape[0]
+        if steps < 1:
+            raise ValueError(f"steps: expected at least 1, got {steps}")
         decoder = self.reconstruction_decoder
         reads_frames = decoder is not None and decoder.conditional
-        reversed_frames = frames.flip(0) if reads_frames else None
-        output = self._run(frames, reversed_frames, future, steps, sampling)
-        if not self.batch_first:
-            return output
-        reconstruction, emitted = (y if y is None else y.transpose(0, 1) for y in output[:2])
-        return VideoOutput(reconstruction, emitted, output.state)
+        runs = (
+            DecoderRun(decoder, frames.flip(0) if reads_frames else None, frames.shape[0]),
+            DecoderRun(self.future_decoder, future, steps),
+        )
+        readouts = run_decoders(runs, state, self.frame_type, sampling)
+        if self.batch_first:
+            readouts = [y if y is None else y.transpose(0, 1) for y in readouts]
+        return VideoOutput(readouts[0], readouts[1], state)
 
     def reconstruct(self, frames: Tensor) -> Tensor:
         """Return the frames that the reconstruction decoder emits, (T, B, I), the last one first.
@@ -260,9 +269,10 @@ class VideoLSTM(saving.SavedModel):
             raise ValueError(
                 f"future: expected the frames that follow, {type(self).__name__} predicts them"
             )
-        frames, future = self._time_first(frames, future)
-        reversed_frames = None if self.reconstruction_decoder is None else frames.flip(0)
-        output = self._run(frames, reversed_frames, future, None, sampling)
+        output = self(frames, future, sampling=sampling)  # not forward: hooks are to see the call
+        reversed_frames = None
+        if self.reconstruction_decoder is not None:
+            reversed_frames = frames.flip(1 if self.batch_first else 0)
         return video_loss(output[:2], (reversed_frames, future), self.frame_type)
 
     @property
@@ -281,29 +291,6 @@ class VideoLSTM(saving.SavedModel):
             check_like("future", future, "frames", frames)
             check_size("future", future, (future.shape[0], *frames.shape[1:]))
         return frames, future
-
-    def _run(
-        self,
-        frames: Tensor,
-        reversed_frames: Tensor | None,
-        future: Tensor | None,
-        steps: int | None,
-        sampling: float,
-    ) -> VideoOutput:
-        """Encode frames and run the decoders, time first in and out."""
-        if not 0.0 <= sampling <= 1.0:
-            raise ValueError(f"sampling: expected a probability in 0..1, got {sampling}")
-        state = self.encoder(frames)
-        if steps is None:
-            steps = (frames if future is None else future).shape[0]
-        if steps < 1:
-            raise ValueError(f"steps: expected at least 1, got {steps}")
-        runs = (
-            DecoderRun(self.reconstruction_decoder, reversed_frames, frames.shape[0]),
-            DecoderRun(self.future_decoder, future, steps),
-        )
-        reconstruction, emitted = run_decoders(runs, state, self.frame_type, sampling)
-        return VideoOutput(reconstruction, emitted, state)
 
     def _predict(self, frames: Tensor, steps: int) -> Tensor:
         """Run the future decoder in closed loop; return its read-outs, time first."""

@@ -160,7 +160,7 @@ def backward(
     dbias = new((tiles, G, 4 * H), dtype=sums) if needs.bias else None
     dweight_ch = new((tiles, G, 3 * H), dtype=sums) if needs.weight_ch else None
     dy = None if grads.dy is None else pointers.unit_stride(grads.dy)
-    dcells, y, reserve = gpu.contiguous(grads.dcells), saved.y.contiguous(), saved.reserve
+    dcells, y, reserve = gpu.contiguous(grads.dcells), saved.y, saved.reserve
     reserve, hx, cx = reserve.contiguous(), call.hx.contiguous(), call.cx.contiguous()
     weight_hh = gpu.stack(call.weights.weight_hh)
     assert weight_hh is not None
