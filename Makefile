@@ -56,6 +56,7 @@ lint: .venv/.built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 
 format: .venv/.built
