@@ -1,0 +1,107 @@
+// The calls that test_kernels.cpp makes.
+#pragma once
+
+#include <random>
+#include <vector>
+
+#include "case.h"
+
+namespace fastlstm {
+
+inline constexpr DType kTypes[] = {DType::float32, DType::float64, DType::bfloat16};
+
+// Every H with every I, type and kind of cell. The other options are drawn at random.
+inline std::vector<Case> mixed_cases() {
+  std::vector<Case> cases;
+  std::mt19937 random(1);
+  const auto one_of = [&](auto... choices) {
+    const int64_t list[] = {static_cast<int64_t>(choices)...};
+    return list[random() % (sizeof(list) / sizeof(*list))];
+  };
+  for (const int64_t H : {1, 5, 17, 33, 64, 70}) {
+    for (const int64_t I : {0, 1, 9, 40}) {
+      for (int kind = 0; kind < 12; ++kind) {
+        Case c;
+        c.dtype = kTypes[kind % 3];
+        c.peepholes = kind / 3 % 2;
+        c.H = H, c.I = I;
+        c.T = one_of(1, 2, 7, 40);
+        c.B = 1 + random() % 13;
+        c.G = one_of(1, 2);
+        c.reverse = one_of(0, 1, 2, 3);
+        c.threads = one_of(1, 2, 3);
+        c.lengths = one_of(0, 1);
+        c.bias_ih = one_of(0, 1);
+        c.bias_hh = one_of(0, 1);
+        c.backwards_weights = one_of(0, 1);
+        c.packing = static_cast<Packing>(random() % 4);
+        c.input = static_cast<Layout>(random() % 7);
+        c.dy = static_cast<Layout>(random() % 7);
+        c.shift = one_of(0, 1, 3);
+        c.P = one_of(0, 0, 1, 16, 33);
+        c.packed_rows = one_of(0, 0, 1);
+        c.reset = one_of(0, 1);
+        c.cells = one_of(0, 1);
+        c.checkpoint_every = one_of(0, 1, 2, 3, 7, 50);
+        c.keeps_y = one_of(0, 1);
+        if (c.packed_rows) c.input = c.dy = Layout::contiguous;
+        if (c.T * c.B * c.G * H * (H + I) > 1'000'000) c.T = 7;  // keeps the whole run to seconds
+        cases.push_back(c);
+      }
+    }
+  }
+  return cases;
+}
+
+// Every pointer that may be null, alone and together with similar ones.
+inline std::vector<Case> null_cases() {
+  std::vector<Case> cases;
+  for (const DType dtype : kTypes) {
+    for (const int64_t I : {0, 9}) {
+      for (const char* null : {" reserve ", " dinput ", " dweight_ih ", " dbias ", " dweight_hh ",
+                               " dweight_ch ", " dweight_hr ", " dcells ", " dy ", " dhy ", " dcy ",
+                               " dy dhy dcy ", " dweight_ih dbias dweight_hh dweight_ch ",
+                               " dinput dweight_ih dbias dweight_hh dweight_ch "}) {
+        Case c;
+        c.dtype = dtype;
+        c.T = 5, c.B = 7, c.I = I;
+        c.lengths = true;
+        c.input = I ? Layout::shared : Layout::contiguous;
+        c.null = null;
+        c.P = cases.size() % 3 ? 0 : 9;
+        c.cells = true;
+        c.threads = 1 + static_cast<int>(cases.size() % 3);
+        cases.push_back(c);
+      }
+    }
+  }
+  return cases;
+}
+
+// More steps, rows, columns or units than the kernels work on at once.
+inline std::vector<Case> large_cases() {
+  const int64_t sizes[][4] = {{300, 3, 20, 33}, {3, 300, 9, 30},  {2, 70, 70, 300},
+                              {1, 2, 130, 600}, {160, 7, 9, 5},   {1, 6, 150, 0},
+                              {2, 3, 100, 20},  {1, 1, 300, 0},   {4, 1, 140, 1100},
+                              {9, 60, 33, 0},   {3, 45, 200, 70}, {2, 17, 260, 0}};
+  std::vector<Case> cases;
+  for (const auto& [T, B, H, I] : sizes) {
+    for (const DType dtype : kTypes) {
+      Case c;
+      c.dtype = dtype;
+      c.T = T, c.B = B, c.H = H, c.I = I;
+      c.G = 1 + cases.size() / 3 % 2;
+      c.threads = 1 + static_cast<int>(cases.size() % 3);
+      c.lengths = cases.size() % 2;
+      c.packed_rows = cases.size() % 4 == 3;
+      c.reset = cases.size() % 5 == 4;
+      c.P = cases.size() % 3 == 1 ? 40 : 0;
+      c.checkpoint_every = 1 + cases.size() * 7 % 31;
+      c.keeps_y = cases.size() % 7 < 3;
+      cases.push_back(c);
+    }
+  }
+  return cases;
+}
+
+}  // namespace fastlstm
