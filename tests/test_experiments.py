@@ -13,12 +13,12 @@ from fastlstm.experiments import command, presets, runs
 from fastlstm.experiments.actions import actions, comparison
 from fastlstm.experiments.features import extent, features, strongest
 from fastlstm.experiments.out_of_domain import out_of_domain
-from fastlstm.experiments.pictures import Strip, strips
 from fastlstm.experiments.report import compared, write_report
 from fastlstm.experiments.setting import Setting, spread
 from fastlstm.experiments.time_scales import activity, restlessness, time_scales
 from fastlstm.experiments.variants import moving_mnist
 from fastlstm.training import MovingMNISTData
+from fastlstm.training.callbacks.frame_rows import FrameRow, draw_frame_rows
 from fastlstm.training.commands.base import RunCommand
 
 WORDS = (
@@ -162,7 +162,9 @@ def test_a_feature_covers_what_it_covers():
 
 def test_strips_show_every_frame_where_it_belongs():
     images = np.random.default_rng(0).random((5, 1, 8, 8)).astype(np.float32)
-    figure = strips([Strip("a", images[:3], images[3:]), Strip("b", None, images[:2])])
+    figure = draw_frame_rows(
+        [FrameRow("a", images[:3], images[3:]), FrameRow("b", None, images[:2])]
+    )
     canvas = figure.axes[0].images[0].get_array()
     gap = canvas.shape[1] - 5 * 8
     np.testing.assert_array_equal(canvas[:8, :8], images[0, 0])

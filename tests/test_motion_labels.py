@@ -9,9 +9,17 @@ from lightning.pytorch import Callback
 from tiny_training import SIDE, trainer
 from torch.utils.data import DataLoader
 
+import fastlstm.training.action_data
 from fastlstm import LSTMClassifier
 from fastlstm.data import MOTIONS, load_digits
-from fastlstm.training import ClassificationTask, LabelledBatch, MotionData, MotionVideoData
+from fastlstm.training import (
+    ClassificationTask,
+    LabelledBatch,
+    MotionData,
+    MotionVideoData,
+    MovingMNISTData,
+)
+from fastlstm.training.commands.video import VideoCommand
 
 CLASSES = len(MOTIONS)
 
@@ -110,13 +118,30 @@ def test_a_single_frame_is_the_middle_one():
 def test_unlabelled_videos_are_the_labelled_ones():
     (labelled,) = first_batches(tiny_data(num_frames=5), 1)
     options = {"batch_size": 4, "input_frames": 2, "future_frames": 3, "size": SIDE}
-    data = MotionVideoData(**options, val_size=4, test_size=4)
+    options |= {"val_size": 4, "test_size": 4}
+    data = MovingMNISTData(**options, num_digits=1, dataset="motion_mnist")
     (unlabelled,) = first_batches(data, 1)
     assert unlabelled.frames.shape[0] == 2
     assert torch.equal(torch.cat(unlabelled), labelled.frames)
     assert torch.equal(data.training_sample(4).future, unlabelled.future)
     val = next(iter(tiny_data(num_frames=5).val_dataloader()))
     assert torch.equal(torch.cat(next(iter(data.val_dataloader()))), val.frames)
+
+    (by_old_name,) = first_batches(MotionVideoData(**options), 1)
+    assert torch.equal(by_old_name.future, unlabelled.future)
+    with pytest.raises(ValueError, match=r"dataset: expected one of .*motion_mnist.*, got 'mnist'"):
+        MovingMNISTData(dataset="mnist")
+
+
+def test_the_class_path_and_defaults_of_version_0_1(tmp_path):
+    words = ["--data=fastlstm.training.MotionVideoData", "--data.size=30", "--data.batch_size=2"]
+    words += ["--model.model=fastlstm.CompositeLSTM", "--model.model.hidden_size=4"]
+    words += ["--model.model.input_size=900", "--trainer.fast_dev_run=1", "--baselines.sample=8"]
+    words += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    data = VideoCommand(["fit", f"--run={tmp_path}", *words]).datamodule
+    assert type(data) is MotionVideoData is fastlstm.training.action_data.MotionVideoData
+    assert (data.num_digits, data.val_size, data.test_size) == (1, 500, 2000)
+    assert data.training_options().keys() >= {"num_digits", "size", "seed"}
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tiny_training import Recorder, checkpoint, tiny_data, tiny_model, trainer
 
 from fastlstm import LSTMAutoencoder
 from fastlstm.training import AtomicCheckpointIO, StopBetweenSteps, VideoTask
-from fastlstm.training.datamodules.base import EndlessBatches
+from fastlstm.training.datamodules.base import InfiniteBatchSampler
 from fastlstm.training.datamodules.moving_mnist import time_first
 
 
@@ -198,7 +198,7 @@ def test_a_run_that_resumes_with_other_data_goes_on_with_them_and_says_so(
     said = [str(w.message) for w in recwarn if "resumes with" in str(w.message)]
     assert said == ([f"the run resumes with other training data ({says})"] if says else [])
 
-    batches = EndlessBatches(data.get("batch_size", 4), lambda: 0)
+    batches = InfiniteBatchSampler(data.get("batch_size", 4), lambda: 0)
     number = 2 * options.get("accumulate_grad_batches", 1)
     videos = tiny_data(**data)._training_videos().__getitems__(batches.batch(number))
     np.testing.assert_array_equal(recorder.videos[0], time_first(videos))

@@ -19,7 +19,7 @@ from fastlstm.training import (
     frame_error,
 )
 from fastlstm.training.callbacks.initialization import smooth_over_image
-from fastlstm.training.datamodules.base import EndlessBatches
+from fastlstm.training.datamodules.base import InfiniteBatchSampler
 from fastlstm.training.schedule import learning_rate_factor
 
 
@@ -53,12 +53,12 @@ def test_evaluation_videos_do_not_follow_the_training_seed_and_differ_between_sp
 
 def test_endless_batches_go_on_from_where_they_are_told_and_ranks_share_them():
     now = 0
-    whole = [b for b, _ in zip(EndlessBatches(3, lambda: now), range(8), strict=False)]
+    whole = [b for b, _ in zip(InfiniteBatchSampler(3, lambda: now), range(8), strict=False)]
     assert list(itertools.chain(*whole)) == list(range(24))
-    batches = EndlessBatches(3, lambda: now)
+    batches = InfiniteBatchSampler(3, lambda: now)
     now = 5
     assert next(iter(batches)) == whole[5]
-    ranks = [EndlessBatches(3, lambda: 2, rank, 2) for rank in (0, 1)]
+    ranks = [InfiniteBatchSampler(3, lambda: 2, rank, 2) for rank in (0, 1)]
     assert [next(iter(r)) for r in ranks] == [whole[4], whole[5]]
 
 

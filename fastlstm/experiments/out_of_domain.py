@@ -6,11 +6,11 @@ import torch
 from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 
-from fastlstm.experiments.pictures import Strip, strips
 from fastlstm.experiments.setting import Setting
 from fastlstm.experiments.videos import data_of
 from fastlstm.models.video import VideoLSTM
 from fastlstm.training.callbacks.baselines import Baselines
+from fastlstm.training.callbacks.frame_rows import FrameRow, draw_frame_rows
 from fastlstm.training.tasks.base import floats
 from fastlstm.training.tasks.video import VideoTask
 
@@ -37,6 +37,8 @@ def out_of_domain(setting: Setting) -> dict[str, Any]:
 @torch.no_grad()
 def _strips(data: Any, model: VideoLSTM, name: str) -> Figure:
     frames, future = (floats(part[:, :2]) for part in next(iter(data.test_dataloader())))
-    says = model.reconstruct(frames).flip(0), model.predict(frames, len(future))
-    rows = {"input | future": (frames, future), name: says}
-    return strips([Strip(k, *(data.images(half).numpy() for half in v)) for k, v in rows.items()])
+    predicted = model.reconstruct(frames).flip(0), model.predict(frames, len(future))
+    rows = {"input | future": (frames, future), name: predicted}
+    return draw_frame_rows(
+        [FrameRow(k, *(data.images(half).numpy() for half in v)) for k, v in rows.items()]
+    )

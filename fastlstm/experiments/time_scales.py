@@ -6,13 +6,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastlstm.experiments.pictures import Strip, activity_maps, error_curve, strips
+from fastlstm.experiments.pictures import activity_maps, error_curve
 from fastlstm.experiments.setting import Setting
 from fastlstm.experiments.videos import data_of
 from fastlstm.functional import lstm
 from fastlstm.models.decoding import decode
 from fastlstm.models.video import VideoLSTM
 from fastlstm.training.callbacks.baselines import BaselineErrors, frame_error
+from fastlstm.training.callbacks.frame_rows import FrameRow, draw_frame_rows
 from fastlstm.training.tasks.base import floats
 
 
@@ -101,12 +102,12 @@ def _strips(
     """Two videos: what was read, and the future at steps 1, 5 and every tenth."""
     shown = [0, 4, *range(9, len(future), 10)]
 
-    def row(label: str, past: Tensor, to_come: Tensor) -> Strip:
+    def row(label: str, past: Tensor, to_come: Tensor) -> FrameRow:
         halves = (data.images(half[:, :2]).numpy() for half in (past, to_come[shown]))
-        return Strip(label, *halves)
+        return FrameRow(label, *halves)
 
     rows = [row("input | steps 1, 5, 10, 20 ...", frames, future)]
     for name, model in models.items():
         past = model.reconstruct(frames[:, :2]).flip(0)
         rows.append(row(name.replace("_", " "), past, predicted[name]))
-    return strips(rows)
+    return draw_frame_rows(rows)

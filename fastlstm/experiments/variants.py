@@ -6,10 +6,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastlstm.experiments.pictures import Strip, strips
 from fastlstm.experiments.runs import Run
 from fastlstm.experiments.setting import Setting, spread
 from fastlstm.experiments.videos import data_of
+from fastlstm.training.callbacks.frame_rows import FrameRow, draw_frame_rows
 from fastlstm.training.tasks.base import floats
 
 _SHOWN = 2  # test videos in the figure
@@ -55,9 +55,9 @@ def _strips(settings: dict[str, Any], runs: dict[str, Run]) -> Figure:
     data = data_of(settings)
     frames, future = (floats(part[:, :_SHOWN]) for part in next(iter(data.test_dataloader())))
 
-    def row(label: str, past: Tensor | None, to_come: Tensor | None) -> Strip:
+    def row(label: str, past: Tensor | None, to_come: Tensor | None) -> FrameRow:
         halves = (None if half is None else data.images(half).numpy() for half in (past, to_come))
-        return Strip(label, *halves)
+        return FrameRow(label, *halves)
 
     rows = [row("input | future", frames, future)]
     for name, run in runs.items():
@@ -65,4 +65,4 @@ def _strips(settings: dict[str, Any], runs: dict[str, Run]) -> Figure:
         past = None if model.reconstruction_decoder is None else model.reconstruct(frames).flip(0)
         to_come = None if model.future_decoder is None else model.predict(frames, len(future))
         rows.append(row(name.replace("_", " "), past, to_come))
-    return strips(rows)
+    return draw_frame_rows(rows)

@@ -3,6 +3,7 @@
 Needs the extra: pip install 'fastlstm[train]'.
 """
 
+from fastlstm.training.batches import LabelledBatch, VideoBatch
 from fastlstm.training.callbacks.baselines import BaselineErrors, Baselines, frame_error
 from fastlstm.training.callbacks.checkpoint import AtomicCheckpointIO, StepSeeds, StopBetweenSteps
 from fastlstm.training.callbacks.figures import PredictionFigure
@@ -11,8 +12,8 @@ from fastlstm.training.callbacks.initialization import SmoothImageWeights
 from fastlstm.training.callbacks.predictions import PredictionWriter
 from fastlstm.training.callbacks.progress import StepProgressBar, Throughput
 from fastlstm.training.datamodules.action_videos import ActionFutureData, ActionVideoData
-from fastlstm.training.datamodules.motions import LabelledBatch, MotionData, MotionVideoData
-from fastlstm.training.datamodules.moving_mnist import MovingMNISTData, VideoBatch
+from fastlstm.training.datamodules.motions import MotionData
+from fastlstm.training.datamodules.moving_mnist import MotionVideoData, MovingMNISTData
 from fastlstm.training.datamodules.patches import PatchData
 from fastlstm.training.datamodules.sequences import FileSequenceData, SequenceData, TextData
 from fastlstm.training.tasks.classification import ClassificationTask

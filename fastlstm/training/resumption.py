@@ -1,13 +1,13 @@
-"""What a run that resumes finds changed since its checkpoint."""
+"""What a run that resumes compares with its checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 
-def of_trainer(trainer: Trainer) -> dict[str, Any]:
-    """The options of a trainer on which the number and the share of a training batch depend."""
+def trainer_options(trainer: Trainer) -> dict[str, Any]:
+    """Return the trainer's options that decide which training batches a process reads."""
     return {
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "number of processes": trainer.world_size,
@@ -15,12 +15,18 @@ def of_trainer(trainer: Trainer) -> dict[str, Any]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """ "batch_size was 4 and is 8, k1 was 16 and is 8"; "" if nothing differs.
+    """Return what differs, such as "batch_size was 4 and is 8, k1 was 16 and is 8", or "".
 
-    What one of the two does not tell, as older checkpoints, is passed over.
+    Names that only one of the two has are ignored: checkpoints of older versions have fewer.
     """
     return ", ".join(
         f"{name} was {before[name]} and is {value}"
         for name, value in now.items()
         if name in before and before[name] != value
     )
+
+
+def checkpoint_name(module: LightningModule) -> str:
+    """Return the path of the checkpoint that a module is being loaded from, for error messages."""
+    trainer = module._trainer
+    return str(trainer.ckpt_path) if trainer is not None else "a checkpoint"

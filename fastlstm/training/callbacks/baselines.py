@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
 from fastlstm.models.losses import frame_error
-from fastlstm.training.datamodules.moving_mnist import VideoBatch
+from fastlstm.training.batches import VideoBatch
 from fastlstm.training.tasks.base import floats
 
 if TYPE_CHECKING:

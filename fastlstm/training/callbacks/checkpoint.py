@@ -103,12 +103,6 @@ def _checksums() -> Iterator[None]:
         torch.serialization.set_crc32_options(before)
 
 
-def checkpoint_name(module: LightningModule) -> str:
-    """The file that a module is loading, as its trainer was told."""
-    trainer = module._trainer
-    return str(trainer.ckpt_path) if trainer is not None else "a checkpoint"
-
-
 def _damage(path: Path) -> str | None:
     """What makes a file not one that torch.save has written whole; None if it is."""
     if path.is_dir():

@@ -9,13 +9,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from torch import Tensor
 
+from fastlstm.training.batches import VideoBatch
 from fastlstm.training.callbacks.figures import (
     VideoPictures,
     has_pictures,
     prediction_strip,
     save_gif,
 )
-from fastlstm.training.datamodules.moving_mnist import VideoBatch
 from fastlstm.training.run_folder import predictions, remove
 
 

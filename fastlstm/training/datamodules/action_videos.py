@@ -15,8 +15,8 @@ from fastlstm.data.frame_features import Percepts
 from fastlstm.data.shuffled_rounds import dealt
 from fastlstm.data.splits import Split
 from fastlstm.data.ucf_hmdb import ActionSet, Clip, load_actions
-from fastlstm.training.datamodules.base import EndlessTraining, check_positive
-from fastlstm.training.datamodules.motions import LabelledBatch
+from fastlstm.training.batches import LabelledBatch
+from fastlstm.training.datamodules.base import InfiniteDataModule, check_positive
 from fastlstm.training.datamodules.moving_mnist import VideoData, time_first
 
 _CLIPS, _STARTS, _CHOICE = 110, 111, 112  # random streams of their own
@@ -70,7 +70,7 @@ class PerceptWindows(Dataset[tuple[NDArray[np.float32], int]]):
         return np.pad(window, ((0, self.num_frames - len(window)), (0, 0)), "edge")
 
 
-class ActionVideoData(EndlessTraining):
+class ActionVideoData(InfiniteDataModule):
     """Windows of labelled clips as `LabelledBatch`es; val and test read all windows of every clip.
 
     In training a window lies anywhere in its clip, and every clip comes up once before one comes up

@@ -1,8 +1,9 @@
-"""Endless training data for Lightning, which a resumed run continues exactly."""
+"""Base classes of data modules whose training data are infinite and resume exactly."""
 
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningDataModule
@@ -11,22 +12,23 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from fastlstm.data.shuffled_rounds import dealt
 from fastlstm.data.splits import Split
 
-# Fixed, whatever the training seed: errors of different runs are over the same videos.
+# Fixed, so that runs with different training seeds are evaluated on the same videos.
 _EVALUATION_SEEDS = {"val": 10_001, "test": 10_002}
-_ROUNDS = 100  # a random stream that no data set draws from
+_ROUNDS = 100  # number of a random stream that no data set uses
 _NOT_OF_TRAINING = ("num_workers", "cache", "val_size", "test_size")
 
 
-class EndlessBatches(Sampler[list[int]]):
-    """Batches of indices, without end, from where `start()` says.
+class InfiniteBatchSampler(Sampler[list[int]]):
+    """Yield batches of indices without end, from batch number `start()` on.
 
     Args:
         batch_size: indices in a batch.
-        start: the number of the next batch, asked whenever iteration begins.
-        rank, world_size: this process's share: batch n of it is batch n * world_size + rank.
-        count: of the indices, which then come up in shuffled rounds, each once before one comes
-            up again. Default: they are consecutive and new in every batch.
-        seed: of the rounds.
+        start: returns the number of the next batch; called whenever iteration begins.
+        rank, world_size: this process and the number of processes. Batch n of this process is batch
+            n * world_size + rank of all. Default: one process.
+        count: number of items to draw from, in shuffled rounds: each item comes up once before any
+            comes up again. Default (None): indices are consecutive and never repeat.
+        seed: of the rounds' orders. Default: 0.
     """
 
     def __init__(
@@ -46,7 +48,7 @@ class EndlessBatches(Sampler[list[int]]):
         self.seed = seed
 
     def batch(self, number: int) -> list[int]:
-        """The indices of this process's batch of that number."""
+        """Return the indices of one batch of this process."""
         first = (number * self.world_size + self.rank) * self.batch_size
         slots = range(first, first + self.batch_size)
         if self.count is None:
@@ -60,20 +62,22 @@ class EndlessBatches(Sampler[list[int]]):
             number += 1
 
 
-class EndlessTraining(LightningDataModule, ABC):
-    """Training videos without end; derived classes say which videos, and what a batch is.
+class InfiniteDataModule(LightningDataModule, ABC):
+    """Base class of data modules with infinite training data that a resumed run continues exactly.
 
-    The training batch of step s is a function of the seed and s, so a run resumed from a
-    checkpoint, within an epoch too, sees what the uninterrupted run would have seen. Training has
-    no end of its own: give the Trainer `max_steps`.
+    The training batch of a step is a function of the seed and the step's number. A run that resumes
+    from a checkpoint, also from one within an epoch, reads the batches that the uninterrupted run
+    would have read. Give the Trainer `max_steps`, because the training data never end.
+
+    Derived classes implement `_training_videos` and `_batch`.
 
     Args:
         batch_size: videos in a batch, per device.
-        num_workers: processes that make videos; 0 makes them in the training process.
+        num_workers: processes that make batches; 0: the training process makes them.
         seed: of the training videos.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: `batch_size` is below 1.
     """
 
     def __init__(self, batch_size: int, num_workers: int, seed: int) -> None:
@@ -85,20 +89,21 @@ class EndlessTraining(LightningDataModule, ABC):
 
     @abstractmethod
     def _training_videos(self) -> Dataset[Any]:
-        """What is trained on, read by `__getitems__`."""
+        """Return the training data; batches are read by its method `__getitems__(indices)`."""
 
     @abstractmethod
     def _batch(self, videos: Any) -> Any:
-        """What the model is given of what `__getitems__` returned."""
+        """Return the batch for the model, given what `__getitems__` returned."""
 
     def _training_count(self) -> int | None:
-        """How many videos are trained on, again and again. Default (None): no end of them."""
+        """Return the number of training videos, which then repeat. None: videos never repeat."""
         return None
 
     def training_options(self) -> dict[str, Any]:
-        """The arguments that training batches depend on, for a run to compare when it resumes.
+        """Return the arguments that training batches depend on.
 
-        Those that are plain values, read from the attributes of the same names.
+        A run that resumes compares them with those in its checkpoint. Arguments that are plain
+        values are included; they are read from the attributes of the same names.
         """
         names = inspect.signature(type(self)).parameters.keys() - set(_NOT_OF_TRAINING)
         values = {name: getattr(self, name, None) for name in sorted(names)}
@@ -117,38 +122,34 @@ class EndlessTraining(LightningDataModule, ABC):
         return self.test_dataloader()
 
     def describe_batch(self, number: int) -> str:
-        """What a training batch has, in words that go on after its number."""
+        """Return " (videos ...)", the videos of a training batch, for error messages."""
         indices = self._training_batches().batch(number)
         if self._training_count() is None:
             return f" (videos {indices[0]} to {indices[-1]})"
         return f" (videos {', '.join(map(str, indices))})"
 
-    def _training_batches(self) -> EndlessBatches:
+    def _training_batches(self) -> InfiniteBatchSampler:
         rank, world_size = (
             (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         )
-        return EndlessBatches(
-            self.batch_size, self._next_batch, rank, world_size, self._training_count(), self.seed
+        count = self._training_count()
+        return InfiniteBatchSampler(
+            self.batch_size, partial(next_batch, self), rank, world_size, count, self.seed
         )
 
-    def _next_batch(self) -> int:
-        # Counted in optimiser steps, which are what a checkpoint keeps of the gradients: a batch
-        # drawn ahead of time, or of a step that was interrupted, is drawn again.
-        trainer = self.trainer
-        return trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
 
+class SeededDataModule(InfiniteDataModule):
+    """`InfiniteDataModule` for videos that are generated from a seed.
 
-class EndlessData(EndlessTraining):
-    """`EndlessTraining` on videos that a seed makes; val and test are the first of seeds of theirs.
-
-    So they are the same videos whatever the training seed.
+    The validation and the test set are the first videos of two other, fixed seeds, so that they are
+    the same whatever the training seed. Derived classes implement `_videos` and `_batch`.
 
     Args:
-        batch_size, num_workers, seed: of `EndlessTraining`.
+        batch_size, num_workers, seed: as in `InfiniteDataModule`.
         val_size, test_size: videos in the validation and the test set.
 
     Raises:
-        ValueError: a size below 1.
+        ValueError: a size is below 1.
     """
 
     def __init__(
@@ -161,7 +162,7 @@ class EndlessData(EndlessTraining):
 
     @abstractmethod
     def _videos(self, split: Split, seed: int, length: int = 2**40) -> Dataset[Any]:
-        """The first `length` videos of a split, drawn by `seed`; read by `__getitems__`."""
+        """Return `length` videos of a split, generated from `seed`."""
 
     def _training_videos(self) -> Dataset[Any]:
         return self._videos("train", self.seed)
@@ -181,8 +182,19 @@ class EndlessData(EndlessTraining):
         )
 
 
+def next_batch(data: LightningDataModule) -> int:
+    """Return the number of the training batch that a data module's trainer needs next.
+
+    It is computed from the number of optimiser steps done, because a checkpoint has no partly
+    accumulated gradients: batches that were loaded ahead, or that belong to a step that was
+    interrupted, are loaded again.
+    """
+    trainer = data.trainer
+    return trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
+
+
 def check_positive(**values: int) -> None:
-    """ValueError that names the first argument below 1."""
+    """Raise ValueError for the first argument that is below 1, with its name."""
     for name, value in values.items():
         if value < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")

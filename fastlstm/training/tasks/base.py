@@ -10,9 +10,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
 from fastlstm.models.saving import current_names
-from fastlstm.training.callbacks.checkpoint import checkpoint_name
 from fastlstm.training.precision import widen
-from fastlstm.training.resumption import changes, of_trainer
+from fastlstm.training.resumption import changes, checkpoint_name, trainer_options
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
 
 _NOT_OF_WEIGHTS = ("backend", "readout_bias", "dropout")
@@ -99,7 +98,7 @@ class FrameTask(LightningModule):
         """What the training batches depend on, as far as the data module tells."""
         data: Any = getattr(self.trainer, "datamodule", None)
         told = data.training_options() if hasattr(data, "training_options") else {}
-        return of_trainer(self.trainer) | {"class": type(data).__name__, **told}
+        return trainer_options(self.trainer) | {"class": type(data).__name__, **told}
 
     def _architecture(self) -> dict[str, Any]:
         """What a model's weights depend on: how it runs and where it started is left out."""

@@ -5,7 +5,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastlstm.models.classifier import LSTMClassifier
-from fastlstm.training.datamodules.motions import LabelledBatch
+from fastlstm.training.batches import LabelledBatch
 from fastlstm.training.schedule import Schedule
 from fastlstm.training.tasks.base import FrameTask
 

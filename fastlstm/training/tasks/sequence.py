@@ -11,9 +11,8 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fastlstm.training.callbacks.checkpoint import checkpoint_name
 from fastlstm.training.precision import widen
-from fastlstm.training.resumption import changes, of_trainer
+from fastlstm.training.resumption import changes, checkpoint_name, trainer_options
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
 from fastlstm.training.tbptt import Window, Windows, detach, window_loss
 
@@ -121,7 +120,7 @@ class SequenceTask(LightningModule):
 
     def on_train_start(self) -> None:
         windows = getattr(self.trainer.train_dataloader, "dataset", None)
-        made_of = of_trainer(self.trainer)
+        made_of = trainer_options(self.trainer)
         if isinstance(windows, Windows):
             made_of |= windows.made_of()
         changed = changes(self._made_of, made_of)

@@ -5,7 +5,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from fastlstm.models.video import VideoLSTM
-from fastlstm.training.datamodules.moving_mnist import VideoBatch
+from fastlstm.training.batches import VideoBatch
 from fastlstm.training.schedule import Schedule
 from fastlstm.training.tasks.base import FrameTask
 
