@@ -15,7 +15,7 @@ from fastlstm.experiments.features import extent, features, strongest
 from fastlstm.experiments.out_of_domain import out_of_domain
 from fastlstm.experiments.report import compared, write_report
 from fastlstm.experiments.setting import Setting, spread
-from fastlstm.experiments.time_scales import activity, restlessness, time_scales
+from fastlstm.experiments.time_scales import activity, temporal_std, time_scales
 from fastlstm.experiments.variants import moving_mnist
 from fastlstm.training import MovingMNISTData
 from fastlstm.training.callbacks.frame_rows import FrameRow, draw_frame_rows
@@ -146,9 +146,9 @@ def test_activity_is_what_the_decoder_emits_from(tmp_path):
         torch.testing.assert_close(shown, model.predict(frames, 7))
 
 
-def test_restlessness_is_zero_where_nothing_moves():
-    assert restlessness(torch.ones(5, 1, 3)) == 0
-    assert restlessness(torch.tensor([0.0, 1.0, 0.0, 1.0]).view(4, 1, 1)) > 0.5
+def test_temporal_std_is_zero_where_nothing_moves():
+    assert temporal_std(torch.ones(5, 1, 3)) == 0
+    assert temporal_std(torch.tensor([0.0, 1.0, 0.0, 1.0]).view(4, 1, 1)) > 0.5
 
 
 def test_a_feature_covers_what_it_covers():
@@ -192,6 +192,10 @@ def test_the_rest_of_the_experiments_and_their_report(out, tmp_path):
     document = tmp_path / "experiments.md"
     write_report(out, document)
     text = document.read_text()
+    file = out / "time_scales" / "results.json"
+    file.write_text(file.read_text().replace('"temporal_std', '"restlessness'))  # version 0.1
+    write_report(out, document)
+    assert document.read_text() == text
     assert "Not run. `fastlstm experiment patches`" in text
     for name in ("moving_mnist", "time_scales", "out_of_domain", "features", "actions"):
         assert f"Not run. `fastlstm experiment {name}`" not in text

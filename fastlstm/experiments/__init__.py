@@ -1,5 +1,6 @@
-"""The experiments of Srivastava, Mansimov and Salakhutdinov (ICML 2015), each by one command.
+"""The experiments of Srivastava, Mansimov and Salakhutdinov (ICML 2015), one command for each.
 
-`fastlstm experiment NAME` trains what it needs, evaluates it, and leaves a table and pictures;
-docs/experiments.md is the report. Needs the extra: pip install 'fastlstm[experiments]'.
+``fastlstm experiment NAME`` trains and evaluates the models of an experiment, and writes its
+numbers and figures; ``docs/experiments.md`` is the report. The experiments need
+``pip install 'fastlstm[experiments]'``.
 """

@@ -1,4 +1,4 @@
-"""What a video model's encoder is worth to a classifier of motions, with few labels and many."""
+"""Train classifiers of motions from the encoders of video models, with few and many labels."""
 
 import json
 from collections.abc import Sequence
@@ -20,9 +20,10 @@ _NEW = "new weights"
 
 
 def actions(setting: Setting) -> dict[str, Any]:
-    """Accuracy by labels of a class, from new weights and from an encoder trained without labels.
+    """Measure accuracy over labels per class, from new weights and from a trained encoder.
 
-    Beside them what can be told without motion: from one frame, and from frames in random order.
+    Two baselines cannot see the motion: one reads a single frame, one reads the frames in random
+    order.
     """
     settings, trials = _prepared(setting)
     chosen = settings["classify"]
@@ -37,8 +38,8 @@ def actions(setting: Setting) -> dict[str, Any]:
     }
     most = max(chosen["labels_per_class"])
     baselines = {
-        "single frame": trials.spread(chosen["model"], most, single_frame=True),
-        "frames in random order": trials.spread(chosen["model"], most, shuffle_frames=True),
+        "single frame": trials.spread(chosen["model"], most, change="single_frame"),
+        "frames in random order": trials.spread(chosen["model"], most, change="shuffle_frames"),
     }
     chance = 1 / len(MotionData.classes)
     return setting.write(
@@ -57,7 +58,7 @@ def actions(setting: Setting) -> dict[str, Any]:
 
 
 def comparison(setting: Setting) -> dict[str, Any]:
-    """Every kind of model by what its encoder is worth at one number of labels."""
+    """Compare the kinds of models by the accuracy of classifiers that start from their encoders."""
     settings, trials = _prepared(setting)
     labels = settings["classify"]["compared_at"]
     models = (_NEW, *settings["models"])
@@ -79,11 +80,11 @@ def _prepared(setting: Setting) -> tuple[dict[str, Any], "Trials"]:
 
 
 class Trials:
-    """Classifiers trained on few labelled videos and tested: each once, and kept on disk.
+    """Train and test classifiers on labelled videos, each once: the accuracies are kept in files.
 
     Args:
-        setting: of the experiment.
-        settings: the file `actions.yaml` of its preset.
+        setting: options of the command.
+        settings: the settings in ``actions.yaml`` of its preset.
     """
 
     def __init__(self, setting: Setting, settings: dict[str, Any]) -> None:
@@ -96,23 +97,23 @@ class Trials:
         self.seeds: Sequence[int] = chosen["seeds"]
 
     def spread(
-        self, model: str, labels: int, frozen: bool = False, **options: Any
+        self, model: str, labels: int, frozen: bool = False, change: str | None = None
     ) -> dict[str, Any]:
-        """Accuracy over the seeds: of the labelled videos, their order and what is drawn anew.
+        """Measure accuracy over the seeds, which choose labelled videos, their order and weights.
 
         Args:
-            model: whose encoder to start from, or "new weights".
-            labels: labelled videos of each class.
-            frozen: train the softmax alone.
-            options: of `MotionData`.
+            model: the model whose encoder to start from, or "new weights".
+            labels: number of labelled videos of each class.
+            frozen: whether to train the softmax layer alone.
+            change: a flag of ``MotionData`` to set: "single_frame" or "shuffle_frames".
         """
-        return spread(self._accuracy(model, labels, seed, frozen, options) for seed in self.seeds)
+        return spread(self._accuracy(model, labels, seed, frozen, change) for seed in self.seeds)
 
     def _accuracy(
-        self, model: str, labels: int, seed: int, frozen: bool, options: dict[str, Any]
+        self, model: str, labels: int, seed: int, frozen: bool, change: str | None
     ) -> float:
         words = [model.replace(" ", "_"), *(["frozen"] if frozen else []), f"labels{labels}"]
-        words += [*sorted(options), f"seed{seed}"]
+        words += [*([change] if change else []), f"seed{seed}"]
         file = self.setting.out / "runs" / "classify" / f"{'-'.join(words)}.json"
         asked = {**self.settings, "classify": self.chosen, "words": list(self.setting.words)}
         if file.exists():
@@ -121,13 +122,13 @@ class Trials:
                 return float(kept["accuracy"])
         start = self._start(model, seed)
         print(f"classifier: {', '.join(words)}", flush=True)
-        accuracy = self._train(start, labels, seed, frozen, options)
+        accuracy = self._train(start, labels, seed, frozen, change)
         print(f"classifier: {', '.join(words)}: {accuracy:.1%}", flush=True)
         write_json(file, {"accuracy": accuracy, "asked": asked})
         return accuracy
 
     def _start(self, model: str, seed: int) -> VideoLSTM:
-        """A trained video model, or one with new weights, as the trained ones started."""
+        """Load a trained video model, or create one with the weights that training starts from."""
         if model != _NEW:
             return self.setting.first_run("actions", model).model()
         fit = self.settings["fit"]
@@ -138,7 +139,7 @@ class Trials:
         return fresh
 
     def _train(
-        self, start: VideoLSTM, labels: int, seed: int, frozen: bool, options: dict[str, Any]
+        self, start: VideoLSTM, labels: int, seed: int, frozen: bool, change: str | None
     ) -> float:
         chosen = self.chosen
         seed_everything(seed, verbose=False)
@@ -153,7 +154,8 @@ class Trials:
             size=chosen["size"],
             seed=seed,
             test_size=chosen["test_size"],
-            **options,
+            single_frame=change == "single_frame",
+            shuffle_frames=change == "shuffle_frames",
         )
         task = ClassificationTask(
             classifier,

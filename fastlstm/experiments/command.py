@@ -1,4 +1,4 @@
-"""`fastlstm experiment`: the experiments of the paper by name."""
+"""The command ``fastlstm experiment``, which runs experiments of the paper."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -29,17 +29,17 @@ def main(words: Sequence[str]) -> None:
     """Run the command `fastlstm experiment`."""
     parser = argparse.ArgumentParser(
         "fastlstm experiment",
-        description="The experiments of Srivastava, Mansimov and Salakhutdinov (ICML 2015). What"
-        " was finished is used again, what was interrupted goes on. Arguments after -- go to every"
-        " `fastlstm fit`.",
+        description="Run experiments of Srivastava, Mansimov and Salakhutdinov (ICML 2015)."
+        " Training runs that are finished are used again, interrupted ones are resumed. Arguments"
+        " after -- are passed to every `fastlstm fit`.",
     )
     parser.add_argument("name", choices=[*EXPERIMENTS, "all"])
     parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--out", type=Path, help="folder of all results (runs/experiments/PRESET)")
-    parser.add_argument("--seeds", type=int, nargs="+", help="of training (the preset's)")
-    parser.add_argument("--trial", type=int, metavar="STEPS", help="see that it works: train STEPS")
+    parser.add_argument("--out", type=Path, help="default: runs/experiments/PRESET")
+    parser.add_argument("--seeds", type=int, nargs="+", help="default: the preset's")
+    parser.add_argument("--trial", type=int, metavar="STEPS", help="train for STEPS only")
     own, further = _split(words)
-    parser.add_argument("--report", type=Path, metavar="FILE", help="write the results up")
+    parser.add_argument("--report", type=Path, metavar="FILE", help="write a report of all results")
     options = parser.parse_args(own)
     if options.trial is not None and options.trial < 1:
         parser.error(f"--trial: expected at least 1, got {options.trial}")
@@ -55,7 +55,7 @@ def main(words: Sequence[str]) -> None:
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """What stands before `--`, and what after it."""
+    """Return the arguments before ``--``, and those after it."""
     words = list(words)
     cut = words.index("--") if "--" in words else len(words)
     return words[:cut], words[cut + 1 :]

@@ -1,4 +1,4 @@
-"""What the strongest units look for in a frame, and what they paint into one."""
+"""The features of a model: its weights from a frame to units, and from units to a frame."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _GATES = ("input gate", "forget gate", "cell input", "output gate")  # the order
 
 
 def features_of(model: VideoLSTM) -> dict[str, Tensor]:
-    """Every set of weights between units and pixels, (H, I), by what it does."""
+    """Return the weights between units and pixels, (H, I) each, by gate or output."""
     sets = dict(zip(_GATES, model.encoder.get_parameter("weight_ih_l0").chunk(4), strict=True))
     for name, decoder in (
         ("reconstruction", model.reconstruction_decoder),
@@ -26,15 +26,16 @@ def features_of(model: VideoLSTM) -> dict[str, Tensor]:
 
 
 def strongest(weights: Tensor, count: int) -> Tensor:
-    """The `count` rows of largest L2 norm, largest first."""
+    """Return the ``count`` rows of largest L2 norm, the largest first."""
     return weights[weights.norm(dim=1).argsort(descending=True)[:count]]
 
 
 def extent(weights: Tensor) -> float:
-    """Share of the pixels that a feature covers, averaged: its participation ratio.
+    """Return the mean participation ratio of features: the share of the pixels that one covers.
 
-    (sum w^2)^2 / (I sum w^4) is 1 for weights of one size, 5/9 for weights drawn evenly from an
-    interval around 0, 1/3 for Gaussian ones, and 1/I for a single pixel.
+    The ratio (sum w^2)^2 / (I sum w^4) of a feature w of I pixels is 1 if all weights have the same
+    size, 5/9 if they are uniform in an interval around 0, 1/3 if they are Gaussian, and 1/I if only
+    one is not 0.
     """
     squares = weights.double() ** 2
     return float((squares.sum(1) ** 2 / (squares**2).sum(1)).mean() / weights.shape[1])
@@ -42,7 +43,7 @@ def extent(weights: Tensor) -> float:
 
 @torch.no_grad()
 def features(setting: Setting) -> dict[str, Any]:
-    """The strongest features as pictures, and how local they are beside those of a new model."""
+    """Draw the strongest features, and compare how local they are before and after training."""
     settings = setting.settings("features")
     extents, figures = {}, {}
     for experiment in settings["experiments"]:

@@ -1,4 +1,4 @@
-"""A model trained on two digits is shown one and three."""
+"""Evaluate a model trained on videos of two digits on videos of one and of three."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from fastlstm.training.tasks.video import VideoTask
 
 
 def out_of_domain(setting: Setting) -> dict[str, Any]:
-    """Errors on each number of digits, beside baselines fitted to that number."""
+    """Measure the errors on each number of digits, and those of baselines fitted to it."""
     settings = setting.settings("out_of_domain")
     of = setting.settings(settings["experiment"])
     name = settings["model"]

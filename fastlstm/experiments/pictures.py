@@ -1,4 +1,4 @@
-"""Figures as the paper draws them: features on a grid, units over time, curves."""
+"""The kinds of figures in the paper: grids of features, units over time, curves."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,11 +10,11 @@ Images = NDArray[np.float32]
 
 
 def activity_maps(units: Mapping[str, Images], read: int) -> Figure:
-    """Units over time, one map above the other, with a line where reading ends.
+    """Draw the hidden states of units over time, with a line where the encoder ends.
 
     Args:
-        units: (units, steps) h of each model, by its name.
-        read: steps of the encoder.
+        units: (units, steps) hidden states of each model, by its name.
+        read: number of steps of the encoder.
     """
     figure = Figure((11, 3.4 * len(units)), layout="constrained")
     axes = figure.subplots(len(units), 1, squeeze=False)[:, 0]
@@ -29,7 +29,7 @@ def activity_maps(units: Mapping[str, Images], read: int) -> Figure:
 
 
 def error_curve(errors: Mapping[str, Sequence[float]], trained_on: int) -> Figure:
-    """Error of each predictor by step, with the end of what was trained marked."""
+    """Draw the error of each predictor by step, with a line at the last step that was trained."""
     figure = Figure((7, 4), layout="constrained")
     ax = figure.subplots()
     for name, values in errors.items():
@@ -41,15 +41,15 @@ def error_curve(errors: Mapping[str, Sequence[float]], trained_on: int) -> Figur
 
 
 def feature_grids(features: Mapping[str, Images], columns: int = 20) -> Figure:
-    """Features as small pictures, a grid for each set; in each picture 0 is mid-grey.
+    """Draw a grid of small images for each set of features; in each image 0 is mid-grey.
 
     Args:
         features: (N, h, w) or (N, h, w, 3) weights of each set, by its name.
-        columns: pictures in a row of a grid.
+        columns: number of images in a row of a grid.
     """
     across = 2
     down = -(-len(features) // across)
-    figure = Figure((9, 2.5 * down), layout="constrained")  # noise makes large files
+    figure = Figure((9, 2.5 * down), layout="constrained")  # small: noise compresses badly
     axes = figure.subplots(down, across, squeeze=False).ravel()
     for ax in axes:
         ax.axis("off")
@@ -68,11 +68,11 @@ def feature_grids(features: Mapping[str, Images], columns: int = 20) -> Figure:
 def label_curves(
     accuracy: Mapping[str, Mapping[int, Mapping[str, float]]], chance: float
 ) -> Figure:
-    """Accuracy against labelled videos of a class, mean and spread over seeds.
+    """Draw accuracy over the number of labelled videos in a class, mean and deviation over seeds.
 
     Args:
-        accuracy: of each model, by its name and the number of labels: "mean" and "std".
-        chance: accuracy of guessing.
+        accuracy: "mean" and "std" by the name of a model and the number of labels.
+        chance: accuracy of a random guess.
     """
     figure = Figure((7, 4.5), layout="constrained")
     ax = figure.subplots()

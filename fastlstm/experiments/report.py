@@ -1,4 +1,4 @@
-"""docs/experiments.md: every experiment's table and pictures beside the paper's numbers."""
+"""Write ``docs/experiments.md``: tables and figures of every experiment, and published numbers."""
 
 import platform
 import shutil
@@ -14,11 +14,11 @@ Results = Mapping[str, Any]
 
 
 def write_report(out: Path, document: Path) -> None:
-    """Write the report of the results below `out`, and copy its pictures and numbers beside it.
+    """Write a report, and copy the figures and numbers in it to a folder beside it.
 
     Args:
-        out: of the experiments; what is not there is named as not run.
-        document: the Markdown file; pictures go into a folder of the same name without `.md`.
+        out: folder of the results; experiments without results are listed as not run.
+        document: the Markdown file; the folder has the same name without ``.md``.
     """
     parts = [_HEAD.format(machine=_machine())]
     for name, (title, section) in _SECTIONS.items():
@@ -37,19 +37,19 @@ def write_report(out: Path, document: Path) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, the first column at the left."""
+    """Return a Markdown table whose first column is aligned to the left."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def number(found: Results, digits: int = 1) -> str:
-    """Mean and, over more than one seed, spread."""
+    """Return the mean and, with more than one seed, the standard deviation."""
     mean, several = f"{found['mean']:.{digits}f}", len(found["values"]) > 1
     return f"{mean} ± {found['std']:.{digits}f}" if several else mean
 
 
 def compared(better: Results, worse: Results, digits: int = 1) -> str:
-    """By how much one is lower or higher than the other, in words that go on after both names."""
+    """Say by how much ``better`` is lower or higher than ``worse``, as the end of a sentence."""
     gaps = [w - b for b, w in zip(better["values"], worse["values"], strict=True)]
     below = sum(gaps) > 0
     gap = spread(g if below else -g for g in gaps)
@@ -87,14 +87,14 @@ def _variants(results: Results, folder: str, unit: str, paper: str) -> str:
         ("conditional_future", "future"),
         ("composite_conditional_future", "composite"),
     )
-    says = []
+    verdicts = []
     for first, second in (*pairs, *conditions):
         words = (
             f"- {_name(first)} against {_name(second)}: {compared(closed[first], closed[second])}"
         )
         if (first, second) in conditions:
             words += f"; teacher-forced, {compared(forced[first], forced[second])}"
-        says.append(words + ".")
+        verdicts.append(words + ".")
     minutes = [seconds / 60 for of in results["seconds"].values() for seconds in of["values"]]
     return "\n".join(
         [
@@ -105,7 +105,7 @@ def _variants(results: Results, folder: str, unit: str, paper: str) -> str:
             table(["model", "reconstruction", "future, forced", "future, own"], rows),
             paper,
             "Future error in closed loop:\n",
-            *says,
+            *verdicts,
             "",
             _figure(folder, "strips", "what each model makes of two held-out videos"),
         ]
@@ -126,7 +126,9 @@ def _patches(results: Results, folder: str) -> str:
 
 
 def _time_scales(results: Results, folder: str) -> str:
-    errors, still = results["errors_by_step"], results["restlessness"]
+    errors = results["errors_by_step"]
+    key = "temporal_std" if "temporal_std" in results else "restlessness"  # as in version 0.1
+    std, over = results[key], results[f"{key}_over"]
     steps = len(next(iter(errors.values())))
     shown = [s for s in (1, 5, 10, 20, 50, 100) if s <= steps]
     rows = [[_name(name), *(f"{e[s - 1]:.0f}" for s in shown)] for name, e in errors.items()]
@@ -135,9 +137,9 @@ def _time_scales(results: Results, folder: str) -> str:
             f"Models trained on {results['trained_on']} frames of future predict {steps}, from"
             " nothing but their state, or reading what they emitted.\n",
             table(["error at step", *map(str, shown)], rows),
-            f"Over the last {results['restlessness_over']} steps a unit's h has a standard"
+            f"Over the last {over} steps a unit's h has a standard"
             " deviation in time, averaged over units, of "
-            + ", ".join(f"{value:.4f} ({_name(name)})" for name, value in still.items())
+            + ", ".join(f"{value:.4f} ({_name(name)})" for name, value in std.items())
             + ". Near 0 a model has settled, and its picture stands still; above, its units"
             " go on as the paper's do.",
             *(
@@ -159,7 +161,7 @@ def _time_scales(results: Results, folder: str) -> str:
 
 
 def _crossing(errors: Sequence[float], level: Sequence[float]) -> int:
-    """The first step, from 1, with an error above the level; one more than there are if none."""
+    """Return the first step, from 1, with an error above ``level``; if none, the steps + 1."""
     pairs = zip(errors, level, strict=True)
     return next((step for step, (e, at) in enumerate(pairs, 1) if e > at), len(errors) + 1)
 

@@ -1,4 +1,4 @@
-"""Training runs of an experiment: made once, resumed where they stopped, used again."""
+"""Training runs of the experiments, which are resumed if interrupted and reused if finished."""
 
 import json
 import time
@@ -17,13 +17,15 @@ from fastlstm.training.run_folder import remove, run_files
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run of `fastlstm fit`.
+    """A finished run of ``fastlstm fit``.
 
-    folder: all of its files; `fit.yaml` is its configuration.
-    errors: of the test set, per frame, by the names of `VideoTask` without `test/`; of models of
-        the future also those of the baselines `mean_frame` and `copy_last`.
-    seconds: that the command took, in its last go if it was resumed.
-    sequences_per_second: of training.
+    Attributes:
+        folder: folder with the files of the run; ``fit.yaml`` is its configuration.
+        errors: errors per frame on the test set, by the names of ``VideoTask`` without ``test/``.
+            For models that predict the future, also those of the baselines ``mean_frame`` and
+            ``copy_last``.
+        seconds: duration of the command; of its last part if it was resumed.
+        sequences_per_second: training speed.
     """
 
     folder: Path
@@ -32,29 +34,29 @@ class Run:
     sequences_per_second: float | None
 
     def model(self) -> VideoLSTM:
-        """The model with the weights that were tested."""
+        """Load the model with the weights that were tested, in evaluation mode."""
         return VideoLSTM.load(self.folder / "model.safetensors").eval()
 
 
 def write_json(path: Path, content: Any) -> None:
-    """The whole file or none of it."""
+    """Write a JSON file in one step: another process never sees a part of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with written_whole(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def train(folder: Path, config: dict[str, Any], words: Sequence[str] = ()) -> Run:
-    """The run of `fastlstm fit` with this configuration in this folder.
+    """Run ``fastlstm fit`` in a folder, unless the folder has the finished run already.
 
-    One that was finished is read, one that was interrupted goes on, else it begins.
+    An interrupted run is resumed.
 
     Args:
-        folder: of the run.
-        config: as in the file that `fastlstm fit --config` takes.
+        folder: folder of the run.
+        config: configuration, as in a file for ``fastlstm fit --config``.
         words: further arguments of the command.
 
     Raises:
-        ValueError: the folder has a run of another configuration, and what `fastlstm fit` raises.
+        ValueError: the folder has a run of another configuration, or ``fastlstm fit`` raises one.
     """
     asked = {"config": config, "words": list(words)}
     made = folder / "asked.json"
@@ -66,14 +68,14 @@ def train(folder: Path, config: dict[str, Any], words: Sequence[str] = ()) -> Ru
     finished = folder / "finished.json"
     if not finished.exists():
         last = folder / "checkpoints" / "last.ckpt"
-        goes_on = made.exists() and last.exists()
-        if made.exists() and not goes_on:  # stopped before there was anything to go on from
+        resumes = made.exists() and last.exists()
+        if made.exists() and not resumes:  # stopped before the first checkpoint
             remove(run_files(folder), folder)
         write_json(made, asked)
         file = folder / "fit.yaml"
         file.write_text(yaml.safe_dump(config, sort_keys=False))
         arguments = ["fit", "--config", str(file), "--run", str(folder), *words]
-        if goes_on:
+        if resumes:
             arguments += ["--ckpt_path", "last"]
         start = time.perf_counter()
         command = VideoCommand(arguments)

@@ -1,4 +1,4 @@
-"""Where and at what scale an experiment is run, and what it leaves behind."""
+"""The scale and the folders of an experiment, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Setting:
-    """What an experiment is asked for.
+    """The options of ``fastlstm experiment``.
 
-    preset: the scale, a folder of `fastlstm/experiments/presets`.
-    out: where results go: `out/<experiment>/results.json` and pictures, runs below `out/runs`.
-    seeds: of the training runs; None for those of the preset.
-    trial: train that many steps only and test one batch, to see that all of it works.
-    words: further arguments of every `fastlstm fit`.
+    Attributes:
+        preset: scale of the experiment, a folder in ``fastlstm/experiments/presets``.
+        out: folder of the results: ``out/<experiment>/results.json`` and figures; training runs are
+            in ``out/runs``.
+        seeds: seeds of the training runs. Default: those of the preset.
+        trial: number of training steps of a trial run, which tests one batch. Default: a full run.
+        words: further arguments of every ``fastlstm fit``.
     """
 
     preset: str
@@ -34,15 +36,15 @@ class Setting:
     words: Sequence[str] = ()
 
     def settings(self, experiment: str) -> dict[str, Any]:
-        """The experiment's file of the preset."""
+        """Read the settings of an experiment at this scale."""
         return presets.read(experiment, self.preset)
 
     def seeds_of(self, settings: dict[str, Any]) -> list[int]:
-        """Those asked for, else those of an experiment's file."""
+        """Return the seeds of the training runs: those of the command, or of the settings."""
         return list(settings["seeds"] if self.seeds is None else self.seeds)
 
     def train(self, experiment: str, settings: dict[str, Any], model: str, seed: int) -> Run:
-        """The run of one of an experiment's models with one seed; see `runs.train`."""
+        """Train a model of an experiment with a seed, or return the finished run."""
         seeded = {"seed_everything": seed, "data": {"init_args": {"seed": seed}}}
         config = presets.merged(presets.of_model(settings, model), seeded)
         if self.trial is not None:
@@ -57,12 +59,12 @@ class Setting:
         return train(folder, config, self.words)
 
     def first_run(self, experiment: str, model: str) -> Run:
-        """The run of one of another experiment's models with its first seed."""
+        """Train a model of an experiment with the first seed, or return the finished run."""
         settings = self.settings(experiment)
         return self.train(experiment, settings, model, self.seeds_of(settings)[0])
 
     def write(self, experiment: str, results: dict[str, Any], **figures: Figure) -> dict[str, Any]:
-        """Keep an experiment's results, and its pictures under the names of `figures`."""
+        """Write the results of an experiment to JSON, and each figure to ``<name>.png``."""
         folder = self.out / experiment
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
@@ -74,7 +76,7 @@ class Setting:
 
 
 def read(out: Path, experiment: str) -> dict[str, Any] | None:
-    """The results of an experiment; None if it has none yet."""
+    """Read the results of an experiment; None if there are none yet."""
     file = out / experiment / "results.json"
     if not file.exists():
         return None
@@ -83,7 +85,7 @@ def read(out: Path, experiment: str) -> dict[str, Any] | None:
 
 
 def spread(values: Iterable[float]) -> dict[str, Any]:
-    """Mean, standard deviation (0 of one value) and the values themselves, one of each seed."""
+    """Return the mean, the standard deviation (0 for one value) and the values over the seeds."""
     values = list(values)
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     return {"mean": statistics.fmean(values), "std": deviation, "values": values}

@@ -1,4 +1,4 @@
-"""A model trained to predict 10 frames runs for 100: what it shows, and what its units do."""
+"""Run models that were trained to predict 10 frames for 100 frames, and record their units."""
 
 from typing import Any
 
@@ -19,12 +19,16 @@ from fastlstm.training.tasks.base import floats
 
 @torch.no_grad()
 def activity(model: VideoLSTM, frames: Tensor, steps: int) -> Tensor:
-    """h of the top layer's units, (T + steps, B, H): the encoder's, then the future decoder's.
+    """Return the hidden states of the top layer, of the encoder and then of the future decoder.
 
     Args:
-        model: one that predicts, time first.
-        frames: (T, B, I), what the encoder reads.
-        steps: of the decoder, in closed loop.
+        model: a model with a future decoder, time first.
+        frames: (T, B, I), the frames that the encoder reads.
+        steps: number of steps of the decoder in closed loop: a conditional decoder reads the frames
+            that it predicts.
+
+    Returns:
+        (T + steps, B, H).
     """
     decoder = model.future_decoder
     assert decoder is not None
@@ -38,8 +42,8 @@ def activity(model: VideoLSTM, frames: Tensor, steps: int) -> Tensor:
     return torch.stack(units)
 
 
-def restlessness(units: Tensor) -> float:
-    """Standard deviation over time of each unit, averaged: 0 where all have settled.
+def temporal_std(units: Tensor) -> float:
+    """Return the standard deviation over time, averaged over units: 0 if no unit changes.
 
     Args:
         units: (T, B, H).
@@ -49,7 +53,7 @@ def restlessness(units: Tensor) -> float:
 
 @torch.no_grad()
 def time_scales(setting: Setting) -> dict[str, Any]:
-    """Errors by step, activity of trained models and of an untrained one, and the frames shown."""
+    """Write errors by step, predicted frames, and the units of trained and untrained models."""
     settings = setting.settings("time_scales")
     steps, experiment = settings["steps"], settings["experiment"]
     of = setting.settings(experiment)
@@ -80,8 +84,8 @@ def time_scales(setting: Setting) -> dict[str, Any]:
         {
             "trained_on": trained_on,
             "errors_by_step": errors,
-            "restlessness": {name: restlessness(h[-(steps // 2) :]) for name, h in units.items()},
-            "restlessness_over": steps // 2,
+            "temporal_std": {name: temporal_std(h[-(steps // 2) :]) for name, h in units.items()},
+            "temporal_std_over": steps // 2,
         },
         activity=activity_maps(
             {name.replace("_", " "): h[:, 0, chosen].T.numpy() for name, h in units.items()},
@@ -99,7 +103,7 @@ def _strips(
     future: Tensor,
     predicted: dict[str, Tensor],
 ) -> Figure:
-    """Two videos: what was read, and the future at steps 1, 5 and every tenth."""
+    """Draw two videos: the frames that were read, and steps 1, 5, 10, 20 ... of the future."""
     shown = [0, 4, *range(9, len(future), 10)]
 
     def row(label: str, past: Tensor, to_come: Tensor) -> FrameRow:

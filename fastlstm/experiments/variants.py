@@ -1,4 +1,4 @@
-"""The four models side by side, on Moving MNIST or on patches of real video (the paper's 4.4)."""
+"""Compare the four models on Moving MNIST and on patches of real video (section 4.4)."""
 
 from typing import Any
 
@@ -16,17 +16,17 @@ _SHOWN = 2  # test videos in the figure
 
 
 def moving_mnist(setting: Setting) -> dict[str, Any]:
-    """The four models on videos of two bouncing digits."""
+    """Compare the four models on videos of two bouncing digits."""
     return compare(setting, "moving_mnist")
 
 
 def patches(setting: Setting) -> dict[str, Any]:
-    """The four models on 32 x 32 patches of real video."""
+    """Compare the four models on 32 x 32 patches of real video."""
     return compare(setting, "patches")
 
 
 def compare(setting: Setting, experiment: str) -> dict[str, Any]:
-    """Train every model with every seed; their errors, and what they make of the same videos."""
+    """Train every model with every seed; write their errors and predictions of the same videos."""
     settings = setting.settings(experiment)
     seeds = setting.seeds_of(settings)
     runs = {

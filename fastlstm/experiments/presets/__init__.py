@@ -1,4 +1,4 @@
-"""The settings of the experiments: one YAML file for each experiment and scale."""
+"""The settings of the experiments, one YAML file for each experiment and preset."""
 
 from copy import deepcopy
 from importlib import resources
@@ -10,7 +10,7 @@ PRESETS = ("small", "paper")
 
 
 def read(experiment: str, preset: str) -> dict[str, Any]:
-    """What `presets/<preset>/<experiment>.yaml` says.
+    """Read the settings in ``presets/<preset>/<experiment>.yaml``.
 
     Raises:
         ValueError: an unknown preset.
@@ -23,7 +23,7 @@ def read(experiment: str, preset: str) -> dict[str, Any]:
 
 
 def merged(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries as one; of a value that several give, the last one's counts."""
+    """Merge nested dictionaries; where several have a value, the last one's is taken."""
     result = deepcopy(base)
     for change in changes:
         for key, value in change.items():
@@ -36,5 +36,5 @@ def merged(base: dict[str, Any], *changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def of_model(settings: dict[str, Any], model: str) -> dict[str, Any]:
-    """The configuration of `fastlstm fit` for one of an experiment's models."""
+    """Return the configuration of ``fastlstm fit`` for one model of an experiment."""
     return merged(settings["fit"], {"model": {"model": settings["models"][model]}})
