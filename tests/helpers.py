@@ -154,8 +154,8 @@ class Case:
             lengths[-1] = 1
         return lengths.sort(descending=True).values if self.packed else lengths
 
-    def course(self):
-        """The arguments of ``lstm_sequence`` about time."""
+    def layout(self):
+        """The arguments of ``lstm_sequence`` that say where sequences begin and end."""
         lengths = self.row_lengths()
         reset = (torch.arange(self.T * self.B) * 5 % 7 < 2).view(self.T, self.B)
         steps = torch.arange(self.T).unsqueeze(1)
@@ -199,10 +199,10 @@ def weights_of(case, values, name):
     return [values[key] for g in range(len(case.reverse)) if (key := f"{name}[{g}]") in values]
 
 
-def run_case(case, inputs, cotangents, backend, dtype=torch.float64, **course):
+def run_case(case, inputs, cotangents, backend, dtype=torch.float64, **layout):
     """All outputs and all gradients of a case by name; a tensor's strides are kept.
 
-    ``course`` has lengths and the like in place of the case's own.
+    ``layout`` has lengths and the like in place of the case's own.
 
     The reference runs on one thread: it is all small products, which wait for each other on more.
     """
@@ -210,12 +210,12 @@ def run_case(case, inputs, cotangents, backend, dtype=torch.float64, **course):
     if backend == "reference":
         torch.set_num_threads(1)
     try:
-        return _outputs_and_gradients(case, inputs, cotangents, backend, dtype, course)
+        return _outputs_and_gradients(case, inputs, cotangents, backend, dtype, layout)
     finally:
         torch.set_num_threads(threads)
 
 
-def _outputs_and_gradients(case, inputs, cotangents, backend, dtype, course):
+def _outputs_and_gradients(case, inputs, cotangents, backend, dtype, layout):
     leaves = {name: _like(value, dtype).requires_grad_() for name, value in inputs.items()}
     outputs = lstm_sequence(
         case.expand(leaves["x" if case.I else "igates"]),
@@ -227,7 +227,7 @@ def _outputs_and_gradients(case, inputs, cotangents, backend, dtype, course):
         bias_hh=weights_of(case, leaves, "bias_hh"),
         weight_ch=weights_of(case, leaves, "weight_ch"),
         weight_hr=weights_of(case, leaves, "weight_hr"),
-        **case.course() | course,
+        **case.layout() | layout,
         return_all_cells="cells" in case.uses,
         backend=backend,
     )

@@ -205,10 +205,10 @@ def test_under_vmap(over, returned):
     N, weight = 3, torch.randn(3, 4 * H, H) / 3
     packed = over == "packed rows"
     x = torch.randn(N, *((14,) if packed else (T, B)), 1, 4 * H)
-    course = {"batch_sizes": torch.tensor([3, 3, 2, 2, 1, 1, 1, 1])} if packed else {}
+    layout = {"batch_sizes": torch.tensor([3, 3, 2, 2, 1, 1, 1, 1])} if packed else {}
 
     def loss(k, x, weight):
-        y, h, c = lstm_sequence(x, [weight], checkpoint_every=k, return_sequence=returned, **course)
+        y, h, c = lstm_sequence(x, [weight], checkpoint_every=k, return_sequence=returned, **layout)
         return h.sin().sum() + c.sum() + (y.square().sum() if returned else 0)
 
     def gradients(k):

@@ -71,13 +71,13 @@ def _run_isa(case, inputs, cotangents, isa, dtype=torch.float64):
 
 
 @pytest.mark.parametrize(
-    "course", [{}, {"packed": True}, {"lengths": True, "reset": True}], ids=str
+    "layout", [{}, {"packed": True}, {"lengths": True, "reset": True}], ids=str
 )
 @pytest.mark.parametrize("proj_size", [0, 3, 40])
 @pytest.mark.parametrize("B, H, I", [(1, 17, 0), (6, 70, 9)])
-def test_every_isa_with_every_option(isa, B, H, I, proj_size, course):
+def test_every_isa_with_every_option(isa, B, H, I, proj_size, layout):
     uses = ("y", "hy", "cy", "cells")
-    case = Case(T=5, B=B, H=H, I=I, reverse=(False, True), proj_size=proj_size, uses=uses, **course)
+    case = Case(T=5, B=B, H=H, I=I, reverse=(False, True), proj_size=proj_size, uses=uses, **layout)
     inputs, cotangents = case.inputs(), case.cotangents()
     truth = run_case(case, inputs, cotangents, "reference")
     assert_close(_run_isa(case, inputs, cotangents, isa), truth, case.tolerance)

@@ -145,10 +145,10 @@ def step_by_step(emulated, monkeypatch):
     return emulated
 
 
-@pytest.mark.parametrize("course", [{}, {"lengths": True, "reset": True}, {"packed": True}])
+@pytest.mark.parametrize("layout", [{}, {"lengths": True, "reset": True}, {"packed": True}])
 @pytest.mark.parametrize("reverse", [(False,), (True, False)])
-def test_step_by_step(step_by_step, reverse, course):
-    case = Case(T=4, B=3, H=9, I=5, reverse=reverse, uses=("y", "hy", "cy", "cells"), **course)
+def test_step_by_step(step_by_step, reverse, layout):
+    case = Case(T=4, B=3, H=9, I=5, reverse=reverse, uses=("y", "hy", "cy", "cells"), **layout)
     check_case(case, step_by_step)
     for dtype in (torch.bfloat16, torch.float16):
         check_low_precision(case, step_by_step, dtype)

@@ -203,21 +203,21 @@ FAULTY = [
 def faulty(kernels):
     """Cases in which faults are looked for, and what is right."""
     cases = []
-    for case, course in FAULTY:
+    for case, layout in FAULTY:
         inputs = {name: value.bfloat16().double() for name, value in case.inputs().items()}
         cotangents = {k: value.bfloat16().double() for k, value in case.cotangents().items()}
         arguments = (case, inputs, cotangents)
-        cases.append((arguments, course, run_case(*arguments, "reference", **course)))
+        cases.append((arguments, layout, run_case(*arguments, "reference", **layout)))
     return cases
 
 
 def found(kernels, cases):
     """Whether some order of threads in some case shows that the kernels are at fault."""
-    for arguments, course, truth in cases:
+    for arguments, layout, truth in cases:
         for seed in SEEDS:
             kernels.set_schedule(seed)
             try:
-                ours = run_case(*arguments, "cuda", torch.bfloat16, **course)
+                ours = run_case(*arguments, "cuda", torch.bfloat16, **layout)
             except RuntimeError:
                 return True
             if any(not error(ours[name], truth[name]) <= 0.1 for name in truth):

@@ -10,23 +10,23 @@ import fastlstm
 from fastlstm import lstm_sequence
 
 ALL = ("y", "hy", "cy", "cells")
-COURSES = [{"lengths": True}, {"packed": True}, {"reset": True}, {"lengths": True, "reset": True}]
+LAYOUTS = [{"lengths": True}, {"packed": True}, {"reset": True}, {"lengths": True, "reset": True}]
 
 
-@pytest.mark.parametrize("course", COURSES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("I", [0, 9])
 @pytest.mark.parametrize("reverse", [(False,), (True,), (False, True), (True, False, True)])
-def test_courses(fused_backend, reverse, I, course):
-    check_case(Case(T=6, B=5, H=17, I=I, reverse=reverse, uses=ALL, **course), fused_backend)
+def test_layouts(fused_backend, reverse, I, layout):
+    check_case(Case(T=6, B=5, H=17, I=I, reverse=reverse, uses=ALL, **layout), fused_backend)
 
 
-@pytest.mark.parametrize("course", COURSES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("T, B, H, I", [(300, 3, 20, 33), (3, 300, 9, 30), (40, 70, 33, 40)])
-def test_courses_in_several_blocks(fused_backend, T, B, H, I, threads, course):
+def test_layouts_in_several_blocks(fused_backend, T, B, H, I, threads, layout):
     """More rows than are projected, or summed into a weight's gradient, at once."""
     torch.set_num_threads(threads)
-    case = Case(T=T, B=B, H=H, I=I, reverse=(False, True), **course)
+    case = Case(T=T, B=B, H=H, I=I, reverse=(False, True), **layout)
     skip_unless_supported(fused_backend, case.problem(torch.float64))
     inputs, cotangents = case.inputs(), case.cotangents()
     truth = run_case(case, inputs, cotangents, "reference")

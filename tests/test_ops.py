@@ -43,14 +43,14 @@ def _forward_arguments(
     case = Case(T=3, B=2, H=4, reverse=(False, True), **options)
     inputs = {name: value.requires_grad_(differentiable) for name, value in case.inputs().items()}
     weights = ("weight_ih", "bias_ih", "bias_hh", "weight_hh", "weight_ch", "weight_hr")
-    course = case.course()
+    layout = case.layout()
     return (
         inputs["x" if case.I else "igates"],
         *(weights_of(case, inputs, name) for name in weights),
         inputs["hx"],
         inputs["cx"],
-        list(course.pop("reverse")),
-        *course.values(),
+        list(layout.pop("reverse")),
+        *layout.values(),
         train,
         return_all_cells,
         *kept,

@@ -46,10 +46,10 @@ def test_low_precision(fused_backend, dtype, T, B, H, I, peephole, lengths):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("course", [{"packed": True}, {"reset": True}])
-def test_low_precision_of_everything(fused_backend, dtype, course):
+@pytest.mark.parametrize("layout", [{"packed": True}, {"reset": True}])
+def test_low_precision_of_everything(fused_backend, dtype, layout):
     uses = ("y", "hy", "cy", "cells")
-    case = Case(T=7, B=5, H=33, I=20, reverse=(False, True), proj_size=9, uses=uses, **course)
+    case = Case(T=7, B=5, H=33, I=20, reverse=(False, True), proj_size=9, uses=uses, **layout)
     check_low_precision(case, fused_backend, dtype)
 
 

@@ -1,0 +1,79 @@
+"""The examples in docstrings of public names run as they stand, by doctest."""
+
+import doctest
+import importlib
+import inspect
+
+import pytest
+import torch
+
+import fastlstm
+
+PACKAGES = ("fastlstm", "fastlstm.data", "fastlstm.nn", "fastlstm.nn.convert", "fastlstm.training")
+# The packages in which every public name must have an example that runs: in the end PACKAGES.
+COMPLETE = ()
+
+
+def _defined_in(module):
+    """The public names of a module without ``__all__``."""
+    values = vars(module).items()
+    return [n for n, v in values if getattr(v, "__module__", "") == module.__name__ and n[0] != "_"]
+
+
+def _public():
+    """Every public class and function once, by its shortest name."""
+    found = {}
+    for package in PACKAGES:
+        try:
+            module = importlib.import_module(package)
+        except ModuleNotFoundError as error:
+            reason = f"{error.name} is not installed"
+            found[package] = pytest.param(None, marks=pytest.mark.skip(reason), id=package)
+            continue
+        for name in getattr(module, "__all__", None) or _defined_in(module):
+            value = getattr(module, name)
+            if inspect.isclass(value) or inspect.isfunction(value):
+                found.setdefault(id(value), pytest.param(value, id=f"{package}.{name}"))
+    return found.values()
+
+
+@pytest.fixture(params=_public())
+def public(request):
+    """Every public class and function in turn."""
+    return request.param
+
+
+def _tests(value):
+    """The examples of a class or function, and of the methods that the class defines."""
+    module = inspect.getmodule(value)
+    names = vars(module) | {"fastlstm": fastlstm, "torch": torch}
+    return doctest.DocTestFinder().find(value, value.__name__, module, names)
+
+
+def test_examples(public, tmp_path, monkeypatch, request):
+    monkeypatch.chdir(tmp_path)
+    tests = _tests(public)
+    package = request.node.callspec.id.rpartition(".")[0]
+    if package in COMPLETE:
+        options = [example.options for test in tests for example in test.examples]
+        assert not all(option.get(doctest.SKIP) for option in options), "no example that runs"
+    runner = doctest.DebugRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for test in tests:
+        try:
+            runner.run(test)
+        except doctest.DocTestFailure as failure:
+            example, got = failure.example, failure.got
+            pytest.fail(
+                f"{test.name}: {example.source}expected {example.want}got {got}", pytrace=False
+            )
+        except doctest.UnexpectedException as failure:
+            error = failure.exc_info[1]
+            if isinstance(error, ModuleNotFoundError) and not error.name.startswith("fastlstm"):
+                pytest.skip(f"{error.name} is not installed")
+            raise error from None
+
+
+def test_docstrings_begin_with_a_sentence_that_can_be_read_alone(public):
+    members = vars(public).items() if inspect.isclass(public) else ()
+    for value in (public, *(value for name, value in members if name[0] != "_")):
+        assert not (inspect.getdoc(value) or "").startswith("Of "), value
