@@ -170,7 +170,7 @@ class Case:
         """The call with these inputs."""
         weights = (weights_of(self, values, name) for name in GroupWeights._fields)
         input = self.expand(values["x" if self.I else "igates"])
-        layout = SequenceLayout(**self.course())
+        layout = SequenceLayout(**self.layout())
         return Call(input, GroupWeights(*weights), values["hx"], values["cx"], layout)
 
     def cotangents(self):

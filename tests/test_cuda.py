@@ -65,10 +65,10 @@ def test_why_not(hopper, change, reason):
     assert reason in cuda.why_not(PEEPHOLES._replace(**change))
 
 
-def test_why_not_every_course(hopper):
-    course = {"has_lengths": True, "is_packed_sequence": True, "has_reset": True}
-    course["return_all_cells"] = True
-    assert cuda.why_not(PEEPHOLES._replace(**course)) is None
+def test_why_not_every_layout(hopper):
+    layout = {"has_lengths": True, "is_packed_sequence": True, "has_reset": True}
+    layout["return_all_cells"] = True
+    assert cuda.why_not(PEEPHOLES._replace(**layout)) is None
 
 
 def test_why_not_looks_at_the_machine_and_the_build(hopper, monkeypatch):

@@ -255,16 +255,16 @@ def _reference_backward(*args):
 
 
 @pytest.mark.parametrize("weights", ["one", "own"])
-@pytest.mark.parametrize("course", ["lengths", "reset", "own lengths and reset", "batch_sizes"])
+@pytest.mark.parametrize("layout", ["lengths", "reset", "own lengths and reset", "batch_sizes"])
 @pytest.mark.parametrize("needs", [(True,) + (False,) * 5, (True, True, False, True, True, True)])
-def test_rules_of_every_option(needs, course, weights):
+def test_rules_of_every_option(needs, layout, weights):
     """With projections and all cell states; the ops are the reference's, the truth is a loop."""
-    G, P, own = 2, 4, "own" in course
+    G, P, own = 2, 4, "own" in layout
     sizes = torch.tensor([2, 2, 1])
-    packed = course == "batch_sizes"
+    packed = layout == "batch_sizes"
     rows = (5,) if packed else (T, B)
-    lengths = torch.randint(1, T + 1, (N, B) if own else (B,)) if "lengths" in course else None
-    reset = torch.rand(*([N] if own else []), T, B) < 0.3 if "reset" in course else None
+    lengths = torch.randint(1, T + 1, (N, B) if own else (B,)) if "lengths" in layout else None
+    reset = torch.rand(*([N] if own else []), T, B) < 0.3 if "reset" in layout else None
     each, dim = ((N,), 0) if weights == "own" else ((), None)
     groups = [
         [_randn(*each, *size) for _ in range(G)]
