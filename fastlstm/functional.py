@@ -22,8 +22,8 @@ from fastlstm.cell_checks import check_cell
 from fastlstm.checks import check_call, check_layers
 from fastlstm.layout_checks import steps_between_checkpoints
 from fastlstm.op.run import run, run_layers, run_stacked
-from fastlstm.problem import Problem, problem_of
-from fastlstm.tracing import Mode, autocast_dtype, find_mode, is_vmapped, records_gradients
+from fastlstm.problem import pose_problem
+from fastlstm.tracing import Mode, autocast_dtype
 
 
 def lstm(
@@ -97,7 +97,7 @@ def lstm(
     if prepacked is not None or packed is not None:
         layers = layers._replace(prepacked=prepacked or packed)
     wanted = Wanted(False, return_sequence, return_all_cells, every)
-    wanted, mode, problem = pose(layers, wanted, "lstm")
+    wanted, mode, problem = pose_problem(layers, wanted, "lstm")
     chosen = select(problem, backend, mode)
     may_stack = problem.L > 1 and mode in (Mode.AUTOGRAD, Mode.NONE)
     if may_stack and why_not_stacked(chosen, problem, layers.hx) is None:
@@ -150,7 +150,7 @@ def lstm_cell(
     """
     check_cell(input, hx, weights)
     layers = make_cell(input, hx, weights)
-    wanted, mode, problem = pose(layers, Wanted(), "cell")
+    wanted, mode, problem = pose_problem(layers, Wanted(), "cell")
     chosen = select(problem, backend, mode)
     if chosen is backends.torch:
         if hx is None:
@@ -262,7 +262,7 @@ def lstm_sequence(
         autocast = None
     layers = Layers(call.input, [weights], call.hx, call.cx, call.layout, autocast=autocast)
     wanted = Wanted(False, return_sequence, return_all_cells, every)
-    wanted, mode, problem = pose(layers, wanted, "sequence")
+    wanted, mode, problem = pose_problem(layers, wanted, "sequence")
     chosen = select(problem, backend, mode)
     if autocast is not None:
         call = cast_call(call, autocast, mode)
@@ -317,21 +317,3 @@ def make_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWeig
         weights = LSTMWeights._make(w if w is None else w.to(carried) for w in weights)
     state = None if hx is None else (hx[0][None], hx[1][None])
     return make_layers(input[None], state, [weights], SequenceLayout([False]), False, lowered)
-
-
-def pose(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mode, Problem]:
-    """Find out what watches a call, and what is asked of the backends.
-
-    Returns:
-        ``wanted``, which says whether gradients are recorded, the mode, and the problem.
-    """
-    tensors = [layers.input, layers.hx, layers.cx]
-    for weights in layers.weights:
-        for parameter in weights:
-            tensors += parameter
-    mode = find_mode(tensors)
-    if mode is not Mode.NONE:
-        train = mode is Mode.AUTOGRAD or records_gradients(mode, tensors)
-        wanted = wanted._replace(train=train)
-    transformed = mode is Mode.FORWARD_AD or (mode is Mode.FUNCTORCH and is_vmapped())
-    return wanted, mode, problem_of(layers, wanted, kind, transformed and kind != "sequence")

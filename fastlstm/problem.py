@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from fastlstm.call import Layers, Wanted
+from fastlstm.tracing import Mode, find_mode, is_vmapped, records_gradients
 
 
 class Problem(NamedTuple):
@@ -54,18 +55,29 @@ class Problem(NamedTuple):
     requires_grad: bool = False
 
 
-def problem_of(layers: Layers, wanted: Wanted, kind: str, transformed: bool = False) -> Problem:
-    """The problem that a call poses.
+def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mode, Problem]:
+    """Find out what watches a call, and what is asked of the backends.
 
     Args:
         layers: the call; one layer for the sequence op.
-        wanted: what it computes.
-        kind: "lstm", "cell" or "sequence": the function that was called.
-        transformed: whether it is inside ``torch.func.vmap``, or in forward mode.
+        wanted: what the call computes.
+        kind: the function that was called, "lstm", "cell" or "sequence".
+
+    Returns:
+        ``wanted``, which now says whether gradients are recorded, the mode, and the problem.
     """
     input, weights, layout = layers.input, layers.weights[0], layers.layout
-    is_packed = layout.batch_sizes is not None
-    return Problem(
+    tensors = [input, layers.hx, layers.cx]
+    for of_layer in layers.weights:
+        for parameter in of_layer:
+            tensors += parameter
+    mode = find_mode(tensors)
+    train = mode is Mode.AUTOGRAD or (mode is not Mode.NONE and records_gradients(mode, tensors))
+    if train:
+        wanted = wanted._replace(train=True)
+    whole_layers, is_packed = kind != "sequence", layout.batch_sizes is not None
+    transformed = mode is Mode.FORWARD_AD or (mode is Mode.FUNCTORCH and is_vmapped())
+    problem = Problem(
         device=input.device.type,
         dtype=layers.autocast or input.dtype,
         T=input.shape[0] if layout.batch_sizes is None else layout.batch_sizes.shape[0],
@@ -81,9 +93,10 @@ def problem_of(layers: Layers, wanted: Wanted, kind: str, transformed: bool = Fa
         has_reset=layout.reset is not None,
         return_all_cells=wanted.cells,
         dropout=layers.dropout > 0,
-        checkpointed=wanted.checkpoint_every > 0 and (wanted.train or kind == "sequence"),
-        whole_layers=kind != "sequence",
-        transformed=transformed,
+        checkpointed=wanted.checkpoint_every > 0 and (train or not whole_layers),
+        whole_layers=whole_layers,
+        transformed=transformed and whole_layers,
         cell=kind == "cell",
-        requires_grad=wanted.train,
+        requires_grad=train,
     )
+    return wanted, mode, problem

@@ -17,40 +17,18 @@ from typing import Any
 
 RENAMED = {
     "types": "call problem",
-    "transforms": "tracing op.functorch",
-    "ops": "op.schema op.autograd",
-    "op_checks": "op.checks",
-    "layers": "op.wavefront",
-    "segments": "op.checkpointing",
-    "vmap": "op.vmap",
-    "second_order": "op.second_order",
-    "flops": "op.flops",
     "dispatch": "backends.select nn.explain",
-    "gpu_choice": "backends.gpu.choice",
-    "gpu_measured": "backends.gpu.timings",
-    "products": "backends.gpu.matmuls",
-    "backends.padding": "backends.gpu.packed_sequence",
     "backends.packed": "backends.cpu.prepacked",
-    "backends.recycling": "backends.cpu.buffer_pool",
-    "backends.memory": "backends.pointers",
-    "backends.cuda_recurrence": "backends.cuda.recurrence",
-    "backends.cuda_wavefront": "backends.cuda.wavefront",
     "modules": "nn.lstm",
     "cell": "nn.lstm_cell",
-    "like_torch": "nn.lstm_base",
-    "scripting": "nn.scripting",
     "patching": "nn.patching",
     "interop": "nn.replace nn.convert",
     "segmented": "nn.segmented_loss",
-    "module_checks": "checks cell_checks",
-    "course_checks": "layout_checks",
     "video": "models.video",
     "video_models": "models.srivastava",
     "stack": "models.encoder_decoder",
-    "decoding": "models.decoding",
     "classifier": "models.classifier",
     "language": "models.byte_lstm",
-    "storage": "models.saving files",
     "data.action_video": "data.ucf_hmdb",
     "data.deals": "data.shuffled_rounds",
     "data.decoded": "data.decoded_video",
@@ -77,9 +55,10 @@ RENAMED = {
     "training.run_command": "training.commands.base",
     "training.video_command": "training.commands.video",
     "training.classify_command": "training.commands.classify",
-    "sequence": "functional op.run",
+    "sequence": "functional",
 }
-"""Names below ``fastlstm``, old to new; two names where one module became two."""
+"""Names below ``fastlstm``, old to new; two names where one module became two. Modules that had
+nothing for users are not here."""
 
 
 class _Finder(MetaPathFinder, Loader):

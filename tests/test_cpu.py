@@ -143,6 +143,28 @@ def test_every_isa_in_bfloat16(isa, B, H, I):
     assert_as_close_as_torch(ours, torchs, truth)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_checkpoints_without_y(isa, dtype):
+    """y is not kept: the backward pass computes every h again."""
+    T, B, H, I = 40, 5, 33, 9
+    x, weights = torch.randn(T, B, I), [[torch.randn(4 * H, n) / 6] for n in (I, H)]
+    tensors = [x, torch.randn(1, B, H), torch.randn(1, B, H), torch.randn(T, B, 1, H)]
+    x, hx, cx, dcells = (tensor.to(dtype) for tensor in tensors)
+    w_ih, w_hh = ([w.to(dtype) for w in group] for group in weights)
+    call = Call(x, GroupWeights(w_ih, w_hh), hx, cx, SequenceLayout([True]))
+    needs = Needs(True, True, False, True, False, False)
+    grads = OutputGradients(None, hx, cx, dcells)
+    *outputs, cells, reserve = cpu.forward(call, Wanted(train=True, cells=True), isa=isa)
+    expected = cpu.backward(call, Saved(outputs[0], reserve), grads, needs, isa)
+    for k in (1, 9, 64):
+        wanted = Wanted(train=True, y=False, cells=True, checkpoint_every=k)
+        y, *last, same_cells, states = cpu.forward(call, wanted, isa=isa)
+        assert y.numel() == 0 and states.shape == (-(-T // k), 1, B, 2 * H)
+        assert all(map(torch.equal, (*last, same_cells), (*outputs[1:], cells)))
+        found = cpu.backward(call, Saved(y, states, k), grads, needs, isa)
+        assert all(map(torch.equal, found, expected))
+
+
 def test_portable_code_is_always_there():
     assert cpu.isas()[-1] == "portable"
 

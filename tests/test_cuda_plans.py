@@ -69,7 +69,7 @@ def test_the_list_is_ranked_and_its_first_is_taken(kernels, direction, dtype, B,
     expected = [step_ns(kernels, direction, plan, shape) for plan in found]
     assert expected == sorted(expected)
     y = torch.empty(2, B, G, H, dtype=getattr(torch, dtype))
-    launch = recurrence.prepare(kernels, direction, y, [False] * G, None, None)
+    launch = recurrence.prepare(kernels, direction, y, SequenceLayout([False] * G))
     assert launch.plan == found[0]
 
 

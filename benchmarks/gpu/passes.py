@@ -9,6 +9,15 @@ from torch import Tensor
 
 import fastlstm
 from fastlstm.backends.cuda import recurrence
+from fastlstm.call import (
+    Call,
+    GroupWeights,
+    Needs,
+    OutputGradients,
+    Results,
+    Saved,
+    SequenceLayout,
+)
 
 DIRECTIONS = ("forward", "backward")
 
@@ -48,14 +57,15 @@ class Passes:
         _, H, B, G = problem
         torch.manual_seed(0)
         new: dict[str, Any] = {"device": device, "dtype": problem.dtype}
-        self._reverse = problem.reverse
-        self._igates, self._dy = (torch.randn(T, B, G, n * H, **new) for n in (4, 1))
-        self._hx, self._cx = torch.randn(2, G, B, H, **new)
-        self._weight_hh = (2 * torch.rand(G, 4 * H, H, **new) - 1) * H**-0.5
+        igates, self._dy = (torch.randn(T, B, G, n * H, **new) for n in (4, 1))
+        hx, cx = torch.randn(2, G, B, H, **new)
+        weight_hh = (2 * torch.rand(G, 4 * H, H, **new) - 1) * H**-0.5
+        layout = SequenceLayout(problem.reverse)
+        self._call = Call(igates, GroupWeights([], list(weight_hh)), hx, cx, layout)
         self._y, self._reserve = (torch.full((T, B, G, n * H), torch.nan, **new) for n in (1, 5))
-        self._hy, self._cy = torch.empty_like(self._hx), torch.empty_like(self._cx)
+        self._hy, self._cy = torch.empty_like(hx), torch.empty_like(cx)
         self.launches = {
-            direction: recurrence.prepare(kernels, direction, self._y, self._reverse, None, None)
+            direction: recurrence.prepare(kernels, direction, self._y, layout)
             for direction in DIRECTIONS
         }
 
@@ -66,12 +76,12 @@ class Passes:
         """
         launch = self.launches[direction]._replace(plan=plan)
         if direction == "forward":
-            states = (self._weight_hh, (), self._hx, self._cx, self._y, self._hy, self._cy)
-            recurrence.forward(launch, self._igates, *states, None, self._reserve)
+            results = Results(self._y, self._hy, self._cy, reserve=self._reserve)
+            recurrence.forward(launch, self._call.input, self._call, results)
             return [self._y, self._hy, self._cy]
-        grads = (self._dy, None, None, None)
-        states = (self._y, self._reserve, self._weight_hh, (), self._hx, self._cx)
-        found = recurrence.backward(launch, *grads, *states, True, False)
+        saved, grads = Saved(self._y, self._reserve), OutputGradients(self._dy)
+        needs = Needs(True, False, True, True, False, False)
+        found = recurrence.backward(launch, self._call, saved, grads, needs)
         return [found[0], *found[3:]]
 
     def poison(self) -> None:
@@ -81,14 +91,14 @@ class Passes:
 
     def reference(self, dtype: torch.dtype) -> dict[str, list[Tensor]]:
         """What the reference makes of the same numbers, computed in ``dtype``."""
-        inputs = (self._igates, self._hx, self._cx)
+        inputs = (self._call.input, self._call.hx, self._call.cx)
         igates, hx, cx = leaves = [x.to(dtype, copy=True).requires_grad_() for x in inputs]
         outputs = fastlstm.lstm_sequence(
             igates,
-            list(self._weight_hh.to(dtype)),
+            [w.to(dtype) for w in self._call.weights.weight_hh],
             hx,
             cx,
-            reverse=self._reverse,
+            reverse=self._call.layout.reverse,
             backend="reference",
         )
         gradients = torch.autograd.grad(outputs[0], leaves, self._dy.to(dtype))

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from fastlstm.backends.select import check_backend
-from fastlstm.call import LSTMWeights
+from fastlstm.call import GroupWeights, Layers, LSTMWeights, SequenceLayout, Wanted
 from fastlstm.functional import lstm
 from fastlstm.layout_checks import steps_between_checkpoints
-from fastlstm.problem import Problem
+from fastlstm.problem import Problem, pose_problem
 
 State = tuple[Tensor, Tensor]
 """(h, c) of every layer, each (L, B, H)."""
@@ -130,13 +130,14 @@ class LSTMStack(nn.Module):
         Args:
             input: (T, B, I). Default: 10 steps of 100 rows.
         """
-        weight = self.weight_hh_l0
+        weight, H = self.weight_hh_l0, self.hidden_size
         T, B = (10, 100) if input is None else input.shape[:2]
-        return Problem(
-            *(weight.device.type, weight.dtype, T, B, 1, self.hidden_size),
-            has_peepholes=self.peephole,
-            requires_grad=torch.is_grad_enabled() and weight.requires_grad,
-        )
+        weight_ch = self.weights()[0].weight_ch
+        peepholes = () if weight_ch is None else (weight_ch,)
+        weights, state = GroupWeights((), (weight,), weight_ch=peepholes), weight.new_empty(1, B, H)
+        igates, layout = weight.new_empty(T, B, 1, 4 * H), SequenceLayout([False])
+        layers = Layers(igates, [weights], state, state, layout)
+        return pose_problem(layers, Wanted(), "sequence")[2]
 
     def extra_repr(self) -> str:
         """Return the sizes as ``nn.LSTM`` writes them."""

@@ -13,11 +13,11 @@ from fastlstm.backends.cpu.prepacked import PrepackedWeights
 from fastlstm.backends.select import check_backend
 from fastlstm.call import SequenceLayout, Wanted
 from fastlstm.checks import check_input
-from fastlstm.functional import lstm, make_layers, pose
+from fastlstm.functional import lstm, make_layers
 from fastlstm.layout_checks import steps_between_checkpoints, tensor_of
 from fastlstm.nn.lstm_base import BEYOND_TORCH, LSTMBase, options_repr
 from fastlstm.nn.scripting import TorchLSTM, arguments_of, scriptable
-from fastlstm.problem import Problem
+from fastlstm.problem import Problem, pose_problem
 from fastlstm.tracing import autocast_dtype
 
 EXAMPLE_STEPS, EXAMPLE_BATCH = 100, 32  # what explain() assumes without an input
@@ -266,7 +266,7 @@ class LSTM(LSTMBase):
             input, None, weights, layout, self.batch_first, autocast_dtype(data)
         )._replace(dropout=self.dropout if self.training else 0.0)
         every = steps_between_checkpoints(self.checkpoint_every)
-        return pose(layers, Wanted(checkpoint_every=every), "lstm")[2]
+        return pose_problem(layers, Wanted(checkpoint_every=every), "lstm")[2]
 
     def to_torch(self) -> nn.LSTM:
         """Make an ``nn.LSTM`` with copies of these parameters.

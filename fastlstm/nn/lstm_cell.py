@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from fastlstm.backends.select import check_backend
 from fastlstm.call import LSTMWeights, Wanted
 from fastlstm.cell_checks import check_cell_input
-from fastlstm.functional import lstm_cell, make_cell, pose
+from fastlstm.functional import lstm_cell, make_cell
 from fastlstm.nn.lstm import EXAMPLE_BATCH
 from fastlstm.nn.lstm_base import BEYOND_TORCH, check_sizes, options_repr
 from fastlstm.nn.scripting import scriptable
-from fastlstm.problem import Problem
+from fastlstm.problem import Problem, pose_problem
 
 
 class LSTMCell(nn.RNNCellBase):
@@ -94,7 +94,9 @@ class LSTMCell(nn.RNNCellBase):
         """The question that a call with this input puts to the backends, for ``explain``."""
         if input is None:
             input = self.weight_ih.new_empty(EXAMPLE_BATCH, self.input_size)
-        return pose(make_cell(torch.atleast_2d(input), None, self.weights()), Wanted(), "cell")[2]
+        return pose_problem(
+            make_cell(torch.atleast_2d(input), None, self.weights()), Wanted(), "cell"
+        )[2]
 
     def __prepare_scriptable__(self) -> nn.Module:
         """The module that torch.jit.script compiles: an nn.LSTMCell with these parameters."""

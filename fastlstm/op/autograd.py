@@ -49,24 +49,26 @@ class _LSTMSequence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         needs_input, _, _, *needs_weights = ctx.needs_input_grad[1:]
-        asked = _Asked(*map(any, split(needs_weights, ctx.counts)))
+        asked = Asked(*map(any, split(needs_weights, ctx.counts)))
         found = _gradients(ctx, needs_input, asked, OutputGradients(*grads))
         return None, found.input, found.hx, found.cx, *chain.from_iterable(found.weights)
 
 
 def _save(ctx: Any, call: Call, results: Results, wanted: Wanted, backend: ModuleType) -> None:
     ctx.train, ctx.checkpoint_every, ctx.backend = wanted.train, wanted.checkpoint_every, backend
-    _save_call(ctx, call, results.y, results.reserve)
+    save_call(ctx, call, results.y, results.reserve)
 
 
-def _save_call(ctx: Any, call: Call, *others: Tensor | None) -> None:
+def save_call(ctx: Any, call: Call, *others: Tensor | None) -> None:
+    """Save a call, and other tensors, for the backward pass of an autograd function."""
     ctx.reverse, ctx.counts = call.layout.reverse, [len(group) for group in call.weights]
     tensors = (call.input, call.hx, call.cx, *chain.from_iterable(call.weights))
     ctx.save_for_backward(*others, *call.layout[1:], *tensors)
     ctx.set_materialize_grads(False)
 
 
-def _saved_call(ctx: Any, num_others: int) -> tuple[Call, tuple[Any, ...]]:
+def saved_call(ctx: Any, num_others: int) -> tuple[Call, tuple[Any, ...]]:
+    """The call and the other tensors that :func:`save_call` saved."""
     saved = ctx.saved_tensors  # once: a checkpoint brings the tensors back a single time
     layout = SequenceLayout(ctx.reverse, *saved[num_others : num_others + 3])
     input, hx, cx, *weights = saved[num_others + 3 :]
@@ -74,7 +76,7 @@ def _saved_call(ctx: Any, num_others: int) -> tuple[Call, tuple[Any, ...]]:
     return call, saved[:num_others]
 
 
-class _Asked(NamedTuple):
+class Asked(NamedTuple):
     """Which parameters' gradients are asked for."""
 
     weight_ih: bool
@@ -85,7 +87,28 @@ class _Asked(NamedTuple):
     weight_hr: bool
 
 
-def _gradients(ctx: Any, needs_input: bool, asked: _Asked, grads: OutputGradients) -> Call:
+def needs_of(needs_input: bool, asked: Asked) -> Needs:
+    """The flags of a backward pass, which computes one gradient for both biases."""
+    w_ih, w_hh, b_ih, b_hh, w_ch, w_hr = asked
+    return Needs(needs_input, w_ih, b_ih or b_hh, w_hh, w_ch, w_hr)
+
+
+def tensor_gradients(found: Gradients, needs_input: bool, asked: Asked, call: Call) -> Call:
+    """The gradients of a call's tensors, in their place; None for those not asked for."""
+    # The gradients of both biases are equal; a copy, so that an in-place change of one does not
+    # change the other.
+    dbias_hh = found.bias.clone() if asked.bias_ih and asked.bias_hh else found.bias
+    biases = (found.bias, dbias_hh)
+    stacked = (found.weight_ih, found.weight_hh, *biases, found.weight_ch, found.weight_hr)
+    dweights: Any = [
+        list(gradient) if is_asked else [None] * len(parameter)
+        for gradient, is_asked, parameter in zip(stacked, asked, call.weights, strict=True)
+    ]
+    dinput: Any = found.input if needs_input else None
+    return Call(dinput, GroupWeights(*dweights), found.hx, found.cx, call.layout)
+
+
+def _gradients(ctx: Any, needs_input: bool, asked: Asked, grads: OutputGradients) -> Call:
     """The gradients of a call's tensors, in the place of the tensors; None if not asked for.
 
     Args:
@@ -98,24 +121,10 @@ def _gradients(ctx: Any, needs_input: bool, asked: _Asked, grads: OutputGradient
         raise RuntimeError("lstm_sequence: expected train=True for a backward pass, got False")
     # An output that was not wanted is empty, and has no gradient.
     grads = OutputGradients(*[None if g is None or g.dim() == 1 else g for g in grads])
-    call, (y, reserve) = _saved_call(ctx, 2)
+    call, (y, reserve) = saved_call(ctx, 2)
     saved = Saved(y, reserve, ctx.checkpoint_every)
-    has_bias = bool(asked.bias_ih or asked.bias_hh)
-    needs = Needs(
-        needs_input, asked.weight_ih, has_bias, asked.weight_hh, asked.weight_ch, asked.weight_hr
-    )
-    found = _run_backward(call, saved, grads, needs, ctx.backend)
-    # The gradients of both biases are equal; a copy, so that an in-place change of one does not
-    # change the other.
-    dbias_hh = found.bias.clone() if asked.bias_ih and asked.bias_hh else found.bias
-    biases = (found.bias, dbias_hh)
-    stacked = (found.weight_ih, found.weight_hh, *biases, found.weight_ch, found.weight_hr)
-    dweights: Any = [
-        gradient.unbind() if is_asked else [None] * count
-        for gradient, is_asked, count in zip(stacked, asked, ctx.counts, strict=True)
-    ]
-    dinput: Any = found.input if needs_input else None
-    return Call(dinput, GroupWeights(*dweights), found.hx, found.cx, call.layout)
+    found = _run_backward(call, saved, grads, needs_of(needs_input, asked), ctx.backend)
+    return tensor_gradients(found, needs_input, asked, call)
 
 
 def _run_backward(
@@ -150,7 +159,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _differentiate(ctx: Any, needs: Sequence[Any], *grads: Tensor | None) -> tuple[Any, ...]:
     flags: Any = schema.unflatten_call([*needs[:9], *[None] * 4])
-    asked = _Asked(*[any(flag) if isinstance(flag, list) else flag for flag in flags.weights])
+    asked = Asked(*[any(flag) if isinstance(flag, list) else flag for flag in flags.weights])
     found = _gradients(ctx, flags.input, asked, OutputGradients(*grads[:4]))
     row = schema.flatten_call(found)[:9]
     return *row, *[None] * 9
@@ -159,11 +168,11 @@ def _differentiate(ctx: Any, needs: Sequence[Any], *grads: Tensor | None) -> tup
 def _save_for_second_order(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     call, _, grads, needs, _ = schema.unflatten_backward(inputs)
     ctx.needs = Needs(*needs)
-    _save_call(ctx, call, *grads)
+    save_call(ctx, call, *grads)
 
 
 def _differentiate_again(ctx: Any, _: Sequence[Any], *dgradients: Tensor | None) -> tuple[Any, ...]:
-    call, grads = _saved_call(ctx, 4)
+    call, grads = saved_call(ctx, 4)
     dgrads, dcall = second_order.differentiate(dgradients, OutputGradients(*grads), call, ctx.needs)
     return *dgrads, None, None, *schema.flatten_call(dcall)[:9], *[None] * 7
 

@@ -11,7 +11,7 @@ from fastlstm.backends import select
 from fastlstm.call import Call, Layers, OutputGradients, Saved, Wanted
 from fastlstm.checks import check_call, check_like
 from fastlstm.layout_checks import check_size
-from fastlstm.problem import problem_of
+from fastlstm.problem import pose_problem
 
 
 def check_op(call: Call, wanted: Wanted, name: str) -> ModuleType:
@@ -23,7 +23,8 @@ def check_op(call: Call, wanted: Wanted, name: str) -> ModuleType:
     if wanted.checkpoint_every < 0:
         raise ValueError(f"checkpoint_every: expected at least 0, got {wanted.checkpoint_every}")
     layers = Layers(call.input, [call.weights], call.hx, call.cx, call.layout)
-    if reason := backend.why_not(problem_of(layers, wanted, "sequence")):
+    _, _, problem = pose_problem(layers, wanted, "sequence")
+    if reason := backend.why_not(problem):
         raise ValueError(f"backend={name!r} cannot run this LSTM: {reason}")
     return backend
 

@@ -20,14 +20,13 @@ from fastlstm.call import (
     Call,
     GroupWeights,
     Layers,
-    Needs,
     OutputGradients,
     Results,
     Saved,
-    SequenceLayout,
     split,
 )
 from fastlstm.op import second_order
+from fastlstm.op.autograd import Asked, needs_of, save_call, saved_call, tensor_gradients
 
 
 def stacked_call(layers: Layers) -> Call:
@@ -50,35 +49,21 @@ class _Stacked(torch.autograd.Function):
     def forward(ctx: Any, arguments: tuple[Any, ...], *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.backend, call = arguments
         results, below = ctx.backend.forward_stacked(call, train=True)
-        ctx.counts, ctx.reverse = [len(group) for group in call.weights], call.layout.reverse
-        ctx.save_for_backward(results.y, below, results.reserve, *call.layout[1:], *tensors)
-        ctx.set_materialize_grads(False)
+        save_call(ctx, call, results.y, below, results.reserve)
         return results[:3]
 
     @staticmethod
     def backward(ctx: Any, *outer: Tensor | None) -> tuple[Tensor | None, ...]:
-        y, below, reserve, *about_rows, input, hx, cx = (tensors := ctx.saved_tensors)[:9]
-        weights = GroupWeights(*split(tensors[9:], ctx.counts))
-        call = Call(input, weights, hx, cx, SequenceLayout(ctx.reverse, *about_rows))
+        call, (y, below, reserve) = saved_call(ctx, 3)
         is_batched = any(grad is not None and is_legacy_batchedtensor(grad) for grad in outer)
         if torch.is_grad_enabled() or is_batched:
             return None, *_gradients_in_plain_torch(call, outer)
-        flags = ctx.needs_input_grad
-        asked: Any = GroupWeights(*map(any, split(flags[4:], ctx.counts)))  # type: ignore[arg-type]
-        bias = bool(asked.bias_ih or asked.bias_hh)
-        needs = Needs(flags[1], asked.weight_ih, bias, asked.weight_hh, asked.weight_ch, False)
+        needs_input, _, _, *flags = ctx.needs_input_grad[1:]
+        asked = Asked(*map(any, split(flags, ctx.counts)))
         saved, grads = Saved(y, reserve), OutputGradients(*outer)
+        needs = needs_of(needs_input, asked)
         found = ctx.backend.backward_stacked(call, saved, below, grads, needs)
-        # The gradients of both biases are equal; a copy, so that an in-place change of one does
-        # not change the other.
-        dbias_hh = found.bias.clone() if asked.bias_ih and asked.bias_hh else found.bias
-        of_layers = (found.weight_ih, found.weight_hh, found.bias, dbias_hh, found.weight_ch, ())
-        dweights = (
-            list(gradient) if is_asked else [None] * count
-            for gradient, is_asked, count in zip(of_layers, asked, ctx.counts, strict=True)
-        )
-        dinput = found.input if needs.input else None
-        return None, dinput, found.hx, found.cx, *chain.from_iterable(dweights)
+        return None, *tensor_gradients(found, needs_input, asked, call).tensors
 
 
 def _gradients_in_plain_torch(call: Call, grads: tuple[Tensor | None, ...]) -> tuple[Tensor, ...]:
