@@ -1,7 +1,7 @@
-// The LSTM cell, one step forward and one step backward, for any arithmetic.
+// One step of the LSTM cell, forward and backward, for any arithmetic.
 //
-// `Math` brings a type `Value` and the functions `sigmoid` and `tanh` over it: a CPU vector, or a
-// scalar on a GPU. Nothing here knows about memory. The equations are those of
+// `Math` has a type `Value`, a vector on a CPU or a scalar on a GPU, and the functions `sigmoid`
+// and `tanh` of it. Nothing here reads or writes memory. The equations are those of
 // fastlstm/backends/reference.py; peepholes see c' at the gates i and f, and the new c at o.
 #pragma once
 
@@ -40,8 +40,8 @@ FASTLSTM_INLINE Value cell_forward(Gates<Value>& gates, const Peepholes<Value>& 
   return gates.o * Math::tanh(c);
 }
 
-// From the activations, c', c and dh: returns the gradients of the pre-activations, turns `dc` from
-// the gradient of c, as later steps left it, into that of c', and adds to `dweight`.
+// Returns the gradients of the pre-activations, from the activations, c', c and dh. Updates `dc`
+// from the gradient of c, without this step's part, to that of c', and adds to `dweight`.
 template <class Math, bool kPeepholes, class Value = typename Math::Value>
 FASTLSTM_INLINE Gates<Value> cell_backward(const Gates<Value>& gates, Value c_prev, Value c,
                                            Value dh, const Peepholes<Value>& weight, Value& dc,

@@ -1,4 +1,4 @@
-// A row of the batch on its way through time, on a CPU or a GPU.
+// The steps of one row of the batch in one group, for a CPU or a GPU.
 #pragma once
 
 #include "cell.h"
@@ -7,7 +7,7 @@
 namespace fastlstm {
 namespace {
 
-// In the order of the forward pass; times are places in the arrays.
+// First, last, before and after are in the order of the forward pass; a time t is an index of T.
 struct RowSteps {
   int64_t length;
   bool reverse;
@@ -28,7 +28,7 @@ struct RowSteps {
   FASTLSTM_INLINE int64_t last() const { return reverse ? 0 : length - 1; }
   FASTLSTM_INLINE int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
   FASTLSTM_INLINE int64_t after(int64_t t) const { return reverse ? t - 1 : t + 1; }
-  // Whether no state comes from the step before t, or, if t is the first one, from outside.
+  // Whether step t starts from a state of zero: none of the step before, nor of hx and cx.
   FASTLSTM_INLINE bool is_reset(int64_t t) const {
     const int64_t border = reverse ? t + 1 : t;
     return reset && border < length && reset[border * rows];

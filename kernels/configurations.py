@@ -1,6 +1,6 @@
-"""How every kernel is cut into programs, by architecture: pinned, never searched for at run time.
+"""How every kernel is divided into programs, by architecture; nothing is tuned at run time.
 
-No GPU has measured these numbers. They follow from what a kernel must hold:
+These numbers have not been measured on a GPU. They follow from what a kernel must hold:
 
 * BLOCK_B = 16 rows is the height of the tensor cores' tile; a larger batch makes more programs.
 * A warp takes 8 columns of each gate, the width of that tile, up to 8 warps: more of them would
@@ -16,7 +16,7 @@ No GPU has measured these numbers. They follow from what a kernel must hold:
 * Other GPUs have 99 KiB, and so only the smaller sizes.
 
 ``python -m benchmarks.triton_resources`` compiles all of it and prints registers, spills and shared
-memory. A GPU that has measured better numbers gets a table of its own here.
+memory. A GPU for which other numbers were measured to be better gets its own table here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 
 class Configuration(NamedTuple):
-    """How one kernel is cut into programs."""
+    """How one kernel is divided into programs."""
 
     block_b: int
     """rows of the batch in a program"""
@@ -62,7 +62,7 @@ _TABLES: dict[tuple[int, int], _Table] = {(8, 0): _SM_80, (9, 0): _SM_90, (10, 0
 
 
 def single_launch(capability: tuple[int, int], element_size: int, H: int) -> Configuration | None:
-    """For the kernels of a whole sequence; None if H is too large to stay on one multiprocessor.
+    """Return the configuration for a whole sequence in one launch, or None if H is too large.
 
     Args:
         capability: the GPU's compute capability, (9, 0) for sm_90.

@@ -1,7 +1,7 @@
-"""The LSTM cell, one step forward and one step backward, as every kernel here computes it.
+"""One step of the LSTM cell, forward and backward, as every kernel here computes it.
 
-Nothing in this file knows about memory: tiles come and go in registers, in float32 (float64 for
-float64 tensors). The equations are those of ``fastlstm/backends/reference.py``; peepholes see c'
+Nothing in this file accesses memory: tiles are in registers, in float32 (float64 for float64
+tensors). The equations are those of ``fastlstm/backends/reference.py``; peepholes see c'
 at the gates i and f, and the new c at o. ``csrc/cell.h`` is the same for the CPU.
 """
 
@@ -17,7 +17,7 @@ def sigmoid(x):
 
 @triton.jit
 def tanh(x):
-    """In float32 within a few roundings of the result's own size, near zero too.
+    """tanh(x), in float32 with an error of a few units in the last place, near zero too.
 
     (1 - e) / (1 + e) with e = exp(-2 |x|) loses digits to cancellation where |x| is small; there
     the odd polynomial of degree 7 takes over, whose next term is below 6e-8 of x at 0.2. In
@@ -35,7 +35,7 @@ def tanh(x):
 
 @triton.jit
 def cell_forward(i, f, g, o, c, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr):
-    """From pre-activations and c': the activations i, f, g, o, the new c, and h."""
+    """Return the activations i, f, g, o, the new c, and h, from pre-activations and c'."""
     if PEEPHOLE:
         i += w_ci * c
         f += w_cf * c
@@ -49,9 +49,9 @@ def cell_forward(i, f, g, o, c, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr):
 
 @triton.jit
 def cell_backward(i, f, g, o, c_prev, c, dh, dc, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr):
-    """From activations, c', c and dh: the gradients of the pre-activations i, f, g, o and of c'.
+    """Return the gradients of the pre-activations i, f, g, o and of c'.
 
-    ``dc`` is the gradient of c as later steps left it.
+    ``dc`` is the gradient of c without this step's part.
     """
     tanh_c = tanh(c)
     d_o = dh * tanh_c * o * (1.0 - o)

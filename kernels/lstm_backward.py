@@ -1,17 +1,17 @@
 """The backward recurrence of small LSTMs: all steps, groups and rows in a single launch.
 
-A program owns one group and BLOCK_B rows of the batch, and walks from their last step to the
-first; programs never meet::
+A program computes one group and BLOCK_B rows of the batch, from the last step to the first.
+Programs are independent::
 
     shared memory   W_hh of the group: four (H, H) matrices i, f, g, o
     registers       dh and dc of the program's rows, c', the running sums for the peepholes
     read a step     the reserve (BLOCK_B, 5H), dy (BLOCK_B, H)
     written a step  dgates (BLOCK_B, 4H), the gradients of the pre-activations
 
-dh of the step before is the sum of four products, one for each gate's gradients. What can wait is
-done after this kernel over all of dgates at once: the products for weight_hh, weight_ih and x, and
-the sums for the biases, which would not fit in registers here. The sums for the peepholes are per
-program and added up by who calls: no atomics, the same order of additions in every run.
+dh of the step before is the sum of four products, one for each gate. The caller computes the
+products for weight_hh, weight_ih and x, and the sums for the biases, which would not fit in
+registers here, from dgates of all steps. It also adds the programs' sums for the peepholes: there
+are no atomics, so every run adds in the same order.
 
 Compiled for sm_80, sm_90 and sm_100 (``python -m benchmarks.triton_resources``) and tested under
 Triton's interpreter; it has not yet run on a GPU.
@@ -61,7 +61,7 @@ def lstm_backward_kernel(
     PRECISION: tl.constexpr,
     NUM_STAGES: tl.constexpr,
 ):
-    """The module's docstring says what it does, :func:`lstm_backward` what the arguments are."""
+    """See the module's docstring; :func:`lstm_backward` describes the arguments."""
     OPERAND: tl.constexpr = p_cx.dtype.element_ty
     PEEPHOLE: tl.constexpr = p_weight_ch is not None
     i_b = tl.program_id(0)

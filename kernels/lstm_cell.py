@@ -1,7 +1,7 @@
 """One step of an LSTM without its matrix product: the cell, forward and backward, in one pass.
 
-For ``LSTMCell``, and for LSTMs too large to stay on one multiprocessor: there cuBLAS multiplies h
-by W_hh, then this kernel does all the rest of the step. A program owns BLOCK_B rows and BLOCK_H
+For ``LSTMCell``, and for LSTMs that are too large for one multiprocessor: cuBLAS multiplies h by
+W_hh, and this kernel computes the rest of the step. A program computes BLOCK_B rows and BLOCK_H
 units of a group; every number is read and written once::
 
     forward   reads igates and hgates (4H a row), c (H); writes y, h and c (H), and in training the
@@ -55,7 +55,7 @@ def lstm_cell_forward_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):
-    """The module's docstring says what it does, :func:`lstm_cell_forward` what arguments are."""
+    """See the module's docstring; :func:`lstm_cell_forward` describes the arguments."""
     OPERAND: tl.constexpr = p_h.dtype.element_ty
     ACC: tl.constexpr = p_c.dtype.element_ty
     i_g = tl.program_id(2)
@@ -122,7 +122,7 @@ def lstm_cell_backward_kernel(
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
 ):
-    """The module's docstring says what it does, :func:`lstm_cell_backward` what arguments are."""
+    """See the module's docstring; :func:`lstm_cell_backward` describes the arguments."""
     ACC: tl.constexpr = p_dc.dtype.element_ty
     i_g = tl.program_id(2)
     o_b = tl.program_id(1).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)

@@ -1,16 +1,16 @@
 """The forward recurrence of small LSTMs: all steps, groups and rows in a single launch.
 
-A program owns one group and BLOCK_B rows of the batch, from the first step to the last; programs
-never meet, so there is no barrier between steps::
+A program computes one group and BLOCK_B rows of the batch, from the first step to the last.
+Programs are independent, so there is no barrier between steps::
 
     shared memory   W_hh of the group: four (H, H) matrices i, f, g, o
     registers       h and c of the program's rows, the gates, the peepholes
     read a step     igates (BLOCK_B, 4H)
     written a step  y (BLOCK_B, H) and, in training, the reserve (BLOCK_B, 5H), once
 
-One product with each of the four matrices leaves the gates of a unit in one thread: the
-activations follow without any exchange. Only h crosses threads, through shared memory, to become
-the next step's left operand. Sums, c and the activations are float32, float64 for float64.
+After one product with each of the four matrices a thread has all gates of a unit, so activations
+need no exchange. Only h is exchanged between threads, through shared memory, as the left operand of
+the next step. Sums, c and the activations are float32, float64 for float64.
 
 Compiled for sm_80, sm_90 and sm_100 (``python -m benchmarks.triton_resources``) and tested under
 Triton's interpreter; it has not yet run on a GPU.
@@ -58,7 +58,7 @@ def lstm_forward_kernel(
     PRECISION: tl.constexpr,
     NUM_STAGES: tl.constexpr,
 ):
-    """The module's docstring says what it does, :func:`lstm_forward` what the arguments are."""
+    """See the module's docstring; :func:`lstm_forward` describes the arguments."""
     OPERAND: tl.constexpr = p_hx.dtype.element_ty
     PEEPHOLE: tl.constexpr = p_weight_ch is not None
     i_g = tl.program_id(1)

@@ -1,7 +1,7 @@
-"""What the kernels load, store and multiply: tiles of gates, peepholes and recurrent weights.
+"""Load, store and multiply tiles of gates, peepholes and recurrent weights.
 
 Prefixes in all kernels: p_ a pointer, i_ an index of this program, o_ a range of indices; tiles
-bear the plain names of the equations.
+have the names of the equations.
 """
 
 import triton

@@ -1,5 +1,5 @@
-// Where the numbers of a call lie: its arrays with their type, what belongs to a row of the batch
-// in them, and the vectors of gates in such a row. Both passes read and write memory through this.
+// Addresses in the arrays of a call: rows of the batch at a step, and vectors of gates in a row.
+// Both passes read and write memory through this.
 #pragma once
 
 #include "schedule.h"
@@ -7,7 +7,7 @@
 namespace fastlstm::cpu {
 namespace {
 
-// The four gates of a vector of hidden units in a row (4H), and the three peepholes in one of (3H).
+// Load and store a vector of each gate in a row (4H), and of each peephole in a row (3H).
 template <class V, class Item, class Lanes>
 FASTLSTM_INLINE Gates<typename V::Value> load_gates(const Item* from, int64_t H, Lanes lanes) {
   return {V::load(from, lanes), V::load(from + H, lanes), V::load(from + 2 * H, lanes),
@@ -27,7 +27,7 @@ FASTLSTM_INLINE Peepholes<typename V::Value> load_peepholes(const Item* from, in
   return {V::load(from, lanes), V::load(from + H, lanes), V::load(from + 2 * H, lanes)};
 }
 
-// The base of what computes on a call's arrays.
+// The base of the classes that compute on a call's arrays.
 template <class S>
 class Arrays {
  protected:
@@ -40,7 +40,7 @@ class Arrays {
     return in(weight.data) + group * weight.stride;
   }
 
-  // The time of step s in the order of the forward pass; or, from its end, of the backward pass.
+  // The time of step s, counted in the order of the forward pass, or in that of the backward pass.
   int64_t time_of(int64_t group, int64_t s) const {
     return shape_.reverse[group] ? shape_.T - 1 - s : s;
   }
@@ -48,8 +48,8 @@ class Arrays {
     return shape_.reverse[group] ? s : shape_.T - 1 - s;
   }
 
-  // A row of the batch at time t, in an array (T, B, G, ...) with strides: numbers before it; and
-  // in a contiguous one: rows before it. At no time, in an array (G, B, ...): rows before it.
+  // The offset of row b at time t: in numbers, in an array (T, B, G, ...) with strides; in rows, in
+  // a contiguous one; and in rows, in an array (G, B, ...) without time.
   int64_t offset(const int64_t* stride, int64_t t, int64_t b, int64_t g) const {
     const int64_t row =
         shape_.first_row ? (shape_.first_row[t] + b) * stride[1] : t * stride[0] + b * stride[1];
@@ -61,14 +61,14 @@ class Arrays {
   }
   int64_t state(int64_t g, int64_t b) const { return g * shape_.B + b; }
 
-  // The row of the batch at a place of a tile, once prepare_order has been called.
+  // The row of the batch at a place of a tile; after prepare_order.
   int64_t row(int64_t place) const { return order_ ? order_[place] : place; }
   void prepare_order(const Team& team) const {
     if (order_ && team.thread() == 0) balance_rows(shape_.by_length, shape_.B, team.size(), order_);
   }
 
-  // Calls visit(row of the batch, column, lanes) for every vector of a tile's part of an array
-  // (G, B, columns), of which its panels are `width` columns wide.
+  // Calls visit(row of the batch, column, lanes) for every vector in a tile's part of an array
+  // (G, B, columns). A panel of the tile is `width` columns.
   template <class Visit>
   void for_each_vector(const Tile& tile, int64_t width, int64_t columns, const Visit& visit) const {
     for (int64_t place = tile.rows.begin; place < tile.rows.end; ++place) {
@@ -82,7 +82,7 @@ class Arrays {
 
   const LstmShape& shape_;
   const int64_t hidden_size_;  // numbers of h
-  int64_t* order_ = nullptr;   // (B) null: as they come
+  int64_t* order_ = nullptr;   // (B) the order of the rows, or null: 0, 1, 2 ...
 };
 
 }  // namespace

@@ -1,12 +1,13 @@
-// The backward pass, compiled once per instruction set: here the recurrence, backwards in time.
+// The backward recurrence, compiled once per instruction set.
 //
-// Time runs in blocks, from the last forward step to the first. Within a block the recurrence comes
-// first: a step of a tile is, for each strip of hidden units, the product of the later step's
-// digates with W_hh, and then the cell's gradient on it, which adds to that of the peepholes. dc
-// lives beside it in full precision. With a projected output the product gives the gradient of h,
-// and a second one, with W_hr, that of what was projected: two stages of every step. Then the
-// block's digates, still in cache, go into the gradients of the weights and of the input:
-// gradients.h. Where the forward pass kept no reserve, recompute.h brings back what a block needs.
+// Steps are processed in blocks, from the last forward step to the first. In each block the
+// recurrence comes first. A step of a tile multiplies, for each strip of hidden units, the digates
+// of the later step by W_hh, and computes the gradient of the cell from the product. It also adds
+// to the gradients of the peepholes; dc is kept in full precision. If h is projected, every step
+// has two stages: the product gives the gradient of h, and a second one, with W_hr, that of the
+// cell's output. Then gradients.h adds the block's digates, which are still in cache, to the
+// gradients of weights and input. If the forward pass saved no reserve, recompute.h recomputes the
+// steps that a block needs.
 #include "arrays.h"
 #include "gradients.h"
 #include "kernels.h"
@@ -25,10 +26,10 @@ class Backward : Arrays<S> {
   using Value = typename V::Value;
   static constexpr int kWidth = kStripWidth<S>;
 
-  // Where a row of the batch finds its data at one step; each pointer to number 0.
+  // Pointers to the data of one row of the batch at one step.
   struct Row {
     const S* digates_after;  // (4H) of the step after this one in the forward order, or zeros
-    S* dhx;                  // (P) the row has no step left: only this remains; else null
+    S* dhx;                  // (P) if the row has no step left: the result to write; else null
     const S* dhy;            // (P) at the last forward step, else null
     const S* dy;             // (P) or null
     S* dh;                   // (P) with a projection
@@ -40,7 +41,7 @@ class Backward : Arrays<S> {
     S* hidden;               // (H) with a projection
   };
 
-  // What a step does: all, or with a projection first the gradient of h, then that of the cell.
+  // The part of a step to run: all of it, or, with a projection, the gradient of h or of the cell.
   enum class Stage { all, hidden, cell };
 
  public:
@@ -104,7 +105,7 @@ class Backward : Arrays<S> {
       int64_t recomputed = shape_.T;
       for (int64_t first = 0; first < shape_.T; first += block_) {
         const Range block = {first, lesser(first + block_, shape_.T)};
-        // A step reads the c and the h of the one before it.
+        // A step reads c and h of the step before it.
         recomputed = recomputation_.reach(team, greater(shape_.T - block.end - 1, 0), recomputed);
         if (shape_.P) {
           hidden.for_each_step(shape_, team, block, of_h, plan, of_cell);
@@ -137,7 +138,7 @@ class Backward : Arrays<S> {
     return Plan(shape_, threads, strips_, weight_bytes);
   }
 
-  // Packs W_hh and W_hr, and clears what is summed up.
+  // Packs W_hh and W_hr, and clears the sums.
   void prepare(const Team& team, const Scratch& scratch) const {
     prepare_order(team);
     pack_weight(team, call_.weight_hh, gates_, hidden_size_, weight_hh_);
@@ -155,7 +156,7 @@ class Backward : Arrays<S> {
     }
   }
 
-  // dc of the last step.
+  // Sets dc to dcy, before the last step.
   void start(const Tile& tile) const {
     for_each_vector(tile, kWidth, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
       const int64_t at = state(tile.group, b) * shape_.H + unit;
@@ -164,7 +165,7 @@ class Backward : Arrays<S> {
     });
   }
 
-  // A row that has no step at all: dhx is dhy.
+  // Copies dhy to dhx for rows of length 0.
   void copy_dhy_of_empty_rows(const Tile& tile) const {
     if (!shape_.lengths) return;
     for_each_vector(tile, kWidth, hidden_size_, [&](int64_t b, int64_t column, auto lanes) {
@@ -217,7 +218,7 @@ class Backward : Arrays<S> {
     }
   }
 
-  // Rows in pieces, once for all panels; others are read as they lie.
+  // Packs rows of split floats, once for all panels.
   template <class RowAt>
   void pack(int64_t depth, int64_t count, const RowAt& row_at, const Scratch& scratch) const {
     for (int64_t k = 0; k < depth; k += kChunk<S>) {
@@ -249,8 +250,9 @@ class Backward : Arrays<S> {
     }
   }
 
-  // Lists the rows that step s visits, and those whose dhx is due: T is the step after all.
-  // What it does not visit gets zeros in digates, if the caller wants them and has a place for it.
+  // Lists the rows that have step s, and those whose dhx is written now, because the step before s
+  // was their first; s is T after the last step. Past a row's length digates are set to zero, if
+  // they are a result.
   int64_t visit_rows(Stage stage, const Tile& tile, int64_t s, Row* rows) const {
     const int64_t H = shape_.H, g = tile.group, t = time_from_end(g, s);
     const int64_t unit = tile.panels.begin * kWidth;
@@ -302,7 +304,7 @@ class Backward : Arrays<S> {
     return count;
   }
 
-  // The gradient of h, for one vector in each of the rows.
+  // Stores the gradient of h, for one vector in each of the rows.
   template <class Lanes>
   void store_dh(const Row* rows, int64_t count, const Sum<S>* product, int64_t column,
                 Lanes lanes) const {
@@ -312,7 +314,7 @@ class Backward : Arrays<S> {
     }
   }
 
-  // What the later step and the outputs leave for h.
+  // The gradient of h: the later step's part, and those of the outputs.
   template <class Lanes>
   FASTLSTM_INLINE Value dh_of(const Row& row, const Sum<S>* product, int64_t column,
                               Lanes lanes) const {
@@ -323,7 +325,7 @@ class Backward : Arrays<S> {
     return dh;
   }
 
-  // The gradient of the cell, for the units of one vector in each of the rows.
+  // Computes the gradient of the cell for one vector of units in each of the rows.
   template <bool kPeepholes, class Lanes>
   void update(const Row* rows, int64_t count, const Sum<S>* product, int64_t group, int64_t unit,
               Lanes lanes, const Scratch& scratch) const {
@@ -360,7 +362,7 @@ class Backward : Arrays<S> {
     }
   }
 
-  // Adds up what the threads have summed, in their order: the same bits at every run.
+  // Adds the sums of the threads in a fixed order, so that every run gives the same bits.
   void sum_dweight_ch(const Team& team) const {
     const Range mine = share(dweight_ch_size(), team.thread(), team.size());
     for (int64_t i = mine.begin; i < mine.end; ++i) {
@@ -372,7 +374,7 @@ class Backward : Arrays<S> {
     }
   }
 
-  // Peepholes or not is unknown when the workspace is measured: there is always room.
+  // The workspace always has this room: its size is asked for before peepholes are known.
   int64_t dweight_ch_size() const { return shape_.G * 3 * shape_.H; }
   int64_t widest() const { return gates_ > hidden_size_ ? gates_ : hidden_size_; }
   int64_t row_block_words() const {

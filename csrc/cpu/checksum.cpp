@@ -1,8 +1,8 @@
-// Tells whether weights are still those that were packed: 64 bits of all of them, at the speed of
-// memory.
+// A 64-bit checksum of the weights, which tells whether they are still those that were packed. It
+// reads them at the speed of memory.
 //
-// One changed word of 64 bits changes the sum for certain; other changes go unseen as often as two
-// random numbers of 64 bits are equal. It is no secret, and not made against who wants to deceive.
+// A change of a single 64-bit word always changes the checksum; any other change is missed with
+// probability 2^-64. It is not a cryptographic hash.
 #include <cstring>
 
 #include "kernels.h"
@@ -12,24 +12,24 @@ namespace fastlstm::cpu::FASTLSTM_ISA {
 namespace {
 
 typedef uint64_t Words __attribute__((vector_size(kVectorBytes)));
-constexpr int kChains = 4;  // side by side: the next word of a chain waits for the last product
+constexpr int kChains = 4;  // independent sums, to hide the latency of the multiplication
 constexpr int kPerChain = sizeof(Words) / 8, kWords = kChains * kPerChain;
 constexpr int64_t kBlockWords = 4096;     // summed up by one thread
-constexpr int kMaxThreads = 64;           // by then memory is the limit
+constexpr int kMaxThreads = 64;           // more would wait for memory
 constexpr int64_t kBlocksPerThread = 32;  // 1 MB takes 20 us: two threads would not save 10
 
-// Both are bijections of each argument, so that no single change is ever lost.
+// mix and finish are bijections of each argument, so a single change is never lost.
 //
-// A product alone carries differences upwards only: two changed signs of float64, 2^63 + 2^63,
-// would cancel. The shift brings them down, and a sign never to where another sign or exponent is.
+// A multiplication moves differences to higher bits only, so two changed signs of float64, 2^63 +
+// 2^63, would cancel. The shift moves them down, and never onto another sign or exponent.
 template <class Word>
 FASTLSTM_INLINE Word mix(Word sum, Word word) {
   sum = (sum ^ word) * 0x9E3779B97F4A7C15u;
   return sum ^ (sum >> 29);
 }
 
-// Every bit of what comes out depends on every bit of what went in (Appleby's finalizer of
-// MurmurHash3). Where sums meet, equal differences in both would cancel without it.
+// Makes every bit of the result depend on every bit of the argument (the finalizer of MurmurHash3).
+// Without it, equal differences in two sums would cancel when the sums are combined.
 template <class Word>
 FASTLSTM_INLINE Word finish(Word sum) {
   sum = (sum ^ (sum >> 33)) * 0xFF51AFD7ED558CCDu;
@@ -58,8 +58,8 @@ uint64_t sum_of(const char* data, int64_t words) {
 
 }  // namespace
 
-// No container of the standard library: its code is shared by all instruction sets, and the linker
-// could take it from the wrong one.
+// Uses no container of the standard library: all instruction sets instantiate its templates, and
+// the linker could keep a copy that this machine cannot run.
 uint64_t checksum(const LstmShape& shape, const LstmWeight& weight_ih, const LstmWeight& weight_hh,
                   int num_threads) {
   const int64_t size = with_stored(shape, [](auto stored) { return sizeof(stored); });
@@ -84,7 +84,7 @@ uint64_t checksum(const LstmShape& shape, const LstmWeight& weight_ih, const Lst
   uint64_t sum = count;
   run_team(progress, threads, [&](Team team) {
     const Range mine = share(count, team.thread(), team.size());
-    uint64_t part = 0;  // each block's with its place, so that it may be added in any order
+    uint64_t part = 0;  // each block is mixed with its number, so the order of addition is free
     for (int64_t i = mine.begin; i < mine.end; ++i)
       part += finish(mix(sum_of_block(i), uint64_t(i)));
     __atomic_fetch_add(&sum, part, __ATOMIC_RELAXED);

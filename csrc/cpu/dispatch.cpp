@@ -20,9 +20,8 @@ namespace {
   }
 
 #if defined(FASTLSTM_AMX)
-// Linux keeps the 8 KiB of tiles only for the threads of processes that ask for it: see
-// Documentation/arch/x86/xstate.rst. It says no if some thread's signal stack is too small for
-// them.
+// Asks Linux for permission to use tiles, which are 8 KiB of state for each thread: see
+// Documentation/arch/x86/xstate.rst. It refuses if a thread's signal stack is too small for them.
 bool are_tiles_granted() {
   constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILE_DATA
   return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;

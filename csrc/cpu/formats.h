@@ -1,11 +1,11 @@
-// How numbers are multiplied, and in which words and chunks they are packed for it.
+// The words and chunks in which numbers of each type are packed and multiplied.
 //
-// Vectors multiply float and double as they are, and bfloat16 two neighbours in depth at a time. On
-// tiles (tiles.h) so are bfloat16, and a float is three of them, the sum of which it is: each cut
-// off where it has 8 bits, none rounded. Six of the nine products of two such floats are as exact
-// as float32; the other three lie below its last bit. On registers alone that is 2.1 times the
-// speed of the vectors, 507 GFLOP/s a core against 242. Tiles take what is below 1e-38 for zero: of
-// a float below 1e-33 the smaller pieces are lost.
+// Vectors multiply float and double directly, and bfloat16 in pairs of neighbours in depth. Tiles
+// (tiles.h) multiply pairs of bfloat16. There a float is split into the sum of three bfloat16, each
+// of the next 8 bits, without rounding. Of the nine products of two split floats, six are computed,
+// which is as exact as float32; the other three lie below its last bit. On registers alone that is
+// 2.1 times as fast as vectors, 507 GFLOP/s a core against 242. Tiles treat numbers below 1e-38 as
+// zero, so floats below 1e-33 lose their smaller pieces.
 #pragma once
 
 #include <type_traits>
@@ -19,7 +19,7 @@ namespace {
 #define FASTLSTM_TILES
 #endif
 
-// Whether such numbers are multiplied on tiles, and as the sum of how many bfloat16.
+// Whether numbers of a type are multiplied on tiles, and the number of pieces they are split into.
 #if defined(FASTLSTM_TILES)
 template <class S>
 constexpr bool kOnTiles = std::is_same_v<S, BFloat16> || std::is_same_v<S, SplitFloat>;
@@ -30,7 +30,8 @@ constexpr bool kOnTiles = false;
 template <class S>
 constexpr int kPieces = std::is_same_v<S, SplitFloat> ? 3 : 1;
 
-// Rows that are multiplied at a time, and vectors of a strip: what tiles or registers hold.
+// The rows that are multiplied at a time, and the vectors of a strip: as many as tiles or registers
+// hold.
 template <class S>
 constexpr int kMaxRows = kOnTiles<S> ? 32 : 6;
 #if defined(__AVX512F__) || defined(__aarch64__) || defined(FASTLSTM_MANY_REGISTERS)
@@ -39,9 +40,9 @@ constexpr int kColumns = 4;
 constexpr int kColumns = 2;
 #endif
 
-// Words of one strip that are multiplied before the sums go to memory. The strip then stays in L1
-// or close to it while rows pass by, and no sum in one register grows long: in float32, one chain
-// over the 4H = 1024 products of a backward step was 1.4e-6 off.
+// The words of depth that are multiplied before the sums are stored. This keeps the strip in or
+// near L1, and sums in a register short: in float32, one sum over the 4H = 1024 products of a
+// backward step had an error of 1.4e-6.
 constexpr int64_t kDepth = 256;
 
 // Words of a row that lie together in a block of rows.
@@ -66,11 +67,11 @@ constexpr int kStripWidth = kColumns * kLanes<S>;
 template <class S>
 constexpr int kPanelWidth = kPanelVectors * kLanes<S>;
 
-// The depth that is multiplied, and packed, at a time.
+// The depth, in numbers, that is multiplied and packed at a time.
 template <class S>
 constexpr int64_t kChunk = kDepth * Format<S>::kPerWord;
 
-// The depth of a product in words, whole runs of them for tiles, and the words of a strip and of a
+// The depth of a product in words (for tiles in whole runs), and the words of a strip and of a
 // panel.
 template <class S>
 constexpr int64_t words_of(int64_t depth) {
@@ -92,7 +93,7 @@ constexpr int64_t block_words(int64_t depth) {
   return ceil_div(words_of<S>(depth), kRun) * kRun;
 }
 
-// The vectors of a strip of which `columns` are left: kColumns, or for fewer columns a half or one.
+// The vectors of a strip that has `columns` columns left: kColumns, half of that, or one.
 // Without narrow strips a backward pass with H = 38 and I = 8 took 1.6 times as long.
 template <class S>
 constexpr int vectors_of(int64_t columns) {

@@ -1,16 +1,16 @@
-// The recurrence forward in time: the steps of a call, in the order of each group.
+// The forward recurrence: the steps of a call, in the order of each group.
 //
-// Pre-activations live in cells: the four gates of one vector of hidden units in one row at one
-// step. Time runs in blocks. For each block a thread projects the input of its tiles into cells
-// (so igates never leave its cache), then goes through the steps: to the cells of a step it adds
-// h' W_hh^T, and on the sums it computes the LSTM cell. h' is the row of y that the step before
-// wrote; nothing is copied.
+// Pre-activations are summed up in gate sums: the four gates of one vector of hidden units, of one
+// row at one step. Steps are processed in blocks. For each block a thread projects the input of its
+// tiles into gate sums (so igates never leave its cache). Then it runs the steps: it adds h' W_hh^T
+// to the gate sums of a step and computes the LSTM cell from them. h' is the row of y that the step
+// before wrote; it is not copied.
 //
-// A backward pass with no reserve but some states goes through the steps after them once more
-// (recompute.h): by the same code, in the same blocks, and so to the same bits.
+// A backward pass that has checkpoints and no reserve runs these steps again (recompute.h). It uses
+// the same code in the same blocks, so it gets the same bits.
 //
-// A call of few products per weight packs nothing: it would read each weight twice to use it once.
-// It fills the cells by dot products with the weights as they lie.
+// A call that uses each weight for a few rows only does not pack weights, because packing reads all
+// of them too. It computes the gate sums as dot products with the weights as they lie.
 #pragma once
 
 #include "igates.h"
@@ -20,11 +20,11 @@
 namespace fastlstm::cpu {
 namespace {
 
-// Cells of one block of time, per thread: half of a usual L2.
+// Bytes of the gate sums of one block of steps, per thread: half of a usual L2.
 constexpr int64_t kBlockBytes = 256 * 1024;
-// Rows of h' that are read as they lie: half of a usual L1.
+// Up to this many bytes, rows of h' are read as they lie: half of a usual L1.
 constexpr int64_t kRowBytes = 16 * 1024;
-// Rows that a block should have at least, so that W_ih is not read too often.
+// The least rows of a block, so that W_ih is not read too often.
 constexpr int64_t kBlockRows = 192;
 
 template <class S>
@@ -35,19 +35,19 @@ class Forward : Arrays<S> {
   using V = Simd<Sum<S>>;
   using Value = typename V::Value;
   static constexpr int kUnits = kLanes<S>;
-  // Where a row of the batch finds its data at one step; each pointer to number 0.
+  // Pointers to the data of one row of the batch at one step.
   struct Row {
     int64_t place;  // in its tile
     const S* h;     // (P) h'
     Sum<S>* c;      // (H) c' becomes c
-    S* hidden;      // (H) h, unless it is projected; null if it is known
+    S* hidden;      // (H) the cell's output: h, unless it is projected; null if y already has it
     S* cells;       // (H) or null
     S* reserve;     // (5H) or null
   };
 
  public:
-  // With `recomputed` steps it replays: of so many, and the one before, it keeps the reserve and h;
-  // but h is known, and left alone, if there is y.
+  // `recomputed` is not 0 if a backward pass recomputes steps. Then the reserve and h of that many
+  // steps, and of the one before them, are kept in the workspace; but h is only read if there is y.
   Forward(const LstmForward& call, int num_threads, int64_t recomputed = 0)
       : Arrays<S>(call.shape),
         call_(call),
@@ -86,9 +86,10 @@ class Forward : Arrays<S> {
 
   size_t workspace_bytes() const { return workspace_.bytes(); }
 
-  // Whether weights are read as they lie: for few rows of T times B. The break-even is 16 rows at
-  // H = 128 and 256, and 32 where packing goes through memory (4,200 x 1,055: 3.8 ms against 4.2
-  // with 22 rows). Dot products of bfloat16 take two steps in float.
+  // Whether weights are read as they lie, and not packed: if T times B is small. Both take as long
+  // at 16 rows with H = 128 and 256, and at 32 rows if packed weights do not fit in the cache
+  // (4,200 x 1,055 with 22 rows: 3.8 ms against 4.2 packed). For bfloat16 at 6: its dot products
+  // take two multiply-adds in float.
   static bool streams(const LstmShape& shape) {
     if (std::is_same_v<S, BFloat16>) return shape.T * shape.B <= 6;
     const int64_t bytes = 4 * shape.H * (shape.I + shape.H) * int64_t{sizeof(S)};
@@ -96,11 +97,11 @@ class Forward : Arrays<S> {
   }
 
   static size_t prepacked_bytes(const LstmShape& shape) {
-    Workspace kept(nullptr);
+    Workspace weights(nullptr);
     const int64_t panels = shape.G * ceil_div(shape.H, kUnits);
-    kept.take<Word<S>>(panels * panel_words<S>(shape.P ? shape.P : shape.H));
-    kept.take<Word<S>>(panels * panel_words<S>(shape.I));
-    return kept.bytes();
+    weights.take<Word<S>>(panels * panel_words<S>(shape.P ? shape.P : shape.H));
+    weights.take<Word<S>>(panels * panel_words<S>(shape.I));
+    return weights.bytes();
   }
 
   void run() const {
@@ -123,7 +124,7 @@ class Forward : Arrays<S> {
     });
   }
 
-  // Packs the weights, and adds up the biases in the order of the cells. A barrier must follow.
+  // Packs the weights, and adds up the biases in the layout of gate sums. A barrier must follow.
   void prepare(const Team& team) const {
     const int64_t H = shape_.H, depth = hidden_size_;
     if (team.thread() == 0) std::memset(static_cast<void*>(zeros_), 0, depth * sizeof(S));
@@ -149,10 +150,10 @@ class Forward : Arrays<S> {
     }
   }
 
-  // Threads that a call runs on, at most.
+  // The most threads that a call runs on.
   int threads() const { return threads_; }
 
-  // Some steps once more, from the state that was kept before the first of them.
+  // Runs some steps again, from the checkpoint before the first of them.
   void recompute(Team& team, Range steps) const {
     const Plan plan = plan_for(team.size());
     plan.for_each_tile(shape_, team.thread(),
@@ -161,7 +162,7 @@ class Forward : Arrays<S> {
     run_steps(team, steps);
   }
 
-  // What a step that was recomputed has left: (5H), and h (P).
+  // The reserve (5H) and h (P) of a recomputed step.
   const S* reserve(int64_t t, int64_t b, int64_t g) const {
     return reserve_.row(time_of(g, t), b, g);
   }
@@ -175,7 +176,7 @@ class Forward : Arrays<S> {
   };
 
   Workspace& weight_memory() { return call_.prepacked ? prepacked_ : workspace_; }
-  // Room for all of h'.
+  // Words of packed h', all rows.
   int64_t row_block_words() const { return shape_.B * block_words<S>(hidden_size_); }
   Plan plan_for(int threads) const {
     const int64_t weight_bytes = panels_ * panel_words<S>(hidden_size_) * sizeof(Word<S>);
@@ -192,12 +193,13 @@ class Forward : Arrays<S> {
     const int64_t rows = by_rows_ ? pairs / panels_ : shape_.B;
     int64_t block = kBlockBytes / (pairs * kPanelWidth<S> * int64_t{sizeof(Sum<S>)} + 1);
     if (block * rows < kBlockRows) block = ceil_div(kBlockRows, rows + 1);
-    // All at once where igates take less room than W_ih, which is then packed bit by bit in L1.
+    // All steps are one block if igates take less memory than W_ih, whose parts are then packed in
+    // L1 as they are needed.
     const bool at_once = shape_.T * shape_.B <= shape_.I && !by_rows_;
     return at_once ? shape_.T : lesser(block, shape_.T);
   }
 
-  // Steps in their order, from the state that they find.
+  // Runs the steps in order, from the state in c and h.
   void run_steps(Team& team, Range steps) const {
     const Plan plan = plan_for(team.size());
     const Scratch scratch = {
@@ -211,7 +213,7 @@ class Forward : Arrays<S> {
       if (!recomputes_ && states_.is_checkpoint(s)) states_.save_checkpoint(tile, s);
       step(tile, s, scratch);
     };
-    if (recomputes_ && h_.in_y()) {  // nobody waits for h'
+    if (recomputes_ && h_.in_y()) {  // all h' are in y: no barriers
       plan.for_each_tile(shape_, team.thread(), [&](const Tile& tile) {
         for (int64_t s = steps.begin; s < steps.end; ++s) step_of(tile, s);
       });
@@ -224,7 +226,7 @@ class Forward : Arrays<S> {
     }
   }
 
-  // Fills the cells of the first of some steps, and of the others in its block.
+  // Computes igates into the gate sums of the steps of one block, those in `steps`.
   void project(const Tile& tile, Range steps, int thread, const Scratch& scratch) const {
     const auto fill = [&](Range range) {
       return igates_.fill(tile, range, thread,
@@ -234,14 +236,15 @@ class Forward : Arrays<S> {
     const Range block = {first, lesser(first + block_, shape_.T)};
     const int64_t last = lesser(steps.end, block.end);
     const bool is_part = steps.begin > block.begin || last < block.end;
-    if (fill({steps.begin, last}) < kAlikeRows && is_part) fill(block);  // as it was the first time
+    if (fill({steps.begin, last}) < kAlikeRows && is_part)
+      fill(block);  // as forward did, for the same bits
   }
 
   void step(const Tile& tile, int64_t s, const Scratch& scratch) const {
     const Row* rows = scratch.rows;
     const int64_t count = visit_rows(tile, s, scratch.rows);
     const int64_t depth = hidden_size_, at = s % block_;
-    // Many rows, or pieces, are packed once for all panels. Few are in L1 anyway.
+    // Many rows, and split floats, are packed once for all panels. A few rows are in L1 anyway.
     const bool packs_rows =
         !streaming_ && (kPieces<S> > 1 || count * depth * int64_t{sizeof(S)} > kRowBytes);
     for (int64_t k = 0; packs_rows && k < depth; k += kChunk<S>) {
@@ -256,8 +259,8 @@ class Forward : Arrays<S> {
           return panel_at(weight_hh_, depth, tile.group, p, at_k);
         };
         Strips<S> strips = {weight_at(panel, k), strip_words<S>(depth), nullptr, kPanelWidth<S>};
-        // One or two rows read the weights as fast as L3 gives them, and faster without requests
-        // of our own on top: 72 ms against 84 for 1000 steps of two layers of 512.
+        // With one or two rows, L3 limits the speed and prefetches slow it down: 1000 steps of two
+        // layers with H = 512 take 72 ms without them, 84 with them.
         if (weights_fit_l2_ || count <= 2) {
           strips.next = nullptr;
         } else if (k + kChunk<S> < depth) {
@@ -289,8 +292,8 @@ class Forward : Arrays<S> {
     }
   }
 
-  // Lists the rows that step s visits. Those that it does not visit get zeros, where they have a
-  // place.
+  // Lists the rows that have step s. Outputs of the other rows are set to zero, unless rows are
+  // packed and have no place for them.
   int64_t visit_rows(const Tile& tile, int64_t s, Row* rows) const {
     const int64_t g = tile.group, t = time_of(g, s), H = shape_.H;
     const int64_t unit = tile.panels.begin * kUnits;
@@ -330,7 +333,7 @@ class Forward : Arrays<S> {
     return count;
   }
 
-  // The LSTM cell, for the units of one vector in each of the rows.
+  // Computes the LSTM cell for one vector of units in each of the rows.
   template <bool kPeepholes, class Lanes>
   void update(const Row* rows, int64_t count, const Sum<S>* gate_sums, const Sum<S>* bias,
               int64_t group, int64_t unit, Lanes lanes) const {
@@ -358,7 +361,7 @@ class Forward : Arrays<S> {
     }
   }
 
-  // The cell of a row at step `at` of the block; those of a panel lie together, step by step.
+  // The gate sums of a row at step `at` of the block. Those of a panel lie together, step by step.
   Sum<S>* gate_sum(const Tile& tile, int64_t panel, int64_t at, int64_t row,
                    const Scratch& scratch) const {
     const int64_t before = tile.offset + (panel - tile.panels.begin) * tile.num_rows();

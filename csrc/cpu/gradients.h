@@ -1,9 +1,9 @@
-// From the digates of a block of steps the gradients of weights, biases and input.
+// Computes the gradients of weights, biases and input from the digates of a block of steps.
 //
-// The recurrence in backward.cpp calls this after every block. No row of the batch at any of the
-// block's steps waits for another now: all are rows of the same products, a chunk of them at a
-// time. The gradients of the peepholes are sums of what the recurrence has in registers, and are
-// left to it.
+// The recurrence in backward.cpp calls this after every block. Rows of the batch at all steps of
+// the block are then independent: they are the rows of one matrix product, a chunk of them at a
+// time. The recurrence itself sums up the gradients of the peepholes, because it has the terms in
+// registers.
 #pragma once
 
 #include "arrays.h"
@@ -13,16 +13,17 @@
 namespace fastlstm::cpu {
 namespace {
 
-// Strips of W_ih that are packed together for dx: as wide as L2 allows, so that digates are read
+// Strips of W_ih that are packed together for dx: as many as fit in L2, because digates are read
 // once for all of them.
 constexpr int kInputStrips = 8;
-// Rows of T times B from which on W_ih is packed once, and not for every chunk anew.
+// From T times B = this many rows on, W_ih is packed once, and not again for every chunk.
 constexpr int64_t kPackRows = 1024;
-// Slivers of digates that stay in L2 while all strips of x and h' pass by: 192 rows of dweight.
+// Slivers of digates (192 rows of dweight) that stay in L2 while they are multiplied with all
+// strips of x and h'.
 template <class S>
 constexpr int64_t kSlivers = 192 / kMaxRows<S>;
 
-// What the recurrence writes for a block, and Gradients reads.
+// The numbers of the steps of a block that the recurrence writes and Gradients reads.
 template <class S>
 class StepBuffers : Arrays<S> {
   using Arrays<S>::out, Arrays<S>::time_from_end, Arrays<S>::row_of, Arrays<S>::shape_;
@@ -35,14 +36,14 @@ class StepBuffers : Arrays<S> {
         dh_(shape_, block, shape_.P, workspace),
         hidden_(shape_, block, shape_.P ? shape_.H : 0, workspace) {}
 
-  // In the caller's memory, for digates were asked for.
+  // Whether digates are written to the caller's dinput, because they are its result.
   bool digates_are_dinput() const { return call_.dinput && !shape_.I; }
   // (4H)
   S* digates(int64_t s, int64_t b, int64_t g) const {
     if (!digates_are_dinput()) return digates_.row(s, b, g);
     return out(call_.dinput) + row_of(time_from_end(g, s), b, g) * 4 * shape_.H;
   }
-  // With a projection: (P) the gradient of h, and (H) what was projected.
+  // With a projection: (P) the gradient of h, and (H) the cell's output before the projection.
   S* dh(int64_t s, int64_t b, int64_t g) const { return dh_.row(s, b, g); }
   S* hidden(int64_t s, int64_t b, int64_t g) const { return hidden_.row(s, b, g); }
 
@@ -51,7 +52,7 @@ class StepBuffers : Arrays<S> {
   const RingBuffer<S> digates_, dh_, hidden_;
 };
 
-// Adds up the gradients over the blocks; dx is done with each block, unless groups share it.
+// Adds up the gradients over the blocks. dx of a block is final, unless groups share dx.
 template <class S>
 class Gradients : Arrays<S> {
   using Arrays<S>::in, Arrays<S>::out, Arrays<S>::of_group, Arrays<S>::time_from_end,
@@ -60,8 +61,7 @@ class Gradients : Arrays<S> {
   using Value = typename V::Value;
   static constexpr int kWidth = kStripWidth<S>;
 
-  // The rows of a chunk of a block, all of one group, that lengths allow: what is multiplied with
-  // what.
+  // Pointers to the rows of a chunk: steps of one group within the rows' lengths.
   struct Chunk {
     int64_t count;
     const S* digates[kChunk<S>];
@@ -72,7 +72,7 @@ class Gradients : Arrays<S> {
     S* dx[kChunk<S>];
   };
 
-  // dweight (G, columns of left, columns) = or += left^T rows; null if it was not asked for.
+  // dweight (G, columns of left, columns) = or += left^T rows; null if it was not requested.
   struct Right {
     const S* const* rows;
     int64_t columns;
@@ -94,7 +94,7 @@ class Gradients : Arrays<S> {
     Range slivers(const Team& team) const {
       return share(ceil_div(columns, kMaxRows<S>), team.thread(), team.size());
     }
-    // The `strip`-th of both: which of them has it, and its first column there.
+    // The right side that has the `strip`-th strip of both, and the strip's first column there.
     Place at(int64_t strip) const {
       const int64_t first = right[0].strips();
       return strip < first ? Place{&right[0], strip * kWidth}
@@ -103,7 +103,7 @@ class Gradients : Arrays<S> {
   };
 
  public:
-  // Of `zeros` there are enough for a row of h.
+  // `zeros` has at least as many numbers as a row of h.
   Gradients(const LstmBackward& call, const Recomputation<S>& recomputation,
             const StepBuffers<S>& buffers, const S* zeros, int threads, Workspace& workspace)
       : Arrays<S>(call.shape),
@@ -124,7 +124,8 @@ class Gradients : Arrays<S> {
                       : threads * kInputStrips * strip_words<S>(kChunk<S>))),
         dx_(workspace.take<Sum<S>>(threads * kInputStrips * kWidth * kChunk<S>)) {}
 
-  // Packs W_ih, and clears dx where it is summed up or no row comes by. A barrier must follow.
+  // Packs W_ih, and clears dx where it is summed up over groups or past a row's length. A barrier
+  // must follow.
   void prepare(const Team& team) const {
     const Range strips = share(shape_.G * input_strips_, team.thread(), team.size());
     for (int64_t i = strips.begin; packs_ih_ && call_.dinput && i < strips.end; ++i) {
@@ -146,7 +147,7 @@ class Gradients : Arrays<S> {
     }
   }
 
-  // What a block of one group adds to the gradients of its weights and biases, and its dx.
+  // Adds a block of one group to the gradients of weights and biases, and computes its dx.
   void add(Team& team, int64_t group, Range block) const {
     Chunk& chunk = chunks_[team.thread()];
     const Product gates = {
@@ -155,7 +156,9 @@ class Gradients : Arrays<S> {
         {{chunk.x, shape_.I, call_.dweight_ih}, {chunk.h, hidden_size_, call_.dweight_hh}}};
     const Product projection = {
         chunk.dh, shape_.P, {{chunk.hidden, shape_.H, call_.dweight_hr}, {nullptr, 0, nullptr}}};
-    bool begins = block.begin == 0;  // then even no row has its say: all gradients are written
+    // The first block writes the gradients, even if it has no valid row, so that they are
+    // initialised; later blocks add to them.
+    bool begins = block.begin == 0;
     for (int64_t s = block.begin, b = 0; s < block.end; begins = false) {
       chunk.count = 0;
       for (; s < block.end && chunk.count < kChunk<S>; b = b + 1 < shape_.B ? b + 1 : (++s, 0)) {
@@ -194,7 +197,7 @@ class Gradients : Arrays<S> {
     chunk.hidden[i] = buffers_.hidden(s, b, g);
   }
 
-  // The rows of digates in blocks, for dx: each thread packs some of the 4H in chunks.
+  // Packs the rows of digates in blocks, for dx. Threads share out the 4H columns, in chunks.
   void pack_digates(const Team& team, const Chunk& chunk) const {
     const Range mine = share(ceil_div(gates_, kChunk<S>), team.thread(), team.size());
     for (int64_t i = mine.begin; i < mine.end; ++i) {
@@ -206,8 +209,8 @@ class Gradients : Arrays<S> {
     }
   }
 
-  // The right sides in strips, and left^T in slivers: each thread packs some strips for all, and
-  // the slivers of its own rows of dweight.
+  // Packs the right sides in strips and left^T in slivers. Each thread packs some of the strips,
+  // which all threads read, and the slivers of its own rows of dweight.
   void pack(const Team& team, const Product& product, int64_t count) const {
     const int64_t words = words_of<S>(count);
     const Range packs = share(product.strips(), team.thread(), team.size());
@@ -250,7 +253,8 @@ class Gradients : Arrays<S> {
     }
   }
 
-  // One sliver times one strip into dweight, of whose `stride` columns the strip covers `width`.
+  // Adds the product of a sliver and a strip to dweight. The strip covers `width` of its `stride`
+  // columns.
   void multiply_sliver(const Word<S>* sliver, int64_t size, const Word<S>* strip, bool look_ahead,
                        int64_t depth, Sum<S>* dweight, int64_t stride, int64_t width,
                        bool begins) const {
@@ -280,7 +284,7 @@ class Gradients : Arrays<S> {
     }
   }
 
-  // dbias += the sum of digates over the rows; each thread has some of the 4H.
+  // dbias += the sum of digates over the rows. Threads share out the 4H columns.
   void bias_gradient(const Team& team, int64_t group, const Chunk& chunk, bool begins) const {
     const Range mine = share(ceil_div(gates_, V::kLanes), team.thread(), team.size());
     for (int64_t i = mine.begin; i < mine.end; ++i) {
@@ -294,7 +298,7 @@ class Gradients : Arrays<S> {
     }
   }
 
-  // dx = or += digates W_ih. Threads share out its columns: all need all of digates.
+  // dx = or += digates W_ih. Threads share out the columns of dx; each reads all digates.
   void input_gradient(const Team& team, int64_t group, const Chunk& chunk) const {
     const Range strips = share(input_strips_, team.thread(), team.size());
     const S* weight = of_group(call_.weight_ih, group);
@@ -335,9 +339,9 @@ class Gradients : Arrays<S> {
   S* dinput(int64_t t, int64_t b, int64_t g) const {
     return out(call_.dinput) + offset(call_.dinput_stride, t, b, g);
   }
-  // Asked for, and not digates itself.
+  // Whether dx is requested, and is not digates.
   bool has_dx() const { return call_.dinput && shape_.I; }
-  // The groups share x, and each adds to dx in its own order of time.
+  // Whether the groups share x, so that each adds to dx.
   bool sums_dx() const { return has_dx() && shape_.G > 1 && call_.dinput_stride[2] == 0; }
   // The most columns of digates, h and dh.
   int64_t widest() const { return gates_ > shape_.P ? gates_ : shape_.P; }

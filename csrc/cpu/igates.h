@@ -1,5 +1,5 @@
-// The input's part of the pre-activations: x W_ih^T, a block of steps at a time, into the gate_sums
-// that the recurrence goes on with; or igates, as they came.
+// The input's part of the pre-activations, a block of steps at a time: x W_ih^T, or igates if the
+// caller has computed them. It is written to the gate sums, to which the recurrence adds.
 #pragma once
 
 #include "arrays.h"
@@ -15,16 +15,16 @@ class Igates : Arrays<S> {
   using V = Simd<Sum<S>>;
   static constexpr int kUnits = kLanes<S>;
 
-  // One row at one step: where its numbers are, and which cell of a panel they go to.
+  // One row at one step: its numbers, and the offset of its gate sums in a panel's.
   struct Input {
     const S* row;
     int64_t offset;
   };
 
  public:
-  // `weight_memory` is where packed weights stay: the workspace, or the caller's memory. `packs`
-  // says whether W_ih is packed whole; if not, and if nothing streams, it is packed bit by bit in
-  // L1.
+  // `weight_memory` is where packed weights are kept: the workspace, or memory of the caller.
+  // `packs`: W_ih is packed as a whole. Else, unless weights are streamed, parts of it are packed
+  // in L1 as they are needed.
   Igates(const LstmForward& call, int64_t panels, int64_t block, bool packs, bool streaming,
          int threads, Workspace& workspace, Workspace& weight_memory)
       : Arrays<S>(call.shape),
@@ -39,18 +39,19 @@ class Igates : Arrays<S> {
         weight_ih_(weight_memory.take<Word<S>>(packs ? shape_.G * panels * panel_words<S>(shape_.I)
                                                      : 0)) {}
 
-  // In the order in which Forward reads the rows.
+  // Sets the order of the rows, which is that of Forward.
   void read_in(int64_t* order) { order_ = order; }
 
-  // Packs a panel, counted through all groups.
+  // Packs a panel; panels are numbered through all groups.
   void pack_panel(int64_t panel) const {
     const S* weight = of_group(call_.weight_ih, panel / panels_);
     pack_gates(weight, shape_.H, shape_.I, panel % panels_ * kUnits, 0, shape_.I,
                weight_ih_ + panel * panel_words<S>(shape_.I));
   }
 
-  // Fills the gate_sums of some steps of a block, those that are used: those of a panel lie
-  // together, step by step, from `gate_sums` on. Returns how many rows there were.
+  // Writes the gate sums of some steps of a block, for the rows that have these steps. Those of a
+  // panel lie together, step by step, from `gate_sums` on. Returns the number of rows, over all
+  // steps.
   int64_t fill(const Tile& tile, Range steps, int thread, Sum<S>* gate_sums) const {
     Input* inputs = inputs_ + thread * shape_.B * block_;
     const int64_t rows = tile.num_rows();
@@ -130,7 +131,7 @@ class Igates : Arrays<S> {
     }
   }
 
-  // Room for a chunk of all inputs of a block.
+  // Words of a packed chunk of all inputs of a block.
   int64_t row_block_words() const {
     return shape_.B * block_ * block_words<S>(lesser(kChunk<S>, shape_.I));
   }

@@ -1,6 +1,6 @@
-// What each instruction set provides, and the choice among them.
+// The kernels of each instruction set, and the choice among them.
 //
-// They are compiled once per instruction set, each time into a namespace of its own:
+// They are compiled once per instruction set, into a namespace of its own:
 // fastlstm::cpu::amx, ::avx512bf16, ::avx512, ::avx2, ::portable.
 #pragma once
 
@@ -33,14 +33,14 @@ FASTLSTM_DECLARE_KERNELS(portable)
 
 struct Kernels {
   const char* isa;
-  bool (*forward_streams)(
-      const LstmShape&);  // reads weights as they lie, unless prepacked are given
+  // Whether forward reads weights as they lie, and packs none, unless it is given prepacked ones.
+  bool (*forward_streams)(const LstmShape&);
   size_t (*forward_prepacked)(const LstmShape&);
   size_t (*forward_workspace)(const LstmShape&, int num_threads);
   void (*forward)(const LstmForward&, int num_threads);
   size_t (*backward_workspace)(const LstmShape&, int num_threads);
   void (*backward)(const LstmBackward&, int num_threads);
-  // Of weight_ih (G, 4H, I) and weight_hh (G, 4H, H); the same on any number of threads.
+  // A checksum of weight_ih (G, 4H, I) and weight_hh (G, 4H, P), equal for any number of threads.
   uint64_t (*checksum)(const LstmShape&, const LstmWeight& weight_ih, const LstmWeight& weight_hh,
                        int num_threads);
   double (*fma_flops)(int num_threads);  // operations a second, of multiply-adds on registers

@@ -1,4 +1,4 @@
-// The one inner loop: a few rows times one packed strip, with the whole product in registers.
+// The innermost loop: multiplies a few rows by one packed strip, with all sums in registers.
 //
 // A strip is [depth][kColumns vectors]. With 32 vector registers it is 6 rows by 4 vectors: 24
 // multiply-adds for 10 loads. With 16 registers it is 6 by 2: 12 for 8 loads, and a strip of 256
@@ -12,15 +12,15 @@
 namespace fastlstm::cpu {
 namespace {
 
-// The words of a row, wherever in memory it begins. As a template's argument a type would lose its
-// attributes: functions must name this one.
+// The words of a row, which may be unaligned. Functions name this type in full, because a template
+// argument would lose its attributes.
 template <class S>
 struct RowOf {
   typedef Word<S> Row __attribute__((aligned(alignof(S)), may_alias));
 };
 
-// A word in every lane. The compiler would rather shift or mask the word before it is spread, by
-// way of the integer registers, which halves the speed: keep it from looking through.
+// Broadcasts a word to every lane. The empty asm stops the compiler from shifting or masking the
+// word before the broadcast, in integer registers, which halves the speed.
 FASTLSTM_INLINE Simd<float>::Bits spread(uint32_t word) {
   Simd<float>::Bits bits = static_cast<int32_t>(word) - Simd<float>::Bits{};
 #if defined(__x86_64__) && !defined(FASTLSTM_VECTOR_BYTES)
@@ -79,20 +79,19 @@ FASTLSTM_INLINE void multiply_add(const typename RowOf<S>::Row* const* row, int6
   }
 }
 
-// How a row's words follow each other: `step` apart in runs of kRun, and `gap` more between runs.
-// A row as it lies is {1, 0}.
+// The spacing of a row's words: `step` apart in runs of kRun, and `gap` more between runs.
+// Contiguous rows have {1, 0}.
 struct Spacing {
   int64_t step, gap;
 };
 
 // c[r] (kVectors vectors, anywhere in memory) = or += rows[r] (depth) x strip (depth, kVectors
-// vectors).
-// A few rows would wait for their own sums: two units of latency 4 want 8 chains, so such rows keep
-// several sets of sums, and every set takes its turn along the depth.
-// Meanwhile `ahead`, as many words as the strip has, comes closer: what is multiplied next. Null if
-// that is in L2 anyway: with one or two rows the prefetches cost 15%.
-// Several sets add up in another order than one. So the bits of a row depend on how many rows come
-// with it, but not from kAlikeRows on: for_each_block's blocks then have 4 to 6, and as many sets.
+// vectors). Two units of latency 4 need 8 independent sums to be busy. If there are fewer rows than
+// that takes, they have several sets of sums, which take turns along the depth. Prefetches `ahead`,
+// the strip that is multiplied next. It is null if that is in L2 anyway: with one or two rows the
+// prefetches cost 15%. Several sets are added in another order than one set, so the bits of a row
+// depend on the number of rows in its block. From kAlikeRows rows on they do not: all blocks then
+// have 4 to 6 rows.
 constexpr int64_t kAlikeRows = 8;
 template <class S, int kRows, int kVectors>
 __attribute__((noinline)) void multiply_rows(const S* const* rows, Spacing spacing,
@@ -134,7 +133,7 @@ __attribute__((noinline)) void multiply_rows(const S* const* rows, Spacing spaci
     multiply_add<S, kRows, kVectors>(row, at, b, sum[0]);
   }
   if constexpr (kPerWord == 2) {
-    if (depth % 2) {  // the last word of an odd row: nothing beyond the row may be read
+    if (depth % 2) {  // the last word of an odd row, which must not be read beyond its end
       Row last[kRows];
       const Row* last_row[kRows];
       for (int r = 0; r < kRows; ++r) {

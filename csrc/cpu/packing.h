@@ -1,10 +1,10 @@
-// Copies of matrices in the order in which the microkernel reads them.
+// Copies matrices to the layout in which the microkernel reads them.
 //
 // A panel is 4 vectors wide, in strips of kColumns vectors: [strip][word of depth][kColumns]. In
-// the forward pass its vectors are the four gates of the same hidden units, so that the cell
-// follows at once; elsewhere they are neighbouring columns. A sliver is up to kMaxRows rows:
-// [word of depth][kMaxRows]. Whatever lies beyond an edge of a panel is zero. The same for tiles,
-// in another order: tile_packing.h.
+// the forward pass its vectors are the four gates of the same hidden units, so that the cell can be
+// computed from its sums; elsewhere they are neighbouring columns. A sliver is up to kMaxRows rows:
+// [word of depth][kMaxRows]. Panels are padded with zeros. tile_packing.h has the layouts for
+// tiles.
 #pragma once
 
 #include <cstddef>
@@ -17,8 +17,8 @@
 namespace fastlstm::cpu {
 namespace {
 
-// `rows` neighbouring rows, `stride` apart, of which `depth` numbers count -> the columns of one
-// vector of a strip. Two neighbours of bfloat16 move as one word.
+// Packs `depth` numbers of each of `rows` rows, `stride` apart, as the columns of one vector of a
+// strip. Two neighbours of bfloat16 are moved as one word.
 template <class S>
 FASTLSTM_INLINE void pack_transposed(const S* first, int64_t stride, int64_t rows, int64_t depth,
                                      Word<S>* strip, int vector, int vectors) {
@@ -53,7 +53,7 @@ FASTLSTM_INLINE void pack_transposed(const S* first, int64_t stride, int64_t row
   }
 }
 
-// weight (4H, D) -> panel (depth, 4 gates): the gates of the hidden units `unit` and on, along
+// Packs weight (4H, D) as a panel (depth, 4 gates): the gates of the hidden units from `unit` on,
 // columns k0 to k0 + depth.
 template <class S>
 void pack_gates(const S* weight, int64_t H, int64_t D, int64_t unit, int64_t k0, int64_t depth,
@@ -64,8 +64,8 @@ void pack_gates(const S* weight, int64_t H, int64_t D, int64_t unit, int64_t k0,
   }
 }
 
-// weight (P, D) -> strip (D, kStripWidth): its rows `first` and on become columns. The last strip
-// is narrow where it can be.
+// Packs weight (P, D) as a strip (D, kStripWidth), whose columns are the rows from `first` on. The
+// last strip may be narrower.
 template <class S>
 void pack_columns(const S* weight, int64_t P, int64_t D, int64_t first, Word<S>* strip) {
   const int vectors = vectors_of<S>(P - first);
@@ -76,8 +76,8 @@ void pack_columns(const S* weight, int64_t P, int64_t D, int64_t first, Word<S>*
   }
 }
 
-// Rows row(0) to row(depth - 1) -> strips (depth, kStripWidth): their columns `first` and on, as
-// far as `columns`. A strip that reaches beyond is narrow where it can be.
+// Packs rows row(0) to row(depth - 1) as strips (depth, kStripWidth): their columns from `first` to
+// `columns`. The last strip may be narrower.
 template <class S, class RowAt>
 FASTLSTM_INLINE void pack_rows(const RowAt& row, int64_t depth, int64_t first, int64_t columns,
                                int strips, Word<S>* panel) {
@@ -128,10 +128,10 @@ struct Eight {
   typedef Item Items __attribute__((vector_size(kEight * sizeof(Item))));
 };
 
-// Columns first to last of rows[0] to rows[depth - 1], `columns` wide -> slivers, each kMaxRows of
-// those columns. Eight words of depth at a time, since slivers lie where they share sets of L1; and
-// eight columns at a time where that is harmless: the two too many are overwritten by the next
-// word. Word by word it took 3 to 13% of the product that follows.
+// Packs columns first to last of rows[0] to rows[depth - 1], which are `columns` wide, as slivers
+// of kMaxRows columns. It goes through eight words of depth at a time, because slivers fall into
+// the same sets of L1. It copies eight columns at a time where six are needed, if it may: the next
+// word overwrites the other two. One word at a time took 3 to 13% of the product that follows.
 template <class S>
 void pack_slivers(const S* const* rows, int64_t depth, int64_t first, int64_t last, int64_t columns,
                   Word<S>* slivers) {

@@ -1,4 +1,4 @@
-// The machine's own limit, to measure kernels against: fused multiply-adds on registers alone.
+// The machine's peak speed, which benchmarks compare with: fused multiply-adds on registers alone.
 #include <chrono>
 #include <numeric>
 #include <vector>
@@ -24,7 +24,7 @@ double measure() {
 #pragma GCC unroll 12
       for (int i = 0; i < kChains; ++i) chain[i] = chain[i] * scale + shift;
     }
-    // The sums must seem to be read, or none would be computed.
+    // Without a use of the sums the compiler would remove the loop.
     for (int i = 0; i < kChains; ++i) asm volatile("" : : "m"(chain[i]) : "memory");
     const auto before = now;
     now = std::chrono::steady_clock::now();

@@ -1,4 +1,4 @@
-// Products of a few or many rows with packed strips, and with weights as they lie.
+// Products of any number of rows with packed strips, or with weights as they lie.
 #pragma once
 
 #include "packing.h"
@@ -6,14 +6,15 @@
 namespace fastlstm::cpu {
 namespace {
 
-// One row of a product: what is multiplied, and where the sums go.
+// One row of a product: the row that is multiplied, and the memory of its sums.
 template <class S>
 struct Operand {
   const S* row;
   Sum<S>* c;
 };
 
-// Strips that lie `stride` words apart, and what will be read after them: null if it is near.
+// Strips that lie `stride` words apart; `next` will be read after them, and is prefetched unless
+// null.
 template <class S>
 struct Strips {
   const Word<S>* data;
@@ -23,8 +24,8 @@ struct Strips {
   int64_t first = 0;  // word of their depth
 };
 
-// Calls visit(first, count) for blocks of at most kMaxRows rows, as even as integers allow; but
-// whole ones while there are rows if they go to tiles, for which 16 are as many as 9.
+// Calls visit(first, count) for blocks of at most kMaxRows rows, of about equal size. On tiles,
+// where 9 rows take as long as 16, all blocks but the last have kMaxRows rows.
 template <class S, class Visit>
 FASTLSTM_INLINE void for_each_block(int64_t rows, const Visit& visit) {
   const int64_t blocks = ceil_div(rows, kMaxRows<S>);
@@ -36,9 +37,9 @@ FASTLSTM_INLINE void for_each_block(int64_t rows, const Visit& visit) {
   }
 }
 
-// Rows (depth) -> blocks of [run of kRun words][rows of the block], in the order of for_each_block.
-// Rows far apart would each be a stream of its own for the prefetcher, and often fall upon the same
-// sets of L1: read as they lie they cost a tenth of the speed.
+// Packs rows (depth) into blocks of [run of kRun words][rows of the block], those of
+// for_each_block. Rows that are far apart are separate streams for the prefetcher and often fall
+// into the same sets of L1: reading them as they lie takes 10% longer.
 template <class S, class RowAt>
 FASTLSTM_INLINE void pack_row_blocks(int64_t count, int64_t depth, const RowAt& row,
                                      Word<S>* blocks) {
@@ -67,9 +68,9 @@ FASTLSTM_INLINE void pack_row_blocks(int64_t count, int64_t depth, const RowAt& 
   }
 }
 
-// For each of `count` rows, c (`num_strips` strips wide) = or += row (depth) x strips. A strip is
-// in L1 while all rows pass by it. The rows are read from `blocks` if pack_row_blocks filled it,
-// or, if it is null, as they lie.
+// For each of `count` rows, c (`num_strips` strips wide) = or += row (depth) x strips. A strip
+// stays in L1 while all rows are multiplied with it. The rows are read from `blocks`, which
+// pack_row_blocks filled, or, if it is null, as they lie.
 template <class S, class OperandAt>
 FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, int64_t count,
                                      int64_t depth, bool add, const Word<S>* blocks,
@@ -107,11 +108,11 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
   }
 }
 
-// Rows of one dot product: with the 4 gates for each, 12 sums in registers.
+// Rows of one dot product: 4 gates for each of them are 12 sums in registers.
 constexpr int kDotRows = 3;
 
-// For each row and gate, the products of one hidden unit, not yet summed over the lanes; those of
-// the next unit go to the next place.
+// Computes the dot products of one hidden unit for each row and gate, not yet summed over the
+// lanes.
 template <class S, int kRows>
 FASTLSTM_INLINE void dot_rows(const S* weight, int64_t gate_stride, int64_t depth,
                               const S* const* rows,

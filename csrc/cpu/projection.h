@@ -1,4 +1,4 @@
-// The projected output, h = W_hr m, of the hidden state m that the cell makes; forward.
+// The projection of the forward pass: h = W_hr m, where m is the output of the cell.
 #pragma once
 
 #include "arrays.h"
@@ -32,11 +32,11 @@ class OutputProjection : Arrays<S> {
         sums_(workspace.take<Sum<S>>(shape_.P ? threads * shape_.B * kWidth : 0)),
         weight_hr_(workspace.take<Word<S>>(shape_.G * strips_ * strip_words<S>(shape_.H))) {}
 
-  // Of P, in each group.
+  // The number of strips of P, in each group.
   int64_t strips() const { return strips_; }
-  // Where the cell leaves a row's m.
+  // (H) m of a row, which the cell writes.
   S* hidden(int64_t g, int64_t b) const { return hidden_ + state(g, b) * shape_.H; }
-  // In the order in which Forward reads the rows.
+  // Sets the order of the rows, which is that of Forward.
   void read_in(int64_t* order) { order_ = order; }
 
   void prepare(const Team& team) const {
@@ -47,7 +47,7 @@ class OutputProjection : Arrays<S> {
     }
   }
 
-  // The output of a tile whose panels are strips of P, at step s.
+  // Computes h at step s for a tile whose panels are strips of P.
   void step(const Tile& tile, int64_t s, int thread) const {
     Row* rows = rows_ + thread * shape_.B;
     const int64_t count = visit_rows(tile, time_of(tile.group, s), rows);
@@ -75,7 +75,7 @@ class OutputProjection : Arrays<S> {
   }
 
  private:
-  // Lists the rows that go on at time t. Those that do not get zeros in y, where they have a place.
+  // Lists the rows that have a step at time t. y of the others is set to zero, if it has a place.
   int64_t visit_rows(const Tile& tile, int64_t t, Row* rows) const {
     const int64_t first = tile.panels.begin * kWidth;
     const int64_t columns = lesser(tile.panels.end * kWidth, shape_.P) - first;

@@ -1,8 +1,8 @@
-// What a backward pass reads of the forward pass, the reserve and h: in the caller's memory, or,
-// where only the state before every k-th step was kept, in steps that run once more.
+// The reserve and h that a backward pass reads: from the caller's memory, or, if the forward pass
+// saved checkpoints instead, from steps that are recomputed.
 //
-// They run k at a time, from the last ones to the first, as the blocks of the backward pass come to
-// need them. The blocks, and with them the order of all sums, do not depend on k.
+// Steps are recomputed k at a time, from the last to the first, when a block of the backward pass
+// needs them. The blocks, and so the order of all sums, do not depend on k.
 #pragma once
 
 #include "forward.h"
@@ -15,8 +15,8 @@ class Recomputation : Arrays<S> {
   using Arrays<S>::in, Arrays<S>::row_of, Arrays<S>::shape_, Arrays<S>::hidden_size_;
 
  public:
-  // `block` is the number of steps in a block of the backward pass. All of one must be there, and
-  // the step before it, which may be the last of its k.
+  // `block` is the number of steps in a block of the backward pass. The workspace has room for a
+  // block, for the step before it, and for the k - 1 steps that are recomputed with that one.
   Recomputation(const LstmBackward& call, int num_threads, int64_t block, Workspace& workspace)
       : Arrays<S>(call.shape),
         call_(call),
@@ -29,8 +29,8 @@ class Recomputation : Arrays<S> {
     if (every_) as_forward(team, [&](Team& mine) { forward_.prepare(mine); });
   }
 
-  // Sees to it that step s and the later ones are there, as far as a block reaches, in the order of
-  // the forward pass. `begin` is the first that is there; returns what is now.
+  // Recomputes steps until step s is there, in the order of the forward pass. `begin` is the first
+  // step that is there already; returns the first one afterwards.
   int64_t reach(Team& team, int64_t s, int64_t begin) const {
     if (every_ == 0) return 0;
     while (begin > s) {
@@ -42,7 +42,7 @@ class Recomputation : Arrays<S> {
     return begin;
   }
 
-  // (5H) and (P) of a row of the batch at time t.
+  // The reserve (5H) and h (P) of a row of the batch at time t.
   const S* reserve(int64_t t, int64_t b, int64_t g) const {
     return every_ ? forward_.reserve(t, b, g) : in(call_.reserve) + row_of(t, b, g) * 5 * shape_.H;
   }
@@ -59,7 +59,7 @@ class Recomputation : Arrays<S> {
     return again;
   }
 
-  // The steps themselves, whose workspace is a piece of the call's.
+  // The forward pass that recomputes the steps. Its workspace is a part of this call's.
   Forward<S> in_workspace(int num_threads, int64_t steps, Workspace& workspace) {
     if (every_) {
       const size_t bytes = Forward<S>(again_, num_threads, steps).workspace_bytes();
@@ -68,7 +68,7 @@ class Recomputation : Arrays<S> {
     return Forward<S>(again_, num_threads, steps);
   }
 
-  // Calls run(team) on as many threads as the forward pass had: where it had one, so has this.
+  // Calls run(team) as the forward pass would: on one thread, if it would use one.
   template <class Run>
   void as_forward(Team& team, const Run& run) const {
     if (forward_.threads() > 1) return run(team);

@@ -1,4 +1,4 @@
-// Numbers of the last few steps, and h of every step, whether the caller keeps it or not.
+// A ring buffer of the last few steps; and h of the steps, in y or in a ring buffer.
 #pragma once
 
 #include "arrays.h"
@@ -24,12 +24,12 @@ class RingBuffer {
 
  private:
   const int64_t B_, steps_;
-  const int64_t stride_;  // an odd number of cache lines, for rows a power of two apart would share
+  const int64_t stride_;  // an odd number of cache lines: rows a power of two apart would fall into
                           // few sets of the cache
   S* const data_;
 };
 
-// h: in y, or, where there is none, in a ring of a block of steps.
+// h of the steps: in y, or, if there is no y, the last ones in a ring buffer.
 template <class S>
 class HiddenStates : Arrays<S> {
   using Arrays<S>::out, Arrays<S>::time_of, Arrays<S>::row_of, Arrays<S>::hidden_size_;

@@ -1,5 +1,5 @@
-// Who computes what, and in which order: the cut of a call into tiles, a row's way through time,
-// and the layout of the workspace.
+// How the work of a call is divided among threads and in which order it is done; and the layout of
+// the workspace.
 #pragma once
 
 #include "../lstm.h"
@@ -19,7 +19,8 @@ constexpr Range share(int64_t count, int64_t part, int64_t parts) {
   return {count * part / parts, count * (part + 1) / parts};
 }
 
-// Calls visit(group, range) for each group's part of `items`, which counts through all groups.
+// Calls visit(group, range) for each group's part of `items`, which are numbered through all
+// groups.
 template <class Visit>
 FASTLSTM_INLINE void for_each_group(Range items, int64_t per_group, const Visit& visit) {
   while (items.begin < items.end) {
@@ -30,7 +31,7 @@ FASTLSTM_INLINE void for_each_group(Range items, int64_t per_group, const Visit&
   }
 }
 
-// What one thread computes of one group: some rows of the batch, some panels of units.
+// One thread's part of one group: some rows of the batch and some panels of units.
 struct Tile {
   int64_t group;
   Range rows, panels;
@@ -40,25 +41,26 @@ struct Tile {
   int64_t num_panels() const { return panels.end - panels.begin; }
 };
 
-// Weights that stay in a thread's L2 from step to step: CPUs with tiles have 2 MiB of it, others 1.
+// Bytes of weights that stay in a thread's L2 from step to step: half of it. CPUs with tiles have 2
+// MiB of L2, others 1.
 #if defined(FASTLSTM_TILES)
 constexpr int64_t kL2WeightBytes = 1024 * 1024;
 #else
 constexpr int64_t kL2WeightBytes = 512 * 1024;
 #endif
 
-// The cut of a call among threads and into blocks of time.
+// How a call is divided among threads: by rows of the batch or by hidden units.
 //
-// Rows of the batch never need each other, so a thread with rows of its own runs all steps without
-// waiting. But each thread then reads all of W_hh: that pays while it fits into the thread's L2 and
-// there are rows enough to reuse it, four or more; two are enough where a step is not much longer
-// than the 0.4 us of waiting: H = 64, B = 4 forward takes 9.2 ms for 5,000 steps, not 12.4.
-// Otherwise threads share out the hidden units, and wait for each other at every step.
+// Rows are independent of each other, so a thread that has its own rows runs all steps without
+// waiting for other threads. But then each thread reads all of W_hh. That pays if W_hh fits in the
+// thread's L2 and each thread has at least four rows to use it for. Two rows are enough if a step
+// is not much longer than the 0.4 us of waiting: forward with H = 64, B = 4 takes 9.2 ms for 5,000
+// steps, not 12.4. Otherwise threads share out the hidden units and wait for each other every step.
 struct Plan {
   int threads;
   int64_t panels;  // of a group
   bool by_rows;
-  bool weights_fit_l2;  // what a thread reads of W_hh stays in its L2 from step to step
+  bool weights_fit_l2;  // a thread's part of W_hh stays in its L2 from step to step
 
   Plan(const LstmShape& shape, int num_threads, int64_t num_panels, int64_t weight_bytes)
       : threads(num_threads), panels(num_panels) {
@@ -82,8 +84,9 @@ struct Plan {
                    });
   }
 
-  // Calls step(tile, s) for each of the thread's tiles and each of `steps`: all steps of a tile at
-  // once where rows are its own, else all tiles at each step, after which threads wait.
+  // Calls step(tile, s) for each of the thread's tiles and each of `steps`. If the call is divided
+  // by rows, a tile runs all its steps before the next tile. Else all tiles run a step, and then
+  // the threads wait for each other.
   template <class Step>
   FASTLSTM_INLINE void for_each_step(const LstmShape& shape, Team& team, Range steps,
                                      const Step& step) const {
@@ -99,8 +102,8 @@ struct Plan {
     }
   }
 
-  // The same with a second stage of every step, on the tiles of another plan, which needs all of
-  // the first one.
+  // The same with a second stage of every step, on the tiles of `plan`. It starts when the first
+  // stage is complete.
   template <class Step, class Second>
   FASTLSTM_INLINE void for_each_step(const LstmShape& shape, Team& team, Range steps,
                                      const Step& step, const Plan& plan,
@@ -137,27 +140,29 @@ struct Plan {
   }
 };
 
-// Threads worth waking for a call that multiplies all weights with all rows `times` times, in T
-// steps between which they wait: waking one costs microseconds, and waiting 0.1.
+// The number of threads to use for a call that multiplies all weights with all rows `times` times,
+// in T steps. One, if the call is so short that waking the others (microseconds) and waiting for
+// them at every step (0.1 us) would cost more than they save.
 inline int worthwhile_threads(const LstmShape& shape, int num_threads, int times) {
   const double flops = 8.0 * times * shape.T * shape.B * shape.G * shape.H * (shape.I + shape.H);
   return flops < 2e5 || flops < 8e3 * static_cast<double>(shape.T) ? 1 : num_threads;
 }
 
-// Deals the rows out among `parts` threads, so that at every step each thread has about as many
-// rows that go on as any other: order[i] is the row at place i of their shares.
+// Divides the rows among `parts` threads, so that at every step all threads have about the same
+// number of rows that have not ended: order[i] is the row at place i of the threads' shares.
 inline void balance_rows(const int64_t* by_length, int64_t rows, int64_t parts, int64_t* order) {
   const int64_t rounds = ceil_div(rows, parts);
   for (int64_t round = 0; round < rounds; ++round) {
     for (int64_t i = 0; i < parts; ++i) {
-      const int64_t part = round % 2 ? parts - 1 - i : i;  // who came last now comes first
+      const int64_t part =
+          round % 2 ? parts - 1 - i : i;  // the last thread of a round is first in the next one
       const Range places = share(rows, part, parts);
       if (places.begin + round < places.end) order[places.begin + round] = *by_length++;
     }
   }
 }
 
-// Hands out the workspace piece by piece; with a null base it only counts.
+// Divides the workspace into arrays. With a null base it only counts their bytes.
 class Workspace {
  public:
   explicit Workspace(void* base) : base_(static_cast<char*>(base)) {}
@@ -175,18 +180,18 @@ class Workspace {
   size_t bytes_ = 0;
 };
 
-// Whether float32 is multiplied in pieces. It takes time to cut numbers up, weights are 6 bytes and
-// not 4, 16 rows cost as much as fewer, and a depth of 32 as much as a lesser one. Calls forward /
-// forward and backward became so many times faster, T,B,H: 100,8,128 0.75 / 0.72; 100,16,128 0.98 /
-// 0.85; 50,64,128 1.14 / 1.00; 100,16,256 1.22 / 1.09; 10,128,512 1.40 / 1.19; but 2,67,1142 0.93 /
-// 0.73 and 13,89,133 0.72 / 0.79.
+// Whether float32 is split into pieces of bfloat16 and multiplied on tiles. Splitting takes time, a
+// weight takes 6 bytes instead of 4, and tiles round rows up to 16 and the depth up to 32. Speed
+// with tiles over speed without, for forward / forward and backward at T,B,H: 100,8,128 0.75 /
+// 0.72; 100,16,128 0.98 / 0.85; 50,64,128 1.14 / 1.00; 100,16,256 1.22 / 1.09; 10,128,512 1.40 /
+// 1.19; but 2,67,1142 0.93 / 0.73 and 13,89,133 0.72 / 0.79.
 constexpr bool splits(const LstmShape& shape) {
   const bool fills_tiles = 8 * ceil_div(shape.H, 32) * 32 <= 9 * shape.H;
   return shape.B >= 16 && shape.H >= 128 && shape.B * shape.H >= 4096 && fills_tiles &&
          shape.T * shape.B >= 256;
 }
 
-// Calls visit(Stored{}) with the type that the call's numbers have.
+// Calls visit(Stored{}) with the type of the call's numbers.
 template <class Visit>
 auto with_stored(const LstmShape& shape, const Visit& visit) {
   if (shape.dtype == DType::float64) return visit(double{});
@@ -197,7 +202,7 @@ auto with_stored(const LstmShape& shape, const Visit& visit) {
   return visit(float{});
 }
 
-// Bytes of workspace for a call in the direction Pass, which is Forward or Backward.
+// Bytes of workspace that a call of Pass, Forward or Backward, needs.
 template <template <class> class Pass, class Call>
 size_t workspace_for(const LstmShape& shape, int num_threads) {
   Call call{};
@@ -207,7 +212,8 @@ size_t workspace_for(const LstmShape& shape, int num_threads) {
   });
 }
 
-// Calls visit(lanes) with the type that says whether all lanes of the vector at `unit` lie below H.
+// Calls visit(lanes) with the lanes of the vector at `unit` that lie below H: all, or the first
+// few.
 template <int kLanes, class Visit>
 FASTLSTM_INLINE void with_lanes(int64_t unit, int64_t H, const Visit& visit) {
   if (unit + kLanes <= H) {

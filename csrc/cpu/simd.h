@@ -1,8 +1,8 @@
 // Vectors as wide as the instruction set this file is compiled for, and the two activations.
 //
-// Only the compiler's vector extensions: the same source serves AVX-512, AVX2 and anything else.
-// Everything lives in an anonymous namespace and is forced inline. Otherwise the linker could merge
-// a copy compiled with AVX-512 into code that runs on a machine without it.
+// It uses the compiler's vector extensions, so the same source serves AVX-512, AVX2 and other
+// machines. Everything is in an anonymous namespace and forced inline. Otherwise the linker could
+// merge a copy compiled with AVX-512 into code that runs on a machine without it.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,7 @@
 namespace fastlstm::cpu {
 namespace {
 
-// A test may ask for wider vectors than the machine has: the compiler then makes them of narrow
-// ones.
+// A test may ask for wider vectors than the machine has: the compiler then splits them.
 #if defined(FASTLSTM_VECTOR_BYTES)
 constexpr int kVectorBytes = FASTLSTM_VECTOR_BYTES;
 #elif defined(__AVX512F__)
@@ -30,18 +29,18 @@ constexpr int kVectorBytes = 32;
 constexpr int kVectorBytes = 16;
 #endif
 
-// The upper half of a float. Storage only: every sum and every activation is computed in float.
+// A bfloat16 in memory: the upper half of a float. All arithmetic is in float.
 struct BFloat16 {
   uint16_t bits;
 };
 
-// A float that is multiplied in pieces: see formats.h. In memory it is nothing but a float.
+// A float that is split into pieces to be multiplied: see formats.h. In memory it is a plain float.
 struct SplitFloat {
   float value;
 };
 
-// What the numbers in memory, `Stored`, become in registers; and the words in which the microkernel
-// reads them: one number, or two neighbours along the depth of a product.
+// For a type in memory, `Stored`: the type of its values in registers, and the words in which the
+// microkernel reads it, which are one number or two neighbours along the depth of a product.
 template <class Stored>
 struct Format {
   using Value = Stored;
@@ -117,7 +116,7 @@ struct Simd {
   using Integer = typename Exponential<T>::Integer;
   typedef T Value __attribute__((vector_size(kVectorBytes)));
   typedef Integer Bits __attribute__((vector_size(kVectorBytes)));
-  // Bits to calculate with: what comes of a NaN overflows, which signed numbers must not.
+  // Unsigned bits, for arithmetic that may overflow, as it does on a NaN.
   typedef std::make_unsigned_t<Integer> Wrapping __attribute__((vector_size(kVectorBytes)));
   // The same vector, wherever in memory it begins.
   typedef T Unaligned __attribute__((vector_size(kVectorBytes), aligned(sizeof(T)), may_alias));
@@ -129,8 +128,8 @@ struct Simd {
     *reinterpret_cast<Unaligned*>(to) = value;
   }
 
-  // Touch nothing past `count`; lanes that are not loaded are zero. The compiler makes sixteen
-  // scalar moves of such a loop: with H = 20 that was a third of a backward pass.
+  // Access no memory past `count`; lanes that are not loaded are zero. AVX-512 has instructions for
+  // this: the loop is compiled to sixteen scalar moves, a third of a backward pass with H = 20.
   static FASTLSTM_INLINE Value load(const T* from, SomeLanes lanes) {
 #if defined(FASTLSTM_AVX512)
     if constexpr (sizeof(T) == 4) {
@@ -210,7 +209,7 @@ struct Simd {
   // NaN stays NaN: both comparisons are false for it, and the instructions then return the second.
   static FASTLSTM_INLINE Value clamp(Value x, Value low, Value high) {
 #if defined(FASTLSTM_AVX512)
-    // The compiler makes a comparison and a masked move of each, which is 15% of an activation.
+    // The compiler would emit a comparison and a masked move for each: 15% of an activation.
     if constexpr (sizeof(T) == 4) {
       return (Value)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)x));
     } else {
@@ -222,8 +221,8 @@ struct Simd {
 #endif
   }
 
-  // (e^x - 1) / 2, accurate also where x is small, which is what makes tanh so.
-  // The half keeps 2^(n-1) finite up to the x at which e^x overflows.
+  // (e^x - 1) / 2, accurate for small x too, as tanh needs. Halving keeps 2^(n-1) finite for every
+  // x for which e^x is finite.
   static FASTLSTM_INLINE Value half_expm1(Value x) {
     using E = Exponential<T>;
     x = clamp(x, E::kMin - Value{}, E::kMax - Value{});

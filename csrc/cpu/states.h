@@ -1,4 +1,4 @@
-// The states of a call: those it starts from, those it keeps on its way, and the last ones.
+// The states h and c of a call: the first ones, the checkpoints, and the last ones.
 #pragma once
 
 #include "ring_buffer.h"
@@ -20,9 +20,9 @@ class States : Arrays<S> {
         h_(h),
         c_(workspace.take<Sum<S>>(shape_.G * shape_.B * shape_.H)) {}
 
-  // In the order in which Forward reads the rows.
+  // Sets the order of the rows, which is that of Forward.
   void read_in(int64_t* order) { order_ = order; }
-  // (H) the cell state that a row is in.
+  // (H) the present c of a row.
   Sum<S>* c(int64_t g, int64_t b) const { return c_ + state(g, b) * shape_.H; }
 
   void start(const Tile& tile) const {
@@ -32,7 +32,7 @@ class States : Arrays<S> {
     });
   }
 
-  // Whether the state that step s finds is to be kept.
+  // Whether there is a checkpoint before step s.
   bool is_checkpoint(int64_t s) const {
     return call_.checkpoints && s % shape_.checkpoint_every == 0;
   }
@@ -50,7 +50,7 @@ class States : Arrays<S> {
     });
   }
 
-  // Puts the state that step s found where step s looks for it; h only if it is not there.
+  // Restores the checkpoint before step s: c, and h, unless it is in y.
   void restore(const Tile& tile, int64_t s) const {
     const int64_t g = tile.group;
     for_each_vector(tile, kUnits, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
@@ -63,7 +63,7 @@ class States : Arrays<S> {
     });
   }
 
-  // The last h of a tile whose panels are `width` numbers of h wide.
+  // Writes hy for a tile whose panels are `width` numbers of h wide.
   void store_hy(const Tile& tile, int64_t width) const {
     for_each_vector(tile, width, hidden_size_, [&](int64_t b, int64_t column, auto lanes) {
       const RowSteps row_steps(shape_, tile.group, b);
@@ -90,7 +90,7 @@ class States : Arrays<S> {
     return checkpoint_h(s, g, b) + hidden_size_;
   }
 
-  // All of h for the first of the tiles with these rows, and nothing for the others.
+  // All columns of h for the tile with panel 0, and none for the other tiles with the same rows.
   Tile whole_h(const Tile& tile) const {
     const int64_t panels = tile.panels.begin == 0 ? ceil_div(hidden_size_, kUnits) : 0;
     return {tile.group, tile.rows, {0, panels}, 0};

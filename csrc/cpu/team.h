@@ -22,8 +22,9 @@
 namespace fastlstm::cpu {
 namespace {
 
-// How many steps a thread has finished, and how many others sleep until it has finished one more.
-// A cache line each: a thread only ever writes its own steps.
+// `steps`: how many steps a thread has finished. `sleepers`: how many other threads sleep until it
+// finishes the next one. Each thread has a cache line of its own, because it writes its own steps
+// only.
 struct alignas(64) Progress {
   int32_t steps, sleepers;
 };
@@ -36,13 +37,13 @@ class Team {
   int thread() const { return thread_; }
   int size() const { return size_; }
 
-  // One exchange and one load per other thread, where an OpenMP barrier takes a microsecond: a step
-  // may be as short as that.
+  // Waits until all threads have called this as often. It costs one exchange, and one load for each
+  // other thread. An OpenMP barrier takes 1 us, which is as long as a short step.
   void barrier() {
     const int32_t mine = ++steps_;
     if (size_ == 1) return;
-    // In one order for all threads, as the count of sleepers is: either this thread sees who
-    // sleeps, or who is about to sleep sees this step.
+    // Sequentially consistent, as are the accesses of `sleepers`: either this thread sees the
+    // sleeper, or the thread that is about to sleep sees the new step. No wake-up is lost.
     __atomic_exchange_n(&progress_[thread_].steps, mine, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&progress_[thread_].sleepers, __ATOMIC_SEQ_CST)) wake(progress_[thread_]);
     for (int other = 0; other < size_; ++other) {
@@ -59,9 +60,9 @@ class Team {
 #endif
   }
 
-  // Whoever has spun for some 30 us waits for a thread that is not running. To spin on, or to
-  // yield, would use up this thread's own share of a busy core: a short call became 50 times
-  // slower. Who sleeps is let in again at once.
+  // After about 30 us of spinning the other thread is probably not scheduled. Then this thread
+  // sleeps on a futex: spinning or yielding would use up its own share of a busy core, which made
+  // a short call 50 times slower. The kernel schedules a woken thread at once.
   static void wait_for(Progress& other, int32_t step) {
     for (int spins = 0; spins < 2000; ++spins) {
       if (__atomic_load_n(&other.steps, __ATOMIC_ACQUIRE) >= step) return;
@@ -91,8 +92,9 @@ class Team {
   int32_t steps_ = 0;
 };
 
-// Runs `thread` and those after it. Each thread starts the next one: no list of them is needed,
-// whose code, shared by all instruction sets, the linker could take from the wrong one.
+// Runs body(team) on threads `thread` to `size` - 1. Each thread starts the next one. A std::vector
+// of threads would do too, but its code is a template that all instruction sets instantiate, and
+// the linker could keep a copy that this machine cannot run.
 template <class Body>
 void run_from(Progress* progress, int thread, int size, const Body& body) {
   if (thread + 1 == size) return body(Team(progress, thread, size));
@@ -101,12 +103,12 @@ void run_from(Progress* progress, int thread, int size, const Body& body) {
   next.join();
 }
 
-// Runs body(team) on up to `num_threads` threads; `progress` has room for as many. OpenMP shares
-// its threads with torch. One thread stays outside it.
+// Runs body(team) on up to `num_threads` threads; `progress` has room for as many. The threads are
+// OpenMP's, which torch uses too. A single thread runs the body directly.
 //
-// A forked process has none of its parent's threads, but OpenMP waits for them there for ever. So
-// every call starts threads of its own in it, some 20 us each, and so it does in a build without
-// OpenMP: ThreadSanitizer follows these threads, but not OpenMP's.
+// In a forked process OpenMP would wait forever for the parent's threads, which do not exist there.
+// A call in such a process starts its own threads, about 20 us each. So does a build without
+// OpenMP, for ThreadSanitizer, which does not understand OpenMP's barriers.
 template <class Body>
 void run_team(Progress* progress, int num_threads, const Body& body) {
   if (num_threads <= 1) return body(Team(progress, 0, 1));

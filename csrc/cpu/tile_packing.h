@@ -14,7 +14,7 @@
 namespace fastlstm::cpu {
 namespace {
 
-// Bytes of the rows of one product.
+// Bytes of a packed copy of the rows of one product.
 template <class S>
 constexpr int64_t kRowsRoom = kDepth * kMaxRows<S> * int64_t{sizeof(Word<S>)};
 
@@ -26,12 +26,12 @@ struct Words {
   Simd<float>::Bits piece[kPieces<S>];
 };
 
-// An infinity, of which cut() would leave a NaN, as the largest float. NaN stays what it is.
+// Clamps infinities to the largest float, because cut() would turn them into NaN. NaN stays NaN.
 FASTLSTM_INLINE Simd<float>::Value finite(Simd<float>::Value x) {
   using V = Simd<float>;
   return V::clamp(x, -FLT_MAX - V::Value{}, FLT_MAX - V::Value{});
 }
-// The next 8 bits of every lane: what is left of `x` is exact.
+// Returns the upper 8 bits of the mantissa of every lane, and subtracts them from `x` exactly.
 FASTLSTM_INLINE Simd<float>::Bits cut(Simd<float>::Value& x) {
   using V = Simd<float>;
   const V::Bits upper = (V::Bits)x & int32_t(0xffff0000);
@@ -39,13 +39,13 @@ FASTLSTM_INLINE Simd<float>::Bits cut(Simd<float>::Value& x) {
   return upper;
 }
 
-// The lanes that are numbered below `count`, of all that there are.
+// The first `count` lanes of a vector; `count` may be negative, or more than the vector has.
 FASTLSTM_INLINE SomeLanes lanes_below(int64_t count) {
   const int64_t lanes = Simd<float>::kLanes;
   return {static_cast<int32_t>(count < 0 ? 0 : count < lanes ? count : lanes)};
 }
 
-// `count` neighbours in depth, up to 32; the others are zeros.
+// The words of up to 32 neighbours in depth. Those from `count` on are zero.
 FASTLSTM_INLINE Words<BFloat16> words_along(const BFloat16* from, int64_t count) {
   Words<BFloat16> words;
   const auto mask = static_cast<__mmask32>(count >= 32 ? ~uint32_t{0} : (1u << count) - 1);
@@ -67,7 +67,7 @@ FASTLSTM_INLINE Words<SplitFloat> words_along(const SplitFloat* from, int64_t co
   return words;
 }
 
-// 16 columns of two neighbours in depth; the second, or both, may be beyond it: null.
+// The words of 16 columns in two neighbouring rows of depth. A row beyond the depth is null: zero.
 template <class Lanes>
 FASTLSTM_INLINE Words<BFloat16> words_across(const BFloat16* first, const BFloat16* second,
                                              Lanes lanes) {
@@ -91,12 +91,12 @@ FASTLSTM_INLINE Words<SplitFloat> words_across(const SplitFloat* first, const Sp
   return words;
 }
 
-// kRun words of one row, or columns, of a run, in each piece: bytes `piece` apart.
+// Stores the kRun words of each piece, `piece` bytes apart.
 template <class S>
 FASTLSTM_INLINE void store_words(const Words<S>& words, char* to, int64_t piece) {
   for (int i = 0; i < kPieces<S>; ++i) std::memcpy(to + i * piece, &words.piece[i], kVectorBytes);
 }
-// The same of 16 rows, whose tile is the transpose of theirs, with rows `stride` bytes apart.
+// Stores the words of 16 rows as the transposed tile, whose rows lie `stride` bytes apart.
 template <class S>
 FASTLSTM_INLINE void store_transposed(const Words<S>* words, char* to, int64_t stride,
                                       int64_t piece) {
@@ -175,8 +175,8 @@ FASTLSTM_INLINE void pack_tile_row(const S* row, int64_t depth, const Matrix& bl
   }
 }
 
-// What multiply_on_tiles reads of rows that are not packed: as they lie, if tiles can be; else a
-// copy in `room`, of kRowsRoom bytes.
+// The matrix that multiply_on_tiles reads for rows that are not packed: the rows in place, if tiles
+// can be loaded from there, else a copy in `room`, which has kRowsRoom bytes.
 template <class S>
 FASTLSTM_INLINE Matrix unpacked_rows(const S* const* rows, int count, int64_t depth, char* room) {
   if (kPieces<S> == 1 && depth % (2 * kRun) == 0 && are_even(rows, count)) {
@@ -190,7 +190,7 @@ FASTLSTM_INLINE Matrix unpacked_rows(const S* const* rows, int count, int64_t de
 
 #else
 
-// What must have a name where nothing goes to tiles.
+// Declarations for machines without tiles: the code that names them is never instantiated.
 template <class S>
 void pack_tiles_transposed(const S* first, int64_t stride, int64_t rows, int64_t depth,
                            Word<S>* strip, int vector, int vectors);

@@ -1,11 +1,11 @@
 // Products on AMX tiles: up to 32 rows times one packed strip.
 //
-// A tile is 16 rows of 64 bytes. So are kRun words along the depth of a strip's vector, and kRun
-// words of 16 rows. One instruction multiplies two of them and adds to a third: 8,192 multiply-adds
-// in 16 cycles, where the vector instruction does 32 in one.
-// Of the eight tiles four are sums: 2 x 2 of 16 rows and one vector each, which needs as many loads
-// as multiplications; or 1 x 4 of 16 rows or fewer, with 6 loads for 4. Numbers in pieces are
-// multiplied piece by piece into the same sums, and need 3 loads for 4.
+// A tile has 16 rows of 64 bytes. kRun words along the depth of one vector of a strip fill a tile,
+// and so do kRun words of 16 rows. One instruction multiplies two tiles and adds to a third: 8,192
+// multiply-adds in 16 cycles, where the vector instruction does 32 in one cycle.
+// Four of the eight tiles are sums: 2 x 2 tiles of 16 rows and one vector each, which takes 4 loads
+// for 4 multiplications; or 1 x 4 tiles for 16 rows or fewer, which takes 6 loads for 4. The pieces
+// of split floats are multiplied into the same sums, with 3 loads for 4 multiplications.
 #pragma once
 
 #include <cstdint>
@@ -39,11 +39,11 @@ FASTLSTM_INLINE void tile_multiply() {
   asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(kSum), "i"(kRows), "i"(kStrip));
 }
 
-// The rows that this thread's tiles are set for: setting them costs 50 ns, a tenth of a product of
-// 32 rows. 0 is not at all.
+// The number of rows that this thread's tiles are configured for, or 0 if they are not configured.
+// Configuring takes 50 ns, a tenth of a product of 32 rows, so it is done only on a change.
 thread_local int tile_rows = 0;
 
-// Tiles 0 to 3 are sums, 4 and 5 rows, and 6 and 7 of the strip.
+// Configures the tiles: 0 to 3 are sums, 4 and 5 hold rows, 6 and 7 hold the strip.
 inline void set_tiles(int rows) {
   if (rows == tile_rows) return;
   struct alignas(64) {
@@ -61,7 +61,7 @@ inline void set_tiles(int rows) {
   tile_rows = rows;
 }
 
-// While it lives, its thread may use tiles; afterwards they are as they were for other libraries.
+// Releases this thread's tiles at the end of the scope, so that other libraries find them unused.
 struct TileScope {
   TileScope() = default;
   TileScope(const TileScope&) = delete;
@@ -82,13 +82,14 @@ FASTLSTM_INLINE void unrolled(const Visit& visit) {
   unrolled(std::make_integer_sequence<int, kCount>{}, visit);
 }
 
-// What tiles are read from or written to: rows `stride` bytes apart; and of operands the next kRun
-// words of depth, `run` bytes on, and the next piece of the same, `piece` bytes on.
+// Memory that tiles are loaded from or stored to. Rows lie `stride` bytes apart; in an operand the
+// next kRun words of depth lie `run` bytes on, and the next piece of the same words `piece` bytes
+// on.
 struct Matrix {
   char* data;
   int64_t stride, run, piece;
 };
-// Rows of a block or a sliver, and a strip of so many vectors.
+// The matrix of `count` rows in a block or a sliver; and of a strip of `vectors` vectors.
 template <class S>
 FASTLSTM_INLINE Matrix rows_matrix(const Word<S>* rows, int64_t count) {
   const int64_t piece = count * kTileRowBytes;
@@ -102,12 +103,12 @@ FASTLSTM_INLINE Matrix strip_matrix(const Word<S>* strip, int vectors) {
   return {data, stride, kPieces<S> * piece, piece};
 }
 
-// c (kRowTiles tiles, kVectors tiles wide) = or += rows x as many vectors of a strip, `runs` deep.
-// Of kPieces pieces those products count that are not below the last bit of all: with the first of
-// the strip's all of the rows', with the second all but the last, and so on.
-// Meanwhile the same vectors of `ahead`, another strip, come closer; null if nothing is to. So do
-// the next words of a strip in pieces: training at 100,32,256,256 in 33.4 ms, not 35.4. Others have
-// no time for it: 3.5 ms, not 2.9, forward in bfloat16.
+// c (kRowTiles tiles high, kVectors tiles wide) = or += rows x kVectors vectors of a strip, `runs`
+// runs deep. Products of pieces that lie below the last bit of float32 are left out: piece i of the
+// strip is multiplied with the first kPieces - i pieces of the rows. Prefetches the same vectors of
+// the strip `ahead` (null: none). For split floats it also prefetches this strip's next words:
+// training at T,B,I,H = 100,32,256,256 takes 33.4 ms with it, 35.4 without. For bfloat16 that costs
+// more than it saves: a forward pass takes 3.5 ms instead of 2.9.
 template <int kRowTiles, int kVectors, int kPieces>
 __attribute__((noinline)) void multiply_tiles(Matrix rows, Matrix strip, Matrix c, int64_t runs,
                                               const char* ahead, bool add) {
@@ -154,7 +155,7 @@ __attribute__((noinline)) void multiply_tiles(Matrix rows, Matrix strip, Matrix 
   for_each_sum([&](auto sum, char* at) { tile_store<sum>(at, c.stride); });
 }
 
-// Whether each row is as far from the one before as the second is from the first.
+// Whether the rows are evenly spaced in memory.
 template <class Pointer>
 FASTLSTM_INLINE bool are_even(const Pointer* rows, int count) {
   const auto address = [&](int r) { return reinterpret_cast<intptr_t>(rows[r]); };
@@ -205,9 +206,9 @@ FASTLSTM_INLINE void multiply_on_tiles(int count, int vectors, const Matrix& row
 
 #else
 
-// What must have a name where nothing goes to tiles.
+// Declarations for machines without tiles: the code that names them is never instantiated.
 struct TileScope {
-  TileScope() {}  // so that it does not seem unused
+  TileScope() {}  // not trivial: the compiler would warn of an unused variable
 };
 struct Matrix {};
 template <class S>

@@ -1,4 +1,4 @@
-// A square of vectors, transposed in registers.
+// The transpose of a square of vectors, in registers.
 #pragma once
 
 #include "simd.h"

@@ -1,24 +1,25 @@
 // The backward pass: one cooperative launch runs the whole sequence from its end, with W_hh
-// resident on chip. It leaves digates; what gradients they make is the business of cuBLAS.
+// resident on chip. It writes digates, from which cuBLAS computes the gradients of weights and
+// input.
 //
 // Compiled for sm_80, sm_90 and sm_100, and run under emulation on a CPU. It has not yet run on a
 // GPU.
 //
-// The mirror of forward.cuh. A block's weights are the columns of W_hh that its hidden units have,
-// as rows of W_hh^T: a tile holds 16 units. The operand is the digates of the step after, with the
-// four gates of a unit side by side, so that a thread writes them at once. A sum is dh; the thread
-// that takes it over has, fetched a pass ahead, the activated gates, c and c'. dc is in shared
-// memory, in float. A thread's unit is always the same, so the gradients of its biases and
-// peepholes add up in registers, in the order of time; at the end those of the block's threads are
-// added in the order of threads. There is no atomic sum: the same bits at every run.
+// It mirrors forward.cuh. A block's weights are the columns of W_hh of its hidden units, as rows of
+// W_hh^T: a tile holds 16 units. The operand is the digates of the later step, with the four gates
+// of a unit side by side, so that a thread writes them in one access. A sum is dh. The thread that
+// reads it has fetched the activated gates, c and c' one pass ahead. dc is in shared memory, in
+// float. A thread always has the same unit, so it adds up the gradients of its biases and peepholes
+// in registers, in the order of steps. At the end those of the block's threads are added in the
+// order of threads. There are no atomic sums, so every run gives the same bits.
 //
-// Step 0 has no product, and a last step T only makes dhx. The first step of a layer that another
-// one feeds has one: that layer's digates of the same step are in its operand too, and W_ih of that
-// layer in its weights, whose product is dy.
+// Step 0 has no product, and an extra step T computes dhx only. If another layer feeds this one,
+// step 0 has a product too: the operand also has that layer's digates of the same step, and the
+// weights have its W_ih. Their product is dy.
 //
 // Model of a step (plan.cpp): that of forward.cuh, with an operand four times as wide, as many
 // products and twice the work on a row. In bfloat16 on an H100: 1.1 us for H = 128, 3.6 for H =
-// 1024 and B = 16, 9.8 for H = 2048 and B = 16, of which 6.4 are the operand's way.
+// 1024 and B = 16, 9.8 for H = 2048 and B = 16, of which copying the operand takes 6.4.
 #pragma once
 
 #include "cuda/thread_rows.cuh"
@@ -37,7 +38,7 @@ class Backward : ThreadRows<Element, kNTiles> {
   static constexpr int kGradients = 7;  // of a unit: of 4 biases and 3 peepholes
   static_assert(kGradients * kThreads * sizeof(float) <= kGradientBytes);
 
-  // What a row's cell needs of memory.
+  // The numbers that a row's cell reads from memory.
   struct Fetched {
     Stored gates[4], c, c_prev, dy, dcells;
   };
@@ -99,7 +100,7 @@ class Backward : ThreadRows<Element, kNTiles> {
     });
   }
 
-  // The gradients after the last step; and, of rows that have no step, before the first.
+  // Sets dc to dcy; and, for rows of length 0, dhx to dhy.
   __device__ __forceinline__ void start() {
     for_each_row([&](int row) {
       carried(row) = call_.dcy ? to_sum(in(call_.dcy)[state(row)]) : 0;
@@ -109,7 +110,7 @@ class Backward : ThreadRows<Element, kNTiles> {
     });
   }
 
-  // Sets out to read what the cells of a pass need.
+  // Starts loading what the cells of a pass read.
   __device__ __forceinline__ void fetch(int s, int pass) {
     const int t = block_.time_from_end(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
@@ -147,11 +148,11 @@ class Backward : ThreadRows<Element, kNTiles> {
     }
   }
 
-  // The gradient of the LSTM cell, on the sums of a pass.
+  // Computes the gradient of the LSTM cell from the sums of a pass.
   __device__ __forceinline__ void finish(int s, int pass) {
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
-      // At a row's last step its own half of the operand has not been written: of a layer it is
-      // zero.
+      // At a row's last step the group has not written its own part of the operand, which is zero.
+      // The part of the layer that feeds it counts.
       const bool has_sum = flags & (kReads | kDue) && (!(flags & kLast) || block_.is_fed());
       float dh = 0, dc = flags & kCuts ? 0 : carried(row);
       if (has_sum) {
@@ -185,14 +186,14 @@ class Backward : ThreadRows<Element, kNTiles> {
         if (block_.feeds()) units(operand_.fed_row(s, row))[unit_] = operand;
       } else if (flags & kDue) {
         store(out(call_.dhx) + state(row), dh);
-        // What is due in the layer that this one feeds comes from its own half alone.
+        // The layer that this one feeds computes dhx from its own part of the operand alone.
         if (block_.feeds()) units(operand_.fed_row(s, row))[unit_] = four<Stored>(0, 0, 0, 0);
       }
       carried(row) = dc;
     });
   }
 
-  // Writes what `finish` left of a pass and no other block waits for.
+  // Writes the results of a pass that no other block waits for.
   __device__ __forceinline__ void publish(int s, int pass) const {
     if (s == block_.steps()) return;
     const int t = block_.time_from_end(s);
@@ -205,7 +206,7 @@ class Backward : ThreadRows<Element, kNTiles> {
     });
   }
 
-  // dcx, and the sums over time.
+  // Writes dcx, and the sums over the steps.
   __device__ __forceinline__ void end() const {
     float* gradients = reinterpret_cast<float*>(dynamic_shared() + r_.sums);
     const float of_thread[kGradients] = {dbias_.i,      dbias_.f,      dbias_.g,     dbias_.o,
@@ -228,7 +229,7 @@ class Backward : ThreadRows<Element, kNTiles> {
     }
   }
 
-  // A layer that another one feeds has its dy from there.
+  // Whether dy is read. A layer that another one feeds gets it from that layer.
   __device__ __forceinline__ bool has_dy() const { return call_.dy && !block_.is_fed(); }
   __device__ __forceinline__ static Four<Stored>* units(unsigned char* row) {
     return reinterpret_cast<Four<Stored>*>(row);
@@ -253,7 +254,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   Backward<Element, kMTiles, kNTiles>(arguments).run();
 }
 
-// The instantiation for variant `kernel` of a type of products.
+// The kernel of variant `kernel`, for a type of products.
 template <class Element>
 BackwardKernel backward_variant(int kernel) {
   constexpr auto of = [](int k) { return variant(Direction::backward, k); };

@@ -1,5 +1,5 @@
-// A block's place in a launch: its group, its tile of the batch, its slice of the hidden units; the
-// barrier at which the slices of a tile meet, and those of layers that feed each other; and what
+// A block of threads in a launch: its group, tile of the batch and slice of the hidden units; the
+// barrier between the slices of a tile, and between layers that feed each other; and flags for what
 // each row of the tile does at each step.
 #pragma once
 
@@ -16,8 +16,8 @@ enum Flags : unsigned {
   kLast = 4,     // its last step, in the order of the forward pass
   kFirst = 8,    // its first one
   kAfresh = 16,  // no state comes into this step
-  kCuts = 32,    // what is carried from the step before, in the order of this pass, is dropped
-  kDue = 64,     // backward: it has had all its steps, and its dhx is now the product
+  kCuts = 32,    // nothing is carried over from the step before, in the order of this pass
+  kDue = 64,     // backward: all its steps are done, and the product is its dhx
 };
 
 class Block {
@@ -32,7 +32,7 @@ class Block {
         rows(min(r.tile_rows, static_cast<int>(shape.B) - first_row)),
         reverse(r.reverse[group]) {}
 
-  // Lengths and the flags of absent rows; before anything else is asked of the rows.
+  // Sets lengths and the flags of absent rows. To be called before the other members.
   __device__ __forceinline__ void prepare() const {
     int* lengths = reinterpret_cast<int*>(dynamic_shared() + r_.lengths);
     for (int row = threadIdx.x; row < r_.passes * r_.pass_rows; row += kThreads) {
@@ -49,14 +49,14 @@ class Block {
   }
   __device__ __forceinline__ unsigned flags(int s, int row) const { return *flags_at(s, row); }
 
-  // Step s of the forward pass, and of the backward pass, in time.
+  // The time of step s of the forward pass, and of the backward pass.
   __device__ __forceinline__ int time_of(int s) const { return reverse ? steps() - 1 - s : s; }
   __device__ __forceinline__ int time_from_end(int s) const {
     return reverse ? s : steps() - 1 - s;
   }
   __device__ __forceinline__ int steps() const { return static_cast<int>(shape_.T); }
 
-  // The flags of step s, to be read after a __syncthreads. No row reads at step T.
+  // Set the flags of step s, which may be read after a __syncthreads. At step T no row reads.
   __device__ __forceinline__ void set_forward_flags(int s) const {
     const int t = time_of(s);
     for (int row = threadIdx.x; row < rows; row += kThreads) {
@@ -92,16 +92,15 @@ class Block {
     }
   }
 
-  // Of layers: whether another one feeds this block's, and whether it feeds another one, which is
-  // group `fed`.
+  // Whether another layer feeds this block's layer, and whether it feeds another one, group `fed`.
   __device__ __forceinline__ bool is_fed() const { return has_group(group - r_.feeds); }
   __device__ __forceinline__ bool feeds() const { return has_group(fed()); }
   __device__ __forceinline__ int fed() const { return group + r_.feeds; }
 
-  // The barrier, if a tile has more blocks than one. Whatever the block wrote before the n-th
-  // `arrive` is seen by all of the tile's blocks of its group after the n-th `wait`, counting from
-  // 1, and by those of a layer that it feeds one `wait` earlier. After the n-th `wait` that layer
-  // has arrived n - 1 times: it has read the row of its operand whose place is written next.
+  // The barrier of a tile, if it has several blocks. After its n-th `wait`, counting from 1, a
+  // block sees what the blocks of its group and tile wrote before their n-th `arrive`, and what the
+  // blocks of a layer that feeds it wrote before their (n + 1)-th. A layer that it feeds has then
+  // arrived n - 1 times: it has read the operand that is overwritten next.
   __device__ __forceinline__ void arrive() const {
     if (r_.stages == 0) return;
     __syncthreads();
@@ -109,7 +108,7 @@ class Block {
   }
   __device__ __forceinline__ void wait(int n) const {
     if (r_.stages == 0) return;
-    // Thread 0 waits for the group itself, 1 for the one that feeds it, 2 for the one it feeds.
+    // Thread 0 waits for the group itself, 1 for the layer that feeds it, 2 for the layer it feeds.
     const int ahead = threadIdx.x == 2 ? -1 : threadIdx.x;
     const int of = group - ahead * r_.feeds;
     if (threadIdx.x == 0 || (threadIdx.x < 3 && has_group(of))) {

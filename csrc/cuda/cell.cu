@@ -1,8 +1,8 @@
-// One step of the LSTM where W_hh does not fit on chip: what lies between two matrix products.
+// One step of the LSTM if W_hh does not fit on chip: the cell, between two matrix products.
 //
-// Both kernels read and write each number once, neighbours in a warp for neighbours in memory, and
-// are bound by that: forward with reserve 16 numbers and two floats of a hidden unit, at
-// 3.35 TB/s on an H100 some 3 us for H = 4096, B = 64 in bfloat16, backward as much (model).
+// Both kernels are memory-bound. They read and write each number once, with coalesced accesses.
+// Forward with reserve has 16 numbers and two floats for a hidden unit: at 3.35 TB/s on an H100
+// about 3 us for H = 4096, B = 64 in bfloat16; backward takes as long (model).
 //
 // Compiled for sm_80, sm_90 and sm_100, and run under emulation on a CPU. They have not yet run on
 // a GPU.
@@ -14,7 +14,8 @@
 namespace fastlstm::cuda {
 namespace {
 
-constexpr int kUnits = 32;  // of a block of the backward pass; its other threads are rows
+constexpr int kUnits =
+    32;  // hidden units of a block of the backward pass, which has 8 rows of each
 
 template <class Call>
 struct Arguments {

@@ -1,5 +1,5 @@
-// The types that kernels store and multiply: how a number is read and written, and how two of them
-// make a sum. The rest of the kernels is the same for all.
+// The types that kernels store and multiply: loads, stores and products. The rest of the kernels is
+// the same for all types.
 #pragma once
 
 #include "cell.h"
@@ -8,7 +8,7 @@
 
 namespace fastlstm::cuda {
 
-// Of every type that is stored: a float or a double of it, and back.
+// Convert a stored number to a float or double, and back.
 __device__ __forceinline__ float to_sum(__nv_bfloat16 stored) { return __bfloat162float(stored); }
 __device__ __forceinline__ float to_sum(__half stored) { return __half2float(stored); }
 __device__ __forceinline__ float to_sum(float stored) { return stored; }
@@ -24,7 +24,7 @@ __device__ __forceinline__ void store(__half* to, float value) { *to = __float2h
 __device__ __forceinline__ void store(float* to, float value) { *to = value; }
 __device__ __forceinline__ void store(double* to, double value) { *to = value; }
 
-// Four numbers side by side, written at once.
+// Four adjacent numbers, written in one access.
 template <class Stored>
 struct alignas(4 * sizeof(Stored)) Four {
   Stored numbers[4];
@@ -59,9 +59,10 @@ struct GateMath<double> {
   __device__ __forceinline__ static double tanh(double x) { return ::tanh(x); }
 };
 
-// The words of a fragment, as they are.
+// Elements whose fragments are multiplied as they are stored.
 struct PlainWords {
-  static constexpr Products kProducts = Products::tf32;  // or of any type that is not split
+  static constexpr Products kProducts =
+      Products::tf32;  // also for types other than float32, which are not split
   template <int kWords>
   struct Words {
     uint32_t of[kWords];
@@ -75,10 +76,10 @@ struct PlainWords {
   }
 };
 
-// An element of a product: `Stored` in memory, kPerWord in 32 bits of a fragment. `word` turns the
-// weights of a word, as they lie in memory, into it, and `operand` a number of the operand into
-// what is read of it. Words<n> are n words of a fragment as products want them, which `words`
-// makes; `multiply` adds the product of two fragments to d.
+// An element of a product: `Stored` in memory, kPerWord of them in 32 bits of a fragment. `word`
+// makes a word of weights from memory, and `operand` converts a number for the operand. Words<n>
+// are n words of a fragment in the form that `multiply` takes, made by `words`. `multiply` adds the
+// product of two fragments to d.
 template <class Number>
 struct HalfElement : PlainWords {
   using Stored = Number;
@@ -116,8 +117,8 @@ struct Tf32Element : PlainWords {
   }
 };
 
-// float32 with 21 bits of mantissa in products: each number is the sum of two of 10 bits, and of
-// the four products the three that matter are made, the small ones first.
+// float32 with 21 bits of mantissa in products: each number is split into the sum of two with 10
+// bits. Of the four products the smallest is left out, and the largest is added last.
 struct Tf32x3Element {
   static constexpr Products kProducts = Products::tf32x3;
   using Stored = float;

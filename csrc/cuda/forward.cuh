@@ -3,27 +3,28 @@
 // Compiled for sm_80, sm_90 and sm_100, and run under emulation on a CPU. It has not yet run on a
 // GPU.
 //
-// A block owns `units` hidden units of one group, for one tile of the batch. At each step its warps
-// multiply h' by their weights (product.cuh, operand.cuh). Two tiles of 16 rows of weights hold the
-// gates i, f and g, o of 8 units, so a lane's sums of two tiles are the four gates of one unit for
-// two rows of the batch. Sums go through shared memory: there the k warps' parts meet, in a fixed
-// order, and threads take them over in an order that suits global memory, neighbours in a warp for
-// neighbours in a row. A thread has always the same unit, so its peepholes stay in registers; c is
-// in shared memory, in float, and never rounded. Of what a step makes only h goes to memory before
-// the block arrives at the barrier. While it waits it writes the rest, and reads the next step's
-// igates.
+// A block computes `units` hidden units of one group, for one tile of the batch. At each step its
+// warps multiply h' by their weights (product.cuh, operand.cuh). Two tiles of 16 rows of weights
+// hold the gates i, f and g, o of 8 units, so a lane's sums of two tiles are the four gates of one
+// unit for two rows of the batch. Sums are exchanged through shared memory. There the parts of the
+// k warps are added in a fixed order, and each thread reads the sums of its own unit, so that
+// neighbours in a warp access neighbours in global memory. A thread always has the same unit, so
+// its peepholes stay in registers. c is in shared memory, in float, and is never rounded. Before a
+// block arrives at the barrier it writes h only. While it waits it writes the other results and
+// reads the igates of the next step.
 //
-// A layer's weights are [W_ih | W_hh], and its h goes to the operand of the layer after it too: all
-// layers' blocks work at once, and between layers there is neither a launch nor a product.
+// The weights of a layer are [W_ih | W_hh], and its h is also written to the operand of the layer
+// above. All layers run at the same time, with neither a launch nor a separate product between
+// them.
 //
-// Model of a step (plan.cpp): the barrier 1.0 us and the operand's way (operand.cuh), or neither
-// with one slice; then products, 8 cycles each on one of 4 tensor cores, and 150 cycles for each
-// row that a thread finishes. In bfloat16 on an H100: 0.8 us for H = 128, 2.5 for H = 1024 and B =
-// 16, 4.5 for H = 2048 and B = 16.
+// Model of a step (plan.cpp): 1.0 us for the barrier and the copy of the operand (operand.cuh), or
+// neither with one slice; then products, 8 cycles each on one of 4 tensor cores, and 150 cycles for
+// each row of a thread. In bfloat16 on an H100: 0.8 us for H = 128, 2.5 for H = 1024 and B = 16,
+// 4.5 for H = 2048 and B = 16.
 //
-// Considered: threads that finish the sums as products leave them, without shared memory. That
-// would save some 100 cycles with one k warp and none with several, leave the gates of B <= 8 at
-// H = 2048 to 2 of 8 warps, and read igates and write y in pieces of 16 bytes.
+// Considered: each thread computes the cell from the sums in its own registers, without shared
+// memory. That would save about 100 cycles with one k warp and none with several, leave the gates
+// of B <= 8 at H = 2048 to 2 of 8 warps, and read igates and write y in pieces of 16 bytes.
 #pragma once
 
 #include "cuda/thread_rows.cuh"
@@ -91,7 +92,7 @@ class Forward : ThreadRows<Element, kNTiles> {
     });
   }
 
-  // The state before the first step; and, of rows that have no step, after the last.
+  // Sets h and c to hx and cx; and, for rows of length 0, hy and cy too.
   __device__ __forceinline__ void start() {
     for_each_row([&](int row) {
       const Stored h = in(call_.hx)[state(row)], c = in(call_.cx)[state(row)];
@@ -104,7 +105,7 @@ class Forward : ThreadRows<Element, kNTiles> {
     });
   }
 
-  // Sets out to read the igates of a pass.
+  // Starts loading the igates of a pass.
   __device__ __forceinline__ void fetch(int s, int pass) {
     const int t = block_.time_of(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
@@ -134,7 +135,7 @@ class Forward : ThreadRows<Element, kNTiles> {
     }
   }
 
-  // The LSTM cell, on the sums of a pass.
+  // Computes the LSTM cell from the sums of a pass.
   __device__ __forceinline__ void finish(int s, int pass) {
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
       if (!(flags & kReads)) {
@@ -164,7 +165,7 @@ class Forward : ThreadRows<Element, kNTiles> {
     });
   }
 
-  // Writes what `finish` left of a pass and no other block waits for.
+  // Writes the results of a pass that no other block waits for.
   __device__ __forceinline__ void publish(int s, int pass) const {
     const int t = block_.time_of(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
@@ -188,13 +189,13 @@ class Forward : ThreadRows<Element, kNTiles> {
     });
   }
 
-  // Where the y of a place goes; that of a layer that feeds another one is not always asked for.
+  // The address of y at a place, or null: y_below of layers that feed another one may be null.
   __device__ __forceinline__ Stored* y_at(int64_t at) const {
     if (block_.feeds()) return call_.y_below ? out(call_.y_below) + at * shape_.H + unit_ : nullptr;
     const int64_t before = r_.feeds ? block_.group * r_.between_groups : 0;
     return out(call_.y) + (at - before) * shape_.H + unit_;
   }
-  // h, for the next step s of the group itself, if that does not drop it.
+  // Writes h to the group's own operand for step s, or zero if a reset drops it.
   __device__ __forceinline__ void write_own(int s, int row, float h) const {
     store(reinterpret_cast<Stored*>(operand_.row(s, row)) + own_units() + unit_,
           Element::operand(block_.flags(s, row) & kCuts ? 0 : h));
@@ -218,7 +219,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   Forward<Element, kMTiles, kNTiles>(arguments).run();
 }
 
-// The instantiation for variant `kernel` of a type of products.
+// The kernel of variant `kernel`, for a type of products.
 template <class Element>
 ForwardKernel forward_variant(int kernel) {
   constexpr auto of = [](int k) { return variant(Direction::forward, k); };

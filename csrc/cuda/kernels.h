@@ -19,7 +19,7 @@
 
 namespace fastlstm::cuda {
 
-// A call of CUDA's that failed, in words: the call, its code's name, number and description.
+// A failed call of CUDA's. The text has the call and the name, number and description of the error.
 struct CudaError : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -214,15 +214,15 @@ struct Device {
   size_t shared_memory;  // bytes that one block may ask for
 };
 
-// How products of float32 are made; other types have only one way.
+// How products of float32 are computed. For other types there is one way.
 enum class Products : int { tf32 = 0, tf32x3 = 1 };
 
 enum class Direction { forward, backward };
 
-// How the recurrence of a shape is laid over a device: `slices` blocks share the hidden units of
-// one group and one tile of the batch, keep their part of W_hh on chip (of layers that of W_ih
-// too), and meet at a barrier of their own each step. The first four members are chosen, and all
-// others follow from them.
+// How a recurrence is divided among the blocks of a device. `slices` blocks share out the hidden
+// units of one group for one tile of the batch. They keep their part of W_hh on chip (in layers
+// that of W_ih too), and wait for each other at a barrier every step. The first four members are
+// chosen; the others follow from them.
 struct Plan {
   int kernel;              // which instantiation
   int k_warps;             // warps among which a sum over k is split
@@ -256,10 +256,9 @@ void for_each_member(SomePlan&& plan, const Visit& visit) {
   visit("workspace_bytes", plan.workspace_bytes);
 }
 
-// The constants of the model by which plans are ranked. Those here are of an H100's data sheet and
-// of published microbenchmarks (mma, shared memory, L2), or guesses (the barrier, a trip to L2,
-// what the gates of a row and a pass take); benchmarks/gpu/tune.py says what they should be.
-// Nothing here has been measured yet.
+// The constants of the model by which plans are ranked, for an H100. They are from its data sheet
+// and published microbenchmarks (mma, shared memory, L2), or guesses (barrier, trip_to_l2,
+// finish_row, pass). None of them has been measured yet; benchmarks/gpu/tune.py measures them.
 struct Costs {
   double barrier = 1000;     // ns
   double trip_to_l2 = 600;   // ns, before the first byte of the operand comes
@@ -288,8 +287,8 @@ void for_each_cost(SomeCosts&& costs, const Visit& visit) {
 }
 
 struct Plans {
-  std::vector<Plan> best_first;  // by step_ns; the first one is to be followed
-  std::string refusal;           // why there is none
+  std::vector<Plan> best_first;  // by step_ns
+  std::string refusal;           // why there is no plan; empty if there is one
 };
 
 // What the plans of a call depend on, beside the device.

@@ -1,4 +1,4 @@
-// The launchers of the resident recurrence, and what they ask of a device.
+// The launchers of the resident recurrence, and the properties of a device.
 #include "cuda/launch.h"
 #include "cuda/recurrence.h"
 

@@ -1,4 +1,4 @@
-// What launchers share: errors in words, the current device, a launch.
+// Used by all launchers: errors with descriptions, the current device, a launch.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,15 +7,15 @@
 
 namespace fastlstm::cuda {
 
-// Throws what a call of CUDA's returned, if it failed.
+// Throws a CudaError if a call of CUDA's failed.
 inline void check(cudaError_t code, const char* call) {
   if (code == cudaSuccess) return;
-  cudaGetLastError();  // or the next call of anyone's would find it
+  cudaGetLastError();  // clears it, or the next CUDA call would report it
   throw CudaError(std::string(call) + ": " + cudaGetErrorName(code) + " (" +
                   std::to_string(static_cast<int>(code)) + "), " + cudaGetErrorString(code));
 }
 
-// Makes a device the current one for as long as it lives.
+// Makes a device the current one until the end of the scope.
 class DeviceGuard {
  public:
   explicit DeviceGuard(int device) {
@@ -38,13 +38,13 @@ struct Launch {
   int64_t blocks;
   int threads;
   size_t shared_bytes;
-  bool cooperative;  // all blocks at once, or an error
+  bool cooperative;  // all blocks run at the same time, or the launch fails
   void* stream;
 };
 
 template <class Arguments>
 void launch(void (*kernel)(Arguments), const Launch& how, const Arguments& arguments) {
-  if (how.shared_bytes > 48 * 1024) {  // what any kernel may have
+  if (how.shared_bytes > 48 * 1024) {  // more than every kernel may have
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                static_cast<int>(how.shared_bytes)),
           "cudaFuncSetAttribute");

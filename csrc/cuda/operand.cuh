@@ -1,16 +1,16 @@
-// The operand of a step on its way from the workspace to the tensor cores.
+// Copies the operand of a step from the workspace to shared memory, for the tensor cores.
 //
-// All blocks of a tile need all of it, and all wrote a part of it in the step before: it goes
-// through L2, two slots by turns, one written while the other is read. A block copies it to shared
-// memory in the order of the passes, a chunk of every k warp's steps at a time, by cp.async: 16
-// bytes a thread, all chunks for which there is room at once. With one block to a tile there is
-// nothing to share: the two slots are in its shared memory.
+// Each block of a tile writes a part of the operand in one step, and reads all of it in the next.
+// It is exchanged through L2, in two slots: one is written while the other is read. A block copies
+// it to shared memory by cp.async, 16 bytes a thread, in the order of the passes, a chunk of every
+// k warp's steps at a time, as many chunks ahead as there is room for. If a tile has one block
+// only, the two slots are in its shared memory.
 //
-// A row of a layer has two halves: what the layer that feeds it wrote, which is zero for the first
-// one, and what its own blocks wrote. Else a row has the second one only.
+// A row of a layer has two halves: the part of the layer that feeds it, which is zero for the first
+// one, and the part of its own blocks. Otherwise a row has its own part only.
 //
-// A step costs one trip to L2 (0.6 us, of which copies that overlap hide the rest), and rows x
-// row_bytes at 42 bytes a ns and multiprocessor where all of them read.
+// Model of a step: one round trip to L2 (0.6 us; the others overlap), and rows x row_bytes at 42
+// bytes a ns for each multiprocessor if all of them read.
 #pragma once
 
 #include "cuda/block.cuh"
@@ -27,19 +27,19 @@ class Operand {
                    k_warp * r.chunk_steps * kStepBytes;
   }
 
-  // Where the operand of step s has a row of the tile.
+  // A row of the tile in the operand of step s.
   __device__ __forceinline__ unsigned char* row(int s, int row) const {
     if (r_.stages == 0) {
       return shared() + ((s & 1) * r_.passes * r_.pass_rows + row) * row_stride();
     }
     return row_of(block_.group, s, row);
   }
-  // Where that of the layer that this one feeds has it.
+  // The same row in the operand of the layer that this one feeds.
   __device__ __forceinline__ unsigned char* fed_row(int s, int row) const {
     return row_of(block_.fed(), s, row);
   }
 
-  // What is in shared memory is cleared here, what is in the workspace by the launcher.
+  // Clears an operand in shared memory. The launcher clears the workspace.
   __device__ __forceinline__ void clear() const {
     if (r_.stages) return;
     const int bytes = 2 * r_.passes * r_.pass_rows * row_stride();
@@ -48,7 +48,7 @@ class Operand {
     }
   }
 
-  // Before the first pass of a step: the first copies set out.
+  // Starts the first copies of a step, before its first pass.
   __device__ __forceinline__ void begin_step(int s) {
     source_ = row(s, 0);
     if (r_.stages == 0) return;
@@ -62,8 +62,8 @@ class Operand {
     steps_left_ = 0;
   }
 
-  // Where this lane reads the next two steps of its k warp: 64 bytes of each row, of which
-  // load_matrices takes 16 at a lane. All threads ask for the same number of steps.
+  // The address at which this lane reads the next two steps of its k warp: 64 bytes of each row, of
+  // which load_matrices takes 16 from each lane. All threads must call this equally often.
   __device__ __forceinline__ const unsigned char* next() {
     if (steps_left_ == 0) begin_chunk();
     steps_left_ -= 2;
@@ -83,8 +83,8 @@ class Operand {
     return r_.operands + (before + row) * r_.row_bytes;
   }
 
-  // The threads meet: the chunk has arrived, or the last h is written, for all of them; and all
-  // have read the chunk before, whose place the next copy takes.
+  // Synchronises the threads: the chunk has arrived, or h is written, and all threads have read the
+  // chunk before, which the next copy overwrites.
   __device__ __forceinline__ void begin_chunk() {
     steps_left_ = r_.chunk_steps;
     if (r_.stages == 0) {
@@ -99,8 +99,8 @@ class Operand {
     stage_ = stage_ + 1 == r_.stages ? 0 : stage_ + 1;
   }
 
-  // Sends the next chunk on its way. The number of groups that are committed is the same for all
-  // chunks, so a copy of nothing is committed after the last one.
+  // Starts the copy of the next chunk. wait_copies counts committed groups, so an empty group is
+  // committed after the last chunk.
   __device__ __forceinline__ void copy() {
     if (copy_pass_ < r_.passes) {
       const int rows = min(r_.pass_rows, block_.rows - copy_pass_ * r_.pass_rows);

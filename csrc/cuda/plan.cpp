@@ -1,6 +1,6 @@
-// Which layouts of a recurrence fit on a device, and how long a step of each should take, by a
-// model whose constants are `Costs`. They decide between layouts of one shape, in which most of
-// them cancel. Host code alone: it asks no driver.
+// The plans that fit on a device, and how long a step of each should take, by a model with the
+// constants `Costs`. The model only compares plans of one problem, so most errors of the constants
+// cancel. This is host code and calls no driver.
 #include <algorithm>
 #include <cstdarg>
 #include <cstdio>
@@ -43,13 +43,13 @@ std::string words(const char* format, ...) {
   return buffer;
 }
 
-// Products of other types than float32 are made in one way only, which counts as tf32.
+// How products are computed. Only float32 has a choice; other types count as tf32.
 Products products_of(const Problem& problem) {
   return problem.dtype == DType::float32 ? problem.products : Products::tf32;
 }
 
-// A block's share of the weights and of the batch, of a plan whose kernel, k_warps and tiles are
-// chosen; false if they are no layout of the problem.
+// Sets a block's part of the weights and of the batch, for a plan with kernel, k_warps and tiles
+// set. Returns false if there is no such plan for the problem.
 bool spread(const Problem& problem, Plan& plan) {
   const bool split =
       plan.k_warps == 1 || plan.k_warps == 2 || plan.k_warps == 4 || plan.k_warps == 8;
@@ -58,12 +58,13 @@ bool spread(const Problem& problem, Plan& plan) {
   const Variant variant = cuda::variant(problem.direction, plan.kernel);
   const int row_warps = kWarps / plan.k_warps;
   plan.units = row_warps * variant.m_tiles * units_of_tile(problem.direction);
-  // What one thread finishes of a pass is in its registers.
+  // A thread has its rows of a pass in registers.
   if (plan.units * 8 * variant.n_tiles > kThreads * kThreadRows) return false;
   plan.slices = static_cast<int>(ceil_div(problem.H, plan.units));
   const int64_t rows = round_up(ceil_div(problem.B, plan.tiles), 8);
   plan.tile_rows = static_cast<int>(std::min(rows, problem.B));
-  if (ceil_div(problem.B, plan.tile_rows) != plan.tiles) return false;  // the same as with fewer
+  if (ceil_div(problem.B, plan.tile_rows) != plan.tiles)
+    return false;  // equal to a plan with fewer tiles
   if (variant.n_tiles > 1 && plan.tile_rows <= 8) return false;
   const int64_t units_read = problem.layered ? 2 * problem.H : problem.H;
   const int64_t numbers = (problem.direction == Direction::forward ? 1 : 4) * units_read;
@@ -81,8 +82,8 @@ int power_below(int steps) {
   return power;
 }
 
-// Memory, of a plan that is spread and whose chunk_steps are chosen: a whole row, or a power of two
-// that is less; false if they are something else.
+// Sets the memory of a plan after `spread`, with chunk_steps set. Returns false unless chunk_steps
+// are a whole row, or a smaller power of two.
 bool make_room(const Problem& problem, Plan& plan) {
   const int steps = plan.register_steps + plan.shared_steps, chunk = plan.chunk_steps;
   const bool power = chunk >= 2 && (chunk & (chunk - 1)) == 0;
@@ -100,7 +101,7 @@ bool make_room(const Problem& problem, Plan& plan) {
 }
 
 std::string too_large(const Problem& problem, const Device& device) {
-  // The fewest units of a block with which one block a multiprocessor is enough.
+  // The fewest units of a block for which all blocks fit on the multiprocessors, one on each.
   int64_t units = problem.direction == Direction::forward ? 8 : 16;
   while (problem.G * ceil_div(problem.H, units) > device.multiprocessors) units *= 2;
   const bool layers = problem.layered;
@@ -116,7 +117,7 @@ std::string too_large(const Problem& problem, const Device& device) {
           1024);
 }
 
-// Why no plan of the shape can fit on the device, as far as numbers alone say; empty if one can.
+// Why no plan of the problem can fit on the device, whatever its memory; empty if one may.
 std::string refusal(const Problem& problem, const Device& device) {
   if (problem.dtype == DType::float64) {
     return "float64 has no resident kernel: tensor cores multiply it at 1/16 of the rate";
@@ -199,7 +200,7 @@ Plans plans(const Problem& problem, const Device& device) {
       }
     }
   }
-  // Of equals the first: copies of the most steps.
+  // Stable: of equally fast plans the one with the largest chunks comes first.
   const auto less = [](const auto& a, const auto& b) { return a.first < b.first; };
   std::stable_sort(ranked.begin(), ranked.end(), less);
   for (const auto& [ns, plan] : ranked) found.best_first.push_back(plan);

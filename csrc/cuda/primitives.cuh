@@ -1,6 +1,6 @@
-// The instructions that CUDA C++ has no words for: the only file with PTX. The kernels include it
-// as "cuda/primitives.cuh", and the tests put another file of that name before it, which does the
-// same on a CPU.
+// The instructions for which CUDA C++ has no functions: the only file with PTX. The kernels include
+// it as "cuda/primitives.cuh"; the tests replace it by a file of that name that does the same on a
+// CPU.
 //
 // Everything here exists since sm_80. Fragments are those of mma.sync.m16n8k16 (m16n8k8 for tf32)
 // in the PTX manual: `a` 16 x k of weights, `b` k x 8 of h or dgates, `d` 16 x 8 sums. Lane l holds
@@ -15,7 +15,7 @@
 
 namespace fastlstm::cuda {
 
-// A float whose products see 10 bits of its mantissa.
+// A float of whose mantissa products use 10 bits.
 struct Tf32 {
   float value;
 };
@@ -30,8 +30,8 @@ __device__ __forceinline__ unsigned char* dynamic_shared() {
   return fastlstm_dynamic_shared;
 }
 
-// 16 bytes to shared memory, past L1, so that what other blocks wrote before a barrier is seen.
-// Complete only after wait_copies.
+// Copies 16 bytes to shared memory, bypassing L1, so that it reads what other blocks wrote before a
+// barrier. The copy is complete after wait_copies.
 __device__ __forceinline__ void copy_async_16(void* shared, const void* global) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)),
                "l"(global)
@@ -42,7 +42,7 @@ __device__ __forceinline__ void commit_copies() {
   asm volatile("cp.async.commit_group;" ::: "memory");
 }
 
-// Until at most kPending of this thread's committed groups are under way.
+// Waits until at most kPending of this thread's committed groups are pending.
 template <int kPending>
 __device__ __forceinline__ void wait_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
@@ -86,15 +86,16 @@ __device__ __forceinline__ void multiply_add(Tf32, float (&d)[4], const uint32_t
 }
 
 // The bits of a float rounded to nearest as products of tf32 read it; the rest of them are zero.
-// Volatile: else what is made of weights in registers is made once, before a loop over time, and
-// kept in as many registers again.
+// Volatile: otherwise the compiler rounds weights in registers once, before the loop over steps,
+// and keeps the result in as many registers again.
 __device__ __forceinline__ uint32_t round_to_tf32(float value) {
   uint32_t bits;
   asm volatile("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(value));
   return bits;
 }
 
-// Add one to a counter; whoever sees it by `poll` sees all that this thread saw and wrote before.
+// arrive adds one to a counter; a thread that reads the new value by `poll` sees all that this
+// thread saw and wrote before.
 __device__ __forceinline__ void arrive(unsigned* counter) {
   asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
 }

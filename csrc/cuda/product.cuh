@@ -1,12 +1,13 @@
-// A warp's weights, resident on chip, and its part of the product of a step with them.
+// A warp's weights, which stay on chip, and their product with the operand of a step.
 //
-// The weights are the operand `a` of the tensor cores, so rows of a tile are rows of weights, and
-// its 8 columns are 8 rows of the batch: B = 1 wastes 7/8 of a product that costs little, not of
-// the weights' place. They are loaded once for all steps, from W_hh as it lies: the first
-// steps along k to registers, the others to shared memory in the order of the fragments, where a
-// lane reads its 16 bytes of a fragment without a conflict. Each is used for n_tiles products: with
-// two, reading shared memory (512 bytes at 128 a cycle) takes as long as two products (8 cycles
-// each on one of four tensor cores), so half of the weights may be there for nothing.
+// The weights are the operand `a` of the tensor cores, so the rows of a tile are rows of weights,
+// and its 8 columns are 8 rows of the batch. B = 1 wastes 7/8 of each product, which is cheap, and
+// no room for weights. The weights are loaded once for all steps, from W_hh in torch's layout: the
+// first steps along k to registers, the others to shared memory in the order of fragments, where
+// each lane reads its 16 bytes without bank conflicts. A fragment is used for n_tiles products.
+// With two, reading it from shared memory (512 bytes at 128 a cycle) takes as long as the products
+// (8 cycles each on one of four tensor cores), so half of the weights can be in shared memory at no
+// cost.
 #pragma once
 
 #include "cuda/elements.cuh"
@@ -18,13 +19,13 @@ template <class Element, int kMTiles, int kNTiles>
 class Product {
   static constexpr int kRegisterSteps = register_steps(Element::kProducts, kMTiles);
   using Word = typename Element::Bits[Element::kPerWord];
-  // A product that adds to the one before waits 33 cycles for it, in which the tensor core could
-  // make four. The other warp and other tiles fill that time, but where there is one tile only.
+  // A product that adds to the one before waits 33 cycles, the time of four products. Another warp
+  // and other tiles fill that time, unless there is one tile only.
   static constexpr int kChains = kMTiles * kNTiles == 1 ? 2 : 1;
 
  public:
   static constexpr int kStepNumbers = 8 * Element::kPerWord;  // along k
-  // d of each tile, as mma has it.
+  // d of each tile, in the layout of mma.
   using Sums = float[kMTiles][kNTiles][4];
 
   __device__ __forceinline__ explicit Product(const Recurrence& r) : steps_(r.steps) {
@@ -35,8 +36,8 @@ class Product {
     first_step_ = warp % r.k_warps * steps_;
   }
 
-  // weight_at(tile, row, step, k) is the weight in a row, 0 to 15, of one of this warp's tiles, at
-  // place k of a step along k, of all.
+  // weight_at(tile, row, step, k) is the weight in row 0 to 15 of one of this warp's tiles, at
+  // index k within a step along k; steps are numbered through all k warps.
   template <class WeightAt>
   __device__ __forceinline__ void load(const WeightAt& weight_at) {
 #pragma unroll

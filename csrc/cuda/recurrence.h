@@ -1,16 +1,15 @@
-// How the recurrence of a call lies over blocks, warps, registers and shared memory: what the plan,
-// the launchers and the kernels agree on.
+// How the recurrence of a call is divided among blocks, warps, registers and shared memory: shared
+// by the plan, the launchers and the kernels.
 //
 // Each step multiplies the operand, a row of `numbers` for each row of the batch (h, or the digates
 // of the step after), by weights that stay on chip. A block has the weights of `units` hidden
 // units. Its 8 warps are (row warps) x (k warps): a row warp has m_tiles tiles of 16 rows of
 // weights, a k warp its part of every sum. The batch goes through in passes of 8 n_tiles rows.
 //
-// Groups that are layers make a wavefront: a layer does a step while the one before it, in the
-// order of the pass, does the next. Its operand is twice as wide: what that one made of the same
-// step, and what it made itself of the step before. All blocks of a layer still meet at its
-// barrier; there they wait for the layer that feeds them too, and for the one that they feed to
-// have read.
+// Layers run as a wavefront: a layer computes a step while the layer that feeds it computes the
+// next one. Its operand is twice as wide: the result of that layer at the same step, and its own of
+// the step before. At the barrier of a layer its blocks also wait until the layer that feeds them
+// has written, and the layer that they feed has read.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +25,7 @@ constexpr int kStepBytes = 32;       // of a row of the operand, in one step alo
 constexpr int kFragmentBytes = 512;  // of the 16 rows of weights in one step along k
 constexpr int kRowPad = 16;          // bytes: 8 rows then lie in 8 different groups of 4 banks
 constexpr int kStages = 3;           // copies of the operand: one is read, two are under way
-constexpr int kThreadRows = 4;       // rows of a pass that one thread finishes, at most
+constexpr int kThreadRows = 4;       // the most rows of a pass for which a thread computes the cell
 constexpr int kFlagSteps = 4;        // steps whose flags are kept, a power of two: a thread may
                                      // set those of step s + 1 while another reads those of s - 1
 constexpr int kGradientBytes = 7 * 4 * kThreads;  // of a block's gradients of biases and peepholes
@@ -49,8 +48,8 @@ struct ReverseBits {
   FASTLSTM_INLINE bool operator[](int group) const { return words[group / 32] >> group % 32 & 1; }
 };
 
-// An instantiation, by its number. Forward, two tiles of 16 rows hold the gates i, f and g, o of 8
-// units; backward, one holds 16 units.
+// The template arguments of kernel number `kernel`. Forward, two tiles of 16 rows hold the gates i,
+// f and g, o of 8 units; backward, one tile holds 16 units.
 struct Variant {
   int m_tiles, n_tiles;
 };
@@ -58,10 +57,10 @@ constexpr int kVariants = 4;
 constexpr Variant variant(Direction direction, int kernel) {
   return {(direction == Direction::forward ? 2 : 1) << kernel / 2, 1 + kernel % 2};
 }
-// Weights of a thread in registers, 32 bits each: what fits without a spill beside sums and what is
-// fetched ahead, on three architectures. Products that split each in two want room for that.
+// Weights that a thread has in registers, 32 bits each: as many as fit without spills on three
+// architectures, beside sums and prefetched numbers. tf32x3 needs registers for the split weights.
 constexpr int weight_registers(Products products) { return products == Products::tf32 ? 128 : 112; }
-// A warp's steps along k, an even number, that are there.
+// A warp's steps along k whose weights are in registers; even.
 constexpr int register_steps(Products products, int m_tiles) {
   return weight_registers(products) / 8 / m_tiles * 2;
 }
@@ -78,7 +77,7 @@ struct Recurrence {
   int steps;       // along k, of each k warp: even
   int row_bytes;   // of the operand: all k warps' steps
   int chunk_steps, stages;
-  int chunk_shift;  // of 1 to the bytes of chunk_steps, or to more than a row has if it is whole
+  int chunk_shift;  // log2 of the bytes of a chunk, or of more than a row if a chunk is a whole row
 
   // Bytes before each part of a block's shared memory, and all of it. At 0 are the weights.
   int operand;  // (stages, stage_rows, k_warps, chunk_steps), rows padded; or two whole operands
@@ -98,7 +97,7 @@ struct Recurrence {
 };
 constexpr int kCounterBytes = 128;
 
-// Of all counters of a call, before its operands.
+// Bytes of all counters of a call, which come before its operands in the workspace.
 constexpr size_t counter_bytes(int64_t G, int tiles) {
   return (G * tiles * kCounterBytes + 255) / 256 * 256;
 }
@@ -119,7 +118,7 @@ struct BackwardArguments {
 using ForwardKernel = void (*)(ForwardArguments);
 using BackwardKernel = void (*)(BackwardArguments);
 
-// The instantiations of one type: each in a file of its own, so that they compile side by side.
+// The kernels of each type, each in a file of its own, so that they compile in parallel.
 ForwardKernel forward_bfloat16(int kernel);
 ForwardKernel forward_float16(int kernel);
 ForwardKernel forward_tf32(int kernel);

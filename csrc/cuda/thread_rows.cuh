@@ -1,5 +1,5 @@
-// A thread's share of what its block finishes of a step: one hidden unit, always the same, for some
-// rows of each pass; and where those numbers lie. Both passes are built on it.
+// The rows and the hidden unit for which a thread computes the cell, and their addresses: always
+// the same unit, and some rows of each pass. The base of both passes.
 #pragma once
 
 #include "cuda/product.cuh"
@@ -37,7 +37,7 @@ class ThreadRows {
     for (int row = first_row_; row < block_.rows; row += row_step_) visit(row);
   }
 
-  // Calls visit(j, row, its flags at step s) for the j-th of this thread's rows of a pass.
+  // Calls visit(j, row, flags of the row at step s) for the j-th of this thread's rows of a pass.
   template <class Visit>
   __device__ __forceinline__ void for_each_row_of(int s, int pass, const Visit& visit) const {
     if (unit_ >= H_) return;
@@ -57,8 +57,8 @@ class ThreadRows {
     return {to_sum(weight[0]), to_sum(weight[H_]), to_sum(weight[2 * H_])};
   }
 
-  // In an array (T, B, G, ...) with strides, numbers before this thread's of a row; in y or
-  // reserve, rows before it; and in one of (G, B, H), numbers.
+  // The offset of this thread's unit in an array (T, B, G, ...) with strides; of a row in y or
+  // reserve, in rows; and of the unit in an array (G, B, H).
   __device__ __forceinline__ int64_t offset(const int64_t (&stride)[3], int t, int row) const {
     return t * stride[0] + (block_.first_row + row) * stride[1] + block_.group * stride[2] + unit_;
   }
@@ -70,11 +70,11 @@ class ThreadRows {
     return (block_.group * shape_.B + block_.first_row + row) * shape_.H + unit_;
   }
 
-  // Of the operand, in hidden units: before what the blocks of this group write for themselves.
+  // The hidden unit of the operand at which this group's own part begins.
   __device__ __forceinline__ unsigned own_units() const { return r_.feeds ? H_ : 0; }
 
-  // The matrix that unit k of the operand meets, where k becomes a place in it; null if there is
-  // none, as for the padding of rows.
+  // The matrix that unit k of the operand is multiplied with, W_ih or W_hh; null if there is none,
+  // as for padding. k becomes the unit's column in it.
   template <class Call>
   __device__ __forceinline__ const Bits* weight_of(const Call& call, unsigned& k) const {
     if (k < own_units()) {
@@ -87,7 +87,7 @@ class ThreadRows {
     return static_cast<const Bits*>(call.weight_hh.data) + block_.group * call.weight_hh.stride;
   }
 
-  // What is carried from step to step: c or dc.
+  // c or dc of a row, which is carried from step to step.
   __device__ __forceinline__ float& carried(int row) const {
     return reinterpret_cast<float*>(dynamic_shared() +
                                     r_.state)[row * r_.units + threadIdx.x % r_.units];

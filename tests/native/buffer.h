@@ -1,4 +1,4 @@
-// Memory that is handed to a kernel.
+// Arrays for the kernels, which show every access outside of them.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +14,15 @@ inline int64_t size_of(DType dtype) {
   return dtype == DType::float64 ? 8 : dtype == DType::float32 ? 4 : 2;
 }
 
-// The distance of 1 to the next number.
+// The distance from 1 to the next larger number.
 inline double eps_of(DType dtype) {
   return dtype == DType::float64 ? 0x1p-52 : dtype == DType::float32 ? 0x1p-23 : 0x1p-7;
 }
 
-// Exactly `count` numbers in a heap block of their own, so that AddressSanitizer sees every byte
-// beyond them. They begin as 0xFF bytes, a NaN in every type: what is read but was not written
-// shows. `shift` numbers before the first make its address odd, as a slice of a tensor may have it.
+// `count` numbers in a heap block of exactly that size, so that AddressSanitizer finds accesses
+// beyond them. All bytes start as 0xFF, a NaN in every type, so that reads of unwritten numbers
+// show in the results. `shift` numbers before the first give it an unaligned address, as a slice of
+// a tensor may have.
 class Buffer {
  public:
   Buffer() = default;

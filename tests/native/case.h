@@ -20,33 +20,33 @@ enum class Layout { contiguous, batch_first, gaps, over_time, over_batch, shared
 constexpr const char* kLayouts[] = {"contiguous", "batch_first", "gaps",   "over_time",
                                     "over_batch", "shared",      "one_row"};
 
-// Where W_ih and W_hh are packed: by each call for itself, by the call into memory of the caller's,
-// by a call before it, or by a call of no steps.
+// Where the packed W_ih and W_hh come from: each call packs its own (none), the call writes them to
+// memory of the caller (kept), an earlier call did (reused), or a call without steps did (alone).
 enum class Packing { none, kept, reused, alone };
 constexpr const char* kPackings[] = {"none", "kept", "reused", "alone"};
 
 struct Case {
   DType dtype = DType::float32;
   int64_t T = 3, B = 4, G = 2, H = 17, I = 9;
-  int64_t P = 0;    // of a projection
+  int64_t P = 0;    // size of the projected h, or 0
   int reverse = 2;  // bit g: group g
   int threads = 1;
   bool lengths = false, packed_rows = false, reset = false, cells = false;
   bool peepholes = true, bias_ih = true, bias_hh = true;
   bool backwards_weights = false;  // group 0 lies last in memory, with gaps between the groups
   Packing packing = Packing::none;
-  int64_t checkpoint_every = 0;  // then everything is computed twice, and the bits are compared
-  bool keeps_y = true;           // when they are
+  int64_t checkpoint_every = 0;  // if not 0, the bits are compared with those without checkpoints
+  bool keeps_y = true;           // whether forward with checkpoints writes y
   Layout input = Layout::contiguous, dy = Layout::contiguous;
-  std::string null = "";  // names of pointers that are null, each in spaces
-  int64_t shift = 0;      // of every buffer that need not be aligned
+  std::string null = "";  // names of the pointers that are null, each between spaces
+  int64_t shift = 0;      // numbers before the first, in every buffer that need not be aligned
 
   bool has(const std::string& name) const {
     return null.find(" " + name + " ") == std::string::npos;
   }
 
   int64_t hidden_size() const { return P ? P : H; }
-  // (B) from none to all steps, in no order, but longest first where rows are packed.
+  // (B) lengths from 0 to T: unordered, or longest first if rows are packed.
   std::vector<int64_t> row_lengths() const {
     std::vector<int64_t> lengths;
     for (int64_t b = 0; b < B; ++b) {
@@ -55,7 +55,7 @@ struct Case {
     if (packed_rows) std::sort(lengths.rbegin(), lengths.rend());
     return lengths;
   }
-  // (T + 1) where the rows of each step begin; the last is their number.
+  // (T + 1) the first row of each step; the last entry is the number of rows.
   std::vector<int64_t> first_rows() const {
     std::vector<int64_t> first = {0};
     const std::vector<int64_t> lengths = row_lengths();
@@ -122,7 +122,7 @@ struct Rows {
   }
 
   // Calls visit(offset in the buffer, index in a contiguous array (T, B, G, n), t, b) for each
-  // number that has a place.
+  // number that the buffer has: packed rows end at their length.
   template <class Visit>
   void for_each(const Visit& visit) const {
     for (int64_t t = 0; t < T; ++t) {
@@ -153,7 +153,7 @@ struct Parameter {
   }
 };
 
-// All that goes into a call, in the kernels' memory and, the same numbers, in the reference's.
+// The inputs of a call, twice: in the kernels' memory and layout, and in the reference's.
 class Inputs {
  public:
   explicit Inputs(const Case& c)
@@ -211,8 +211,8 @@ class Inputs {
  private:
   double number(double bound) { return bound * (random_() * 0x1p-31 - 1); }
 
-  // Rows past a length stay NaN, unless the same numbers are used elsewhere: no kernel may use
-  // them.
+  // Rows past a length stay NaN, because no kernel may read them; but not if a stride of 0 makes
+  // them the same memory as rows that are read.
   void fill(Rows& rows, double bound, reference::Array& array) {
     const auto in_use = [&](int64_t t, int64_t b) {
       return rows.stride[0] == 0 || rows.stride[1] == 0 || t < problem.lengths[b];

@@ -1,4 +1,4 @@
-// The LSTM as plain loops over doubles: one number at a time, nothing shared with csrc.
+// The LSTM as plain loops over doubles. It shares no code with csrc.
 //
 // All arrays are contiguous, in the layouts of csrc/lstm.h without strides.
 #pragma once
@@ -40,7 +40,7 @@ class Row {
   void run() {
     const int64_t length = p_.lengths[b_], hidden = (g_ * p_.B + b_) * P_, state = hidden / P_ * H_;
     Array h(&p_.hx[hidden], &p_.hx[hidden] + P_), c(&p_.cx[state], &p_.cx[state] + H_);
-    std::vector<Array> h_prev, c_prev, c_next;  // [s]: as step s saw or left them
+    std::vector<Array> h_prev, c_prev, c_next;  // [s]: before and after step s
     for (int64_t s = 0; s < length; ++s) {
       if (starts_afresh(time_of(s))) h.assign(P_, 0), c.assign(H_, 0);
       h_prev.push_back(h), c_prev.push_back(c);
@@ -84,7 +84,7 @@ class Row {
 
   double weight_hr(int64_t p, int64_t u) const { return p_.weight_hr[(g_ * P_ + p) * H_ + u]; }
 
-  // Turns h and c, of the state before the step, into those of the state after it.
+  // Updates h and c from their values before step t to those after it.
   void forward(int64_t t, Array& h, Array& c) {
     Array hidden(H_), cy(H_);
     for (int64_t u = 0; u < H_; ++u) {
@@ -109,7 +109,7 @@ class Row {
     std::copy(h.begin(), h.end(), &r_.y[at(t) * P_]);
   }
 
-  // The gradient of what the cell makes, of that of h.
+  // The gradient of the cell's output before the projection, from the gradient of h.
   Array hidden_gradient(int64_t t, const Array& dh, const Array& c) {
     if (p_.weight_hr.empty()) return dh;
     Array dhidden(H_);
@@ -123,7 +123,7 @@ class Row {
     return dhidden;
   }
 
-  // Turns dh and dc, of the state after the step, into those of the state before it.
+  // Updates dh and dc from the gradients of h and c after step t to those before it.
   void backward(int64_t t, const Array& h_prev, const Array& c_prev, const Array& c, Array& dh,
                 Array& dc) {
     Array digates(4 * H_);

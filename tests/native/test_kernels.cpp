@@ -1,356 +1,14 @@
-// The kernels of csrc/cpu against loops over doubles, with no Python in between: every instruction
-// set of this machine, every pointer of the contract that may be null, every layout.
+// Tests the kernels of csrc/cpu without Python, against loops over doubles: every instruction set
+// of this machine, every pointer that may be null, every layout of the arrays.
 //
-// Prints a line for each result that is wrong, and at last how many cases there were. It is meant
-// to be run by the sanitizers too (`make sanitize`): each array is a heap block of its own.
-#include <cstdio>
-#include <mutex>
+// Prints a line for each wrong result, then the number of cases. `make sanitize` runs it with
+// sanitizers: each array is a heap block of its own, so that an access beyond it is found.
 #include <thread>
 
-#include "cases.h"
+#include "run.h"
 
 namespace fastlstm {
 namespace {
-
-class Report {
- public:
-  void add_case() {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    ++cases_;
-  }
-  void fail(const std::string& where, const std::string& what) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    std::printf("%s: %s\n", where.c_str(), what.c_str());
-    ++failures_;
-  }
-  // `part` of its tolerance was used up by a result.
-  void add_error(double part) {
-    const std::lock_guard<std::mutex> lock(mutex_);
-    worst_ = std::max(worst_, part);
-  }
-  // The exit status.
-  int summary() const {
-    if (failures_) {
-      std::printf("%d cases, %d results wrong\n", cases_, failures_);
-      return 1;
-    }
-    std::printf("%d cases, all right; the largest error is %.2f of its limit\n", cases_, worst_);
-    return 0;
-  }
-
- private:
-  std::mutex mutex_;
-  int cases_ = 0, failures_ = 0;
-  double worst_ = 0;
-};
-
-// One case on one instruction set.
-class Run {
- public:
-  Run(const Case& c, const Inputs& in, const reference::Results& expected,
-      const cpu::Kernels& kernels, Report& report)
-      : c_(c),
-        in_(in),
-        expected_(expected),
-        kernels_(kernels),
-        report_(report),
-        sums_(c.dtype == DType::bfloat16 ? DType::float32 : c.dtype),
-        shape_{} {
-    shape_.dtype = c.dtype;
-    shape_.T = c.T, shape_.B = c.B, shape_.G = c.G, shape_.H = c.H, shape_.I = c.I, shape_.P = c.P;
-    shape_.reverse = in.reverse.get();
-    if (c.lengths || c.packed_rows) {
-      shape_.lengths = in.problem.lengths.data();
-      shape_.by_length = in.by_length.data();
-    }
-    if (c.packed_rows) shape_.first_row = in.first_row.data();
-    if (c.reset) shape_.reset = in.problem.reset.data();
-  }
-
-  void run() {
-    report_.add_case();
-    if (c_.packing == Packing::alone) pack();
-    if (c_.packing == Packing::kept || c_.packing == Packing::reused) prepacked_ = prepacked();
-    Outputs outputs = forward(shape_, c_.packing == Packing::alone);
-    compare_outputs(outputs);
-    if (c_.packing == Packing::reused) compare_outputs(outputs = forward(shape_, true));
-    if (!c_.has("reserve")) return;
-    compare_gradients(backward(shape_, outputs));
-    if (c_.checkpoint_every) compare_checkpointed();
-  }
-
- private:
-  struct Outputs {
-    Buffer y, hy, cy, cells, reserve, checkpoints;
-  };
-  struct Gradients {
-    Rows dinput;
-    Buffer dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx;
-  };
-
-  int64_t rows() const { return in_.first_row[c_.T] * c_.G; }
-  int64_t hidden_states() const { return c_.G * c_.B * c_.hidden_size(); }
-  int64_t states() const { return c_.G * c_.B * c_.H; }
-  Buffer numbers(int64_t count) const { return Buffer(c_.dtype, count, c_.shift); }
-  static Buffer bytes(size_t count) { return Buffer(DType::bfloat16, count / 2); }
-  Buffer prepacked() const { return bytes(kernels_.forward_prepacked(shape_)); }
-
-  LstmWeight weight(const Parameter& parameter, bool is_there) const {
-    return is_there ? parameter.weight(c_.dtype) : LstmWeight{nullptr, 0};
-  }
-
-  void pack() {
-    prepacked_ = prepacked();
-    LstmForward call{};
-    call.shape.dtype = c_.dtype;
-    call.shape.G = c_.G, call.shape.H = c_.H, call.shape.I = c_.I, call.shape.P = c_.P;
-    call.weight_ih = weight(in_.weight_ih, c_.I);
-    call.weight_hh = weight(in_.weight_hh, true);
-    call.prepacked = prepacked_.data();
-    const Buffer workspace = bytes(kernels_.forward_workspace(call.shape, c_.threads));
-    call.workspace = workspace.data();
-    kernels_.forward(call, c_.threads);
-  }
-
-  // With checkpoint_every in the shape, states are kept, and y maybe not.
-  Outputs forward(const LstmShape& shape, bool is_prepacked) const {
-    Outputs outputs;
-    const int64_t every = shape.checkpoint_every;
-    if (!every || c_.keeps_y) outputs.y = numbers(rows() * c_.hidden_size());
-    outputs.hy = numbers(hidden_states()), outputs.cy = numbers(states());
-    if (c_.cells) outputs.cells = numbers(rows() * c_.H);
-    if (every) {
-      const int64_t count = (c_.T + every - 1) / every * (hidden_states() + states());
-      outputs.checkpoints = Buffer(sums_, count, c_.shift);
-    } else if (c_.has("reserve")) {
-      outputs.reserve = numbers(rows() * 5 * c_.H);
-    }
-    const Buffer workspace = bytes(kernels_.forward_workspace(shape, c_.threads));
-    LstmForward call{};
-    call.shape = shape;
-    call.input = in_.input.buffer.data();
-    std::copy_n(in_.input.stride, 3, call.input_stride);
-    call.weight_ih = weight(in_.weight_ih, c_.I);
-    call.bias_ih = weight(in_.bias_ih, c_.I && c_.bias_ih);
-    call.bias_hh = weight(in_.bias_hh, c_.I && c_.bias_hh);
-    call.weight_hh = weight(in_.weight_hh, true);
-    call.weight_ch = weight(in_.weight_ch, c_.peepholes);
-    call.weight_hr = weight(in_.weight_hr, c_.P);
-    call.hx = in_.hx.data();
-    call.cx = in_.cx.data();
-    call.y = outputs.y.data();
-    call.hy = outputs.hy.data();
-    call.cy = outputs.cy.data();
-    call.cells = outputs.cells.data();
-    call.reserve = outputs.reserve.data();
-    call.checkpoints = outputs.checkpoints.data();
-    call.prepacked = prepacked_.data();
-    call.is_prepacked = is_prepacked;
-    call.workspace = workspace.data();
-    kernels_.forward(call, c_.threads);
-    return outputs;
-  }
-
-  void compare_outputs(Outputs& outputs) {
-    const int64_t terms = c_.H + c_.I;
-    compare_rows("y", outputs.y, expected_.y, c_.hidden_size(), terms);
-    if (c_.cells) compare_rows("cells", outputs.cells, expected_.cells, c_.H, terms);
-    compare("hy", outputs.hy, expected_.hy, terms);
-    compare("cy", outputs.cy, expected_.cy, terms);
-    if (c_.has("reserve")) compare_reserve(outputs.reserve, terms);
-  }
-
-  // From the states that were kept come the same bits as from all the reserve. (Weights that were
-  // packed beforehand are multiplied in another order than few rows with others.)
-  void compare_checkpointed() {
-    prepacked_ = Buffer();
-    const Outputs all = forward(shape_, false);
-    const Gradients expected = backward(shape_, all);
-    LstmShape shape = shape_;
-    shape.checkpoint_every = c_.checkpoint_every;
-    const Outputs few = forward(shape, false);
-    const Gradients found = backward(shape, few);
-    if (c_.keeps_y) compare_bits("y", few.y, all.y);
-    compare_bits("hy", few.hy, all.hy);
-    compare_bits("cy", few.cy, all.cy);
-    compare_bits("cells", few.cells, all.cells);
-    compare_bits("dinput", found.dinput.buffer, expected.dinput.buffer);
-    compare_bits("dweight_ih", found.dweight_ih, expected.dweight_ih);
-    compare_bits("dbias", found.dbias, expected.dbias);
-    compare_bits("dweight_hh", found.dweight_hh, expected.dweight_hh);
-    compare_bits("dweight_ch", found.dweight_ch, expected.dweight_ch);
-    compare_bits("dweight_hr", found.dweight_hr, expected.dweight_hr);
-    compare_bits("dhx", found.dhx, expected.dhx);
-    compare_bits("dcx", found.dcx, expected.dcx);
-  }
-
-  void compare_bits(const char* name, const Buffer& found, const Buffer& expected) {
-    if (found.has_the_bits_of(expected)) return;
-    int64_t i = 0;
-    while (i + 1 < found.count() && found.get(i) == expected.get(i)) ++i;
-    char text[100];
-    std::snprintf(text, sizeof(text), "is %.17g, and %.17g without checkpoints", found.get(i),
-                  expected.get(i));
-    fail(name, i, text);
-  }
-
-  // Of `expected` (T, B, G, n), the rows that have a place.
-  void compare_rows(const char* name, const Buffer& found, const reference::Array& expected,
-                    int64_t n, int64_t terms) {
-    const Rows rows(c_, n, Layout::contiguous);
-    reference::Array there(found.count());
-    rows.for_each(
-        [&](int64_t at, int64_t index, int64_t, int64_t) { there[at] = expected[index]; });
-    compare(name, found, there, terms);
-  }
-
-  // Rows past a length must have been left alone.
-  void compare_reserve(Buffer& reserve, int64_t terms) {
-    const auto is_past = [&](int64_t i) {
-      if (c_.packed_rows) return false;
-      const int64_t row = i / (5 * c_.H) / c_.G;
-      return row / c_.B >= in_.problem.lengths[row % c_.B];
-    };
-    for (int64_t i = 0; i < reserve.count(); ++i) {
-      if (!is_past(i)) continue;
-      if (!reserve.is_untouched(i)) return fail("reserve", i, "is written past a length");
-      reserve.set(i, 0);
-    }
-    compare_rows("reserve", reserve, expected_.reserve, 5 * c_.H, terms);
-    for (int64_t i = 0; i < reserve.count(); ++i) {
-      if (is_past(i)) reserve.poison(i);  // backward must not read it either
-    }
-  }
-
-  Gradients backward(const LstmShape& shape, const Outputs& kept) const {
-    const bool same = c_.I && c_.input <= Layout::gaps, shared = c_.I && c_.input == Layout::shared;
-    const int64_t gates = c_.G * 4 * c_.H;
-    const auto sums = [&](int64_t count) { return Buffer(sums_, count, c_.shift); };
-    Gradients g = {
-        Rows(c_, c_.I ? c_.I : 4 * c_.H, same || shared ? c_.input : Layout::contiguous),
-        sums(gates * c_.I),
-        sums(gates),
-        sums(gates * c_.hidden_size()),
-        sums(c_.G * 3 * c_.H),
-        sums(c_.G * c_.P * c_.H),
-        numbers(hidden_states()),
-        numbers(states()),
-    };
-    const Buffer workspace = bytes(kernels_.backward_workspace(shape, c_.threads));
-    const auto wanted = [&](const Buffer& buffer, const char* name, bool exists) {
-      return exists && c_.has(name) ? buffer.data() : nullptr;
-    };
-    LstmBackward call{};
-    call.shape = shape;
-    call.dy = wanted(in_.dy.buffer, "dy", true);
-    std::copy_n(in_.dy.stride, 3, call.dy_stride);
-    call.dhy = wanted(in_.dhy, "dhy", true);
-    call.dcy = wanted(in_.dcy, "dcy", true);
-    call.dcells = wanted(in_.dcells.buffer, "dcells", c_.cells);
-    call.reserve = kept.reserve.data();
-    call.checkpoints = kept.checkpoints.data();
-    call.y = kept.y.data();
-    call.input = c_.I || shape.checkpoint_every ? in_.input.buffer.data() : nullptr;
-    std::copy_n(in_.input.stride, 3, call.input_stride);
-    call.weight_ih = weight(in_.weight_ih, c_.I);
-    call.bias_ih = weight(in_.bias_ih, c_.I && c_.bias_ih);
-    call.bias_hh = weight(in_.bias_hh, c_.I && c_.bias_hh);
-    call.weight_hh = weight(in_.weight_hh, true);
-    call.weight_ch = weight(in_.weight_ch, c_.peepholes);
-    call.weight_hr = weight(in_.weight_hr, c_.P);
-    call.hx = in_.hx.data();
-    call.cx = in_.cx.data();
-    call.dinput = wanted(g.dinput.buffer, "dinput", true);
-    std::copy_n(g.dinput.stride, 3, call.dinput_stride);
-    call.dweight_ih = wanted(g.dweight_ih, "dweight_ih", c_.I);
-    call.dbias = wanted(g.dbias, "dbias", c_.I);
-    call.dweight_hh = wanted(g.dweight_hh, "dweight_hh", true);
-    call.dweight_ch = wanted(g.dweight_ch, "dweight_ch", c_.peepholes);
-    call.dweight_hr = wanted(g.dweight_hr, "dweight_hr", c_.P);
-    call.dhx = g.dhx.data();
-    call.dcx = g.dcx.data();
-    call.workspace = workspace.data();
-    kernels_.backward(call, c_.threads);
-    return g;
-  }
-
-  void compare_gradients(Gradients g) {
-    const int64_t terms = c_.T * c_.B + 4 * c_.H + c_.I;
-    const auto check = [&](const char* name, const Buffer& found, const reference::Array& expected,
-                           bool exists) {
-      if (exists && c_.has(name)) compare(name, found, expected, terms);
-    };
-    check("dhx", g.dhx, expected_.dhx, true);
-    check("dcx", g.dcx, expected_.dcx, true);
-    if (c_.has("dinput")) compare_dinput(g.dinput, terms);
-    check("dweight_ih", g.dweight_ih, expected_.dweight_ih, c_.I);
-    check("dbias", g.dbias, expected_.dbias, c_.I);
-    check("dweight_hh", g.dweight_hh, expected_.dweight_hh, true);
-    check("dweight_ch", g.dweight_ch, expected_.dweight_ch, c_.peepholes);
-    check("dweight_hr", g.dweight_hr, expected_.dweight_hr, c_.P);
-  }
-
-  // Groups that share x share dx, their sum; gaps between the rows must have been left alone.
-  void compare_dinput(Rows& dinput, int64_t terms) {
-    reference::Array expected(dinput.buffer.count());
-    std::vector<bool> is_gap(dinput.buffer.count(), true);
-    dinput.for_each([&](int64_t at, int64_t index, int64_t, int64_t) {
-      expected[at] += expected_.dinput[index];
-      is_gap[at] = false;
-    });
-    for (int64_t i = 0; i < dinput.buffer.count(); ++i) {
-      if (!is_gap[i]) continue;
-      if (!dinput.buffer.is_untouched(i)) return fail("dinput", i, "is a gap, but written");
-      dinput.buffer.set(i, 0);
-    }
-    compare("dinput", dinput.buffer, expected, terms);
-  }
-
-  // Errors are relative to the array's largest number, in eps of the type that sums are made in. A
-  // sum of N terms is rounded N times, as often up as down: such errors add up like the root of N.
-  // Forward the longest sum is a projection, backward a weight's gradient, whose terms are sums
-  // themselves. 4 for what the activations and the steps before add; then 4 times all that, because
-  // the worst of thousands of numbers counts (found: a third of it).
-  // bfloat16 is summed in float32, but h, the gates and their gradients are rounded when they are
-  // stored, at every step: these errors fade as the state does, over a few steps (found: 1.4 eps).
-  double tolerance(int64_t terms) const {
-    const double sums = 4 * eps_of(sums_) * (4 + std::sqrt(static_cast<double>(terms)));
-    return c_.dtype == DType::bfloat16 ? sums + 4 * eps_of(c_.dtype) : sums;
-  }
-
-  void compare(const char* name, const Buffer& found, const reference::Array& expected,
-               int64_t terms) {
-    double scale = 0;
-    for (const double value : expected) scale = std::max(scale, std::abs(value));
-    const double limit = tolerance(terms) * scale;
-    double worst = 0;
-    for (int64_t i = 0; i < found.count(); ++i) {
-      const double error = std::abs(found.get(i) - expected[i]);
-      if (!(error <= limit)) {  // nor is a NaN
-        char text[200];
-        std::snprintf(text, sizeof(text), "is %.9g, expected %.9g within %.2g", found.get(i),
-                      expected[i], limit);
-        return fail(name, i, text);
-      }
-      worst = std::max(worst, error);
-    }
-    if (limit > 0) report_.add_error(worst / limit);
-  }
-
-  void fail(const char* name, int64_t i, const std::string& what) {
-    report_.fail(std::string(kernels_.isa) + " " + c_.describe(),
-                 std::string(name) + "[" + std::to_string(i) + "] " + what);
-  }
-
-  const Case& c_;
-  const Inputs& in_;
-  const reference::Results& expected_;
-  const cpu::Kernels& kernels_;
-  Report& report_;
-  const DType sums_;
-  LstmShape shape_;
-  Buffer prepacked_;
-};
 
 void run_everywhere(const Case& c, Report& report) {
   const Inputs inputs(c);
@@ -360,7 +18,103 @@ void run_everywhere(const Case& c, Report& report) {
   }
 }
 
-// Calls from several threads at once, each call with a team of its own.
+constexpr DType kTypes[] = {DType::float32, DType::float64, DType::bfloat16};
+
+// Every H with every I and type, with and without peepholes; the other options are random.
+std::vector<Case> mixed_cases() {
+  std::vector<Case> cases;
+  std::mt19937 random(1);
+  const auto one_of = [&](auto... choices) {
+    const int64_t list[] = {static_cast<int64_t>(choices)...};
+    return list[random() % (sizeof(list) / sizeof(*list))];
+  };
+  for (const int64_t H : {1, 5, 17, 33, 64, 70}) {
+    for (const int64_t I : {0, 1, 9, 40}) {
+      for (int kind = 0; kind < 12; ++kind) {
+        Case c;
+        c.dtype = kTypes[kind % 3];
+        c.peepholes = kind / 3 % 2;
+        c.H = H, c.I = I;
+        c.T = one_of(1, 2, 7, 40);
+        c.B = 1 + random() % 13;
+        c.G = one_of(1, 2);
+        c.reverse = one_of(0, 1, 2, 3);
+        c.threads = one_of(1, 2, 3);
+        c.lengths = one_of(0, 1);
+        c.bias_ih = one_of(0, 1);
+        c.bias_hh = one_of(0, 1);
+        c.backwards_weights = one_of(0, 1);
+        c.packing = static_cast<Packing>(random() % 4);
+        c.input = static_cast<Layout>(random() % 7);
+        c.dy = static_cast<Layout>(random() % 7);
+        c.shift = one_of(0, 1, 3);
+        c.P = one_of(0, 0, 1, 16, 33);
+        c.packed_rows = one_of(0, 0, 1);
+        c.reset = one_of(0, 1);
+        c.cells = one_of(0, 1);
+        c.checkpoint_every = one_of(0, 1, 2, 3, 7, 50);
+        c.keeps_y = one_of(0, 1);
+        if (c.packed_rows) c.input = c.dy = Layout::contiguous;
+        if (c.T * c.B * c.G * H * (H + I) > 1'000'000) c.T = 7;  // keeps the whole run to seconds
+        cases.push_back(c);
+      }
+    }
+  }
+  return cases;
+}
+
+// Every pointer that may be null, alone and together with others.
+std::vector<Case> null_cases() {
+  std::vector<Case> cases;
+  for (const DType dtype : kTypes) {
+    for (const int64_t I : {0, 9}) {
+      for (const char* null : {" reserve ", " dinput ", " dweight_ih ", " dbias ", " dweight_hh ",
+                               " dweight_ch ", " dweight_hr ", " dcells ", " dy ", " dhy ", " dcy ",
+                               " dy dhy dcy ", " dweight_ih dbias dweight_hh dweight_ch ",
+                               " dinput dweight_ih dbias dweight_hh dweight_ch "}) {
+        Case c;
+        c.dtype = dtype;
+        c.T = 5, c.B = 7, c.I = I;
+        c.lengths = true;
+        c.input = I ? Layout::shared : Layout::contiguous;
+        c.null = null;
+        c.P = cases.size() % 3 ? 0 : 9;
+        c.cells = true;
+        c.threads = 1 + static_cast<int>(cases.size() % 3);
+        cases.push_back(c);
+      }
+    }
+  }
+  return cases;
+}
+
+// More steps, rows, columns or units than the kernels process at a time.
+std::vector<Case> large_cases() {
+  const int64_t sizes[][4] = {{300, 3, 20, 33}, {3, 300, 9, 30},  {2, 70, 70, 300},
+                              {1, 2, 130, 600}, {160, 7, 9, 5},   {1, 6, 150, 0},
+                              {2, 3, 100, 20},  {1, 1, 300, 0},   {4, 1, 140, 1100},
+                              {9, 60, 33, 0},   {3, 45, 200, 70}, {2, 17, 260, 0}};
+  std::vector<Case> cases;
+  for (const auto& [T, B, H, I] : sizes) {
+    for (const DType dtype : kTypes) {
+      Case c;
+      c.dtype = dtype;
+      c.T = T, c.B = B, c.H = H, c.I = I;
+      c.G = 1 + cases.size() / 3 % 2;
+      c.threads = 1 + static_cast<int>(cases.size() % 3);
+      c.lengths = cases.size() % 2;
+      c.packed_rows = cases.size() % 4 == 3;
+      c.reset = cases.size() % 5 == 4;
+      c.P = cases.size() % 3 == 1 ? 40 : 0;
+      c.checkpoint_every = 1 + cases.size() * 7 % 31;
+      c.keeps_y = cases.size() % 7 < 3;
+      cases.push_back(c);
+    }
+  }
+  return cases;
+}
+
+// Calls from several threads at once, each of which runs on several threads.
 void run_at_once(const std::vector<Case>& cases, Report& report) {
   constexpr size_t kCallers = 4;
   std::vector<std::thread> callers;

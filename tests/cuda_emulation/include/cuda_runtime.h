@@ -23,7 +23,8 @@ extern dim3 blockDim, gridDim;
 
 // The kernel's side.
 
-inline void __syncthreads(fastlstm::emulation::CallSite site = fastlstm::emulation::CallSite::here()) {
+inline void __syncthreads(
+    fastlstm::emulation::CallSite site = fastlstm::emulation::CallSite::here()) {
   fastlstm::emulation::synchronise_block(site);
 }
 
