@@ -1,1 +1,1 @@
-"""Benchmarks, each a module: `python -m benchmarks.composite`."""
+"""Benchmark scripts; ``python -m benchmarks.NAME --help`` describes one."""

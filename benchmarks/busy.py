@@ -1,12 +1,12 @@
-"""How much slower fastlstm and nn.LSTM get while every core is busy with something else.
+"""Measure how much slower fastlstm and nn.LSTM are while every core is busy with other work.
 
     python -m benchmarks.busy [--shape T,B,I,H,L[,bi] ...] [--mode inference training]
         [--processes N] [--rounds 7] [--threads N] [--json FILE]
 
-As many processes as there are cores, each a loop in Python, rest while the quiet calls are timed
-and run while the busy ones are. Kernels whose threads wait for each other at every step suffer
-most when one of them loses its core. nn.LSTM runs on all threads and on one; its better time
-counts, with and without company. float32.
+The other work is one process per core that runs a Python loop. It is paused while the calls of the
+columns without "busy" are timed. A kernel whose threads wait for each other at every step is slowed
+down most when one of them loses its core. nn.LSTM runs on all threads and on one; the table has its
+better time, with and without the other work. All in float32.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 
 from benchmarks import common
 from benchmarks.lstm import Pair, Shape
-from benchmarks.timing import beside_torch, fastest_of_torch, median_ms, ratio
+from benchmarks.timing import fastest_of_torch, median_ms, paired_with_torch, ratio
 
 SHAPES = ["100,32,256,256,1", "1000,8,128,128,1", "128,1,256,256,1", "1000,1,512,512,1"]
 BUSY = ", busy"
 
 
 def burn(busy: Any, started: Any) -> None:
-    """Keep a core busy whenever ``busy`` is set."""
+    """Compute while the event ``busy`` is set; never return."""
     started.wait()
     while True:
         busy.wait()
@@ -36,8 +36,8 @@ def burn(busy: Any, started: Any) -> None:
 
 
 @contextmanager
-def company(processes: int) -> Iterator[Any]:
-    """An event: while it is set, so many processes compute. They end with the context."""
+def other_work(processes: int) -> Iterator[Any]:
+    """Start processes that compute while the yielded event is set, and end them on exit."""
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
     busy, started = context.Event(), context.Barrier(processes + 1)
     others = [
@@ -56,7 +56,7 @@ def company(processes: int) -> Iterator[Any]:
 
 
 def measure(shape: Shape, train: bool, rounds: int, threads: int, busy: Any) -> dict[str, Any]:
-    """One row of the table."""
+    """Measure one row of the table."""
     pair = Pair(shape, train)
     quiet = {"fastlstm": lambda: pair.call(pair.ours), "nn.LSTM": lambda: pair.call(pair.theirs)}
     calls = quiet | {f"{name}{BUSY}": call for name, call in quiet.items()}
@@ -64,7 +64,7 @@ def measure(shape: Shape, train: bool, rounds: int, threads: int, busy: Any) -> 
     def before(name: str) -> None:
         busy.set() if BUSY in name else busy.clear()
 
-    seconds, _ = beside_torch(calls, rounds, threads, before)
+    seconds, _ = paired_with_torch(calls, rounds, threads, before)
     busy.clear()
     peers = {
         suffix: fastest_of_torch({n: s for n, s in seconds.items() if (BUSY in n) == bool(suffix)})
@@ -85,7 +85,7 @@ def measure(shape: Shape, train: bool, rounds: int, threads: int, busy: Any) -> 
 
 
 def line(shape: str, row: dict[str, Any]) -> str:
-    """A row as it is printed."""
+    """Format a row of the table."""
     text = f"{shape:<20}{row['mode']:<10}"
     theirs = list(row["nn.LSTM ms"].values())
     ours = [row["ms"]["fastlstm"], row["ms"][f"fastlstm{BUSY}"]]
@@ -99,13 +99,13 @@ def main() -> None:
     parser = common.parser(__doc__)
     parser.add_argument("--shape", nargs="+", default=SHAPES, help="T,B,I,H,L or T,B,I,H,L,bi")
     parser.add_argument("--mode", nargs="+", default=["inference", "training"])
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="one per core")
     arguments = parser.parse_args()
     machine = common.begin(arguments, processes=arguments.processes)
     print(f"{'':<30}{'fastlstm ms':>11}{'busy':>10}{'slower':>9}", end="")
     print(f"{'nn.LSTM ms':>11}{'busy':>10}{'slower':>9}{'ratio':>8}{'busy':>7}")
     rows = []
-    with company(arguments.processes) as busy:
+    with other_work(arguments.processes) as busy:
         for shape in arguments.shape:
             for mode in arguments.mode:
                 sizes, train = Shape.parse(shape), mode == "training"

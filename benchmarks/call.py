@@ -1,11 +1,12 @@
-"""What one call of a small LSTM costs, in microseconds.
+"""Measure the time of one call of a small LSTM, in microseconds.
 
     python -m benchmarks.call [--hidden 4 128 512] [--rounds 7] [--threads N] [--json FILE]
 
-One step of one sequence, I = H: the least work there is, so that what a call costs by itself is
-seen. fastlstm.LSTM as it is and frozen, beside nn.LSTM; LSTMCell beside nn.LSTMCell; torch's at
-their better number of threads. "forward" records for a backward pass that is not taken. A ratio is
-torch / fastlstm, and above 1 means that fastlstm is faster.
+The input is one step of one sequence with I = H, so the overhead of a call dominates. The table has
+fastlstm.LSTM, before and after ``freeze()``, beside nn.LSTM, and fastlstm.LSTMCell beside
+nn.LSTMCell. torch's modules run on all threads and on one, and their better time counts. "forward"
+records for a backward pass that does not follow. A ratio is torch / fastlstm; above 1 fastlstm is
+faster.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch import nn
 import fastlstm
 from benchmarks import common
 from benchmarks.lstm import check, run
-from benchmarks.timing import beside_torch, median_ms, ratio
+from benchmarks.timing import median_ms, paired_with_torch, ratio
 
 MODES = ("inference", "forward", "forward and backward")
 KINDS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
@@ -29,7 +30,7 @@ KINDS: dict[str, tuple[type[nn.Module], type[nn.Module]]] = {
 
 
 def measure(kind: str, H: int, mode: str, rounds: int, threads: int) -> dict[str, Any]:
-    """One row of the table."""
+    """Measure one row of the table."""
     modules = [cls(H, H) for cls in KINDS[kind]]
     modules[0].load_state_dict(modules[1].state_dict())
     x, dy = (torch.randn(*([1] * (kind == "LSTM")), 1, H) for _ in range(2))
@@ -54,7 +55,7 @@ def measure(kind: str, H: int, mode: str, rounds: int, threads: int) -> dict[str
         check(run(frozen, x, dy, False, False), theirs, run(double, x.double(), dy, False, False))
     calls[f"nn.{kind}"] = call(modules[1])
     with torch.set_grad_enabled(mode != "inference"):
-        seconds, peer = beside_torch(calls, rounds, threads)
+        seconds, peer = paired_with_torch(calls, rounds, threads)
     row: dict[str, Any] = {"kind": kind, "H": H, "mode": mode, "torch at its better": peer}
     row["us"] = {name: 1e3 * median_ms(s) for name, s in seconds.items()}
     row["torch us"] = 1e3 * median_ms(seconds[peer])
@@ -63,7 +64,7 @@ def measure(kind: str, H: int, mode: str, rounds: int, threads: int) -> dict[str
 
 
 def line(row: dict[str, Any]) -> str:
-    """A row as it is printed."""
+    """Format a row of the table."""
     text = f"{row['kind']:<10}{row['H']:>5}  {row['mode']:<22}{row['torch us']:>10.1f}"
     for name in row["ratio"]:
         text += f"{row['us'][name]:>12.1f}{row['ratio'][name]:>7.2f}"

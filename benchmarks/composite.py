@@ -1,12 +1,12 @@
-"""Training throughput of CompositeLSTM beside the same model built on torch.nn.LSTM.
+"""Compare the training speed of CompositeLSTM with the same model built on torch.nn.LSTM.
 
     python -m benchmarks.composite [--config configs/demo.yaml] [--rounds 9] [--steps 4]
 
-Both take whole training steps (forward, loss, backward, optimiser) on the same batch, in turns
-A B A B, so that whatever else the machine does falls on both; medians over the turns are printed.
-Ours runs as configured, with peepholes. nn.LSTM has none, and its unconditioned decoders read one
-zero a step, the least that it accepts. Before anything is timed the two must agree: without
-peepholes and with the same weights, the same loss.
+Both models take whole training steps (forward, loss, backward, optimiser) on the same batch, in
+turns A B A B, so that other load on the machine affects both. The script prints medians over the
+turns. CompositeLSTM runs as configured, with peepholes. nn.LSTM has none, and its unconditioned
+decoders read one zero per step, because it needs an input. Before the timing, the script checks
+that both models have the same loss and gradient, without peepholes and with the same weights.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from fastlstm.training import MovingMNISTData
 
 
 class TorchComposite(nn.Module):
-    """The unconditioned composite model on nn.LSTM; `loss` as `CompositeLSTM.loss(...).total`."""
+    """The unconditioned composite model, built on nn.LSTM."""
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
         super().__init__()
@@ -34,7 +34,12 @@ class TorchComposite(nn.Module):
         self.readouts = nn.ModuleList(nn.Linear(hidden_size, input_size) for _ in range(2))
 
     def loss(self, frames: Tensor, future: Tensor) -> Tensor:
-        """(T_in, B, I), (T_out, B, I) in [0, 1] to the loss in nats per frame."""
+        """Return the loss in nats per frame, as ``CompositeLSTM.loss(...).total``.
+
+        Args:
+            frames: (T_in, B, I) in [0, 1].
+            future: (T_out, B, I) in [0, 1].
+        """
         _, state = self.encoder(frames)
         total = frames.new_zeros(())
         targets = (frames.flip(0), future)
@@ -47,7 +52,7 @@ class TorchComposite(nn.Module):
 
     @torch.no_grad()
     def copy_from(self, model: CompositeLSTM) -> None:
-        """Takes the weights of ours; its one bias is our b_ih, and its b_hh is 0."""
+        """Copy the weights of a CompositeLSTM, whose one bias becomes b_ih; b_hh becomes 0."""
         ours = (model.encoder, model.reconstruction_decoder, model.future_decoder)
         for theirs, stack in zip((self.encoder, *self.decoders), ours, strict=True):
             given = dict(stack.named_parameters(recurse=False))
@@ -58,7 +63,7 @@ class TorchComposite(nn.Module):
 
 
 def check(size: dict[str, int], frames: Tensor, future: Tensor) -> None:
-    """Raises AssertionError unless both models compute the same loss and encoder gradient."""
+    """Raise AssertionError unless both models have the same loss and gradient of the encoder."""
     ours = CompositeLSTM(**size, peephole=False).to(frames.device)
     theirs = TorchComposite(**size).to(frames.device)
     theirs.copy_from(ours)
@@ -72,7 +77,7 @@ def check(size: dict[str, int], frames: Tensor, future: Tensor) -> None:
 
 
 def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """A function that takes one step of Adam."""
+    """Return a function that takes one training step with Adam."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:

@@ -1,11 +1,11 @@
-"""What the CUDA kernels take of a GPU: registers, stack and shared memory, without a GPU.
+"""Print the registers, stack and shared memory of the CUDA kernels; needs no GPU.
 
     python -m benchmarks.cuda_resources [FILE] [--json FILE]
 
-Reads the machine code in the built module (fastlstm._C, or FILE, which may be any file by nvcc)
-with cuobjdump, of the CUDA toolkit or of triton. Shared memory is what a kernel has for itself;
-what a launch asks for besides is the plan's ``shared_bytes``. The exit status is 1 if a kernel has
-a stack: registers that did not fit were spilled to it, or an array was indexed at run time.
+Reads the machine code in FILE (default: fastlstm._C; any output of nvcc) with cuobjdump from the
+CUDA toolkit or from triton. Shared memory is the static part; the dynamic part that a launch asks
+for is ``shared_bytes`` of its plan. The exit status is 1 if a kernel uses a stack: registers were
+spilled to it, or an array is indexed at run time.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class Kernel(NamedTuple):
     name: str
     architecture: int
     registers: int
-    """of a thread"""
+    """per thread"""
     stack: int
-    """bytes of a thread"""
+    """bytes per thread"""
     shared: int
-    """bytes of a block, without what the launch asks for"""
+    """bytes per block, the static part"""
 
 
 def tool() -> str | None:
-    """The path of cuobjdump, or None where there is none."""
+    """Return the path of cuobjdump, or None if it is not installed."""
     folders = ["/usr/local/cuda/bin"]
     triton = find_spec("triton")
     if triton is not None and triton.origin is not None:
@@ -45,10 +45,10 @@ def tool() -> str | None:
 
 
 def read(file: str | Path) -> list[Kernel]:
-    """The kernels of every architecture in a file that nvcc made.
+    """Read the kernels of every architecture in an output file of nvcc.
 
     Raises:
-        RuntimeError: there is no cuobjdump.
+        RuntimeError: cuobjdump is not installed.
     """
     cuobjdump = tool()
     if cuobjdump is None:
@@ -59,7 +59,7 @@ def read(file: str | Path) -> list[Kernel]:
 
 
 def parse(usage: str) -> list[Kernel]:
-    """The kernels that ``cuobjdump -res-usage`` printed."""
+    """Parse the output of ``cuobjdump -res-usage``."""
     kernels, architecture, name = [], 0, ""
     for line in usage.splitlines():
         if found := re.match(r"arch = sm_(\d+)", line):
@@ -72,7 +72,7 @@ def parse(usage: str) -> list[Kernel]:
 
 
 def demangled(kernels: list[Kernel]) -> list[Kernel]:
-    """With names as in the source, without types of arguments, where c++filt can tell them."""
+    """Replace mangled names by those in the source, without argument types, if c++filt is there."""
     if shutil.which("c++filt") is None:
         return kernels
     names = "\n".join(kernel.name for kernel in kernels)

@@ -1,13 +1,14 @@
-"""Long sequences: time a step and peak memory of training, with checkpoints and without.
+"""Measure time per step and peak memory of training on long sequences, with checkpoints or without.
 
     python -m benchmarks.long [--steps 1000 ... 1000000] [--batch 4 1] [--hidden 256] [--memory 12]
         [--cost-steps 20000] [--rounds 5] [--threads N] [--json FILE] [--plot FILE]
 
-Every point is one forward and backward pass through all T steps in a fresh process, whose peak is
-the largest resident memory that it ever had; x (T, B, H) and the output are in it, the gradient
-that arrives is one step repeated. Contenders: ours, ours with checkpoint_every="auto", the same
-with return_sequence=False, and nn.LSTM. Who exceeds the memory given is stopped, and not asked for
-more steps. Below the table: what checkpoints cost, in paired rounds, at --cost-steps.
+A point of the table is a forward and a backward pass through all T steps, in a process of its own.
+Its peak is the largest resident memory of that process, which includes x (T, B, H) and the output;
+the gradient of the output is one step, expanded. The contenders are fastlstm.LSTM ("ours"), the
+same with checkpoint_every="auto" ("checkpoints"), that with return_sequence=False ("no sequence"),
+and nn.LSTM. A process that exceeds --memory is stopped, and its contender is left out for more
+steps. Below the table are times with and without checkpoints, in paired rounds, at --cost-steps.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ from benchmarks.timing import median_ms, median_seconds, paired, ratio
 
 CONTENDERS = ("ours", "checkpoints", "no sequence", "nn.LSTM")
 GIB = 2**30
-_SAMPLE_S = 2.0  # a point is the median of as many passes as begin within that time
+_SAMPLE_S = 2.0  # a point is the median of the passes that start within this time
 
 
 def call(contender: str, T: int, B: int, H: int) -> Callable[[], object]:
-    """A training step of that contender, all with the same weights and numbers."""
+    """Return a training step of a contender; all have the same weights and inputs."""
     torch.manual_seed(0)
     theirs = nn.LSTM(H, H)
     every = None if contender == "ours" else "auto"
@@ -54,7 +55,7 @@ def call(contender: str, T: int, B: int, H: int) -> Callable[[], object]:
 
 
 def peak(pid: int | str = "self") -> int:
-    """Bytes that a process has had in memory at most; 0 if it has ended."""
+    """Return the peak resident memory of a process in bytes; 0 if it has ended."""
     try:
         status = Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -64,8 +65,8 @@ def peak(pid: int | str = "self") -> int:
 
 
 def measure_here(contender: str, T: int, B: int, H: int) -> None:
-    """What a fresh process does for a point: prints seconds and bytes."""
-    call(contender, min(T, 500), B, H)()  # loads and allocates what every call needs
+    """Measure a point in this process, and print its seconds and bytes as JSON."""
+    call(contender, min(T, 500), B, H)()  # loads libraries and starts threads
     step, peaks = call(contender, T, B, H), []
 
     def run() -> None:
@@ -78,7 +79,7 @@ def measure_here(contender: str, T: int, B: int, H: int) -> None:
 
 
 def measure(contender: str, T: int, B: int, H: int, threads: int, limit: float) -> dict[str, Any]:
-    """One point, by a process of its own that is stopped beyond ``limit`` bytes."""
+    """Measure a point in a new process, which is stopped above ``limit`` bytes."""
     point = {"contender": contender, "T": T, "B": B, "H": H}
     arguments = ["--point", contender, str(T), str(B), str(H), "--threads", str(threads)]
     command = [sys.executable, "-m", "benchmarks.long", *arguments]
@@ -96,7 +97,7 @@ def measure(contender: str, T: int, B: int, H: int, threads: int, limit: float) 
 
 
 def table(steps: Sequence[int], B: int, H: int, threads: int, limit: float) -> list[dict[str, Any]]:
-    """The points of one batch size, printed as they come."""
+    """Measure and print the points of one batch size."""
     heads = "".join(f"{name:>22}" for name in CONTENDERS)
     print(f"\nB={B} H={H}: us a step, peak GiB\n{'T':>9}{heads}")
     points: list[dict[str, Any]] = []
@@ -120,7 +121,7 @@ def table(steps: Sequence[int], B: int, H: int, threads: int, limit: float) -> l
 
 
 def cost(T: int, B: int, H: int, rounds: int) -> dict[str, Any]:
-    """What checkpoints cost in time, and what nn.LSTM takes, in paired rounds."""
+    """Compare the times with and without checkpoints, and of nn.LSTM, in paired rounds."""
     calls = {name: call(name, T, B, H) for name in CONTENDERS}
     same = zip(calls["checkpoints"](), calls["ours"](), strict=True)  # before anything is timed
     if not all(torch.equal(one, other) for one, other in same):
@@ -144,7 +145,7 @@ def cost(T: int, B: int, H: int, rounds: int) -> dict[str, Any]:
 
 
 def draw(points: Sequence[dict[str, Any]], path: str) -> None:
-    """Time a step and peak memory over T, a line for each contender and batch size."""
+    """Draw time per step and peak memory over T, a line for each contender and batch size."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -176,11 +177,11 @@ def main() -> None:
     options.add_argument("--steps", type=int, nargs="*", default=steps)
     options.add_argument("--batch", type=int, nargs="+", default=[4, 1])
     options.add_argument("--hidden", type=int, default=256)
-    options.add_argument("--memory", type=float, default=12, help="GiB that a point may take")
+    options.add_argument("--memory", type=float, default=12, help="most GiB of a point")
     options.add_argument(
         "--cost-steps", type=int, default=20_000, help="0: do not measure the cost"
     )
-    options.add_argument("--plot", help="file to draw the points to, .png or .svg")
+    options.add_argument("--plot", help="file for a figure, .png or .svg")
     options.add_argument("--point", nargs=4, help="contender T B H: measure it in this process")
     arguments = options.parse_args()
     if arguments.point:

@@ -1,14 +1,14 @@
-"""fastlstm.LSTM beside nn.LSTM, and beside ONNX Runtime where it is installed.
+"""Compare fastlstm.LSTM with nn.LSTM, and with ONNX Runtime where it is installed.
 
     python -m benchmarks.lstm [--shape T,B,I,H,L[,bi] ...] [--mode inference training]
         [--dtype float32 bfloat16 autocast] [--rounds 7] [--threads N] [--json FILE]
 
-nn.LSTM runs on one thread and on all, and the better one counts; with autocast both run under
-torch.autocast(bfloat16) on float32 weights. Results are compared before they are timed. The
-contenders take turns in one process; a ratio is the median over the rounds, and above 1 means that
-fastlstm is faster. Training is forward and backward, counted as three times the forward's
-operations. The peak is that of float32 multiply-adds on vector registers, measured beside every
-row; bfloat16, and what goes to AMX tiles, may exceed it.
+nn.LSTM runs on one thread and on all, and its better time counts. With --dtype autocast both run
+under torch.autocast(bfloat16) on float32 weights. Results are compared before they are timed. The
+contenders take turns in one process. A ratio is the median over the rounds; above 1 fastlstm is
+faster. Training is a forward and a backward pass, counted as three times the operations of the
+forward pass. "peak" is the share of the machine's peak of float32 multiply-adds in vector
+registers, which is measured with every row; bfloat16 and AMX can exceed it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 import fastlstm
 from benchmarks import common, onnx_runtime
-from benchmarks.timing import beside_torch, median_ms, ratio
+from benchmarks.timing import median_ms, paired_with_torch, ratio
 from fastlstm import _C
 
 SHAPES = [
@@ -55,23 +55,23 @@ class Shape(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Shape:
-        """From "T,B,I,H,L" or "T,B,I,H,L,bi"."""
+        """Parse "T,B,I,H,L" or "T,B,I,H,L,bi"."""
         T, B, I, H, L, *direction = text.split(",")
         return cls(int(T), int(B), int(I), int(H), int(L), direction == ["bi"])
 
     def module(self, kind: type[nn.RNNBase]) -> nn.RNNBase:
-        """An LSTM of these sizes."""
+        """Create an LSTM of these sizes."""
         return kind(self.I, self.H, self.L, bidirectional=self.bidirectional)
 
     def gflop(self, train: bool) -> float:
-        """Multiply-adds of all matrix products, two operations each, in 1e9."""
+        """Return the operations of all matrix products in 1e9; a multiply-add is two."""
         D = 2 if self.bidirectional else 1
         columns = sum((self.I if layer == 0 else D * self.H) + self.H for layer in range(self.L))
         return (3 if train else 1) * 8e-9 * self.T * self.B * D * self.H * columns
 
 
 def run(module: nn.Module, x: Tensor, dy: Tensor, train: bool, autocast: bool) -> Results:
-    """One call, and the gradients of everything if ``train``."""
+    """Call a module; with ``train`` also compute the gradients of x and of all parameters."""
     context = torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext()
     with torch.set_grad_enabled(train), context:
         y = module(x)[0]
@@ -82,10 +82,10 @@ def run(module: nn.Module, x: Tensor, dy: Tensor, train: bool, autocast: bool) -
 
 
 def check(ours: Results, theirs: Results, exact: Results) -> None:
-    """Refuse to time what does not compute the same thing.
+    """Raise AssertionError unless a module computes the same as nn.LSTM.
 
-    Of every result, the error against nn.LSTM in float64 may be three times nn.LSTM's own in the
-    dtype at hand, or some roundings of the largest number where nn.LSTM happens to be exact.
+    The error of each result against nn.LSTM in float64 may be three times that of nn.LSTM in the
+    dtype of the measurement, plus 16 epsilon for results where nn.LSTM happens to be exact.
     """
     for index, (a, b, c) in enumerate(zip(ours, theirs, exact, strict=True)):
         few = 16 * torch.finfo(b.dtype).eps
@@ -96,7 +96,7 @@ def check(ours: Results, theirs: Results, exact: Results) -> None:
 
 
 class Pair:
-    """An nn.LSTM and a fastlstm.LSTM with its weights, their input, and the right results."""
+    """An nn.LSTM and a fastlstm.LSTM with the same weights, an input, and the exact results."""
 
     def __init__(self, shape: Shape, train: bool, dtype: str = "float32") -> None:
         self.train, self.autocast = train, dtype == "autocast"
@@ -112,7 +112,7 @@ class Pair:
         self.ours = self.copy(shape)
 
     def copy(self, shape: Shape, backend: str = "auto") -> nn.RNNBase:
-        """A fastlstm.LSTM with the same weights, which computes the same."""
+        """Create a fastlstm.LSTM with the same weights, and check that it computes the same."""
         ours = shape.module(fastlstm.LSTM)
         ours.backend = backend
         ours.to(self.x.dtype).load_state_dict(self.theirs.state_dict())
@@ -120,12 +120,12 @@ class Pair:
         return ours
 
     def call(self, module: nn.Module) -> Results:
-        """:func:`run` on the input."""
+        """Call :func:`run` on the input."""
         return run(module, self.x, self.dy, self.train, self.autocast)
 
 
 def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) -> dict[str, Any]:
-    """One row of the table."""
+    """Measure one row of the table."""
     pair = Pair(shape, train, dtype)
     calls: dict[str, Callable[[], object]] = {
         "fastlstm": lambda: pair.call(pair.ours),
@@ -142,7 +142,7 @@ def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) ->
         if onnx:
             onnx.open() if name == "ONNX Runtime" else onnx.close()
 
-    seconds, peer = beside_torch(calls, rounds, threads, before)
+    seconds, peer = paired_with_torch(calls, rounds, threads, before)
     before("")
     peak = _C.fma_flops("auto", threads) / 1e9
     gflops = shape.gflop(train) / statistics.median(seconds["fastlstm"])
@@ -163,7 +163,7 @@ def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) ->
 
 
 def line(shape: str, row: dict[str, Any]) -> str:
-    """A row as it is printed."""
+    """Format a row of the table."""
     text = f"{shape:<20}{row['mode']:<10}{row['dtype']:<9}{row['ms']['fastlstm']:>10.3f}"
     text += f"{row['nn.LSTM ms']:>11.3f}{row['nn.LSTM / fastlstm']:>7.2f}"
     text += f"{row['gflops']:>8.0f}{row['of_peak']:>6.0%}"

@@ -1,4 +1,4 @@
-"""ONNX Runtime as a contender: an nn.LSTM as one ONNX graph."""
+"""Run an nn.LSTM with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from torch import nn
 
 
 def is_installed() -> bool:
-    """Both ``onnx`` and ``onnxruntime`` can be imported."""
+    """Return whether both ``onnx`` and ``onnxruntime`` are installed."""
     return all(find_spec(name) for name in ("onnx", "onnxruntime"))
 
 
 def version() -> str | None:
-    """Of onnxruntime, or None."""
+    """Return the version of onnxruntime; None if it is not installed."""
     try:
         return version_of("onnxruntime")
     except PackageNotFoundError:
@@ -24,7 +24,10 @@ def version() -> str | None:
 
 
 def _graph(module: nn.LSTM) -> bytes:
-    """One LSTM node a layer; ONNX has the gates in order i, o, f, g and returns (T, D, B, H)."""
+    """Convert an nn.LSTM to an ONNX model with one LSTM node per layer.
+
+    ONNX orders the gates i, o, f, g and returns (T, D, B, H).
+    """
     from onnx import TensorProto, checker, helper, numpy_helper
 
     D, H = (2 if module.bidirectional else 1), module.hidden_size
@@ -71,10 +74,10 @@ def _graph(module: nn.LSTM) -> bytes:
 
 
 class Session:
-    """``nn.LSTM`` as a call from x (T, B, I) to y (T, B, D * H), on ``threads`` threads.
+    """An nn.LSTM in ONNX Runtime: a function from x (T, B, I) to y (T, B, D * H).
 
-    Between :meth:`open` and :meth:`close` it has threads of its own, which spin for a while after
-    each call: nothing else should be timed meanwhile.
+    Between :meth:`open` and :meth:`close` its own threads exist, which spin for a while after each
+    call and would slow down anything else that is timed.
     """
 
     def __init__(self, module: nn.LSTM, threads: int) -> None:
@@ -86,7 +89,7 @@ class Session:
         self._session: onnxruntime.InferenceSession | None = None
 
     def open(self) -> None:
-        """Load the graph and start the threads."""
+        """Load the model and start the threads."""
         import onnxruntime
 
         self._session = onnxruntime.InferenceSession(

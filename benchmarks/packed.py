@@ -1,12 +1,12 @@
-"""What rows of many lengths cost: time should follow the valid steps.
+"""Measure batches of sequences of different lengths: time should be proportional to valid steps.
 
     python -m benchmarks.packed [--steps 200] [--batch 32] [--hidden 256 512] [--rounds 7]
         [--threads N] [--json FILE]
 
-Rows of lengths uniform in 1..T, as a PackedSequence and padded with ``lengths``, beside a padded
-batch of as many valid steps, and nn.LSTM's packed path at its better number of threads. I = H. The
-first two ratios are ours over that padded batch's time: 1 means that no step is lost. The last is
-nn.LSTM's packed time over ours.
+The lengths are uniform in 1..T, and I = H. fastlstm runs on a PackedSequence and on a padded batch
+with ``lengths``; both times are divided by that of a full batch with as many valid steps, so that 1
+means that no time is lost on padding. The last ratio is the time of nn.LSTM on the PackedSequence,
+at its better number of threads, over that of fastlstm.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 import fastlstm
 from benchmarks import common
-from benchmarks.timing import beside_torch, median_ms, ratio
+from benchmarks.timing import median_ms, paired_with_torch, ratio
 
 
 def check(ours: nn.Module, theirs: nn.Module, packed: PackedSequence, x: torch.Tensor) -> None:
-    """Outputs of both ways equal nn.LSTM's, before anything is timed."""
+    """Raise AssertionError unless both calls return what nn.LSTM returns."""
     expected = theirs(packed)[0]
     lengths = pad_packed_sequence(expected)[1]
     torch.testing.assert_close(ours(packed)[0].data, expected.data, rtol=1e-4, atol=1e-5)
@@ -33,7 +33,7 @@ def check(ours: nn.Module, theirs: nn.Module, packed: PackedSequence, x: torch.T
 
 
 def measure(T: int, B: int, H: int, train: bool, rounds: int, threads: int) -> dict[str, Any]:
-    """One row of the table."""
+    """Measure one row of the table."""
     ours, theirs = fastlstm.LSTM(H, H), nn.LSTM(H, H)
     ours.load_state_dict(theirs.state_dict())
     lengths = torch.randint(1, T + 1, (B,))
@@ -60,7 +60,7 @@ def measure(T: int, B: int, H: int, train: bool, rounds: int, threads: int) -> d
         "nn.LSTM packed": call(theirs, packed),
     }
     with torch.set_grad_enabled(train):
-        seconds, peer = beside_torch(calls, rounds, threads)
+        seconds, peer = paired_with_torch(calls, rounds, threads)
     return {
         "T": T,
         "B": B,

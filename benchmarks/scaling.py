@@ -1,17 +1,17 @@
-"""How data-parallel training scales: a measured step and a measured all-reduce, extrapolated.
+"""Extrapolate data-parallel training to many processes from a measured step and all-reduce.
 
     python -m benchmarks.scaling [--config configs/demo.yaml] [--rounds 7] [--json FILE]
     python -m benchmarks.scaling --step-ms 12 --gradient-mb 300 --latency-us 8 --gbytes-per-s 40
 
-Without numbers of another machine it measures its own: one training step of the configuration's
-model on one process, and the all-reduce of as many bytes as the model has gradients between two
-processes over gloo. Then it prints, for each number of processes n, the time of a step in which the
-all-reduce follows the whole backward pass (the worst case: DDP overlaps them where there are many
-layers) at the same batch for each process::
+Without numbers of another machine the script measures two on this one: a training step of the
+configuration's model in one process, and an all-reduce of as many bytes as the model has gradients,
+between two processes over gloo. For each number of processes n it prints the time of a step whose
+all-reduce follows the whole backward pass, at the same batch size per process. This is the worst
+case: DDP overlaps the two if there are many layers. ::
 
     t(n) = step + 2 (n - 1) latency + 2 (n - 1) / n * bytes / bandwidth      (ring all-reduce)
 
-Only n = 1 and the two constants are measured; all else is this model.
+Only n = 1 and the constants are measured. All other numbers come from this formula.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from benchmarks import common
 from benchmarks.timing import paired
 
 PROCESSES = (1, 2, 8, 64, 256, 1024)
-_SMALL = 1024  # bytes whose all-reduce is all latency
+_SMALL = 1024  # bytes, so few that the time of their all-reduce is latency
 
 
 def measure_step(config: str, rounds: int) -> tuple[float, int]:
-    """Seconds of a training step of a configuration, and bytes of its gradients."""
+    """Measure the seconds of a training step, and return them and the bytes of the gradients."""
     from fastlstm.training.commands.video import VideoCommand
 
     words = ["fit", "--config", config, "--run", tempfile.mkdtemp(), "--trainer.max_steps"]
@@ -70,7 +70,7 @@ def _all_reduce(rank: int, path: str, size: int, rounds: int, answer: torch.Tens
 
 
 def measure_all_reduce(size: int, rounds: int) -> tuple[float, float]:
-    """(seconds of latency, bytes a second) between two processes."""
+    """Measure latency in seconds and bandwidth in bytes per second between two processes."""
     answer = torch.zeros(2, dtype=torch.float64).share_memory_()
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "rendezvous")
@@ -80,17 +80,17 @@ def measure_all_reduce(size: int, rounds: int) -> tuple[float, float]:
 
 
 def step_seconds(n: int, step: float, size: int, latency: float, bandwidth: float) -> float:
-    """The model of the module's docstring."""
+    """Evaluate the formula in the docstring of this module."""
     return step + 2 * (n - 1) * latency + 2 * (n - 1) / n * size / bandwidth
 
 
 def main() -> None:
     options = common.parser(__doc__)
-    options.add_argument("--config", default="configs/demo.yaml", help="whose step is measured")
-    options.add_argument("--step-ms", type=float, help="of one process, instead of measuring")
-    options.add_argument("--gradient-mb", type=float, help="1e6 bytes, with --step-ms")
-    options.add_argument("--latency-us", type=float, help="of one message, instead of measuring")
-    options.add_argument("--gbytes-per-s", type=float, help="of a link, with --latency-us")
+    options.add_argument("--config", default="configs/demo.yaml", help="model to measure")
+    options.add_argument("--step-ms", type=float, help="training step of one process, not measured")
+    options.add_argument("--gradient-mb", type=float, help="gradients in 1e6 bytes, with --step-ms")
+    options.add_argument("--latency-us", type=float, help="of one message, not measured")
+    options.add_argument("--gbytes-per-s", type=float, help="bandwidth, with --latency-us")
     arguments = options.parse_args()
     if (arguments.step_ms is None) != (arguments.gradient_mb is None):
         options.error("--step-ms and --gradient-mb: expected both or neither")

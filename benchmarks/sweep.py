@@ -1,12 +1,12 @@
-"""Random shapes: where fastlstm loses to nn.LSTM, and how the ratios are distributed.
+"""Compare fastlstm.LSTM with nn.LSTM on random shapes: slow shapes, and statistics of the ratios.
 
     python -m benchmarks.sweep [--count 100] [--seed 0] [--mode inference training]
         [--dtype float32 bfloat16] [--below 0.95] [--rounds 5] [--threads N] [--json FILE]
 
-Sizes are drawn log-uniformly and T is cut so that a forward pass takes at most 4 GFLOP; some shapes
-have two layers, some two directions. Both backend="cpu" and what backend="auto" chooses are
-compared with nn.LSTM at its better number of threads. A ratio is nn.LSTM / fastlstm. Every row is
-printed in which the cpu backend's is below the limit, then a summary; the JSON has all rows.
+Sizes are log-uniform, and T is reduced so that a forward pass has at most 4 GFLOP. Some shapes have
+two layers, some two directions. Both backend="cpu" and the choice of backend="auto" are compared
+with nn.LSTM at its better number of threads. A ratio is nn.LSTM / fastlstm. The script prints every
+row whose ratio with backend="cpu" is below --below, then a summary; the JSON file has all rows.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ from typing import Any
 import fastlstm
 from benchmarks import common
 from benchmarks.lstm import Pair, Shape
-from benchmarks.timing import beside_torch, median_ms, ratio
+from benchmarks.timing import median_ms, paired_with_torch, ratio
 from fastlstm.backends import select
 
 LARGEST = {"T": 500, "B": 256, "I": 1024, "H": 2048}
-GFLOP = 4.0  # of a forward pass, at most
+GFLOP = 4.0  # the most of a forward pass
 PERCENTILES = (5, 25, 50, 75, 95)
 
 
 def draw(generator: random.Random) -> Shape:
-    """A random shape within the limits."""
+    """Draw a random shape within the limits."""
     T, B, I, H = (round(math.exp(generator.uniform(0, math.log(n)))) for n in LARGEST.values())
     kind = generator.random()
     L, bidirectional = (2 if 0.8 <= kind < 0.9 else 1), kind >= 0.9
@@ -40,7 +40,7 @@ def draw(generator: random.Random) -> Shape:
 
 
 def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) -> dict[str, Any]:
-    """One row, with both ratios; where auto is cpu they are one measurement."""
+    """Measure one row with both ratios, once if "auto" chooses "cpu"."""
     pair = Pair(shape, train, dtype)
     cpu = pair.copy(shape, "cpu")
     assert isinstance(pair.ours, fastlstm.LSTM)
@@ -48,7 +48,7 @@ def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) ->
     calls = {"fastlstm cpu": lambda: pair.call(cpu), "nn.LSTM": lambda: pair.call(pair.theirs)}
     if auto != "cpu":
         calls["fastlstm auto"] = lambda: pair.call(pair.ours)
-    seconds, peer = beside_torch(calls, rounds, threads)
+    seconds, peer = paired_with_torch(calls, rounds, threads)
     seconds.setdefault("fastlstm auto", seconds["fastlstm cpu"])
     return {
         "shape": shape._asdict(),
@@ -63,7 +63,7 @@ def measure(shape: Shape, train: bool, dtype: str, rounds: int, threads: int) ->
 
 
 def line(shape: Shape, row: dict[str, Any]) -> str:
-    """A row as it is printed."""
+    """Format a row of the table."""
     sizes = ",".join(map(str, shape[:5])) + (",bi" if shape.bidirectional else "")
     text = f"{sizes:<24}{row['mode']:<10}{row['dtype']:<9}{row['nn.LSTM ms']:>11.3f}"
     text += f"{row['ms']['fastlstm cpu']:>10.3f}{row['nn.LSTM / cpu']:>7.2f}"
@@ -71,7 +71,7 @@ def line(shape: Shape, row: dict[str, Any]) -> str:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """Between the nearest two values, linearly."""
+    """Return a percentile, interpolated linearly between the two nearest values."""
     ordered = sorted(values)
     low, part = divmod((len(ordered) - 1) * percent / 100, 1)
     high = min(int(low) + 1, len(ordered) - 1)
@@ -79,7 +79,7 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 def summary(rows: Sequence[dict[str, Any]], below: float) -> dict[str, float]:
-    """Of one mode and dtype, for each of the two ratios."""
+    """Summarise the rows of one mode and dtype, for each of the two ratios."""
     result: dict[str, float] = {}
     for name in ("cpu", "auto"):
         ratios = [float(row[f"nn.LSTM / {name}"]) for row in rows]
@@ -96,11 +96,11 @@ def summary(rows: Sequence[dict[str, Any]], below: float) -> dict[str, float]:
 def main() -> None:
     """Parse arguments, measure, print losses and a summary, and write JSON if asked to."""
     parser = common.parser(__doc__, rounds=5)
-    parser.add_argument("--count", type=int, default=100, help="shapes")
-    parser.add_argument("--seed", type=int, default=0, help="of the shapes")
+    parser.add_argument("--count", type=int, default=100, help="number of shapes")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the shapes")
     parser.add_argument("--mode", nargs="+", default=["inference", "training"])
     parser.add_argument("--dtype", nargs="+", default=["float32"])
-    parser.add_argument("--below", type=float, default=0.95, help="print rows with such a ratio")
+    parser.add_argument("--below", type=float, default=0.95, help="limit of printed ratios")
     arguments = parser.parse_args()
     machine = common.begin(arguments, seed=arguments.seed)
     print(f"{'T,B,I,H,L':<24}{'':<19}{'nn.LSTM ms':>11}{'cpu ms':>10}", end="")

@@ -94,7 +94,7 @@ def paired(
     return seconds
 
 
-def beside_torch(
+def paired_with_torch(
     contenders: Mapping[str, Callable[[], object]],
     rounds: int,
     threads: int,

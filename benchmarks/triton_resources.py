@@ -1,12 +1,12 @@
-"""What the Triton kernels take of a GPU: registers, spills and shared memory, without a GPU.
+"""Print the registers, spills and shared memory of the Triton kernels; needs no GPU.
 
     python -m benchmarks.triton_resources [--architecture 80 90 100] [--dtype bfloat16 ...]
         [--json FILE]
 
-Compiles every kernel for every configuration that the backend can choose (some minutes), with all
-options and with none, and for sizes that fill their block and that do not. The exit status is 1 if
-a kernel spills registers inside a loop or wants more shared memory than a block may have. Needs
-triton.
+Compiles every kernel in every configuration that the backend can choose, with all options and with
+none, for sizes that fill a block and for sizes that do not. This takes some minutes and needs
+triton. The exit status is 1 if a kernel spills registers inside a loop, or needs more shared memory
+than a block can have.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from typing import Any, NamedTuple
 from benchmarks import common
 
 ARCHITECTURES = (80, 90, 100)
-SHARED_KIB = {80: 163, 90: 227, 100: 227}  # that a block may have; 99 elsewhere
+SHARED_KIB = {80: 163, 90: 227, 100: 227}  # of a block; 99 on other architectures
 ELEMENTS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 KERNELS = ("lstm_forward", "lstm_backward", "lstm_cell_forward", "lstm_cell_backward")
-# What a bare call has none of: each is a pointer that may be null.
+# The optional arguments: each is a pointer that may be null.
 OPTIONS = ("p_weight_ch", "p_lengths", "p_reserve", "p_dy", "p_dhy", "p_dcy", "p_dweight_ch")
 
 
 class Case(NamedTuple):
-    """One kernel as it may be compiled."""
+    """One kernel and the configuration that it is compiled in."""
 
     kernel: str
     architecture: int
@@ -43,25 +43,25 @@ class Case(NamedTuple):
 
 
 class Resources(NamedTuple):
-    """What one compiled kernel takes."""
+    """The resources of one compiled kernel."""
 
     registers: int
-    """of a thread"""
+    """per thread"""
     stack: int
-    """bytes of a thread's stack, where registers go that do not fit"""
+    """bytes of stack per thread, where registers are spilled"""
     spills: int
-    """instructions inside loops that store to the stack or load from it; outside they cost nothing,
-    and the assembler parks there what is needed only at the end"""
+    """instructions inside loops that access the stack; outside of loops they cost nothing, and the
+    assembler keeps values there that are needed only at the end"""
     shared: int
-    """bytes of a block's shared memory"""
+    """bytes of shared memory per block"""
 
     def fits(self, architecture: int) -> bool:
-        """No spills in a loop, and no more shared memory than there is."""
+        """Return whether no loop has spills and the shared memory suffices."""
         return self.spills == 0 and self.shared <= SHARED_KIB.get(architecture, 99) * 1024
 
 
 def cases(architecture: int, dtypes: tuple[str, ...] = tuple(ELEMENTS)) -> Iterator[Case]:
-    """Everything that the backend can choose on that architecture."""
+    """Yield every configuration that the backend can choose on an architecture."""
     from fastlstm.kernels.configurations import single_launch
 
     for kernel in KERNELS:
@@ -79,10 +79,10 @@ def cases(architecture: int, dtypes: tuple[str, ...] = tuple(ELEMENTS)) -> Itera
 
 
 def measure(case: Case) -> Resources:
-    """Compile a case, and read what the assembler says of it.
+    """Compile a case, and read its resources from the machine code.
 
     Raises:
-        RuntimeError: under the interpreter, which has no compiler.
+        RuntimeError: under Triton's interpreter, which does not compile.
     """
     import triton
     from triton.backends.compiler import GPUTarget
@@ -96,7 +96,8 @@ def measure(case: Case) -> Resources:
     positions = {name: index for index, name in enumerate(kernel.arg_names)}
     types = {name: v if isinstance(v, str) else "constexpr" for name, v in values.items()}
     types |= dict.fromkeys(("PRECISION",) if "PRECISION" in values else (), "constexpr")
-    # As the launcher finds them: torch's memory is aligned, and so are the rows of most sizes.
+    # The same divisibility as the launcher finds: torch aligns memory to 16 bytes, and the rows of
+    # most sizes are aligned too.
     aligned = [name for name, kind in types.items() if kind.startswith("*")]
     if case.H % 16 == 0:
         aligned += [n for n in types if n.startswith("stride") or (n == "H" and types[n] == "i32")]
@@ -127,14 +128,14 @@ def measure(case: Case) -> Resources:
 
 
 def spills_in_loops(assembly: str) -> int:
-    """How many instructions between a backward branch and its target touch the stack."""
+    """Count the instructions between a backward branch and its target that access the stack."""
     instructions = [
         (int(address, 16), text)
         for address, text in re.findall(r"/\*([0-9a-f]{4,})\*/\s+(.*?);", assembly)
     ]
     targets = ((a, re.search(r"\bBRA\b.* 0x([0-9a-f]+)", text)) for a, text in instructions)
     branches = ((int(found[1], 16), address) for address, found in targets if found)
-    loops = [(start, end) for start, end in branches if start < end]  # one to itself ends the code
+    loops = [(start, end) for start, end in branches if start < end]  # one to itself is the end
     return sum(
         any(start <= address <= end for start, end in loops)
         for address, text in instructions
@@ -143,7 +144,7 @@ def spills_in_loops(assembly: str) -> int:
 
 
 def _arguments(case: Case) -> tuple[Any, dict[str, Any], int]:
-    """The kernel, a type or a constant for each of its arguments by name, and its warps."""
+    """Return the kernel, a type or a constant for each of its arguments, and the warps."""
     import triton.language as tl
 
     from fastlstm.kernels import configurations, lstm_backward, lstm_cell, lstm_forward
@@ -158,7 +159,7 @@ def _arguments(case: Case) -> tuple[Any, dict[str, Any], int]:
     values |= {name: sums for name in ("p_c", "p_dc", "p_dweight_ch") if name in values}
     values["p_lengths"] = "*i64"
     if not case.options:
-        is_forward = "forward" in case.kernel  # backward has always a reserve
+        is_forward = "forward" in case.kernel  # backward always has a reserve
         absent = [n for n in OPTIONS if n in values and (is_forward or n != "p_reserve")]
         values |= dict.fromkeys(absent)
     configuration: configurations.Configuration | None = configurations.CELL

@@ -1,13 +1,14 @@
-"""What each option of the sequence op costs over the plain path at the same shape.
+"""Measure the time of each option of lstm_sequence, relative to a call without it.
 
     python -m benchmarks.variants [--shape T,B,I,H ...] [--mode inference training]
         [--dtype float32 bfloat16] [--rounds 7] [--threads N] [--json FILE]
 
-Every option does the work of what it is compared with: lengths are all T, one direction is
-reversed, and two groups, side by side or in opposite directions, stand beside two calls of one
-group each. A ratio is option / compared, and above 1 means that the option costs time. Last comes
-a peephole cell as a loop of torch operations, beside our peepholes: there above 1 means that
-fastlstm is faster. Results, and in training all gradients, are checked before anything is timed.
+Each option does the same work as the call that it is compared with: all lengths are T, one
+direction is reversed, and two groups, in the same or in opposite directions, are compared with two
+calls of one group each. A ratio is option / compared call; above 1 the option takes more time. The
+last two rows are loops of torch operations with peepholes, compared with fastlstm's peepholes:
+there above 1 means that fastlstm is faster. Results, and in training all gradients, are checked
+before the timing.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from benchmarks.timing import median_ms, paired, ratio
 from fastlstm import lstm_sequence
 
 SHAPES = ["100,32,256,256", "1000,8,128,128"]
-Weights = dict[str, list[Tensor]]  # by the names of lstm_sequence, an entry a group
-Call = Callable[[Weights, Tensor], list[Tensor]]  # to outputs (T, B, groups, H)
+Weights = dict[str, list[Tensor]]  # by the names of lstm_sequence, one tensor per group
+Call = Callable[[Weights, Tensor], list[Tensor]]  # returns outputs (T, B, groups, H)
 
 
 class Variant(NamedTuple):
-    """An option, what it is compared with, and other calls that must give the same."""
+    """An option, the variant it is compared with, and a call with the same results."""
 
     call: Call
     compared: str = ""
@@ -44,7 +45,7 @@ def fused(
     peephole: bool = False,
     lengths: bool = False,
 ) -> Call:
-    """One call of the sequence op with some of the groups and options."""
+    """Return a call of lstm_sequence with some of the groups and options."""
 
     def call(weights: Weights, x: Tensor) -> list[Tensor]:
         chosen: dict[str, Any] = {
@@ -59,20 +60,20 @@ def fused(
 
 
 def both(first: Call, second: Call) -> Call:
-    """Two calls."""
+    """Return a function that makes two calls."""
     return lambda weights, x: first(weights, x) + second(weights, x)
 
 
 def flipped(weights: Weights, x: Tensor) -> list[Tensor]:
-    """A reversed direction by two copies."""
+    """Run the reversed direction by flipping the input and the output."""
     return [PLAIN(weights, x.flip(0))[0].flip(0)]
 
 
 def peephole_loop(project_first: bool) -> Call:
-    """A peephole layer in PyTorch: its cell, a step at a time.
+    """Return a peephole LSTM layer written as a loop over the steps in PyTorch.
 
-    With ``project_first`` the input is projected for all steps at once before the loop, which
-    spares it half of its small matrix products.
+    With ``project_first`` the input of all steps is projected at once before the loop, which
+    removes half of the small matrix products in it.
     """
 
     def call(weights: Weights, x: Tensor) -> list[Tensor]:
@@ -115,7 +116,7 @@ VARIANTS = {
 
 
 def run(call: Call, weights: Weights, x: Tensor, dy: Tensor, train: bool) -> Results:
-    """Outputs, and the gradients of x and of every weight that is used if ``train``."""
+    """Return outputs, and with ``train`` the gradients of x and of every weight that is used."""
     with torch.set_grad_enabled(train):
         outputs = call(weights, x)
         if not train:
@@ -127,12 +128,12 @@ def run(call: Call, weights: Weights, x: Tensor, dy: Tensor, train: bool) -> Res
 
 
 def joined(results: Results, outputs: int) -> Results:
-    """With the groups' outputs as one, however many calls they are from."""
+    """Concatenate the first ``outputs`` results along the groups."""
     return [torch.cat(results[:outputs], 2), *results[outputs:]]
 
 
 def draw(shape: str, dtype: torch.dtype, train: bool) -> tuple[Weights, Tensor, Tensor]:
-    """Weights of two groups, x (T, B, I), and the gradient dy (T, B, 2, H)."""
+    """Draw weights of two groups, x (T, B, I), and the gradient dy (T, B, 2, H)."""
     T, B, I, H = map(int, shape.split(","))
     rows = {"weight_ih": (4 * H, I), "weight_hh": (4 * H, H), "bias_ih": (4 * H,)}
     rows |= {"bias_hh": (4 * H,), "weight_ch": (3 * H,)}
@@ -148,7 +149,7 @@ def draw(shape: str, dtype: torch.dtype, train: bool) -> tuple[Weights, Tensor, 
 
 
 def check_variant(variant: Variant, weights: Weights, x: Tensor, dy: Tensor, train: bool) -> None:
-    """The option errs little more than the other calls that compute the same."""
+    """Raise AssertionError if an option errs much more than the call with the same results."""
     if variant.same is None:
         return
 
@@ -165,7 +166,7 @@ def check_variant(variant: Variant, weights: Weights, x: Tensor, dy: Tensor, tra
 
 
 def measure(shape: str, train: bool, dtype: str, rounds: int) -> dict[str, Any]:
-    """All variants at one shape."""
+    """Measure all variants at one shape."""
     weights, x, dy = draw(shape, getattr(torch, dtype), train)
     variants = {n: v for n, v in VARIANTS.items() if dtype == "float32" or not v.float32_only}
     for variant in variants.values():
@@ -189,7 +190,7 @@ def measure(shape: str, train: bool, dtype: str, rounds: int) -> dict[str, Any]:
 
 
 def lines(row: dict[str, Any]) -> str:
-    """A row as it is printed: a line for each variant."""
+    """Format a row: one line for each variant."""
     text = f"{row['shape']} {row['mode']} {row['dtype']}"
     for name, ms in row["ms"].items():
         text += f"\n  {name:<24}{ms:>10.3f} ms"

@@ -1,12 +1,12 @@
-"""One script for each question to a GPU, in the order in which they are asked of a new one.
+"""Benchmark scripts for a GPU, in the order in which to run them on a new one.
 
-    python -m benchmarks.gpu.runs    --out results   1. does everything run, and is it right?
-    python -m benchmarks.gpu.compare --out results   2. how fast, beside nn.LSTM and the floor?
-    python -m benchmarks.gpu.tune    --out results   3. is the layout that is chosen the fastest?
-    python -m benchmarks.gpu.models  --out results   4. whole models, and very long sequences
-    python -m benchmarks.gpu.paper   --out results   5. Moving MNIST as in the paper, in ten minutes
+    python -m benchmarks.gpu.runs    --out results   1. test that everything runs and is correct
+    python -m benchmarks.gpu.compare --out results   2. compare with nn.LSTM and the modelled floor
+    python -m benchmarks.gpu.tune    --out results   3. compare the chosen layout with all others
+    python -m benchmarks.gpu.models  --out results   4. time whole models and very long sequences
+    python -m benchmarks.gpu.paper   --out results   5. train the paper's Moving MNIST model briefly
 
-Each ends within ten minutes, writes JSON as it goes (what was measured stays, whatever happens
-next) and says what it ran on. Results are kept in benchmarks/results/NAME OF THE GPU. `--device cpu
---small` tries the script itself anywhere; its numbers mean nothing.
+Each script ends within ten minutes and writes its rows to a JSON file as they are measured, with a
+description of the GPU. Results belong in benchmarks/results/NAME OF THE GPU. With ``--device cpu
+--small`` a script runs on any machine, to test the script itself; its numbers mean nothing.
 """

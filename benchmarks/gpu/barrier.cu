@@ -1,11 +1,10 @@
-// What a step of a persistent kernel waits for: a barrier between blocks, and rows that all of them
-// read through L2. Prints microseconds a step, the difference of two launches' lengths, so that the
-// launch itself does not count:
+// Measures what a step of a persistent kernel waits for: a barrier between blocks, and rows that
+// all blocks read through L2. Prints microseconds per step by the number of blocks and the bytes
+// that each block reads, from launches of two lengths, so that the time of the launch itself
+// cancels:
 //
-//   grid     cooperative groups' grid.sync()
+//   grid     grid.sync() of cooperative groups
 //   counter  the barrier of csrc/cuda/block.cuh: one thread adds, one thread polls
-//
-// Each by number of blocks and bytes that every block reads in a step.
 #include <cooperative_groups.h>
 
 #include <algorithm>
@@ -54,7 +53,7 @@ __global__ void __launch_bounds__(kThreads, 1) steps(const Arguments arguments) 
     }
     __syncthreads();
   }
-  if (sum.x == 1) *arguments.sink = sum;  // never: the rows are 0, but the compiler cannot know
+  if (sum.x == 1) *arguments.sink = sum;  // never true, because the rows are 0; keeps the reads
 }
 
 float milliseconds(int blocks, Arguments arguments) {

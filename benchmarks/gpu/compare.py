@@ -1,14 +1,14 @@
-"""Every backend beside nn.LSTM (cuDNN), and beside the least time that a step could take.
+"""Compare every backend with nn.LSTM (cuDNN), and with the modelled least time of a step.
 
     python -m benchmarks.gpu.compare --out FOLDER [--minutes 9] [--device cpu --small]
-    python -m benchmarks.gpu.compare --out FOLDER --plot       # of what is in FOLDER already
+    python -m benchmarks.gpu.compare --out FOLDER --plot       # draw the rows in FOLDER
 
-T = 512, I = H; H x B x layers x directions x precision, forward, and forward with backward, in an
-order in which the cells that matter come first. A second run goes on where the first one stopped.
-Each contender's output and gradients are compared with nn.LSTM's in float32 before it is timed: one
-that errs more than four times as much as nn.LSTM at its own precision is not timed. us/step, by
-paired rounds of CUDA events; `ratio` is nn.LSTM's time over the contender's, `floor` the modelled
-least time over the contender's.
+T = 512 and I = H; all combinations of H, B, layers, directions and precision, for the forward pass
+alone and with the backward pass, the most important first. Another run continues where the last one
+stopped. The output and gradients of each contender are compared with those of nn.LSTM in float32
+before the timing; a contender whose error is more than four times that of nn.LSTM in the same
+precision is not timed. Times are microseconds per step, by paired rounds of CUDA events. ``ratio``
+is the time of nn.LSTM over that of the contender, and ``floor`` the modelled least time over it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ import fastlstm
 from benchmarks.gpu import record
 from benchmarks.timing import median_ms, paired, ratio
 
-# Modelled work of a step with W_hh resident, bfloat16, in us, (forward, backward) by (H, B): the
-# largest of mma, shared memory and L2 at an H100's peak rates. To each a barrier and a trip to L2
-# are added.
+# Modelled time of a step in us, (forward, backward) by (H, B), in bfloat16 with W_hh on the chip:
+# the largest of the times of matrix products, shared memory and L2 at the peak rates of an H100.
 _FLOOR = {
     (256, 64): (0.2, 0.4),
     (512, 64): (0.5, 0.9),
@@ -39,12 +38,12 @@ _FLOOR = {
     (2048, 64): (6.9, 12.0),
     (2048, 128): (13.0, 23.0),
 }
-_WAIT = 1.3  # us of each step of each pass
+_WAIT = 1.3  # us of a barrier and an access to L2, which each step of each pass adds
 _BACKENDS = ("cuda", "triton")
 
 
 class Cell(NamedTuple):
-    """One line of the table."""
+    """The sizes of one row of the table."""
 
     precision: str
     H: int
@@ -55,7 +54,7 @@ class Cell(NamedTuple):
 
 
 def cells(small: bool) -> Iterator[Cell]:
-    """What is measured, the first first."""
+    """Yield the sizes to measure, in order."""
     if small:
         yield from (
             Cell("float32", 8, 2, L, D, t) for L, D in ((1, 1), (2, 2)) for t in (False, True)
@@ -71,23 +70,23 @@ def cells(small: bool) -> Iterator[Cell]:
 
 
 def floor(cell: Cell) -> float | None:
-    """us/step of the model; None where it has no number."""
+    """Return the modelled least time in us/step; None for sizes without a model."""
     work = _FLOOR.get((cell.H, cell.B))
     if work is None or cell.precision == "tf32":
         return None
-    # layers could run side by side only where all are resident: they are counted one by one
+    # Layers add up: they could overlap only if the weights of all of them stayed on the chip.
     return cell.L * (work[0] + _WAIT + cell.train * (work[1] + _WAIT))
 
 
 def errors(found: list[torch.Tensor], truth: list[torch.Tensor]) -> float:
-    """The largest difference relative to the largest number, over all tensors; inf for a NaN."""
+    """Return the largest error of all tensors relative to their largest number; inf for a NaN."""
     pairs = zip(found, truth, strict=True)
     each = [(f.float() - t).abs().max() / t.abs().max() for f, t in pairs]
     return float(torch.stack(each).nan_to_num(nan=torch.inf).max())
 
 
 def outputs(module: nn.Module, x: torch.Tensor, train: bool) -> list[torch.Tensor]:
-    """The output, and in training the gradients of the parameters and of x."""
+    """Return the output, and with ``train`` the gradients of x and of the parameters."""
     output = module(x)[0]
     if not train:
         return [output.detach()]
@@ -96,7 +95,7 @@ def outputs(module: nn.Module, x: torch.Tensor, train: bool) -> list[torch.Tenso
 
 
 def measure(cell: Cell, T: int, device: str) -> dict[str, Any]:
-    """One row: us/step by contender, ratios, errors, and why a contender was not timed."""
+    """Measure one row: us/step, ratio and error of each contender, or why it was not timed."""
     dtype = (
         torch.float32 if cell.precision in ("tf32", "float32") else getattr(torch, cell.precision)
     )
@@ -106,7 +105,7 @@ def measure(cell: Cell, T: int, device: str) -> dict[str, Any]:
     x32 = torch.randn(T, cell.B, cell.H, device=device).requires_grad_(cell.train)
     torch.backends.cudnn.allow_tf32 = False
     truth = outputs(exact, x32, cell.train)
-    torch.backends.cudnn.allow_tf32 = True  # torch's default, and what its users get
+    torch.backends.cudnn.allow_tf32 = True  # torch's default
     torch.backends.cuda.matmul.allow_tf32 = cell.precision == "tf32"
 
     x = x32.detach().to(dtype).requires_grad_(cell.train)
@@ -142,7 +141,7 @@ def measure(cell: Cell, T: int, device: str) -> dict[str, Any]:
 
 
 def plot(arguments: argparse.Namespace) -> None:
-    """Ratios over H, a panel for each precision and batch, from what `compare.json` has."""
+    """Draw the ratios in ``compare.json`` over H, a panel for each precision and batch size."""
     import matplotlib.pyplot as plt
 
     found = record.read(arguments.out / "compare.json")
@@ -173,7 +172,7 @@ def plot(arguments: argparse.Namespace) -> None:
 
 def main() -> None:
     options = record.parser(__doc__, minutes=8.5)
-    options.add_argument("--plot", action="store_true", help="draw what is there, measure nothing")
+    options.add_argument("--plot", action="store_true", help="draw the rows, measure nothing")
     arguments = options.parse_args()
     if arguments.plot:
         plot(arguments)

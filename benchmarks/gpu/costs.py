@@ -1,7 +1,7 @@
-"""What the constants of the model that ranks plans should be, by the steps that were timed.
+"""Fit the constants of the model that ranks plans to measured times.
 
-They are ``Costs`` of csrc/cuda/kernels.h. A fit minimises the squares of log(model / measured). The
-model is that of csrc/cuda/plan.cpp itself, which is called for every guess.
+The constants are ``Costs`` in csrc/cuda/kernels.h. The fit minimises the squares of log(model /
+measured), and calls the model in csrc/cuda/plan.cpp itself for every guess.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-# The clock only says how many ns the cycles are that others count in: one of them must be given.
+# The clock only converts the unit of the other constants, cycles, to ns. One scale must be fixed.
 _GIVEN = ("clock",)
-# A constant that comes out e times larger weighs as much as one step that is missed by 2 %: those
-# of which no step tells stay where they were.
+# A regulariser: changing a constant by a factor of e costs as much as an error of 2 % in a step.
+# Constants that no measured step depends on keep their values.
 _PRIOR = 0.02
 _ITERATIONS = 60
-_SLOPE = 1e-4  # width of a difference, of a logarithm
+_SLOPE = 1e-4  # of the logarithm of a constant, for finite differences
 
 
 class Step(NamedTuple):
-    """A plan of a problem, and how long a step of it took."""
+    """A plan of a problem, and the measured time of a step."""
 
     direction: str
     dtype: str
@@ -33,18 +33,18 @@ class Step(NamedTuple):
     ns: float
 
     def model(self, kernels: Any, costs: dict[str, float]) -> float:
-        """ns with these constants."""
+        """Return the ns that the model gives with these constants."""
         found: float = kernels.step_ns(*self[:5], products=self[5], plan=self.plan, costs=costs)
         return found
 
 
 def misses(kernels: Any, steps: Sequence[Step], costs: dict[str, float]) -> np.ndarray:
-    """log(model / measured) of each step."""
+    """Return log(model / measured) of each step."""
     return np.log([step.model(kernels, costs) / step.ns for step in steps])
 
 
 def fit(kernels: Any, steps: Sequence[Step]) -> dict[str, float]:
-    """The constants with which the model misses the steps least, by Levenberg and Marquardt."""
+    """Fit the constants by the method of Levenberg and Marquardt."""
     before: dict[str, float] = kernels.costs()
     names = [name for name in before if name not in _GIVEN]
     start = np.log([before[name] for name in names])
@@ -71,7 +71,7 @@ def fit(kernels: Any, steps: Sequence[Step]) -> dict[str, float]:
 
 
 def report(kernels: Any, steps: Sequence[Step]) -> list[str]:
-    """The constants now and fitted, and how well the model tells times and plans with each."""
+    """Write a table of the constants now and fitted, and how well the model does with each."""
     now = kernels.costs()
     fitted = fit(kernels, steps)
     lines = ["| constant | now | fitted |", "|---|---|---|"]
@@ -88,7 +88,7 @@ def report(kernels: Any, steps: Sequence[Step]) -> list[str]:
 
 
 def losses(kernels: Any, steps: Sequence[Step], costs: dict[str, float]) -> list[float]:
-    """For each problem, the time of the plan that the model takes over that of the fastest one."""
+    """Return for each problem the time of the model's plan over that of the fastest plan."""
     problems: dict[tuple[Any, ...], list[Step]] = {}
     for step in steps:
         problems.setdefault(step[:6], []).append(step)

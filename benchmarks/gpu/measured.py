@@ -1,4 +1,4 @@
-"""The entry of ``fastlstm/backends/gpu/timings.py`` for one GPU, from what `compare` measured."""
+"""Write a GPU's entry for ``fastlstm/backends/gpu/timings.py`` from the rows of ``compare``."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from typing import Any
 
 from fastlstm.backends.gpu.timings import Measured
 
-# nn.LSTM stays unless another is faster by more than rounds of one and the same call may differ.
+# Another backend must take less than this share of nn.LSTM's time to replace it; repeated
+# measurements of the same call differ by less than that.
 _TIE = 0.98
 
 
 def winners(rows: Sequence[Mapping[str, Any]]) -> Iterator[Measured]:
-    """The fastest backend of each row of compare.json that timed any.
+    """Yield the fastest backend of each row of ``compare.json`` that has a time.
 
-    float32 is what was measured in TF32, which is torch's default for cuDNN.
+    Rows measured in TF32, torch's default for cuDNN, are entered as float32.
     """
     for row in rows:
         us = {name[:-3]: time for name, time in row.items() if name.endswith(" us")}
@@ -29,7 +30,7 @@ def winners(rows: Sequence[Mapping[str, Any]]) -> Iterator[Measured]:
 
 
 def source(rows: Sequence[Mapping[str, Any]], capability: Sequence[int]) -> str:
-    """An entry of ``TABLES``, to be pasted between its braces."""
+    """Return the source text of an entry of ``TABLES``."""
     lines = [f"    {tuple(capability)}: ("]
     for m in winners(rows):
         values = ", ".join(f'"{v}"' if isinstance(v, str) else str(v) for v in m)

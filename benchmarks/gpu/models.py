@@ -1,11 +1,11 @@
-"""Whole models on a GPU, and sequences too long to be stored.
+"""Time whole models on a GPU, and an LSTM on a very long sequence.
 
     python -m benchmarks.gpu.models --out FOLDER [--device cpu --small]
 
-A training step (forward, loss, backward, Adam) of CompositeLSTM, 2,048 units, 1 and 2 layers, batch
-100, under autocast in bfloat16, beside the same model on nn.LSTM (which lacks peepholes) and on a
-loop over steps in plain torch; sequences a second and peak memory. Then one LSTM over T = 100,000
-steps, with checkpoints and without.
+The first rows are a training step (forward, loss, backward, Adam) of CompositeLSTM with 2,048
+units, 1 and 2 layers and batch size 100, under autocast in bfloat16, compared with the same model
+built on nn.LSTM (without peepholes) and on a loop over the steps in PyTorch: sequences per second
+and peak memory. The last row is an LSTM on T = 100,000 steps, with and without checkpoints.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from benchmarks.timing import median_ms, paired, ratio
 
 
 def peak(device: str, call: Callable[[], object]) -> float | None:
-    """GB that a call has allocated at its highest, with what was there before; None on a CPU."""
+    """Return the peak of allocated GPU memory during a call in GB; None on a CPU."""
     if device == "cpu":
         return None
     torch.cuda.reset_peak_memory_stats()
@@ -33,7 +33,7 @@ def peak(device: str, call: Callable[[], object]) -> float | None:
 
 
 def composite(results: record.Results, device: str, layers: int, small: bool) -> None:
-    """One row: the three models' sequences a second, their ratios and memory."""
+    """Measure one row: sequences per second, ratio and memory of the three models."""
     I, H, B, T = (64, 16, 4, 3) if small else (4096, 2048, 100, 10)
     frames, future = torch.rand(2, T, B, I, device=device)
     sizes: dict[str, Any] = {"input_size": I, "hidden_size": H, "num_layers": layers}
@@ -68,7 +68,7 @@ def composite(results: record.Results, device: str, layers: int, small: bool) ->
 
 
 def long_sequence(results: record.Results, device: str, small: bool) -> None:
-    """One row: ms and GB of forward and backward over a long sequence, three ways."""
+    """Measure one row: ms and GB of a forward and backward pass over a long sequence."""
     T, B, H = (200, 1, 16) if small else (100_000, 4, 256)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     row: dict[str, Any] = {"model": "LSTM", "T": T, "B": B, "hidden_size": H}

@@ -1,12 +1,13 @@
-"""The paper's best model on Moving MNIST, trained and evaluated within ten minutes.
+"""Train and evaluate the paper's best model on Moving MNIST within ten minutes.
 
     python -m benchmarks.gpu.paper --out FOLDER [--minutes 9] [--device cpu --small]
 
-The model of `fastlstm experiment moving_mnist --preset paper` of that name, in bfloat16, but with a
-learning rate that fits a short run (the paper trains for days) and scheduled sampling, which
-a conditional decoder needs to predict from its own frames so soon. Ends with the errors on held-out
-digits: nats per frame, teacher-forced as in the paper (341.2), and in closed loop. The curve, the
-figure of predictions and the numbers are copied to FOLDER; the weights are too large to keep.
+The model is composite_conditional_future of ``fastlstm experiment moving_mnist --preset paper``, in
+bfloat16. Its learning rate is that of a short run (the paper trains for days), and scheduled
+sampling teaches the conditional decoder early to predict from its own frames. The script reports
+the errors on held-out digits in nats per frame: teacher-forced (the decoder reads the true frames,
+as in the paper: 341.2) and in closed loop (it reads its own). The training curve, a figure of
+predictions and the numbers are copied to FOLDER, the weights are not.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from fastlstm.training.commands.video import VideoCommand
 
 _MODEL = "composite_conditional_future"
 _PAPER = 341.2  # nats a frame, composite model with conditional future, teacher-forced
-_EVALUATION_S = 75  # kept back from training, for the test set and the figure
-_TRIAL_STEPS = 30  # whose speed says how many steps there is time for
+_EVALUATION_S = 75  # reserved for the test set and the figure
+_TRIAL_STEPS = 30  # whose speed gives the number of steps of the run
 
 
 def words(arguments: object, run: Path, seconds: float, steps: int) -> list[str]:
-    """The command's arguments."""
+    """Return the arguments of ``fastlstm``."""
     device, small = arguments.device, arguments.small  # type: ignore[attr-defined]
     config = run.with_suffix(".yaml")
     config.write_text(
@@ -53,7 +54,7 @@ def words(arguments: object, run: Path, seconds: float, steps: int) -> list[str]
 
 def main() -> None:
     options = record.parser(__doc__, minutes=9)
-    options.add_argument("--steps", type=int, help="of training; the learning rate ends with them")
+    options.add_argument("--steps", type=int, help="training steps (default: as many as fit)")
     arguments = options.parse_args()
     results = record.Results(arguments, "paper")
     steps, run = arguments.steps, arguments.out / "run"
@@ -79,7 +80,7 @@ def main() -> None:
 
 
 def plot(out: Path) -> None:
-    """The curve's losses over steps."""
+    """Draw the losses over the training steps."""
     from matplotlib.figure import Figure
 
     with (out / "paper_curve.csv").open(newline="") as file:

@@ -1,4 +1,4 @@
-"""The recurrence of the cuda backend alone, on numbers of its own, by any of its plans."""
+"""Run the recurrence of the cuda backend alone, on random numbers, with any of its plans."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DIRECTIONS = ("forward", "backward")
 
 
 class Problem(NamedTuple):
-    """What a plan is made for, but for the pass."""
+    """The precision and sizes that a plan is made for."""
 
     precision: str
     H: int
@@ -32,25 +32,25 @@ class Problem(NamedTuple):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the tensors."""
+        """The dtype of the tensors."""
         found = torch.float32 if self.precision == "tf32" else getattr(torch, self.precision)
         assert isinstance(found, torch.dtype)
         return found
 
     @property
     def reverse(self) -> tuple[bool, ...]:
-        """The second of two directions reads time backwards."""
+        """Whether each group runs backwards in time: the second of two does."""
         return (False, True)[: self.G]
 
 
 class Passes:
-    """Both passes of one problem on the same numbers, with any plan.
+    """The forward and the backward pass of a problem on the same random numbers.
 
     Args:
-        kernels: of the cuda backend.
-        problem: the sizes.
-        T: steps.
-        device: of the tensors, "cuda" or "cpu".
+        kernels: the kernels of the cuda backend.
+        problem: precision and sizes.
+        T: number of steps.
+        device: "cuda" or "cpu".
     """
 
     def __init__(self, kernels: Any, problem: Problem, T: int, device: str) -> None:
@@ -70,9 +70,13 @@ class Passes:
         }
 
     def run(self, direction: str, plan: dict[str, int] | None) -> list[Tensor]:
-        """y and the last states; or the gradients of igates and of the first states.
+        """Run a pass with a plan.
 
-        The backward pass needs a forward pass before it, of whatever plan.
+        The backward pass needs an earlier forward pass, with any plan.
+
+        Returns:
+            y and the last states; of the backward pass the gradients of igates and of the first
+            states.
         """
         launch = self.launches[direction]._replace(plan=plan)
         if direction == "forward":
@@ -85,12 +89,12 @@ class Passes:
         return [found[0], *found[3:]]
 
     def poison(self) -> None:
-        """So that a number that a forward pass leaves out is seen."""
+        """Fill the outputs with NaN, to detect numbers that a forward pass does not write."""
         for tensor in (self._y, self._reserve, self._hy, self._cy):
             tensor.fill_(torch.nan)
 
     def reference(self, dtype: torch.dtype) -> dict[str, list[Tensor]]:
-        """What the reference makes of the same numbers, computed in ``dtype``."""
+        """Compute the results of both passes with the reference backend in ``dtype``."""
         inputs = (self._call.input, self._call.hx, self._call.cx)
         igates, hx, cx = leaves = [x.to(dtype, copy=True).requires_grad_() for x in inputs]
         outputs = fastlstm.lstm_sequence(

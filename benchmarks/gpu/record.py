@@ -1,4 +1,4 @@
-"""What the GPU scripts share: options, what they ran on, results that are written as they come."""
+"""What the GPU scripts share: options, a description of the machine, and files of results."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import torch
 
 from fastlstm.cli import info
 
-ROUNDS = 5
+ROUNDS = 5  # samples of each contender
 
 
 def parser(doc: str, minutes: float) -> argparse.ArgumentParser:
-    """The options of every script, under the first line of its docstring."""
+    """Return a parser with the options of every script; the first line of ``doc`` describes it."""
     options = argparse.ArgumentParser(description=doc.splitlines()[0])
     options.add_argument("--out", type=Path, required=True, help="folder of the results")
     options.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
-    options.add_argument("--minutes", type=float, default=minutes, help="begin nothing after them")
-    options.add_argument("--small", action="store_true", help="tiny sizes, to try the script")
+    options.add_argument("--minutes", type=float, default=minutes, help="start nothing after them")
+    options.add_argument("--small", action="store_true", help="tiny sizes, to test the script")
     return options
 
 
 def command_output(*command: str) -> str | None:
-    """What a command prints, or None if it fails or is not there."""
+    """Return the output of a command; None if it fails or is not installed."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -36,7 +36,7 @@ def command_output(*command: str) -> str | None:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """What the numbers depend on: GPU, driver, torch, commit."""
+    """Describe what the numbers depend on: GPU, driver, torch, commit."""
     query = "--query-gpu=name,driver_version,clocks.max.sm,power.limit"
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
@@ -73,11 +73,11 @@ class Results:
 
     @property
     def seconds_left(self) -> float:
-        """Until nothing more should be begun."""
+        """Seconds until --minutes are over."""
         return self._end - time.monotonic()
 
     def add(self, **row: Any) -> dict[str, Any]:
-        """Keep a row, print it, and write all of them."""
+        """Add a row, print it, and write all rows to the file."""
         self.rows.append(row)
         print("  ".join(f"{name} {_short(value)}" for name, value in row.items()), flush=True)
         part = self.path.with_suffix(".part")
@@ -91,7 +91,7 @@ def _short(value: Any) -> str:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """What `Results` wrote."""
+    """Read a file of :class:`Results`."""
     found: dict[str, Any] = json.loads(path.read_text())
     return found
 

@@ -1,11 +1,11 @@
-"""Everything runs on the GPU and is right, and what a step waits for.
+"""Test that everything runs on a GPU and is correct, and measure what a step waits for.
 
     python -m benchmarks.gpu.runs --out FOLDER [--device cpu --small]
 
-In this order, each with what it printed last: small calls of every kernel; the tests marked `gpu`;
-compute-sanitizer's memcheck, racecheck and synccheck over small calls; the latency of a barrier
-between blocks and of rows that all of them read (`barrier.cu`). A step that fails does not stop
-those after it.
+The steps, of which the end of the output is recorded: small calls of every kernel; the tests marked
+``gpu``; compute-sanitizer's memcheck, racecheck and synccheck on small calls; the latency of a
+barrier between blocks and of rows that all blocks read (``barrier.cu``). A step that fails does not
+stop the next ones.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from benchmarks.gpu import record
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-_TAIL = 4000  # characters kept of what a step printed
+_TAIL = 4000  # characters of a step's output that are recorded
 
-# Small calls that reach every kernel: resident and not, all types, options of each.
+# Small calls that reach every kernel, in all dtypes, with weights that fit on the chip or do not.
 CALLS = """
 import torch, fastlstm
 for dtype in (torch.float32, torch.bfloat16, torch.float16, torch.float64):
@@ -47,7 +47,7 @@ SIZES = [
 
 
 def step(results: record.Results, name: str, command: list[str], limit: float) -> None:
-    """Run a command and record how it ended."""
+    """Run a command, and record its exit status, time and output."""
     seconds = min(limit, results.seconds_left)
     if seconds < 5:
         results.add(step=name, ended="not begun: no time left")
@@ -67,7 +67,7 @@ def step(results: record.Results, name: str, command: list[str], limit: float) -
 
 
 def calls(device: str, backend: str, small: bool) -> list[str]:
-    """A Python command that makes the small calls."""
+    """Return a Python command that makes the small calls."""
     sizes = SIZES[:2] if small else SIZES
     code = CALLS.replace("SIZES", repr(sizes)).replace("DEVICE", repr(device))
     return [sys.executable, "-c", code.replace("BACKEND", repr(backend))]

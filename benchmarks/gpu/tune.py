@@ -1,21 +1,22 @@
-"""Every layout of the cuda backend's recurrence beside the one that its model chooses.
+"""Compare the layout that the cuda backend chooses for its recurrence with other layouts.
 
     python -m benchmarks.gpu.tune --out FOLDER [--minutes 9] [--device cpu --small]
-    python -m benchmarks.gpu.tune --out FOLDER --report       # of what is in FOLDER already
+    python -m benchmarks.gpu.tune --out FOLDER --report       # report the rows in FOLDER
 
-T = 512; H x B x directions x precision, the forward pass (which keeps what training needs) and the
-backward one, without the products over all steps around them. Timed are the plans that the model
-of csrc/cuda/plan.cpp ranks first, as many again spread over the rest of its list, and the way
-without a plan, step by step. Outputs are compared with the reference in float32 before they are
-timed: what errs more than four times as much as the reference at the precision is not timed.
-A second run goes on where the first one stopped.
+T = 512; all combinations of H, B, directions and precision, for the forward pass of training and
+the backward pass, without the matrix products over all steps. The script times the plans that the
+model in csrc/cuda/plan.cpp ranks first, as many again from the rest of its list, and a launch per
+step without a plan. Results are compared with the reference in float32 before the timing; a plan
+whose error is more than four times that of the reference in the same precision is not timed.
+Another run continues where the last one stopped.
 
-tune.json has a row for each plan: `model_us` and `us` a step, by paired rounds of CUDA events, and
-`ratio`, the time of the model's choice over the plan's. tune.md has the model's choice beside the
-fastest plan, and what the constants of the model should be (`Costs` in csrc/cuda/kernels.h).
-measured.txt has the table for fastlstm/backends/gpu/timings.py, if compare.json is in FOLDER too.
+tune.json has a row for each plan: the modelled and the measured time of a step, ``model_us`` and
+``us``, by paired rounds of CUDA events, and ``ratio``, the time of the model's choice over that of
+the plan. tune.md compares the model's choice with the fastest plan, and has fitted constants of the
+model (``Costs`` in csrc/cuda/kernels.h). measured.txt has the entry for
+fastlstm/backends/gpu/timings.py, if FOLDER has a compare.json.
 
-On a CPU the kernels are emulated, as the tests do it.
+On a CPU the kernels are emulated, as in the tests.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ from fastlstm.backends import cuda
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 STEPWISE = "step by step"
-# What the reference is computed in to err as a precision does: TF32 has float16's mantissa.
+# The dtype in which the reference errs as much as a precision: TF32 has the mantissa of float16.
 _LIKE = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float16}
 
 
 def problems(small: bool) -> Iterator[Problem]:
-    """What is measured, the first first: the sizes of `compare`, in its order."""
+    """Yield the problems to measure: the sizes of ``compare``, in its order."""
     if small:
         yield from (Problem("bfloat16", 48, 9, 1), Problem("tf32", 16, 3, 2))
         return
@@ -49,7 +50,7 @@ def problems(small: bool) -> Iterator[Problem]:
 
 
 def kernels_for(device: str) -> Any:
-    """Those of the module, or emulated ones."""
+    """Return the kernels of fastlstm._C, or on a CPU emulated ones."""
     if device == "cuda":
         if not cuda.kernels.built:
             raise SystemExit(f"this build has no CUDA kernels: {cuda.kernels.reason}")
@@ -61,7 +62,7 @@ def kernels_for(device: str) -> Any:
 
 
 def spread(plans: Sequence[dict[str, int]], most: int) -> list[int]:
-    """Places of the first half of ``most`` plans, and of as many at even distances after them."""
+    """Choose ``most`` plans: half from the start of the list, half evenly spaced in the rest."""
     first = range(min(len(plans), most // 2))
     left = len(plans) - len(first)
     count = min(left, most - len(first))
@@ -71,7 +72,7 @@ def spread(plans: Sequence[dict[str, int]], most: int) -> list[int]:
 def measure(
     kernels: Any, problem: Problem, T: int, device: str, most: int
 ) -> Iterator[dict[str, Any]]:
-    """A row for each plan of both passes, and one for each pass step by step."""
+    """Measure a row for each plan of both passes, and one for each pass step by step."""
     torch.backends.cudnn.allow_tf32 = True  # torch's default, which the kernels follow
     torch.backends.cuda.matmul.allow_tf32 = False  # in the reference
     passes = Passes(kernels, problem, T, device)
@@ -118,18 +119,18 @@ def measure(
             if "0" in seconds:
                 rows[name]["ratio"] = ratio(seconds, "0", name)
         yield from rows.values()
-        passes.run("forward", None)  # whatever came before, the backward pass finds what is right
+        passes.run("forward", None)  # the backward pass needs correct outputs of a forward pass
 
 
 def steps(rows: Sequence[dict[str, Any]]) -> list[costs.Step]:
-    """What the constants are fitted to."""
+    """Return the measured steps, to which the constants are fitted."""
     sizes = ("direction", "dtype", "B", "G", "H", "products", "plan")
     timed = (row for row in rows if "plan" in row and "us" in row)
     return [costs.Step(*(row[name] for name in sizes), ns=1e3 * row["us"]) for row in timed]
 
 
 def choices(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """A table of each problem and pass: the model's choice, the fastest plan, step by step."""
+    """Write a table of each problem and pass: the model's choice, the fastest plan, no plan."""
     lines = [
         "| precision | H | B | G | pass | model's choice | us/step | model | fastest | us/step "
         "| ratio | step by step |",
@@ -151,7 +152,7 @@ def choices(rows: Sequence[dict[str, Any]]) -> list[str]:
 
 
 def _short(row: dict[str, Any]) -> str:
-    """What is chosen in a row's plan, and what follows; "none" for an empty row."""
+    """Describe the plan of a row in words; "none" for an empty row."""
     if not row:
         return "none"
     words = "{slices}x{tiles} blocks, {units} units, kernel {kernel}, {k_warps} k warps, "
@@ -163,7 +164,7 @@ def _number(row: dict[str, Any], name: str) -> str:
 
 
 def report(arguments: argparse.Namespace, kernels: Any) -> None:
-    """Writes and prints tune.md, and measured.txt, of the rows that are there."""
+    """Write and print tune.md, and write measured.txt, from the rows in the folder."""
     found = record.read(arguments.out / "tune.json")
     lines = [f"# {found['device']}, {found['time']}", "", *choices(found["rows"])]
     if timed := steps(found["rows"]):
@@ -181,8 +182,8 @@ def report(arguments: argparse.Namespace, kernels: Any) -> None:
 
 def main() -> None:
     options = record.parser(__doc__, minutes=8.5)
-    options.add_argument("--report", action="store_true", help="of what is there, measure nothing")
-    options.add_argument("--plans", type=int, default=16, help="that are timed of each problem")
+    options.add_argument("--report", action="store_true", help="report without measuring")
+    options.add_argument("--plans", type=int, default=16, help="plans to time per problem")
     arguments = options.parse_args()
     if arguments.plans < 2:
         options.error(f"--plans: expected at least 2, got {arguments.plans}")
