@@ -153,15 +153,14 @@ def lstm_cell(
     wanted, mode, problem = pose_problem(layers, Wanted(), "cell")
     chosen = select(problem, backend, mode)
     if chosen is backends.torch:
-        if hx is None:
-            zeros = input.new_zeros(input.shape[0], weights.weight_hh.shape[1])
-            hx = (zeros, zeros)
-        return backends.torch.lstm_cell(input, hx, weights)
-    if autocast_dtype(input) is None or layers.autocast is not None:
-        y, _, cy, *_ = run_layers(chosen, layers, wanted, mode)
-    else:
+        return backends.torch.lstm_cell(input, hx or (layers.hx, layers.cx), weights)
+    x, h, c = layers.input[None], layers.hx[None], layers.cx[None]
+    layers = layers._replace(input=x, hx=h, cx=c)
+    if layers.autocast is None and autocast_dtype(input) is not None:
         with torch.autocast(input.device.type, enabled=False):
             y, _, cy, *_ = run_layers(chosen, layers, wanted, mode)
+    else:
+        y, _, cy, *_ = run_layers(chosen, layers, wanted, mode)
     return y[0], cy[0]
 
 
@@ -301,19 +300,21 @@ def make_layers(
 
 
 def make_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWeights) -> Layers:
-    """Arguments of :func:`lstm_cell`, once they are checked, as one layer of one step.
+    """Arguments of :func:`lstm_cell`, once they are checked, as a layer without a time dimension.
 
     Under autocast ``nn.LSTMCell`` carries its state on a CPU in float32, if it came so, and so does
     this: rounding the state in every step would lose small changes. All is float32 then.
     """
-    lowered, carried = autocast_dtype(input), None
-    if lowered is not None and input.dtype != torch.float64 and input.device.type == "cpu":
-        carried = torch.promote_types(input.dtype if hx is None else hx[1].dtype, lowered)
-        if carried == lowered:
-            carried = None
-    if carried is not None:
-        input, lowered = input.to(carried), None
-        hx = None if hx is None else (hx[0].to(carried), hx[1].to(carried))
-        weights = LSTMWeights._make(w if w is None else w.to(carried) for w in weights)
-    state = None if hx is None else (hx[0][None], hx[1][None])
-    return make_layers(input[None], state, [weights], SequenceLayout([False]), False, lowered)
+    if hx is None:
+        zeros = input.new_zeros(input.shape[0], weights.weight_hh.shape[1])
+        hx = (zeros, zeros)
+    h, c = hx
+    lowered = None if input.dtype is torch.float64 else autocast_dtype(input)
+    if lowered is not None and input.device.type == "cpu":
+        carried = torch.promote_types(c.dtype, lowered)
+        if carried != lowered:
+            lowered = None
+            input, h, c = (tensor.to(carried) for tensor in (input, h, c))
+            weights = LSTMWeights._make(w if w is None else w.to(carried) for w in weights)
+    group = GroupWeights(*[() if weight is None else (weight,) for weight in weights])
+    return Layers(input, [group], h, c, SequenceLayout([False]), autocast=lowered)

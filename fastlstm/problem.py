@@ -59,7 +59,7 @@ def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mod
     """Find out what watches a call, and what is asked of the backends.
 
     Args:
-        layers: the call; one layer for the sequence op.
+        layers: the call; one layer for the sequence op, and no time dimension for a cell.
         wanted: what the call computes.
         kind: the function that was called, "lstm", "cell" or "sequence".
 
@@ -76,14 +76,15 @@ def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mod
     if train:
         wanted = wanted._replace(train=True)
     whole_layers, is_packed = kind != "sequence", layout.batch_sizes is not None
+    T = 1 if kind == "cell" else input.shape[0]
     transformed = mode is Mode.FORWARD_AD or (mode is Mode.FUNCTORCH and is_vmapped())
     problem = Problem(
         device=input.device.type,
         dtype=layers.autocast or input.dtype,
-        T=input.shape[0] if layout.batch_sizes is None else layout.batch_sizes.shape[0],
-        B=layers.cx.shape[1],
+        T=T if layout.batch_sizes is None else layout.batch_sizes.shape[0],
+        B=layers.cx.shape[-2],
         G=len(layout.reverse),
-        H=layers.cx.shape[2],
+        H=layers.cx.shape[-1],
         I=weights.weight_ih[0].shape[1] if weights.weight_ih else 0,
         L=len(layers.weights),
         has_peepholes=len(weights.weight_ch) > 0,

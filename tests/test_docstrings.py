@@ -10,8 +10,8 @@ import torch
 import fastlstm
 
 PACKAGES = ("fastlstm", "fastlstm.data", "fastlstm.nn", "fastlstm.nn.convert", "fastlstm.training")
-# The packages in which every public name must have an example that runs: in the end PACKAGES.
-COMPLETE = ()
+# The packages in which every public name must have an example that runs.
+COMPLETE = PACKAGES
 
 
 def _defined_in(module):

@@ -16,7 +16,7 @@ from fastlstm.models.losses import FrameType, readout_to_frames
 
 
 class VideoOutput(NamedTuple):
-    """What a video model's ``forward`` returns: read-outs of its decoders, and the encoder's state.
+    """The read-outs of a video model's decoders and the encoder's state: what ``forward`` returns.
 
     A read-out has logits for binary frames and values for real ones.
 
@@ -25,6 +25,12 @@ class VideoOutput(NamedTuple):
             without the reconstruction decoder.
         future: (steps, B, I) in the order of time. None for a model without the future decoder.
         state: the encoder's final (h, c), each (L, B, H): the representation of the video.
+
+    Example:
+        >>> model = fastlstm.LSTMFuturePredictor(16, 8)
+        >>> output = model(torch.rand(6, 2, 16), steps=4)
+        >>> output.reconstruction, output.future.shape
+        (None, torch.Size([4, 2, 16]))
     """
 
     reconstruction: Tensor | None

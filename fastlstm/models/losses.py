@@ -32,6 +32,12 @@ class VideoLoss(NamedTuple):
             model without the reconstruction decoder.
         future: scalar, averaged over the frames that follow and the batch. None for a model without
             the future decoder.
+
+    Example:
+        >>> model, video = fastlstm.CompositeLSTM(16, 8), torch.rand(6, 2, 16)
+        >>> loss = model.loss(video[:3], video[3:])
+        >>> torch.equal(loss.total, loss.reconstruction + loss.future)
+        True
     """
 
     total: Tensor
