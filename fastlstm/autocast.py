@@ -1,4 +1,4 @@
-"""What ``torch.autocast`` asks for: dtypes of results, and copies of weights."""
+"""Support of ``torch.autocast``: dtypes of results, and copies of weights."""
 
 from __future__ import annotations
 

@@ -152,7 +152,7 @@ NOTHING = torch.empty(0, device="cpu")
 
 
 class Results(NamedTuple):
-    """What a call returns. Tensors that were not wanted are empty, unless they come for free."""
+    """The outputs of a call. Those that were not wanted are empty, unless they come for free."""
 
     y: Tensor
     """(T, B, G, P)"""
@@ -168,7 +168,7 @@ class Results(NamedTuple):
 
 
 class Saved(NamedTuple):
-    """What the backward pass gets from the forward pass, beside its call."""
+    """The tensors that the forward pass hands to the backward pass, beside the call."""
 
     y: Tensor
     reserve: Tensor

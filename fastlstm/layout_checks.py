@@ -18,7 +18,7 @@ from fastlstm.call import SequenceLayout
 from fastlstm.tracing import is_recorded
 
 CHECKPOINT_EVERY = 128
-"""What ``checkpoint_every="auto"`` means."""
+"""The number of steps that ``checkpoint_every="auto"`` stands for."""
 
 
 def check_size(name: str, tensor: Tensor, expected: tuple[int, ...]) -> None:

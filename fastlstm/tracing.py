@@ -1,4 +1,4 @@
-"""Who watches a call: a compiler, a tracer, ``torch.func``, autograd, or nobody.
+"""The observers of a call: a compiler, a tracer, ``torch.func``, autograd, or none.
 
 Kernels are called directly where only autograd watches. Everything else must see the call as an op
 of ``torch.library``, or as differentiable torch code.
@@ -15,7 +15,7 @@ from torch.autograd import forward_ad
 
 
 class Mode(Enum):
-    """What a call must be visible to."""
+    """The kinds of observers that must see a call."""
 
     ONNX = auto()
     """``torch.onnx.export`` records the call as nodes of ONNX."""

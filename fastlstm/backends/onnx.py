@@ -1,7 +1,7 @@
-"""What ``torch.onnx.export`` records: ONNX's own ``LSTM`` node, or a ``Scan`` where it has none.
+"""The nodes that ``torch.onnx.export`` records: ONNX's ``LSTM``, or a ``Scan`` where that cannot.
 
-Every other backend computes; this one only describes, and is chosen while an export traces,
-whatever was asked for. The node is https://onnx.ai/onnx/operators/onnx__LSTM.html with peepholes as
+This backend computes nothing. It is chosen while an export traces, whatever backend was asked for.
+The node is https://onnx.ai/onnx/operators/onnx__LSTM.html with peepholes as
 its input P and lengths as sequence_lens. It has neither a projection nor an input that is already
 projected: those become a Scan over :func:`fastlstm.backends.reference.lstm_step`.
 """

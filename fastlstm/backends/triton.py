@@ -1,16 +1,16 @@
 """Triton kernels for GPUs (``kernels/``), which have not yet run on one.
 
-Where W_hh fits on one multiprocessor, the recurrence is a single launch each way
-(``lstm_forward``, ``lstm_backward``); elsewhere, and for a single step, it is a matrix product by
-cuBLAS and a fused cell (``lstm_cell``) a step. The input projection and the gradients of weights
-and input are matrix products over the whole sequence. The kernels' products of float32
-are TF32 where cuDNN's, and so ``nn.LSTM``'s, are; those by torch follow
-``torch.backends.cuda.matmul``. No gradient is summed up by atomics: two runs give the same bits.
+Where W_hh fits on one multiprocessor, each pass of the recurrence is a single launch
+(``lstm_forward``, ``lstm_backward``). Elsewhere, and for a single step, a step is a matrix product
+by cuBLAS and a fused cell (``lstm_cell``). The input projection and the gradients of weights and
+input are matrix products over the whole sequence. The kernels multiply float32 in TF32 where cuDNN,
+and so ``nn.LSTM``, does; torch's own products follow ``torch.backends.cuda.matmul``. No gradient is
+summed up by atomics, so two runs give the same bits.
 
-Nothing waits for the GPU, and no loop over steps allocates: after one call, which compiles, a call
-can be captured by ``torch.cuda.graph``. That is left to the user, since only who owns the tensors
-knows that their addresses stay; it pays where launches take longer than kernels, which is a loop
-over steps with a small batch.
+Nothing waits for the GPU, and no loop over steps allocates memory: after a first call, which
+compiles the kernels, a call can be captured by ``torch.cuda.graph``. The user must do that, because
+a captured call keeps the addresses of its tensors. It helps where launches take longer than
+kernels: in a loop over steps with a small batch.
 """
 
 from __future__ import annotations
@@ -59,12 +59,12 @@ def why_not(problem: Problem) -> str | None:
 
 
 def _capability() -> tuple[int, int]:
-    """Of the current GPU; of an H100 under the interpreter, which has no limits."""
+    """The compute capability of the GPU; an H100's under the interpreter, which has no limits."""
     return (9, 0) if INTERPRETED else gpu.capability()
 
 
 def _bits(flags: Sequence[bool]) -> int:
-    """One for each group that is reversed; vmap makes groups that no problem told of."""
+    """A word with a bit for each reversed group; vmap can make more groups than the problem had."""
     if len(flags) > _GROUPS:
         raise ValueError(f"reverse: expected at most {_GROUPS} groups, got {len(flags)}")
     return sum(1 << group for group, flag in enumerate(flags) if flag)

@@ -1,15 +1,15 @@
 """CUDA kernels for NVIDIA GPUs (``csrc/cuda``), which have not yet run on one.
 
-Where the GPU can hold W_hh on chip, the recurrence is one persistent launch each way, in which the
-blocks keep their parts of W_hh and meet every step. Elsewhere, and for a single step, it is a
-matrix product by cuBLAS and a fused cell a step. Layers whose weights it can hold all together run
+Where W_hh fits on the GPU's multiprocessors, each pass of the recurrence is one persistent launch:
+every block keeps its part of W_hh and waits at a barrier in each step. Elsewhere, and for a single
+step, a step is a matrix product by cuBLAS and a fused cell. Layers whose weights fit together run
 as a wavefront (:mod:`wavefront`), where a model expects that to be faster than one after the other.
 The input projection and the gradients of weights and input are matrix products over the whole
 sequence.
 
-The kernels' products of float32 are TF32 where cuDNN's, and so ``nn.LSTM``'s, are; those by torch
-follow ``torch.backends.cuda.matmul``. No gradient is summed up by atomics: two runs give the same
-bits. Nothing waits for the GPU, so calls can be captured by ``torch.cuda.graph``.
+The kernels multiply float32 in TF32 where cuDNN, and so ``nn.LSTM``, does; torch's own products
+follow ``torch.backends.cuda.matmul``. No gradient is summed up by atomics, so two runs give the
+same bits. Nothing waits for the GPU, so calls can be captured by ``torch.cuda.graph``.
 """
 
 from __future__ import annotations

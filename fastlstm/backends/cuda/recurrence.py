@@ -22,14 +22,14 @@ NONE = (0, 0)  # address and stride of a weight that is not there
 
 
 class Launch(NamedTuple):
-    """What the launches of one pass have in common; made by :func:`prepare`."""
+    """The arguments that all launches of one pass share; made by :func:`prepare`."""
 
     kernels: Any
     arguments: dict[str, Any]
     """dtype, T, B, G, H, the layout of the sequences, the device's number and the stream"""
     products: str
     plan: dict[str, int] | None
-    """of a persistent launch; None for a matrix product and a cell a step"""
+    """that of a persistent launch; None: a matrix product and a cell for each step"""
     owners: tuple[Tensor | None, ...]
     """tensors that own the memory in ``arguments``"""
 

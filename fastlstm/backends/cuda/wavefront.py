@@ -1,8 +1,9 @@
-"""The layers of one LSTM at once by ``csrc/cuda``: a wavefront, one persistent launch each way.
+"""All layers of one LSTM as a wavefront by ``csrc/cuda``: one persistent launch for each pass.
 
-A layer does a step while the one below it does the next. T + L - 1 meetings of blocks take the
-place of L * T, h goes from layer to layer without a product between them, and all layers' blocks
-work at once. All layers' W_hh, and W_ih of all but the first, must fit on chip together.
+A layer computes a step while the layer below it computes the next one (Appleyard et al., 2016).
+There are T + L - 1 barriers in the place of L * T, h goes from layer to layer without a matrix
+product between them, and the blocks of all layers work at the same time. The W_hh of all layers,
+and the W_ih of all but the first, must fit on the multiprocessors together.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The fastest backend of LSTMs without peepholes, as measured, by compute capability of the GPU.
 
-``python -m benchmarks.gpu.tune`` writes a GPU's entry, of what ``benchmarks.gpu.compare`` found.
-No GPU has been measured yet, so there is no table, and
-:mod:`fastlstm.backends.gpu.choice` stays with cuDNN.
+``python -m benchmarks.gpu.tune`` writes a GPU's entry from the results of
+``benchmarks.gpu.compare``. No GPU has been measured yet, so there is no table, and
+:mod:`fastlstm.backends.gpu.choice` chooses cuDNN.
 """
 
 from __future__ import annotations
