@@ -177,7 +177,7 @@ def test_other_windows_are_dealt_anew_and_said(tmp_path, text, changes, says):
         rest, _, _ = fit(tmp_path, text, 5, tmp_path / "step_3.ckpt", **changes)
     (said,) = [str(w.message) for w in warned if "resumes with" in str(w.message)]
     assert said.startswith(f"the run resumes with other windows ({says}")
-    assert said.endswith("its streams are dealt anew, and their states begin at zero")
+    assert said.endswith("sequences are distributed to streams anew, and all states begin at zero")
 
     # the first window after that is read from a state of zero, with the weights of the checkpoint
     data = TextData(str(text), **{"batch_size": 3, "k1": 6, "k2": 9, **changes})

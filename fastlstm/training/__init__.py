@@ -1,6 +1,7 @@
-"""Training of models of video and of long sequences with Lightning.
+"""Training of models of video and of long sequences with PyTorch Lightning.
 
-Needs the extra: pip install 'fastlstm[train]'.
+Tasks are Lightning modules, `...Data` are data modules, the others are callbacks, batch types and
+functions. Needs the packages of an extra: pip install 'fastlstm[train]'.
 """
 
 from fastlstm.training.batches import LabelledBatch, VideoBatch

@@ -1,4 +1,4 @@
-"""What the commands leave in a run's folder, and that a fresh run there starts without it."""
+"""The files of a run's folder, and their removal when a new run starts there."""
 
 import contextlib
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-# In full, so that what a user put there stays: a copy `last_good.ckpt`, a note in figures/.
+# Full names, so that a user's own files stay: a copy `last_good.ckpt`, a note in figures/.
 _PREDICTION = r"predictions/batch_\d{3,}\.(npz|png|gif)"
 _RESULT = re.compile(
     rf"""checkpoints/(best|last|nonfinite_step_\d+)\.ckpt | hpc_ckpt_\d+\.ckpt
@@ -22,22 +22,22 @@ _REMAINDER = re.compile(
     | checkpoints/.+\.ckpt\.part""",
     re.VERBOSE,
 )
-# of `fastlstm experiment`; alone, without a result, they belong to a run that is about to begin
+# written by `fastlstm experiment`; without results they belong to a run that is about to begin
 _OF_EXPERIMENTS = ("asked.json", "finished.json")
 
 
 def results(folder: Path) -> list[Path]:
-    """Checkpoints, curves, pictures and predictions of a run in this folder."""
+    """Return the checkpoints, metrics, pictures and predictions of the run in this folder."""
     return _matching(folder, _RESULT)
 
 
 def predictions(folder: Path) -> list[Path]:
-    """What `predict` has written there."""
+    """Return the files that `predict` wrote."""
     return _matching(folder, re.compile(_PREDICTION))
 
 
 def run_files(folder: Path) -> list[Path]:
-    """All that a run has written there, but for config.yaml, which the next one replaces."""
+    """Return all files that a run wrote, except config.yaml, which the next run replaces."""
     found = results(folder)
     if found:
         found += [folder / name for name in _OF_EXPERIMENTS if (folder / name).is_file()]
@@ -45,7 +45,7 @@ def run_files(folder: Path) -> list[Path]:
 
 
 def _matching(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
-    """By folder, then by number: step_999999.png comes before step_1000000.png."""
+    """Return matching files by folder, then by number: step_999999 comes before step_1000000."""
     places = ("*", "checkpoints/*", "metrics/*/*", "figures/*", "predictions/*")
     paths = chain.from_iterable(folder.glob(place) for place in places)
     return sorted(
@@ -55,21 +55,21 @@ def _matching(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
 
 
 def remove(files: Iterable[Path], folder: Path) -> None:
-    """These files of a run's folder, and the folders in it that are empty without them."""
+    """Remove these files of a run's folder, and the folders in it that become empty."""
     for file in files:
         file.unlink(missing_ok=True)
         for parent in file.relative_to(folder).parents[:-1]:
-            with contextlib.suppress(OSError):  # something else is in it
+            with contextlib.suppress(OSError):  # the folder is not empty
                 (folder / parent).rmdir()
 
 
 class RemoveOlderRun(Callback):
-    """Removes what an older run left in a folder when a new one trains its first step there.
+    """Remove the files of an older run when a new run in the same folder begins its first step.
 
-    Not earlier: what stops a run before that, such as data that are not found, loses nothing.
+    A run that fails earlier, for example because data are missing, removes nothing.
 
     Args:
-        folder: of the run, as it is before the new run writes to it.
+        folder: the run's folder; its files are listed now, before the new run writes any.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""How the learning rate goes over a run."""
+"""Learning rate schedules."""
 
 import math
 from collections.abc import Callable
@@ -13,11 +13,11 @@ from fastlstm.training.precision import prepare
 
 Schedule = Literal["constant", "linear", "cosine", "staircase"]
 
-_STAIR, _FALL = 10_000, 0.9  # of Srivastava et al.'s released code: x0.9 every 10,000 steps
+_STAIR, _FALL = 10_000, 0.9  # as in Srivastava et al.'s released code
 
 
 def check_schedule(schedule: Schedule, warmup_steps: int) -> None:
-    """Raise ValueError for an unknown word or a negative number."""
+    """Raise ValueError for an unknown schedule or a negative number of steps."""
     if schedule not in get_args(Schedule):
         raise ValueError(f"schedule: expected one of {get_args(Schedule)}, got {schedule!r}")
     if warmup_steps < 0:
@@ -27,10 +27,10 @@ def check_schedule(schedule: Schedule, warmup_steps: int) -> None:
 def scheduled(
     optimizer: Optimizer, schedule: Schedule, warmup_steps: int, trainer: Trainer
 ) -> OptimizerLRScheduler:
-    """What `configure_optimizers` returns for a schedule that ends with the trainer's last step.
+    """Return the value for `configure_optimizers`; the schedule ends at the trainer's last step.
 
     Raises:
-        ValueError: the trainer has no last step, and what `precision.prepare` raises.
+        ValueError: the trainer has no last step; and as `precision.prepare` does.
     """
     prepare(optimizer)
     steps = trainer.estimated_stepping_batches
@@ -44,10 +44,13 @@ def scheduled(
 
 
 def learning_rate_factor(schedule: Schedule, warmup: int, steps: int) -> Callable[[int], float]:
-    """What the learning rate is multiplied by at each of `steps` steps, after `warmup` of them.
+    """Return the factor on the learning rate as a function of the step, from 0 on.
 
-    "linear" and "cosine" reach 0 at the last step, "staircase" is x0.9 every 10,000, "constant"
-    stays.
+    Args:
+        schedule: "constant"; "linear" or "cosine", which reach 0 at step `steps`; "staircase",
+            multiplied by 0.9 every 10,000 steps.
+        warmup: steps over which the factor rises linearly from 1 / (warmup + 1) to 1.
+        steps: of the run.
     """
 
     def factor(step: int) -> float:

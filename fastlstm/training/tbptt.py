@@ -1,8 +1,8 @@
-"""Truncated backpropagation through time: windows of long streams, and the state they hand on.
+"""Truncated backpropagation through time: windows of long sequences, and the state between them.
 
-Williams and Peng (1990) call it BPTT(k2; k1): every k1 steps the loss of those steps is
-differentiated through the last k2. The state of a window's first step comes from the window
-before, without its graph; where a sequence begins, `reset` drops it.
+Williams and Peng (1990) call it BPTT(k2; k1): every k1 steps, the loss of those k1 steps is
+differentiated through the last k2 steps. The state at a window's first step is the one that the
+window before computed, detached from its graph. Where a sequence begins, `reset` zeroes the state.
 """
 
 import zlib
@@ -21,14 +21,16 @@ from fastlstm.data.streams import Streams
 
 
 class Window(NamedTuple):
-    """Consecutive steps of B streams, time first.
+    """T consecutive steps of B streams, time first.
 
-    input: (T, B, ...).
-    target: (T, B, ...): what belongs to each step.
-    reset: (T, B) bool, true where a sequence begins: no state crosses into that step.
-    fresh: the last of the T steps, whose loss counts: the others were fresh in a window before.
-    advance: steps from this window's first to the next one's.
-    number: of the window, from 0 on; see :class:`fastlstm.data.Streams`.
+    Args:
+        input: (T, B, ...), the steps that the model reads.
+        target: (T, B, ...), the target of each step.
+        reset: (T, B) bool, true where a sequence begins; the state is zeroed before that step.
+        fresh: number of the last steps whose loss counts. The steps before them counted in an
+            earlier window, and are read again for gradients to flow through.
+        advance: steps from this window's first step to the next window's first step.
+        number: of the window, from 0 on; see :class:`fastlstm.data.Streams`.
     """
 
     input: Tensor
@@ -40,82 +42,112 @@ class Window(NamedTuple):
 
 
 class StatefulModel(Protocol):
-    """What :func:`window_loss` asks of a model: a module with this method."""
+    """The models that :func:`window_loss` trains, such as :class:`fastlstm.ByteLSTM`."""
 
     def losses(
         self, input: Tensor, target: Tensor, state: Any, reset: Tensor
     ) -> tuple[Tensor, Any]:
-        """((T, B) the loss of every step, the state after the last step).
+        """Return the loss of every step, (T, B), and the state after the last step.
 
-        `state` is None for a fresh start, or what an earlier call returned: tensors, in tuples,
-        lists or dicts as the model likes.
+        `state` is what an earlier call returned, or None for a zero state. It may be tensors in
+        tuples, lists and dicts. `input`, `target` and `reset` are as in :class:`Window`.
         """
         ...
 
 
 def detach(state: Any) -> Any:
-    """The same state without its graph: gradients end here."""
+    """Return a state without its autograd graph."""
     return tree_map(lambda leaf: leaf.detach() if isinstance(leaf, Tensor) else leaf, state)
 
 
 def window_loss(model: StatefulModel, window: Window, state: Any) -> tuple[Tensor, Any]:
-    """The mean loss of a window's fresh steps, and the state for the next window.
+    """Return the mean loss of a window's fresh steps, and the state for the next window.
 
     Args:
         model: see :class:`StatefulModel`.
         window: the steps.
-        state: what the window before returned; None at the very first.
+        state: what this function returned for the window before; None for the first window.
 
     Returns:
-        A scalar whose gradients go back through all steps of the window and no further, and the
-        detached state.
+        The loss, a scalar whose gradients flow through all steps of the window and no further; and
+        the state, detached.
 
     Example:
+        >>> import numpy, torch, fastlstm
+        >>> text = numpy.frombuffer(b"the cat sat on the mat. " * 20, numpy.uint8)
+        >>> windows = Windows([text], batch_size=2, k1=16, k2=32)
+        >>> model = fastlstm.ByteLSTM(8)
+        >>> optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
         >>> state = None
-        >>> for window in loader:  # doctest: +SKIP
-        ...     loss, state = window_loss(model, window, state)
+        >>> for number in range(len(windows)):
+        ...     loss, state = window_loss(model, windows[number], state)
         ...     loss.backward()
         ...     optimizer.step()
         ...     optimizer.zero_grad()
     """
     input, target, reset, fresh, advance, _ = window
-    state = handed_on = detach(state)
+    state = next_state = detach(state)
     losses = []
     if advance:
         first = slice(advance)
         some, state = model.losses(input[first], target[first], state, reset[first])
         losses.append(some)
-        handed_on = detach(state)
-    if advance < len(input):  # if k2 > k1 the next window begins inside of this one
+        next_state = detach(state)
+    if advance < len(input):  # k2 > k1: the next window begins inside this one
         rest = slice(advance, None)
         losses.append(model.losses(input[rest], target[rest], state, reset[rest])[0])
-    return torch.cat(losses)[-fresh:].mean(), handed_on
+    return torch.cat(losses)[-fresh:].mean(), next_state
 
 
 class Windows(Dataset[Window]):
-    """The windows of :class:`fastlstm.data.Streams`, with what they read.
+    """The windows of long sequences for truncated backpropagation through time.
+
+    `windows[n]` is window n. `len(windows)` windows make an epoch; higher numbers go on with the
+    next epoch, in another order of the sequences. :class:`fastlstm.data.Streams` says how sequences
+    are laid out.
 
     Args:
-        sequences: see :func:`fastlstm.data.open_sequences`; all of one dtype and step shape.
-        targets: one for each of them, as long. Default: the next step of the sequence itself, so
-            that its last step is a target only.
-        options: of :class:`fastlstm.data.Streams`: batch_size, k1, k2, seed, shuffle, rank,
-            world_size.
-
-    `windows[n]` is window n; `len(windows)` of them make an epoch, but there is no last one.
-
-    `windows.kinds` are the dtype and shape of a step, of the sequences and of the targets.
+        sequences: arrays, or what :func:`fastlstm.data.open_sequences` returns; all steps have one
+            dtype and shape.
+        targets: one for each sequence, of the same length. Default (None): the target of a step is
+            the next step of the sequence, so that a sequence's last step is a target only.
+        batch_size: streams that this process reads side by side.
+        k1: steps from window to window.
+        k2: steps through which gradients flow back. Default (None): `k1`.
+        seed: of the order of the sequences in each epoch. Default: 0.
+        shuffle: whether the order of the sequences is random. Default: True.
+        rank, world_size: this process and the number of processes. Default: one process.
 
     Raises:
-        ValueError: sequences of different dtypes or step shapes, targets that do not fit, and what
-            `Streams` raises.
+        ValueError: steps differ in dtype or shape; targets do not fit the sequences; an argument is
+            out of range, or there are fewer steps than streams, as `Streams` says.
+
+    Example:
+        >>> import numpy
+        >>> numbers = [numpy.arange(9), numpy.arange(100, 105)]
+        >>> windows = Windows(numbers, batch_size=1, k1=4, k2=6, shuffle=False)
+        >>> len(windows)
+        3
+        >>> windows[1].input[:, 0]  # k2 steps, of which the last k1 are new
+        tensor([2, 3, 4, 5, 6, 7])
+        >>> windows[2].input[:, 0], windows[2].target[:, 0], windows[2].fresh
+        (tensor([  6,   7, 100, 101, 102, 103]), tensor([  7,   8, 101, 102, 103, 104]), 4)
+        >>> windows[2].reset[:, 0].nonzero()  # where the second sequence begins
+        tensor([[2]])
     """
 
     def __init__(
         self,
         sequences: Sequence[LongSequence],
         targets: Sequence[LongSequence] | None = None,
-        **options: Any,
+        *,
+        batch_size: int,
+        k1: int,
+        k2: int | None = None,
+        seed: int = 0,
+        shuffle: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         lengths = [len(sequence) for sequence in sequences]
         if targets is None:
@@ -124,9 +156,19 @@ class Windows(Dataset[Window]):
             _check_lengths(sequences, targets)
         self.sequences = sequences
         self.targets = targets
-        self.streams = Streams(lengths, **options)
+        self.streams = Streams(
+            lengths,
+            batch_size=batch_size,
+            k1=k1,
+            k2=k2,
+            seed=seed,
+            shuffle=shuffle,
+            rank=rank,
+            world_size=world_size,
+        )
         kind, checksum = _first_steps(sequences, "sequences")
         self.kinds = (kind, kind)
+        """Dtype and shape of a step, of the sequences and of the targets."""
         if targets is not None:
             target_kind, target_checksum = _first_steps(targets, "targets")
             self.kinds, checksum = (kind, target_kind), checksum ^ target_checksum
@@ -136,10 +178,10 @@ class Windows(Dataset[Window]):
         return len(self.streams)
 
     def made_of(self) -> dict[str, int]:
-        """What the place of a window's rows depends on, for a run to compare when it resumes.
+        """Return what the contents of a window depend on, for a run to compare when it resumes.
 
-        The sequences are told by their lengths, their first steps and, of files, their names: a
-        folder may lie elsewhere.
+        The checksum covers the sequences' lengths, first steps and, for files, names without their
+        folder: a folder may be moved.
         """
         streams = self.streams
         return {
@@ -171,14 +213,14 @@ class Windows(Dataset[Window]):
     def loader(
         self, start: Callable[[], int] | None = None, num_workers: int = 0
     ) -> DataLoader[Window]:
-        """Its windows in order, one a batch.
+        """Return a data loader that yields the windows in order, one at a time.
 
         Args:
-            start: asked for the first window's number whenever iteration begins; then there is no
-                end. Default: the windows of epoch 0.
-            num_workers: processes that read. Default: 0, the one that trains.
+            start: returns the number of the first window; called whenever iteration begins. The
+                loader is then infinite. Default (None): the windows of epoch 0.
+            num_workers: processes that read; 0: the training process reads. Default: 0.
         """
-        numbers = range(len(self)) if start is None else _From(start)
+        numbers = range(len(self)) if start is None else _CountFrom(start)
         return DataLoader(self, batch_size=None, sampler=numbers, num_workers=num_workers)
 
 
@@ -195,24 +237,24 @@ def _check_lengths(sequences: Sequence[LongSequence], targets: Sequence[LongSequ
 
 
 def _first_steps(sequences: Sequence[LongSequence], argument: str) -> tuple[Any, int]:
-    """The dtype and shape of all steps, and a checksum that tells these sequences from others."""
+    """Return the dtype and shape of all steps, and a checksum; see `Windows.made_of`."""
     kind, first, checksum = None, "", 0
     for number, sequence in enumerate(sequences):
-        told = f"{getattr(getattr(sequence, 'path', None), 'name', '')} {len(sequence)}"
-        checksum = zlib.crc32(told.encode(), checksum)
+        name = f"{getattr(getattr(sequence, 'path', None), 'name', '')} {len(sequence)}"
+        checksum = zlib.crc32(name.encode(), checksum)
         if len(sequence) == 0:
             continue
-        # of a copy, for what a file reader keeps in order to read on: a decoder, rows of a table
+        # a copy, because a file reader may keep a decoder or rows of a table after reading
         reader = sequence if isinstance(sequence, (np.ndarray, Tensor)) else copy(sequence)
         step = np.asarray(reader[:1])
         checksum = zlib.crc32(step.tobytes(), checksum)
-        its = (step.dtype, step.shape[1:])
+        found = (step.dtype, step.shape[1:])
         if kind is None:
-            kind, first = its, _name(sequence, number)
-        if its != kind:
+            kind, first = found, _name(sequence, number)
+        if found != kind:
             raise ValueError(
                 f"{argument}: expected steps of one dtype and shape, got {kind[0]} {kind[1]} in"
-                f" {first} and {its[0]} {its[1]} in {_name(sequence, number)}"
+                f" {first} and {found[0]} {found[1]} in {_name(sequence, number)}"
             )
     return kind, checksum
 
@@ -221,8 +263,8 @@ def _name(sequence: LongSequence, number: int) -> str:
     return str(getattr(sequence, "path", f"number {number}"))
 
 
-class _From(Sampler[int]):
-    """Numbers without end, from where `start()` says."""
+class _CountFrom(Sampler[int]):
+    """Yield `start()`, `start()` + 1 and so on without end."""
 
     def __init__(self, start: Callable[[], int]) -> None:
         self.start = start

@@ -1,8 +1,8 @@
-"""What a model of the future has to beat: the mean frame and the last frame seen."""
+"""Baselines for the prediction of future frames: the mean frame, and the last input frame."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -11,21 +11,28 @@ from torch import Tensor
 from fastlstm.models.losses import frame_error
 from fastlstm.training.batches import VideoBatch
 from fastlstm.training.tasks.base import floats
-
-if TYPE_CHECKING:
-    from fastlstm.training.tasks.video import VideoTask
+from fastlstm.training.tasks.video import VideoTask
 
 Frames = Literal["binary", "real"]
 
 
 @dataclass
 class BaselineErrors:
-    """Two predictors without a model, fitted on training videos.
+    """Two predictors without a model, fitted to training videos by `BaselineErrors.fit`.
 
-    mean_frame: (I,) every pixel's mean over the training frames: the best constant frame.
-    copy_weight: w of the copy-last predictor (1 - w) * mean_frame + w * last frame. Unblended
-        copying has infinite cross-entropy at the first pixel that changes; w is the best one.
-    kind: "binary" or "real", as in `frame_error`.
+    Args:
+        mean_frame: (I,), the mean of each pixel over the training frames: the best constant frame.
+        copy_weight: w of the copy-last predictor, (1 - w) * mean_frame + w * last input frame, with
+            the lowest error. Copying alone (w = 1) would have infinite cross-entropy as soon as one
+            pixel changes.
+        kind: "binary" or "real", as in `frame_error`.
+
+    Example:
+        >>> import torch
+        >>> frames, future = torch.rand(5, 8, 16).round(), torch.rand(3, 8, 16).round()
+        >>> baselines = BaselineErrors.fit(frames, future, "binary")
+        >>> float(baselines.mean_frame_error(future)) < 16  # nats per frame of 16 random pixels
+        True
     """
 
     mean_frame: Tensor
@@ -34,12 +41,12 @@ class BaselineErrors:
 
     @classmethod
     def fit(cls, frames: Tensor, future: Tensor, kind: Frames) -> "BaselineErrors":
-        """From training videos `frames` (T_in, B, I) and `future` (T_out, B, I), floats."""
+        """Fit to training videos `frames` (T_in, B, I) and `future` (T_out, B, I), floats."""
         mean = torch.cat((frames, future)).mean((0, 1))
         if kind == "binary":
-            # a pixel without ink in this sample may have some in the next video
+            # a pixel that is 0 in this sample may be 1 in another video
             mean = mean.clamp(1e-5, 1 - 1e-5)
-        few = slice(0, 128)  # one number is fitted: more videos do not move it
+        few = slice(0, 128)  # enough videos to fit one number
         return cls(
             mean,
             _lowest(
@@ -51,17 +58,17 @@ class BaselineErrors:
         )
 
     def mean_frame_error(self, future: Tensor) -> Tensor:
-        """Error per frame of predicting the mean frame at all steps of `future` (T, B, I)."""
+        """Return the error per frame if all frames of `future` (T, B, I) are the mean frame."""
         return frame_error(self.mean_frame, future, self.kind)
 
     def copy_last_error(self, frames: Tensor, future: Tensor) -> Tensor:
-        """Error per frame of predicting the blended last of `frames` at all steps of `future`."""
+        """Return the error per frame of the copy-last predictor, see `copy_weight`."""
         last = torch.lerp(self.mean_frame, frames[-1], self.copy_weight)
         return frame_error(last, future, self.kind)
 
 
 def _lowest(error: Callable[[float], float], low: float = 0.0, high: float = 0.999) -> float:
-    """Where a convex function is lowest, to 0.001 (both errors are convex in the weight)."""
+    """Return the minimum of a convex function to 0.001; both errors are convex in the weight."""
     while high - low > 1e-3:
         third = (high - low) / 3
         if error(low + third) < error(high - third):
@@ -72,10 +79,17 @@ def _lowest(error: Callable[[float], float], low: float = 0.0, high: float = 0.9
 
 
 class Baselines(Callback):
-    """Logs `mean_frame` and `copy_last` beside a model's future errors in validation and test.
+    """Log the errors of two predictors without a model, in validation and test.
 
-    Fitted once, on the first `sample` training videos of the datamodule (`training_sample`), and
-    evaluated on the very batches that the model is evaluated on.
+    `val/mean_frame` and `val/copy_last` (`test/...`) are in the unit of the model's `future` error
+    and are computed on the same batches; see `BaselineErrors`. The predictors are fitted once. They
+    are not logged if the model has no future decoder.
+
+    Args:
+        sample: training videos that the predictors are fitted to. Default: 1,024.
+
+    Raises:
+        ValueError: `sample` is below 1.
     """
 
     def __init__(self, sample: int = 1024) -> None:
@@ -84,13 +98,13 @@ class Baselines(Callback):
         self.sample = sample
         self.errors: BaselineErrors | None = None
 
-    def _fit(self, trainer: Trainer, module: "VideoTask") -> None:
+    def _fit(self, trainer: Trainer, module: VideoTask) -> None:
         if self.errors is None and module.model.future_decoder is not None:
             batch = trainer.datamodule.training_sample(self.sample)  # type: ignore[attr-defined]
             frames, future = (floats(part.to(module.device)) for part in batch)
             self.errors = BaselineErrors.fit(frames, future, module.model.frames)
 
-    def _log(self, module: "VideoTask", batch: VideoBatch, stage: str) -> None:
+    def _log(self, module: VideoTask, batch: VideoBatch, stage: str) -> None:
         if self.errors is None:
             return
         frames, future = map(floats, batch)

@@ -1,4 +1,4 @@
-"""Checkpoints that can always be resumed from: whole or absent, between two steps, to the bit."""
+"""Checkpoints that are complete, are saved between two steps, and resume to the same bits."""
 
 import contextlib
 import os
@@ -14,25 +14,34 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-_OF_A_RUN = {"state_dict", "pytorch-lightning_version"}  # without them Lightning cannot go on
+_OF_A_RUN = {"state_dict", "pytorch-lightning_version"}  # what Lightning needs to resume
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Local checkpoint files that are either whole or absent.
+    """Write checkpoint files atomically, and check them for damage when they are read.
 
-    Lightning writes to the system's temporary folder and then moves the file, which across file
-    systems is a copy that a crash can cut short. This writes beside the target, flushes to disk
-    and renames, so that a `.ckpt` is always whole and a crash leaves at most a `.part`.
+    Lightning writes to the system's temporary folder and then moves the file. Between file systems
+    moving is copying, which a crash can cut short. This class writes to `NAME.ckpt.part` in the
+    target's folder, flushes to disk and renames. A crash leaves at most a `.part` file. Local files
+    only.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "last.ckpt"
+        >>> files = AtomicCheckpointIO()
+        >>> files.save_checkpoint({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, path)
+        >>> files.load_checkpoint(path)["state_dict"]
+        {}
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write it, or leave the file of that name as it is.
+        """Write a checkpoint; if writing fails, an older file of that name stays as it is.
 
         Raises:
-            OSError: it cannot be written: no space, no permission, no folder.
-            TypeError: `storage_options`, which local files have none of.
+            OSError: the file cannot be written: no space, no permission, no folder.
+            TypeError: `storage_options` is not None.
         """
         if storage_options is not None:
             raise TypeError(
@@ -47,7 +56,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(part, target)
-        except (OSError, RuntimeError) as error:  # a full disk is either, by where torch meets it
+        except (OSError, RuntimeError) as error:  # torch raises either when the disk is full
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
             before = "the one before is still whole" if target.is_file() else "there is none before"
@@ -60,14 +69,20 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         map_location: Any = "cpu",
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """The checkpoint; without `weights_only=False` plain data only, which can run no code.
+        """Read a checkpoint, comparing every byte with the checksums in the file.
 
-        Every byte is compared with the checksums that were written with it, which torch.load does
-        not do: 0.15 s for 500 MB, where loading takes 0.28 s.
+        torch.load does not compare them. It takes 0.15 s for 500 MB; loading takes 0.28 s.
+
+        Args:
+            path: the file.
+            map_location: as in torch.load.
+            weights_only: False allows objects of any class, whose unpickling can run code. Default:
+                tensors and plain data only.
 
         Raises:
-            FileNotFoundError: an absent file.
-            ValueError: one that is damaged, not of a run, or holds more than plain data.
+            FileNotFoundError: the file does not exist.
+            ValueError: the file is damaged, was not written by a training run, or has objects of
+                other classes.
         """
         target = Path(path)
         if not target.exists():
@@ -78,7 +93,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 checkpoint = torch.load(
                     target, map_location=map_location, weights_only=weights_only is not False
                 )
-            except Exception as error:  # whatever unpickling another program's data may raise
+            except Exception as error:  # unpickling another program's data may raise anything
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 wrong, cause = f"torch.load cannot read it ({reason})", error
             else:
@@ -94,7 +109,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 @contextlib.contextmanager
 def _checksums() -> Iterator[None]:
-    """torch.save writes them unless somebody has told it not to: here they are needed."""
+    """Make torch.save write checksums, even if the process has switched them off."""
     before = torch.serialization.get_crc32_options()
     torch.serialization.set_crc32_options(True)
     try:
@@ -104,26 +119,29 @@ def _checksums() -> Iterator[None]:
 
 
 def _damage(path: Path) -> str | None:
-    """What makes a file not one that torch.save has written whole; None if it is."""
+    """Return why a file is not a complete file of torch.save; None if it is."""
     if path.is_dir():
         return "it is a folder"
     try:
-        with zipfile.ZipFile(path) as file:  # as which torch.save writes, a CRC-32 to each record
+        with zipfile.ZipFile(path) as file:  # torch.save writes a zip file, with CRC-32 checksums
             record = file.testzip()
-    except Exception as error:  # zipfile has many for a damaged header
+    except Exception as error:  # zipfile raises many types for a damaged header
         return f"it was cut short or is no file of torch.save ({error})"
     return record and f"it is damaged, {record} in it is not what was written"
 
 
 class StepSeeds(Callback):
-    """Every training step draws its random numbers from a seed of its own.
+    """Seed torch (all devices), NumPy and Python before every training step.
 
-    So a resumed run draws what the uninterrupted one would have drawn, however often validation
-    or a data loader drew in between, and no state of a generator need be kept. Seeds torch (all
-    devices), NumPy and Python.
+    The seed of a step is made from the run's seed, the step's number and the process. A run that
+    resumes therefore draws the random numbers that the uninterrupted run would have drawn, whatever
+    validation or data loaders drew in between.
 
     Args:
-        seed: non-negative, of the run; process `rank` at step s is seeded by (seed, s, rank).
+        seed: of the run, at least 0.
+
+    Raises:
+        ValueError: `seed` is below 0.
     """
 
     def __init__(self, seed: int) -> None:
@@ -143,10 +161,10 @@ class StepSeeds(Callback):
 
 
 class StopBetweenSteps(Callback):
-    """Ctrl-C waits for the running training step, so that no parameter is saved half updated.
+    """Stop a run after the current step on Ctrl-C, so that no half-updated weights are saved.
 
-    The first Ctrl-C in training is obeyed after the step, a second one at once. Lightning then
-    saves what `ModelCheckpoint(save_on_exception=True)` asks for and ends the run.
+    A second Ctrl-C stops at once. Lightning then saves the checkpoints that
+    `ModelCheckpoint(save_on_exception=True)` asks for and ends the run.
     """
 
     def __init__(self) -> None:
@@ -155,12 +173,12 @@ class StopBetweenSteps(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         def remember(signum: int, frame: Any) -> None:
-            # validation changes no parameter: no need to wait for its end
+            # validation changes no parameter, so that it can be stopped at once
             if self._asked or not trainer.training:
                 raise KeyboardInterrupt
             self._asked = True
 
-        with contextlib.suppress(ValueError):  # signals belong to the main thread alone
+        with contextlib.suppress(ValueError):  # only the main thread can set signal handlers
             self._previous = signal.signal(signal.SIGINT, remember)
 
     def on_train_batch_end(
@@ -171,7 +189,7 @@ class StopBetweenSteps(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        # accumulated gradients are in no checkpoint: wait for the step that uses them
+        # accumulated gradients are not in checkpoints: wait for the step that uses them
         if self._asked and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""A loss that is no number stops the run before it reaches the weights."""
+"""Stop a run whose loss is NaN or infinite."""
 
 from pathlib import Path
 from typing import Any
@@ -9,23 +9,23 @@ from torch import Tensor
 
 
 class StopOnNonFinite(Callback):
-    """Stops at a loss of NaN or infinity, and saves the weights that gave it.
+    """Stop training at a loss that is NaN or infinite, and save a checkpoint.
 
-    Checked before backward: no parameter has seen the loss, and `nonfinite_step_N.ckpt` resumes
-    with the very batch. The datamodule may say what is in it, by a method `describe_batch(number)`
-    of the batch's number on this process.
+    The loss is checked before the backward pass, so that the weights are still those that gave the
+    loss. A run that resumes from `nonfinite_step_N.ckpt` begins with the same batch. If the data
+    module has a method `describe_batch(number)`, its text is part of the error.
 
     Args:
-        folder: of the checkpoint.
+        folder: where the checkpoint is written.
 
     Raises (in training):
-        FloatingPointError: the loss, the step, the batch and the file.
+        FloatingPointError: the loss is not finite; names the step, the batch and the checkpoint.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._step = -1
-        self._batches = 0  # of this step so far: more than one where gradients are accumulated
+        self._batches = 0  # batches before this one in the same step (gradient accumulation)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

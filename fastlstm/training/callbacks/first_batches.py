@@ -1,4 +1,4 @@
-"""The data of every split that a run will need, looked at before its first step."""
+"""Find missing validation and test data before the first training step."""
 
 from typing import Any
 
@@ -9,12 +9,13 @@ from torch.utils._pytree import tree_leaves
 
 
 class FirstBatches(Callback):
-    """Reads the first batches of validation and of the test that follows training, and drops them.
+    """Read the first validation and test batch before training, and discard them.
 
-    So that data which are absent or cannot be read are an error before training, not after it.
+    Data that are missing or cannot be read then raise an error before training, and not hours
+    later. Random number generators are left as they were.
 
     Raises (before training):
-        ValueError: no test data, or a split without a batch; and what the data module raises.
+        ValueError: there are no test data, or a split has no batch; and as the data module does.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""Predicted frames written to files: arrays to work with, pictures to look at."""
+"""Write predicted frames to files: arrays and pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,17 +20,19 @@ from fastlstm.training.run_folder import predictions, remove
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes each predicted batch as `batch_000.npz`, and its first videos as PNG strip and GIF.
+    """Write each predicted batch as `batch_000.npz`, and its first videos as PNG and GIF.
 
-    Of data whose frames are no pictures there are only the arrays.
-
-    The arrays: `frames` (T_in, B, I) and `future` (T_out, B, I) uint8 as read, `prediction`
-    (T_out, B, I) float32 in closed loop.
+    The arrays in the .npz file are `frames` (T_in, B, I) and `future` (T_out, B, I) as read, and
+    `prediction` (T_out, B, I), float32, predicted in closed loop. No pictures are drawn for data
+    modules whose frames are not images. `written` lists the paths of all files written.
 
     Args:
-        folder: where to; None for `predictions` in the run's folder, where those of an earlier
-            prediction that are not written again are removed.
-        samples: videos in the pictures.
+        folder: where files are written. Default: `predictions` in the run's folder, where files
+            of an earlier prediction are removed.
+        samples: videos in the pictures. Default: 4.
+
+    Raises:
+        ValueError: `samples` is below 1.
     """
 
     def __init__(self, folder: str | None = None, samples: int = 4) -> None:
@@ -65,12 +67,8 @@ class PredictionWriter(BasePredictionWriter):
         self.written.append(path)
         if not has_pictures(trainer):
             return
-        pictures = VideoPictures.of(
-            pl_module,
-            batch,
-            self.samples,
-            trainer.datamodule,  # type: ignore[attr-defined]
-        )
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        pictures = VideoPictures.of(pl_module, batch, self.samples, data)
         title = f"{type(pl_module.model).__name__}, {len(prediction)} frames in closed loop"
         prediction_strip(pictures, title).savefig(path.with_suffix(".png"), dpi=100)
         save_gif(pictures, path.with_suffix(".gif"))

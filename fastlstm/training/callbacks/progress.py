@@ -1,4 +1,4 @@
-"""How far and how fast training goes: a progress bar over all steps, throughput."""
+"""A progress bar over all steps of a run, and the training throughput."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Lightning's bar, with an end to it although the training data have none."""
+    """Lightning's progress bar, counting up to `max_steps` although training data are infinite."""
 
     @property
     def total_train_batches(self) -> int | float:
@@ -20,19 +20,22 @@ class StepProgressBar(TQDMProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         metrics: dict[str, Any] = dict(super().get_metrics(trainer, pl_module))
-        metrics.pop("v_num", None)  # the loggers' version: the run's folder says more
+        metrics.pop("v_num", None)  # the loggers' version number, which says nothing here
         return metrics
 
 
 class Throughput(Callback):
-    """Counts what is trained on a second, making it included, validation excluded.
+    """Log `train/UNIT_per_second`, the number of training items per second of the run so far.
 
-    Logs `train/UNIT_per_second`; `per_second` holds the value so far (None before the second step:
-    the first one warms up).
+    The time includes loading the data and excludes validation and the first step, which warms up.
+    `per_second` is the last value; None before the second step.
 
     Args:
-        unit: what is counted, in the plural.
-        count: how many of them a batch has.
+        unit: name of the items, in the plural.
+        count: returns the number of items in a batch.
+
+    Example:
+        >>> videos = Throughput("videos", count=lambda batch: batch.frames.shape[1])
     """
 
     def __init__(self, unit: str, count: Callable[[Any], int]) -> None:
@@ -60,5 +63,5 @@ class Throughput(Callback):
         self._since = now
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # a step that validation interrupts is not timed
+        # the time from here to the end of the next step is not counted
         self._since = None

@@ -1,4 +1,4 @@
-"""UCF-101 and HMDB-51 for Lightning, as percepts: labelled windows, and videos to be continued."""
+"""Data modules of UCF-101 and HMDB-51, as features of frames (the paper's percepts)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,24 +19,24 @@ from fastlstm.training.batches import LabelledBatch
 from fastlstm.training.datamodules.base import InfiniteDataModule, check_positive
 from fastlstm.training.datamodules.moving_mnist import VideoData, time_first
 
-_CLIPS, _STARTS, _CHOICE = 110, 111, 112  # random streams of their own
+_CLIPS, _STARTS, _CHOICE = 110, 111, 112  # numbers of random streams that no data set uses
 _Windows = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
 class PerceptWindows(Dataset[tuple[NDArray[np.float32], int]]):
-    """Windows of clips' percepts, each a pure function of its number.
+    """Windows of clips' frame features; window n is a function of n and the seed.
 
-    Clips are dealt in shuffled rounds; a window lies anywhere in its clip. A clip that is shorter
-    goes on with its last frame.
+    Clips come up in shuffled rounds, each once before any comes up again. A window begins at a
+    random frame of its clip. A clip shorter than a window is padded with its last frame.
 
     Args:
-        files: `.npy` files of (T, D) percepts, at least one.
-        labels: of each.
+        files: `.npy` files of (T, D) features, at least one.
+        labels: the class of each file.
         num_frames: frames of a window.
-        seed: non-negative.
-        length: windows in the dataset.
+        seed: at least 0.
+        length: windows in the dataset. Default: more than any training run reads.
 
-    `windows.__getitems__(numbers)` is (B, num_frames, D) float32 and (B,) int64.
+    `windows.__getitems__(numbers)` returns (B, num_frames, D) float32 and (B,) int64.
     """
 
     def __init__(
@@ -71,28 +71,31 @@ class PerceptWindows(Dataset[tuple[NDArray[np.float32], int]]):
 
 
 class ActionVideoData(InfiniteDataModule):
-    """Windows of labelled clips as `LabelledBatch`es; val and test read all windows of every clip.
+    """Windows of labelled clips of UCF-101 or HMDB-51, in batches of `LabelledBatch`.
 
-    In training a window lies anywhere in its clip, and every clip comes up once before one comes up
-    again. Val and test batches are one clip each, in windows that start every `stride` frames and
-    count as one video; a clip shorter than a window is one window. The percepts of clips that have
-    none yet are computed before training, which may take hours.
+    In training, a window begins at a random frame of its clip, and clips come up in shuffled
+    rounds. A validation or test batch is one clip, cut into windows that begin every `stride`
+    frames and count as one video; a clip shorter than a window is one window. Frame features that
+    are not on disk yet are computed before training, which may take hours. Training data are
+    infinite and resume exactly, see `InfiniteDataModule`: give the Trainer `max_steps`.
 
     Args:
         dataset: "ucf101" or "hmdb51".
-        folder: where its archives were unpacked, as `load_actions` says.
-        percepts: what is read of the frames.
-        fold: which of the three official splits.
-        batch_size: windows in a training batch, per device.
-        window: frames in a window; the paper's are 16.
-        stride: frames from one window to the next in val and test; the paper's are 8.
-        labels_per_class: clips of each class trained on, chosen by `seed`; None for all.
-        num_workers: processes that read windows; 0 reads them in the training process.
-        seed: of the training windows.
+        folder: where the data set's archives were unpacked, as `load_actions` says.
+        percepts: how the features of frames are computed.
+        fold: which of the three official splits, 1 to 3. Default: 1.
+        batch_size: windows in a training batch, per device. Default: 64.
+        window: frames in a window. Default: 16, as in the paper.
+        stride: frames from one window to the next in validation and test. Default: 8, as in the
+            paper.
+        labels_per_class: training clips of each class, chosen by `seed`. Default (None): all.
+        num_workers: processes that read windows; 0: the training process reads them. Default: 0.
+        seed: of the training windows. Default: 0.
 
     Raises:
-        ValueError: an argument out of range, or classes with fewer clips than `labels_per_class`.
-        FileNotFoundError: as `load_actions` does.
+        ValueError: an argument is out of range; or, when clips are read, a class has fewer training
+            clips than `labels_per_class`.
+        FileNotFoundError: as `load_actions` does, when clips are read.
     """
 
     def __init__(
@@ -122,24 +125,25 @@ class ActionVideoData(InfiniteDataModule):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names of the labels."""
+        """Names of the classes, by label."""
         return load_actions(self.dataset, self.folder, "train", self.fold).classes
 
     def clips(self, split: Split) -> list[Clip]:
-        """The clips of a split; of "train", those whose labels are used."""
+        """Return the clips of a split; for "train", the `labels_per_class` clips of each class."""
         clips, classes = load_actions(self.dataset, self.folder, split, self.fold)
         if split != "train" or self.labels_per_class is None:
             return clips
         random = np.random.default_rng((self.seed, _CHOICE))
         chosen: list[Clip] = []
         for label, name in enumerate(classes):
-            its = [clip for clip in clips if clip.label == label]
-            if len(its) < self.labels_per_class:
+            of_class = [clip for clip in clips if clip.label == label]
+            if len(of_class) < self.labels_per_class:
                 raise ValueError(
-                    f"labels_per_class: expected at most the {len(its)} training clips of {name},"
-                    f" got {self.labels_per_class}"
+                    f"labels_per_class: expected at most the {len(of_class)} training clips of"
+                    f" {name}, got {self.labels_per_class}"
                 )
-            chosen += [its[n] for n in random.permutation(len(its))[: self.labels_per_class]]
+            order = random.permutation(len(of_class))
+            chosen += [of_class[n] for n in order[: self.labels_per_class]]
         return chosen
 
     def prepare_data(self) -> None:
@@ -183,23 +187,23 @@ class ActionVideoData(InfiniteDataModule):
 
 
 class ActionFutureData(VideoData):
-    """The clips of `ActionVideoData` without labels, in batches of `VideoBatch`.
+    """Windows of clips of UCF-101 or HMDB-51 without labels, in batches of `VideoBatch`.
 
-    For training a video model, with `frames="real"`, whose encoder a classifier starts from. A
-    window lies anywhere in its clip, and every clip comes up once before one comes up again.
+    To train a video model of real-valued frames whose encoder a classifier starts from. A window
+    begins at a random frame of its clip, and clips come up in shuffled rounds.
 
     Args:
-        dataset, folder, percepts, fold: of `ActionVideoData`.
-        batch_size: windows in a batch, per device.
-        input_frames: frames the model reads (T_in); the paper's are 16.
-        future_frames: frames it predicts (T_out); the paper's are 13.
-        num_workers: processes that read windows; 0 reads them in the training process.
-        seed: of the training windows.
-        val_size, test_size: windows in the validation and the test set.
+        dataset, folder, percepts, fold: as in `ActionVideoData`.
+        batch_size: windows in a batch, per device. Default: 64.
+        input_frames: frames that the model reads (T_in). Default: 16, as in the paper.
+        future_frames: frames that the model predicts (T_out). Default: 13, as in the paper.
+        num_workers: processes that read windows; 0: the training process reads them. Default: 0.
+        seed: of the training windows. Default: 0.
+        val_size, test_size: windows in the validation and the test set. Default: 512 and 2,048.
 
     Raises:
-        ValueError: an argument out of range.
-        FileNotFoundError: as `load_actions` does.
+        ValueError: an argument is out of range.
+        FileNotFoundError: as `load_actions` does, when clips are read.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Patches of real videos for Lightning, of zero mean and unit variance."""
+"""The data module of patches of real videos, with zero mean and unit variance."""
 
 from functools import cached_property
 from typing import Literal
@@ -12,42 +12,46 @@ from fastlstm.data import VideoPatches
 from fastlstm.data.splits import Split
 from fastlstm.training.datamodules.moving_mnist import VideoData, time_first
 
-# Fixed, as those of evaluation: errors of runs with different seeds are in the same unit.
+# Fixed, so that runs with different training seeds have the same unit of error.
 _STATISTICS_SEED, _STATISTICS_SIZE = 10_000, 2000
 
 
 class PatchData(VideoData):
-    """`VideoPatches` in batches of `VideoBatch`, float32; for models with `frames="real"`.
+    """Patches of real videos in batches of `VideoBatch`, float32, for models of real-valued frames.
 
-    Values are standardised: each colour channel has mean 0 and variance 1 over the training
-    patches, and val and test are scaled by the same two numbers. An error is then half the squared
-    error in units of a channel's variance, summed over size * size * channels values: the mean
-    frame's is around half of that, 1,536 for the default patches. Every training patch is new,
-    though of the same few seconds if the videos are short.
+    The patches are those of `VideoPatches`, standardised: each colour channel has mean 0 and
+    variance 1 over the training patches; validation and test are scaled by the same two numbers.
+    An error is half the squared error in units of a channel's variance, summed over the size * size
+    * channels values of a frame. The mean frame has an error of about half that number, 1,536 for
+    the default patches. Training patches never repeat, but come from the same few seconds if the
+    videos are short. Training data are infinite and resume exactly, see `InfiniteDataModule`: give
+    the Trainer `max_steps`.
 
-    The default clips have ten seconds of training, of five shots, and other shots in test. There a
-    ridge regression (100 principal components a frame, 8,000 patches) predicts 13 frames after 16
-    with an error of 820 on training patches, 1,035 on val and 572 on test; the last frame, blended
-    with the mean at its best, has 985, 910 and 588. Patches that are not augmented leave the
-    regression behind on test too, 633 to 560. Claims about prediction want more videos.
+    The default clips are too few for claims about prediction: ten seconds of training in five
+    shots, with other shots in test. On them, a ridge regression (100 principal components a frame,
+    8,000 patches) predicts 13 frames after 16 with an error of 820 on training patches, 1,035 on
+    validation and 572 on test. The last frame, blended with the mean as well as possible, has 985,
+    910 and 588. Without augmentation, the regression is worse on test too, 633 to 560.
 
     Args:
-        source: a folder of videos, or video files. Default: the clips of `real_video_files`.
-        batch_size: patches in a batch, per device.
-        input_frames: frames the model reads (T_in); the paper's are 16.
-        future_frames: frames it predicts (T_out); the paper's are 13.
-        size: height and width of a patch; the model's input_size is size * size * channels.
-        color: "rgb", three channels, or "gray", one.
-        height: to which whole frames are scaled first.
-        min_motion: patches that move less are passed over, in all splits; see `VideoPatches`.
-        augment: mirror, turn and reverse the patches of training.
-        cache: folder for decoded frames; None for one of the user's caches.
-        num_workers: processes that cut patches; 0 cuts them in the training process.
-        seed: of the training patches.
-        val_size, test_size: patches in the validation and the test set.
+        source: a folder of videos, or video files. Default (None): the clips of `real_video_files`.
+        batch_size: patches in a batch, per device. Default: 64.
+        input_frames: frames that the model reads (T_in). Default: 16, as in the paper.
+        future_frames: frames that the model predicts (T_out). Default: 13, as in the paper.
+        size: height and width of a patch in pixels; the model's input_size is size * size *
+            channels. Default: 32.
+        color: "rgb", three channels, or "gray", one. Default: "rgb".
+        height: height in pixels that whole frames are scaled to first. Default: 128.
+        min_motion: patches with less motion are left out, in all splits; see `VideoPatches`.
+            Default: 4.
+        augment: whether training patches are mirrored, rotated and reversed. Default: True.
+        cache: folder for decoded frames. Default (None): the user's cache folder.
+        num_workers: processes that cut patches; 0: the training process cuts them. Default: 0.
+        seed: of the training patches. Default: 0.
+        val_size, test_size: patches in the validation and the test set. Default: 512 and 2,048.
 
     Raises:
-        ValueError: an argument out of range; what `VideoPatches` raises.
+        ValueError: an argument is out of range; and as `VideoPatches` does.
     """
 
     def __init__(
@@ -80,18 +84,18 @@ class PatchData(VideoData):
 
     @cached_property
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each channel, (channels,) float32, in levels of 255.
+        """Mean and standard deviation of each channel, (channels,) float32 each, in 0 .. 255.
 
-        Over 2,000 training patches that are drawn whatever the seed.
+        Computed from 2,000 training patches that are the same for every seed.
         """
         patches = self._videos("train", _STATISTICS_SEED).__getitems__(range(_STATISTICS_SIZE))
         values = patches.reshape(-1, 3 if self.color == "rgb" else 1)
         mean, deviation = values.mean(0, np.float64), values.std(0, np.float64)
-        # a channel that never changes would be divided by 0
+        # a constant channel would be divided by 0
         return torch.from_numpy(mean).float(), torch.from_numpy(deviation).clamp(min=1).float()
 
     def images(self, values: Tensor) -> Tensor:
-        """Standardised frames (..., I) as pictures in [0, 1], (..., size, size, 3) if in colour."""
+        """Return standardised frames (..., I) as images in [0, 1], (..., size, size[, 3])."""
         mean, deviation = (statistic.to(values) for statistic in self.statistics)
         return ((values.unflatten(-1, self.frame_shape) * deviation + mean) / 255).clamp(0, 1)
 

@@ -1,4 +1,4 @@
-"""Windows of long sequences for Lightning, which a resumed run continues exactly."""
+"""Data modules of long sequences, read in windows that a resumed run continues exactly."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -10,26 +10,28 @@ from torch.utils.data import DataLoader
 
 from fastlstm.data import LongSequence, load_text, open_sequences
 from fastlstm.data.splits import Split
+from fastlstm.training.datamodules.base import next_batch
 from fastlstm.training.tbptt import Window, Windows
 
 
 class SequenceData(LightningDataModule, ABC):
-    """What data of long sequences share; `sequences` says what they are.
+    """Base class of data modules that yield `Window`s; derived classes implement `sequences`.
 
-    The window of a training step is a function of the seed, the process and the step. Training has
-    no end of its own: give the Trainer `max_steps`. Validation and test read every sequence once,
-    in order.
+    The window of a training step is a function of the seed, the process and the step's number, so
+    that a run that resumes reads the windows that the uninterrupted run would have read. Give the
+    Trainer `max_steps`, because the training data never end. Validation and test read every
+    sequence once, in order.
 
     Args:
-        batch_size: streams read side by side, per device.
-        k1: steps from window to window.
-        k2: steps that gradients go back through. Default: `k1`.
-        num_workers: processes that read; 0 reads in the training process.
-        seed: of the order of the sequences.
+        batch_size: streams that each device reads side by side. Default: 32.
+        k1: steps from window to window. Default: 64.
+        k2: steps through which gradients flow back in training. Default (None): `k1`.
+        num_workers: processes that read; 0: the training process reads. Default: 0.
+        seed: of the order of the training sequences in each epoch. Default: 0.
 
-    Raises:
-        ValueError: an argument out of range, fewer steps than streams in a split, or splits whose
-            steps are of different dtypes or shapes.
+    Raises (when a split is read):
+        ValueError: an argument is out of range; a split has fewer steps than streams; the splits'
+            steps differ in dtype or shape.
     """
 
     def __init__(
@@ -46,26 +48,31 @@ class SequenceData(LightningDataModule, ABC):
         self.k2 = k2
         self.num_workers = num_workers
         self.seed = seed
-        self._kinds: Any = None  # of the steps of the split that was read first
+        self._kinds: Any = None  # dtype and shape of the steps of the first split that was read
 
     @abstractmethod
     def sequences(
         self, split: Split
     ) -> tuple[Sequence[LongSequence], Sequence[LongSequence] | None]:
-        """Those of one split, and their targets; None: the next step is a step's target."""
+        """Return the sequences of a split and their targets; None: the next step is the target."""
 
     def windows(self, split: Split) -> Windows:
-        """The windows of this process."""
-        options: dict[str, Any] = {"batch_size": self.batch_size, "k1": self.k1}
-        if split == "train":
-            options |= {"k2": self.k2, "seed": self.seed}
-        else:
-            options["shuffle"] = False
-        if self.trainer:
-            options |= {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+        """Return the windows of a split that this process reads."""
+        is_training = split == "train"
+        trainer = self.trainer
         sequences, targets = self.sequences(split)
         try:
-            windows = Windows(sequences, targets, **options)
+            windows = Windows(
+                sequences,
+                targets,
+                batch_size=self.batch_size,
+                k1=self.k1,
+                k2=self.k2 if is_training else None,
+                seed=self.seed if is_training else 0,
+                shuffle=is_training,
+                rank=trainer.global_rank if trainer else 0,
+                world_size=trainer.world_size if trainer else 1,
+            )
         except ValueError as error:
             raise ValueError(
                 f"data: the {split} split cannot be read in windows: {error}"
@@ -80,7 +87,7 @@ class SequenceData(LightningDataModule, ABC):
         return windows
 
     def train_dataloader(self) -> DataLoader[Window]:
-        return self.windows("train").loader(self._next_window, self.num_workers)
+        return self.windows("train").loader(lambda: next_batch(self), self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Window]:
         return self.windows("val").loader(num_workers=self.num_workers)
@@ -89,7 +96,7 @@ class SequenceData(LightningDataModule, ABC):
         return self.windows("test").loader(num_workers=self.num_workers)
 
     def describe_batch(self, number: int) -> str:
-        """What a training window reads, in words that go on after its number."""
+        """Return " (row 0: sequence ...)", what a training window reads, for error messages."""
         rows = self.windows("train").streams.window(number).rows
         words = (
             f"row {b}: " + ", ".join(f"sequence {i} steps {a} to {z - 1}" for i, a, z in pieces)
@@ -97,23 +104,44 @@ class SequenceData(LightningDataModule, ABC):
         )
         return f" ({'; '.join(words)})"
 
-    def _next_window(self) -> int:
-        # counted in optimiser steps, as `MovingMNISTData` counts, and for the same reason
-        trainer = self.trainer
-        return trainer.global_step * trainer.accumulate_grad_batches if trainer else 0
-
 
 class TextData(SequenceData):
-    """Text as bytes, each one the target of the one before; see `fastlstm.data.load_text`.
+    """Text as sequences of bytes, where the target of each byte is the next one.
+
+    `fastlstm.data.load_text` says which files are in which split.
 
     Args:
-        folder: of the files, or one file; None for the sources of Python's standard library.
-        pattern: which files of the folder, as in `Path.glob`.
-        options: of `SequenceData`.
+        folder: folder of the text files, or one file. Default (None): the source files of Python's
+            standard library.
+        pattern: which files of the folder are read, as in `Path.glob`. Default: all.
+        batch_size, k1, k2, num_workers, seed: as in `SequenceData`.
+
+    Raises (when a split is read):
+        FileNotFoundError, ValueError: as `load_text` and `SequenceData` do.
+
+    Example:
+        >>> import tempfile, pathlib
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "tale.txt").write_text("Once upon a time. " * 100)
+        >>> data = TextData(str(folder / "tale.txt"), batch_size=4, k1=16)
+        >>> window = next(iter(data.train_dataloader()))
+        >>> window.input.shape, window.input.dtype
+        (torch.Size([16, 4]), torch.uint8)
+        >>> bytes(window.input[:, 0].tolist()), bytes(window.target[:, 0].tolist())
+        (b'Once upon a time', b'nce upon a time.')
     """
 
-    def __init__(self, folder: str | None = None, pattern: str = "**/*", **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self,
+        folder: str | None = None,
+        pattern: str = "**/*",
+        batch_size: int = 32,
+        k1: int = 64,
+        k2: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, k1, k2, num_workers, seed)
         self.folder = folder
         self.pattern = pattern
 
@@ -124,19 +152,39 @@ class TextData(SequenceData):
 
 
 class FileSequenceData(SequenceData):
-    """Sequences in files of any kind; see `fastlstm.data.open_sequences`.
+    """Sequences in files, in any format that `fastlstm.data.open_sequences` reads.
 
     Args:
-        folder: with folders `train`, `val` and `test` in it, and, where targets are not the next
-            steps, `train_targets`, `val_targets` and `test_targets`.
-        options: of `SequenceData`.
+        folder: folder with the folders `train`, `val` and `test`, one file per sequence. Where the
+            target of a step is not the next step, it also has the folders `train_targets`,
+            `val_targets` and `test_targets`, with files of the same names.
+        batch_size, k1, k2, num_workers, seed: as in `SequenceData`.
 
-    Raises:
-        FileNotFoundError: one of the first three that is absent or empty.
+    Raises (when a split is read):
+        FileNotFoundError: `train`, `val` or `test` does not exist or is empty.
+        ValueError: as `open_sequences` and `SequenceData` do.
+
+    Example:
+        >>> import tempfile, pathlib, numpy
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> for split in ("train", "val", "test"):
+        ...     (folder / split).mkdir()
+        ...     numpy.save(folder / split / "walk.npy", numpy.ones((100, 3), numpy.float32))
+        >>> data = FileSequenceData(str(folder), batch_size=2, k1=10)
+        >>> next(iter(data.train_dataloader())).input.shape
+        torch.Size([10, 2, 3])
     """
 
-    def __init__(self, folder: str, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(
+        self,
+        folder: str,
+        batch_size: int = 32,
+        k1: int = 64,
+        k2: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, k1, k2, num_workers, seed)
         self.folder = Path(folder)
 
     def sequences(

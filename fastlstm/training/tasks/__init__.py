@@ -1,1 +1,1 @@
-"""Lightning modules."""
+"""The Lightning modules that train models."""

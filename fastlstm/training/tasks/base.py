@@ -1,4 +1,4 @@
-"""What the tasks over frames share: floats of bytes, scheduled steps, checkpoints that fit."""
+"""The base class of the tasks whose models read video frames."""
 
 from typing import Any
 
@@ -18,27 +18,28 @@ _NOT_OF_WEIGHTS = ("backend", "readout_bias", "dropout")
 
 
 def floats(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Bytes scaled to [0, 1]; floats as they are. Of one dtype."""
+    """Return frames in `dtype`: bytes scaled to [0, 1], floats with their values unchanged."""
     return pixels.to(dtype).div_(255) if pixels.dtype == torch.uint8 else pixels.to(dtype)
 
 
 class FrameTask(LightningModule):
-    """Trains a model that reads frames; derived classes say on what loss.
+    """Base class of tasks that train a model of frames; derived classes define the loss.
+
+    A checkpoint of another model configuration is refused when it is loaded. A run that resumes
+    with other training data than before goes on, with a warning that says what changed.
 
     Args:
         model: a module with its arguments in `config`, time first.
-        optimizer: any torch optimiser, without its parameters.
-        schedule: of the learning rate after the warm-up. "linear" and "cosine" reach 0 at the
-            run's last step, "staircase" is x0.9 every 10,000 steps, "constant" stays.
+        optimizer: a function of parameters (or parameter groups) that returns a torch optimiser.
+        schedule: the learning rate after the warm-up: "constant"; "linear" or "cosine", which
+            reach 0 at the run's last step; "staircase", multiplied by 0.9 every 10,000 steps.
         warmup_steps: steps over which the learning rate rises linearly to its full value.
-        input_lr_scale: learning rate of the weights that read frames, relative to the others'. A
-            frame lights hundreds of pixels at once, and Adam moves the weights of all of them by
-            as much as it moves any other: below 1 keeps the gates out of saturation.
+        input_lr_scale: factor on the learning rate of the weights that read frames. A frame has
+            hundreds of lit pixels, and Adam changes each of their weights by as much as any other
+            weight; a factor below 1 prevents saturated gates.
 
     Raises:
-        ValueError: an argument out of range, or a checkpoint of a model of another configuration.
-
-    A run that resumes with other data than before goes on with them, and says so in a warning.
+        ValueError: an argument is out of range.
     """
 
     model: nn.Module
@@ -64,7 +65,7 @@ class FrameTask(LightningModule):
         self.input_lr_scale = input_lr_scale
 
     def floats(self, pixels: Tensor) -> Tensor:
-        """What `floats` makes of them in the dtype of the parameters."""
+        """Return frames in the dtype of the model's parameters, see the function `floats`."""
         return floats(pixels, next(self.model.parameters()).dtype)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -81,7 +82,7 @@ class FrameTask(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         widen(self)
-        # Before the weights are loaded: one line that says what differs, not a list of shapes.
+        # Compared before weights are loaded, which would raise a long list of shapes instead.
         received = current_names(checkpoint.get("video_model", {}))
         for name, expected in self._architecture().items():
             if received.get(name) != expected:
@@ -95,13 +96,13 @@ class FrameTask(LightningModule):
                 rank_zero_warn(f"the run resumes with other training data ({changed})")
 
     def _data(self) -> dict[str, Any]:
-        """What the training batches depend on, as far as the data module tells."""
+        """Return what the training batches depend on, if the data module has `training_options`."""
         data: Any = getattr(self.trainer, "datamodule", None)
-        told = data.training_options() if hasattr(data, "training_options") else {}
-        return trainer_options(self.trainer) | {"class": type(data).__name__, **told}
+        options = data.training_options() if hasattr(data, "training_options") else {}
+        return trainer_options(self.trainer) | {"class": type(data).__name__, **options}
 
     def _architecture(self) -> dict[str, Any]:
-        """What a model's weights depend on: how it runs and where it started is left out."""
+        """Return the model's class and the arguments that decide which weights fit it."""
         config: dict[str, Any] = self.model.config  # type: ignore[assignment]
         fixed = {name: value for name, value in config.items() if name not in _NOT_OF_WEIGHTS}
         return {"class": type(self.model).__name__, **fixed}

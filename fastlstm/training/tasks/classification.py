@@ -1,4 +1,4 @@
-"""The training of a classifier of videos, and the share of them that it names rightly."""
+"""The task that trains a classifier of videos."""
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -11,20 +11,29 @@ from fastlstm.training.tasks.base import FrameTask
 
 
 class ClassificationTask(FrameTask):
-    """Trains an `LSTMClassifier` on batches of `LabelledBatch`.
+    """Train an `LSTMClassifier` on batches of `LabelledBatch`.
 
-    Logged under `train/`, `val/` and `test/`: `loss`, the cross-entropy of every frame's softmax in
-    nats. In validation and test also `accuracy`, the share of videos whose class has the highest
-    probability, averaged over frames and then over windows, and `error` = 1 - accuracy; the best
-    checkpoint has the lowest.
+    Logs `train/loss`, `val/loss` and `test/loss`: the cross-entropy of every frame's softmax, in
+    nats, averaged over frames and videos. Validation and test also log `accuracy`, the fraction of
+    videos whose class has the highest probability (averaged over frames and then over windows),
+    and `error`, which is 1 - accuracy. The best checkpoint has the lowest `val/error`.
 
     Args:
         model: the classifier to train.
-        optimizer: any torch optimiser, without its parameters. Default: Adam, lr 1e-3.
-        schedule, warmup_steps, input_lr_scale: of the learning rate, as in `VideoTask`.
+        optimizer: a function of parameters that returns a torch optimiser. Default: Adam with a
+            learning rate of 1e-3.
+        schedule, warmup_steps, input_lr_scale: of the learning rate, with the same defaults as in
+            `VideoTask`.
 
     Raises:
-        ValueError: an argument out of range, or a checkpoint of a model of another configuration.
+        ValueError: an argument is out of range, or a checkpoint is of another model configuration.
+
+    Example:
+        >>> import fastlstm
+        >>> task = ClassificationTask(fastlstm.LSTMClassifier(1024, 8, num_classes=10))
+        >>> batch = next(iter(MotionData(batch_size=4, num_frames=5, size=32).train_dataloader()))
+        >>> task.predict_step(batch, 0).shape  # probabilities of the classes
+        torch.Size([4, 10])
     """
 
     model: LSTMClassifier
@@ -51,7 +60,7 @@ class ClassificationTask(FrameTask):
         self._log_accuracy("test", batch)
 
     def predict_step(self, batch: LabelledBatch, batch_idx: int) -> Tensor:
-        """(V, C) probabilities of the classes of each video."""
+        """Return the probabilities of the classes of each video, (V, C)."""
         probabilities = self.model.probabilities(self.floats(batch.frames))
         if batch.windows is None:
             return probabilities

@@ -1,4 +1,4 @@
-"""The training of a model of long sequences by truncated backpropagation through time."""
+"""The task that trains a model of long sequences by truncated backpropagation through time."""
 
 from typing import Any
 
@@ -18,23 +18,40 @@ from fastlstm.training.tbptt import Window, Windows, detach, window_loss
 
 
 class SequenceTask(LightningModule):
-    """Trains a stateful model on `Window`s, whose state goes on from one to the next.
+    """Train a stateful model on `Window`s, carrying the state from each window to the next.
 
-    Logged: `train/loss`, and in validation and test `error`, the mean loss of all steps with the
-    state handed on through the whole set, and `error_in_window`, with every window read from a
-    fresh state: what the model knows without what lies before. The state is in each checkpoint,
-    of every process. A run that resumes with other windows (another batch_size, k1, k2, seed
-    or number of processes, other sequences) has states of other places: it drops them, says so in a
-    warning, and goes on from states of zero.
+    Logs, in the unit of the model's losses: `train/loss`; in validation and test `error`, the mean
+    loss of all steps with the state carried through the whole set, and `error_in_window`, the same
+    with a zero state at the beginning of every window, which shows what the state is worth. The
+    best checkpoint has the lowest `val/error`.
+
+    The states of all processes are saved in checkpoints. If a run resumes with other windows (other
+    sequences, batch_size, k1, k2, seed or number of processes), the saved states belong to other
+    places in the data. They are then replaced by zeros, with a warning.
 
     Args:
         model: a `fastlstm.training.tbptt.StatefulModel`, such as `fastlstm.ByteLSTM`.
-        optimizer: any torch optimiser, without its parameters. Default: Adam, lr 1e-3.
-        schedule: of the learning rate, as in `VideoTask`.
-        warmup_steps: steps over which the learning rate rises linearly to its full value.
+        optimizer: a function of parameters that returns a torch optimiser. Default: Adam with a
+            learning rate of 1e-3.
+        schedule, warmup_steps: of the learning rate, with the same defaults as in `VideoTask`.
 
     Raises:
-        ValueError: an argument out of range.
+        ValueError: an argument is out of range; a checkpoint is of another model configuration or
+            of a run with another `accumulate_grad_batches`.
+
+    Example:
+        >>> import tempfile, pathlib, fastlstm, lightning.pytorch
+        >>> folder = pathlib.Path(tempfile.mkdtemp())
+        >>> _ = (folder / "tale.txt").write_text("Once upon a time. " * 100)
+        >>> data = TextData(str(folder), batch_size=4, k1=16)
+        >>> task = SequenceTask(fastlstm.ByteLSTM(8))
+        >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        >>> trainer = lightning.pytorch.Trainer(
+        ...     max_steps=4, max_epochs=-1, enable_checkpointing=False, accelerator="cpu", **quiet
+        ... )
+        >>> trainer.fit(task, data)
+        >>> [tuple(part.shape) for part in task.state]  # h and c of one layer, for the next window
+        [(1, 4, 8), (1, 4, 8)]
     """
 
     def __init__(
@@ -50,9 +67,9 @@ class SequenceTask(LightningModule):
         self.optimizer = optimizer
         self.schedule = schedule
         self.warmup_steps = warmup_steps
-        self.state: Any = None
-        self._made_of: dict[str, Any] = {}  # the windows that led to the state
-        self._read: Any = None  # the state in validation and test
+        self.state: Any = None  # after the last training window
+        self._made_of: dict[str, Any] = {}  # describes the windows that led to the state
+        self._evaluation_state: Any = None
 
     def training_step(self, window: Window, batch_idx: int) -> Tensor:
         loss, self.state = window_loss(self.model, window, self.state)  # type: ignore[arg-type]
@@ -60,10 +77,10 @@ class SequenceTask(LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        self._read = None
+        self._evaluation_state = None
 
     def on_test_epoch_start(self) -> None:
-        self._read = None
+        self._evaluation_state = None
 
     def validation_step(self, window: Window, batch_idx: int) -> None:
         self._log_errors("val", window)
@@ -72,9 +89,10 @@ class SequenceTask(LightningModule):
         self._log_errors("test", window)
 
     def _log_errors(self, stage: str, window: Window) -> None:
-        # every step once: not those that a window of k2 > k1 reads again
-        error, self._read = window_loss(self.model, window, self._read)  # type: ignore[arg-type]
-        alone, _ = window_loss(self.model, window, None)  # type: ignore[arg-type]
+        model: Any = self.model
+        error, self._evaluation_state = window_loss(model, window, self._evaluation_state)
+        alone, _ = window_loss(model, window, None)
+        # fresh steps only, so that every step counts once if k2 > k1
         steps = window.fresh * window.reset.shape[1]
         self.log(f"{stage}/error", error, batch_size=steps, prog_bar=True, sync_dist=True)
         self.log(f"{stage}/error_in_window", alone, batch_size=steps, sync_dist=True)
@@ -95,7 +113,7 @@ class SequenceTask(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         widen(self)
-        # Before the weights are loaded: one line that says what differs, not a list of shapes.
+        # Compared before weights are loaded, which would raise a long list of shapes instead.
         received, expected = checkpoint.get("sequence_model", {}), self._architecture()
         if received != expected:
             raise ValueError(
@@ -105,10 +123,11 @@ class SequenceTask(LightningModule):
         if self._trainer is None or not self.trainer.training:
             return
         states, rank = checkpoint["sequence_states"], self.trainer.global_rank
-        made_of = checkpoint.get("sequence_windows", {})  # older ones have none
+        made_of = checkpoint.get("sequence_windows", {})  # absent in older checkpoints
         self._made_of = {**made_of, "number of processes": len(states)}
-        # Windows are counted in steps, and Lightning counts on in batches: with another number of
-        # them in a step the two would part, and states be of other windows than those read.
+        # The next window's number is computed from optimiser steps, while Lightning resumes by the
+        # number of batches. With another number of batches per step the two would disagree, and the
+        # states would not be those of the windows that are read.
         now = self.trainer.accumulate_grad_batches
         before = made_of.get("accumulate_grad_batches", now)
         if now != before:
@@ -126,8 +145,8 @@ class SequenceTask(LightningModule):
         changed = changes(self._made_of, made_of)
         if changed:
             rank_zero_warn(
-                f"the run resumes with other windows ({changed}): its streams are dealt anew, and"
-                " their states begin at zero"
+                f"the run resumes with other windows ({changed}): sequences are distributed to"
+                " streams anew, and all states begin at zero"
             )
             self.state = None
         self._made_of = made_of
@@ -136,7 +155,7 @@ class SequenceTask(LightningModule):
         def placed(leaf: Any) -> Any:
             if not isinstance(leaf, Tensor):
                 return leaf
-            # In the dtype of the weights, which the run that was saved may not have had.
+            # the saved run may have had another precision
             return leaf.to(weight.device, weight.dtype if leaf.is_floating_point() else leaf.dtype)
 
         self.state = tree_map(placed, self.state)

@@ -1,4 +1,4 @@
-"""The training of a video model: what is minimised, what is measured, how steps are taken."""
+"""The task that trains a video model."""
 
 import torch
 from lightning.pytorch.cli import OptimizerCallable
@@ -11,28 +11,48 @@ from fastlstm.training.tasks.base import FrameTask
 
 
 class VideoTask(FrameTask):
-    """Trains a `VideoLSTM` on batches of `VideoBatch`.
+    """Train a `VideoLSTM` on batches of `VideoBatch`.
 
-    Logged, per frame and averaged over videos, in nats ("binary" frames) or half squared errors
-    ("real"): `total`, `reconstruction` and `future` under `train/`, `val/` and `test/`. In
-    validation and test also `future_closed_loop`, the decoder fed its own previous frames (of an
-    unconditioned decoder the same number as `future`), and `error` = reconstruction +
-    future_closed_loop, what the model is worth in use; the best checkpoint has the lowest.
+    Logs losses per frame, averaged over videos, in nats (cross-entropy, for binary frames) or half
+    squared errors (for real-valued frames):
+
+    - `train/`, `val/` and `test/`: `reconstruction`, `future` and their sum `total`. Here a
+      conditional decoder reads the true previous frame (teacher forcing).
+    - `val/` and `test/`: `future_closed_loop`, where a conditional decoder reads the frame that it
+      predicted itself (closed loop), as in use. For an unconditional decoder it equals `future`.
+    - `val/` and `test/`: `error`, which is reconstruction + future_closed_loop. The best checkpoint
+      has the lowest `val/error`.
 
     Args:
         model: the model to train.
-        optimizer: any torch optimiser, without its parameters. Default: Adam, lr 1e-3.
-        schedule: of the learning rate after the warm-up. "linear" and "cosine" reach 0 at the
-            run's last step, "staircase" is x0.9 every 10,000 steps, "constant" stays.
+        optimizer: a function of parameters (or parameter groups) that returns a torch optimiser.
+            Default: Adam with a learning rate of 1e-3.
+        schedule: the learning rate after the warm-up: "constant"; "linear" or "cosine", which
+            reach 0 at the run's last step; "staircase", multiplied by 0.9 every 10,000 steps.
+            Default: "linear".
         warmup_steps: steps over which the learning rate rises linearly to its full value.
-        input_lr_scale: learning rate of the weights that read frames, relative to the others'. A
-            frame lights hundreds of pixels at once, and Adam moves the weights of all of them by
-            as much as it moves any other: below 1 keeps the gates out of saturation.
-        sampling: probability of feeding a conditional decoder its own previous frame in training
-            (scheduled sampling, Bengio et al. 2015), 0 to 1.
+            Default: 0.
+        input_lr_scale: factor on the learning rate of the weights that read frames. A frame has
+            hundreds of lit pixels, and Adam changes each of their weights by as much as any other
+            weight; a factor below 1 prevents saturated gates. Default: 1.
+        sampling: probability, in training, that a conditional decoder reads its own previous frame
+            instead of the true one (scheduled sampling, Bengio et al. 2015). Default: 0.
 
     Raises:
-        ValueError: an argument out of range, or a checkpoint of a model of another configuration.
+        ValueError: an argument is out of range, or a checkpoint is of another model configuration.
+
+    Example:
+        >>> import functools, fastlstm, lightning.pytorch, torch
+        >>> adam = functools.partial(torch.optim.Adam, lr=3e-3)
+        >>> task = VideoTask(fastlstm.CompositeLSTM(32 * 32, 8), adam, schedule="cosine")
+        >>> data = MovingMNISTData(batch_size=2, size=32, val_size=2, test_size=2)
+        >>> quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        >>> trainer = lightning.pytorch.Trainer(
+        ...     max_steps=2, max_epochs=-1, enable_checkpointing=False, accelerator="cpu", **quiet
+        ... )
+        >>> trainer.fit(task, data)
+        >>> sorted(trainer.test(task, data, verbose=False)[0])[:3]
+        ['test/error', 'test/future', 'test/future_closed_loop']
     """
 
     model: VideoLSTM
@@ -63,7 +83,7 @@ class VideoTask(FrameTask):
         self._log("test", self._errors(batch), batch)
 
     def predict_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
-        """(T_out, B, I) future frames in closed loop, as many as the batch has."""
+        """Return the future frames that the model predicts in closed loop, (T_out, B, I)."""
         return self.model.predict(self.floats(batch.frames), len(batch.future))
 
     def _errors(self, batch: VideoBatch) -> dict[str, Tensor | None]:
