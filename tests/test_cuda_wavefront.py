@@ -103,7 +103,7 @@ def waves(monkeypatch):
 
     def noted(kernels, direction, *arguments):
         found = launch(kernels, direction, *arguments)
-        kernels.ran.append((direction, found[0].plan))
+        kernels.ran.append((direction, found.plan))
         return found
 
     monkeypatch.setattr(wavefront, "_launch", noted)

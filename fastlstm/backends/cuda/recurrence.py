@@ -18,7 +18,8 @@ DTYPES = {
     torch.float16: "float16",
 }
 
-NONE = (0, 0)  # address and stride of a weight that is not there
+APART: dict[str, Any] = {"layered": False, "weight_ih": (0, 0)}
+"""The arguments about layers of a call whose groups are apart."""
 
 
 class Launch(NamedTuple):
@@ -94,14 +95,21 @@ def prepare(
     return Launch(kernels, arguments, products, plan, owners)
 
 
-def forward(launch: Launch, igates: Tensor, call: Call, results: Results) -> None:
+def forward(
+    launch: Launch,
+    igates: Tensor,
+    call: Call,
+    results: Results,
+    about_layers: dict[str, Any] = APART | {"bias": (0, 0), "y_below": 0},
+) -> None:
     """Fill the tensors of ``results``; cells and reserve only if they are not empty.
 
     Args:
         launch: what :func:`prepare` made.
-        igates: (T, B, G, 4H).
+        igates: (T, B, G, 4H), or (T, B, 1, 4H) of the first layer.
         call: its hx, cx and recurrent weights are read.
         results: y, hy, cy, cells and reserve, to be written.
+        about_layers: the kernel's arguments layered, weight_ih, bias and y_below.
     """
     kernels, plan = launch.kernels, launch.plan
     igates, weight_hh = pointers.unit_stride(igates), gpu.stack(call.weights.weight_hh)
@@ -122,10 +130,7 @@ def forward(launch: Launch, igates: Tensor, call: Call, results: Results) -> Non
         workspace = y.new_empty(plan["workspace_bytes"], dtype=torch.uint8)
         kernels.forward(
             **arguments,
-            layered=False,
-            weight_ih=NONE,
-            bias=NONE,
-            y_below=0,
+            **about_layers,
             weight_hh=(weight_hh.data_ptr(), weight_hh.stride(0)),
             hx=hx.data_ptr(),
             cx=cx.data_ptr(),
@@ -147,14 +152,26 @@ def forward(launch: Launch, igates: Tensor, call: Call, results: Results) -> Non
 
 
 def backward(
-    launch: Launch, call: Call, saved: Saved, grads: OutputGradients, needs: Needs
+    launch: Launch,
+    call: Call,
+    saved: Saved,
+    grads: OutputGradients,
+    needs: Needs,
+    about_layers: dict[str, Any] = APART,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """dgates (T, B, G, 4H), dbias (G, 4H) and dweight_ch (G, 3H) or empty, dhx and dcx."""
+    """dgates (T, B, G, 4H), dbias (G, 4H) and dweight_ch (G, 3H) or empty, dhx and dcx.
+
+    ``about_layers`` are the kernel's arguments layered and weight_ih. The dgates of layers are
+    contiguous for each layer.
+    """
     kernels, plan = launch.kernels, launch.plan
-    T, B, G, H = saved.y.shape
+    (G, B, H), T = call.cx.shape, saved.y.shape[0]
     new_empty, sums = saved.y.new_empty, gpu.sums(saved.y.dtype)
     # Not into the reserve, as the kernels could: after retain_graph a second backward reads it.
-    dgates = new_empty(T, B, G, 4 * H)
+    if about_layers["layered"]:
+        dgates = new_empty(G, T, B, 4 * H).permute(1, 2, 0, 3)
+    else:
+        dgates = new_empty(T, B, G, 4 * H)
     # Sums over time of each tile of the batch; a loop over steps adds to its single one.
     new, tiles = (saved.y.new_zeros, 1) if plan is None else (new_empty, plan["tiles"])
     dbias = new((tiles, G, 4 * H), dtype=sums) if needs.bias else None
@@ -186,8 +203,7 @@ def backward(
             **arguments,
             dhy=pointers.address(dhy),
             dcy=pointers.address(dcy),
-            layered=False,
-            weight_ih=NONE,
+            **about_layers,
             weight_hh=(weight_hh.data_ptr(), weight_hh.stride(0)),
             hx=hx.data_ptr(),
             dhx=dhx.data_ptr(),

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastlstm.backends import gpu, pointers
+from fastlstm.backends import gpu
 from fastlstm.backends.cuda import recurrence
 from fastlstm.backends.gpu import matmuls
 from fastlstm.call import Call, Gradients, Needs, OutputGradients, Results, Saved
@@ -89,35 +89,18 @@ def forward(kernels: Any, call: Call, train: bool) -> tuple[Results, Tensor]:
     y, hy, cy = new_empty(T, B, H), new_empty(L, B, H), new_empty(L, B, H)
     below = new_empty(L - 1, T, B, H) if train else new_empty(0)
     reserve = new_empty(L, T, B, 5 * H) if train else new_empty(0)
-    igates = pointers.unit_stride(matmuls.project(_layer(call, 0, call.input)))
-    bias = _bias(call)
-    weight_ih, weight_hh = gpu.stack(call.weights.weight_ih[1:]), gpu.stack(call.weights.weight_hh)
-    assert weight_ih is not None and weight_hh is not None
-    w_ch, _owner = pointers.grid(call.weights.weight_ch)
-    hx, cx = call.hx.contiguous(), call.cx.contiguous()
-    launch, workspace = _launch(kernels, "forward", y, call)
-    kernels.forward(
-        **launch.arguments,
-        layered=True,
-        igates=igates.data_ptr(),
-        igates_stride=pointers.outer_strides(igates),
-        weight_ih=(weight_ih.data_ptr(), weight_ih.stride(0)),
-        bias=(bias.data_ptr(), bias.stride(0)),
-        weight_hh=(weight_hh.data_ptr(), weight_hh.stride(0)),
-        weight_ch=w_ch,
-        hx=hx.data_ptr(),
-        cx=cx.data_ptr(),
-        y=y.data_ptr(),
-        hy=hy.data_ptr(),
-        cy=cy.data_ptr(),
-        cells=0,
-        y_below=pointers.address(below if train else None),
-        reserve=pointers.address(reserve if train else None),
-        workspace=workspace.data_ptr(),
-        products=launch.products,
-        plan=launch.plan,
+    weight_ih, bias = gpu.stack(call.weights.weight_ih[1:]), _bias(call)
+    about_layers = _about_layers(weight_ih) | {
+        "bias": (bias.data_ptr(), bias.stride(0)),
+        "y_below": below.data_ptr() if train else 0,
+    }
+    results = Results(y, hy, cy, new_empty(0), reserve)
+    launch, igates = (
+        _launch(kernels, "forward", y, call),
+        matmuls.project(_layer(call, 0, call.input)),
     )
-    return Results(y, hy, cy, new_empty(0), reserve), below
+    recurrence.forward(launch, igates, call, results, about_layers)
+    return results, below
 
 
 def backward(
@@ -181,48 +164,16 @@ def _recur_together(
     needs: Needs,
 ) -> tuple[Any, ...]:
     """A list of the layers' dgates (T, B, 1, 4H); dbias, dweight_ch or empty; dhx and dcx."""
-    L, y, (T, B, H) = len(ys), ys[-1], ys[-1].shape
-    new_empty = y.new_empty
-    launch, workspace = _launch(kernels, "backward", y, call)
-    assert launch.plan is not None
-    dy = None if grads.dy is None else pointers.unit_stride(grads.dy)
-    dhy, dcy = gpu.contiguous(grads.dhy), gpu.contiguous(grads.dcy)
-    dgates = new_empty(L, T, B, 4 * H)
-    tiles, sums = launch.plan["tiles"], torch.float32
-    dbias = new_empty(tiles, L, 4 * H, dtype=sums) if needs.bias else None
-    dweight_ch = new_empty(tiles, L, 3 * H, dtype=sums) if needs.weight_ch else None
-    weight_ih, weight_hh = gpu.stack(call.weights.weight_ih[1:]), gpu.stack(call.weights.weight_hh)
-    assert weight_ih is not None and weight_hh is not None
-    w_ch, _owner = pointers.grid(call.weights.weight_ch)
-    hx, cx = call.hx.contiguous(), call.cx.contiguous()
-    dhx, dcx = torch.empty_like(hx), torch.empty_like(cx)
-    kernels.backward(
-        **launch.arguments,
-        layered=True,
-        dy=pointers.address(dy),
-        dy_stride=pointers.outer_strides(dy),
-        dhy=pointers.address(dhy),
-        dcy=pointers.address(dcy),
-        dcells=0,
-        reserve=reserve.data_ptr(),
-        weight_ih=(weight_ih.data_ptr(), weight_ih.stride(0)),
-        weight_hh=(weight_hh.data_ptr(), weight_hh.stride(0)),
-        weight_ch=w_ch,
-        hx=hx.data_ptr(),
-        cx=cx.data_ptr(),
-        digates=dgates.data_ptr(),
-        digates_stride=(dgates.stride(1), dgates.stride(2), dgates.stride(0)),
-        dbias=pointers.address(dbias),
-        dweight_ch=pointers.address(dweight_ch),
-        dhx=dhx.data_ptr(),
-        dcx=dcx.data_ptr(),
-        workspace=workspace.data_ptr(),
-        products=launch.products,
-        plan=launch.plan,
-    )
-    of_layers = list(dgates.unsqueeze(3))
-    total = recurrence.total
-    return of_layers, total(dbias, y), total(dweight_ch, y), dhx, dcx
+    launch, saved = _launch(kernels, "backward", ys[-1], call), Saved(ys[-1], reserve)
+    weight_ih = gpu.stack(call.weights.weight_ih[1:])
+    found = recurrence.backward(launch, call, saved, grads, needs, _about_layers(weight_ih))
+    return found[0].split(1, 2), *found[1:]
+
+
+def _about_layers(weight_ih: Tensor | None) -> dict[str, Any]:
+    """The kernels' arguments about layers; the caller keeps weight_ih alive."""
+    assert weight_ih is not None
+    return {"layered": True, "weight_ih": (weight_ih.data_ptr(), weight_ih.stride(0))}
 
 
 def _recur_one_by_one(
@@ -250,14 +201,11 @@ def _recur_one_by_one(
     return list(dgates), *(torch.cat(tensors) for tensors in others)
 
 
-def _launch(
-    kernels: Any, direction: str, y: Tensor, call: Call
-) -> tuple[recurrence.Launch, Tensor]:
-    """The launch of a pass, and its workspace."""
+def _launch(kernels: Any, direction: str, y: Tensor, call: Call) -> recurrence.Launch:
     layers = len(call.weights.weight_hh)
     launch = recurrence.prepare(kernels, direction, y, call.layout, layers)
     assert launch.plan is not None  # or the layers would not be here
-    return launch, y.new_empty(launch.plan["workspace_bytes"], dtype=torch.uint8)
+    return launch
 
 
 def _bias(call: Call) -> Tensor:
