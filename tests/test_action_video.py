@@ -1,17 +1,13 @@
-"""UCF-101 and HMDB-51 are read in their official layout; features of frames are computed once."""
+"""UCF-101 and HMDB-51 are read in their official layout, and train classifiers and models."""
 
-import pickle
-
-import jsonargparse
 import numpy as np
 import pytest
 import torch
-from clips import noise, write_clip
+from action_videos import HMDB, UCF, frame_features, write_action_videos
 from tiny_training import trainer
-from torch import nn
 
 from fastlstm import CompositeLSTM, LSTMClassifier
-from fastlstm.data import FrameFeatures, VideoFrames, load_actions
+from fastlstm.data import load_actions
 from fastlstm.training import (
     ActionFutureData,
     ActionVideoData,
@@ -20,69 +16,11 @@ from fastlstm.training import (
     VideoTask,
 )
 
-GROUPS = 24  # recordings of each class, in 3 of which official test clips are
-UCF = ("ApplyLipstick", "HandstandPushups")
-HMDB = ("brush_hair", "wave")
-
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Both data sets, two classes each, with clips of 20 frames but for one of 5."""
-    root = tmp_path_factory.mktemp("actions")
-    clip = write_clip(root / "clip.avi", noise(20)).read_bytes()
-
-    ucf, lists = root / "ucf", root / "ucf" / "ucfTrainTestlist"
-    lists.mkdir(parents=True)
-    (lists / "classInd.txt").write_text("".join(f"{n + 1} {c}\r\n" for n, c in enumerate(UCF)))
-    train, test = [], []
-    for number, name in enumerate(UCF):
-        (ucf / "UCF-101" / name).mkdir(parents=True)
-        for group in range(1, GROUPS + 1):
-            for part in (1, 2):
-                file = f"{name}/v_{name}_g{group:02}_c{part:02}.avi"
-                (ucf / "UCF-101" / file).write_bytes(clip)
-                if group <= 3:
-                    test.append(f"{file}\n")
-                else:
-                    train.append(f"{file} {number + 1}\n")
-    (lists / "trainlist01.txt").write_text("".join(train))
-    (lists / "testlist01.txt").write_text("".join(test))
-    write_clip(ucf / "UCF-101" / UCF[0] / f"v_{UCF[0]}_g01_c01.avi", noise(5))
-
-    hmdb, lists = root / "hmdb", root / "hmdb" / "testTrainMulti_7030_splits"
-    lists.mkdir(parents=True)
-    for name in HMDB:
-        (hmdb / name).mkdir()
-        lines = []
-        for group in range(GROUPS):
-            file = f"Film_{group}_{name}_u_nm_np1_ba_goo_0.avi"
-            (hmdb / name / file).write_bytes(clip)
-            lines.append(f"{file} {2 if group < 3 else 1} \n")
-        lines.append("left_out.avi 0 \n")
-        (lists / f"{name}_test_split1.txt").write_text("".join(lines))
-    return root
-
-
-class Means(nn.Module):
-    """A backbone: the mean of each colour, weighted, and one number that is always 1."""
-
-    def __init__(self, weight=2.0):
-        super().__init__()
-        self.weight = nn.Parameter(torch.full((3,), weight))
-        self.dropout = nn.Dropout(0.5)
-        self.seen = 0
-
-    def forward(self, images):
-        self.seen += len(images)
-        means = self.dropout(images.mean((2, 3))) * self.weight
-        return torch.cat((means, torch.ones(len(images), 1)), 1)
-
-
-PLAIN = {"size": 16, "mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0), "batch_size": 8}
-
-
-def frame_features(folder, weight=2.0, **options):
-    return FrameFeatures(Means(weight), **{**PLAIN, "cache": folder, **options})
+    """Both data sets, as :func:`write_action_videos` writes them."""
+    return write_action_videos(tmp_path_factory.mktemp("actions"))
 
 
 @pytest.mark.parametrize(
@@ -149,107 +87,6 @@ def test_missing_clips_and_wrong_lines_are_named(tmp_path):
     (lists / "classInd.txt").write_text("Archery\n")
     with pytest.raises(ValueError, match="expected lines of 2 words, got 'Archery'"):
         load_actions("ucf101", tmp_path, "test")
-
-
-def test_features_are_what_the_backbone_makes_of_the_square_in_the_middle(folders, tmp_path):
-    video, backbone = folders / "clip.avi", Means()
-    got = FrameFeatures(backbone, **PLAIN, cache=tmp_path)(video)
-    frames = VideoFrames(video, (16, 24), "rgb")[0:20][:, :, 4:20]
-    expected = np.concatenate((2 * frames.mean((1, 2)) / 255, np.ones((20, 1))), 1)
-    np.testing.assert_allclose(got, expected, rtol=1e-5)
-    assert got.dtype == np.float32 and backbone.training and backbone.seen == 20
-
-    mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
-    scaled = frame_features(tmp_path, mean=mean, std=std)(video)
-    standard = 2 * (frames.mean((1, 2)) / 255 - mean) / std
-    np.testing.assert_allclose(scaled[:, :3], standard, rtol=1e-4, atol=1e-5)
-
-
-def test_features_are_computed_once_and_again_if_anything_changes(folders, tmp_path):
-    def seen(weight=2.0, **options):
-        made = frame_features(tmp_path, weight, **options)
-        made(video)
-        return made.backbone.seen
-
-    video = write_clip(tmp_path / "a.avi", noise(6))
-    assert [seen(), seen()] == [6, 0]
-    changes = ({"weight": 3.0}, {"size": 8}, {"mean": (0.5, 0.0, 0.0)}, {"description": "fc7"})
-    for change in changes:
-        assert [seen(**change), seen(**change)] == [6, 0]
-    assert seen(batch_size=1) == 0
-    write_clip(video, noise(7))
-    assert seen() == 7
-
-
-def test_interrupted_features_leave_no_file_and_go_on_with_the_next(folders, tmp_path):
-    class Breaks(Means):
-        breaks = True
-
-        def forward(self, images):
-            if self.breaks and self.seen >= 8:
-                raise KeyboardInterrupt
-            return super().forward(images)
-
-    backbone = Breaks()
-    made = FrameFeatures(backbone, **PLAIN, cache=tmp_path / "cache")
-    with pytest.raises(KeyboardInterrupt):
-        made(folders / "clip.avi")
-    assert not list((tmp_path / "cache").iterdir())
-    backbone.breaks = False
-    assert made(folders / "clip.avi").shape == (20, 4)
-
-
-@pytest.mark.parametrize(
-    ("options", "says"),
-    [
-        ({"size": 0}, "size: expected at least 1, got 0"),
-        ({"batch_size": 0}, "batch_size: expected at least 1, got 0"),
-        ({"mean": (0.5,)}, "mean: expected 3 numbers, got 1"),
-    ],
-)
-def test_arguments_of_frame_features_are_checked(tmp_path, options, says):
-    with pytest.raises(ValueError, match=says):
-        frame_features(tmp_path, **options)
-
-
-def test_what_is_no_backbone_or_no_video_is_named(folders, tmp_path):
-    with pytest.raises(ValueError, match=r"backbone: expected features \(8, D\), got \(8, 3, 16"):
-        FrameFeatures(nn.Identity(), **PLAIN, cache=tmp_path)(folders / "clip.avi")
-    with pytest.raises(FileNotFoundError, match="video: expected a video file"):
-        frame_features(tmp_path)(tmp_path / "absent.avi")
-
-
-NAMES_NOW_AND_THEN = "frame_features\nFrameFeatures", "percepts\nPercepts"
-
-
-def test_names_of_version_0_1(folders, tmp_path):
-    from fastlstm.data import Percepts
-    from fastlstm.data.deals import dealt
-    from fastlstm.data.shuffled_rounds import shuffled_rounds
-
-    assert Percepts is FrameFeatures and dealt is shuffled_rounds
-    made = frame_features(tmp_path)
-    now, then = (
-        b"cfastlstm.data.frame_features\nFrameFeatures",
-        b"cfastlstm.data.percepts\nPercepts",
-    )
-    data = pickle.dumps(made, protocol=0)
-    assert data.count(now) == 1
-    loaded = pickle.loads(data.replace(now, then))
-    assert loaded.file(folders / "clip.avi") == made.file(folders / "clip.avi")
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["fastlstm.data.Percepts", "fastlstm.data.percepts.Percepts", "fastlstm.data.FrameFeatures"],
-)
-def test_class_paths_of_frame_features(name):
-    parser = jsonargparse.ArgumentParser()
-    parser.add_class_arguments(ActionVideoData, "data")
-    features = {"class_path": name, "init_args": {"backbone": {"class_path": "torch.nn.Identity"}}}
-    words = {"dataset": "ucf101", "folder": "x", "percepts": features}
-    made = parser.instantiate_classes(parser.parse_object({"data": words})).data
-    assert type(made.percepts) is FrameFeatures
 
 
 @pytest.fixture
