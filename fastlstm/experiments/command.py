@@ -26,7 +26,7 @@ EXPERIMENTS: dict[str, Callable[[Setting], dict[str, Any]]] = {
 
 
 def main(words: Sequence[str]) -> None:
-    """Run the command `fastlstm experiment`."""
+    """Run the command ``fastlstm experiment``."""
     parser = argparse.ArgumentParser(
         "fastlstm experiment",
         description="Run experiments of Srivastava, Mansimov and Salakhutdinov (ICML 2015)."

@@ -95,6 +95,7 @@ def _variants(results: Results, folder: str, unit: str, paper: str) -> str:
         if (first, second) in conditions:
             words += f"; teacher-forced, {compared(forced[first], forced[second])}"
         verdicts.append(words + ".")
+    head = ["model", "reconstruction", "future, teacher-forced", "future, closed loop"]
     minutes = [seconds / 60 for of in results["seconds"].values() for seconds in of["values"]]
     return "\n".join(
         [
@@ -102,26 +103,26 @@ def _variants(results: Results, folder: str, unit: str, paper: str) -> str:
             f" {', '.join(map(str, results['seeds']))}; {unit} per frame on held-out videos,"
             " mean ± standard deviation over seeds. A run took"
             f" {min(minutes):.0f} to {max(minutes):.0f} minutes, test included.\n",
-            table(["model", "reconstruction", "future, forced", "future, own"], rows),
+            table(head, rows),
             paper,
-            "Future error in closed loop:\n",
+            "Errors of the future in closed loop:\n",
             *verdicts,
             "",
-            _figure(folder, "strips", "what each model makes of two held-out videos"),
+            _figure(folder, "strips", "reconstructions and predictions of two held-out videos"),
         ]
     )
 
 
 def _moving_mnist(results: Results, folder: str) -> str:
     paper = (
-        "The paper's composite model with conditional future reaches 341.2, as later work quotes"
-        " it, with 2,048 units and days of training.\n"
+        "The paper's composite model with conditional future reaches 341.2, as quoted by later"
+        " work, with 2,048 units and days of training.\n"
     )
     return _variants(results, folder, "nats", paper)
 
 
 def _patches(results: Results, folder: str) -> str:
-    paper = "The paper's patches are of UCF-101: its errors cannot be set beside these.\n"
+    paper = "The paper's patches are from UCF-101, so its errors cannot be compared with these.\n"
     return _variants(results, folder, "half the squared error of standardised pixels", paper)
 
 
@@ -134,17 +135,18 @@ def _time_scales(results: Results, folder: str) -> str:
     rows = [[_name(name), *(f"{e[s - 1]:.0f}" for s in shown)] for name, e in errors.items()]
     return "\n".join(
         [
-            f"Models trained on {results['trained_on']} frames of future predict {steps}, from"
-            " nothing but their state, or reading what they emitted.\n",
+            f"Models trained to predict {results['trained_on']} frames predict {steps}. The"
+            " unconditioned decoder reads nothing, the conditional one the frame it predicted"
+            " before.\n",
             table(["error at step", *map(str, shown)], rows),
-            f"Over the last {over} steps a unit's h has a standard"
-            " deviation in time, averaged over units, of "
+            f"Over the last {over} steps the standard deviation of a unit's h over time, averaged"
+            " over the units, is "
             + ", ".join(f"{value:.4f} ({_name(name)})" for name, value in std.items())
-            + ". Near 0 a model has settled, and its picture stands still; above, its units"
-            " go on as the paper's do.",
+            + ". If it is near 0, the units and the predicted frames no longer change; if not, the"
+            " units keep changing, as in the paper.",
             *(
-                f"The error of {_name(name)} is above the mean frame's from step"
-                f" {_crossing(found, errors['mean frame'])} on."
+                f"From step {_crossing(found, errors['mean frame'])} on, the error of"
+                f" {_name(name)} is above that of the mean frame."
                 for name, found in errors.items()
                 if name != "mean frame" and _crossing(found, errors["mean frame"]) <= steps
             ),
@@ -152,7 +154,7 @@ def _time_scales(results: Results, folder: str) -> str:
             _figure(
                 folder,
                 "activity",
-                "200 units over 110 steps, of trained models and of an untrained one",
+                "200 units over 110 steps, in trained models and in an untrained one",
             ),
             _figure(folder, "errors", "error by step"),
             _figure(folder, "strips", "frames of the far future"),
@@ -185,10 +187,11 @@ def _out_of_domain(results: Results, folder: str) -> str:
 
 def _features(results: Results, folder: str) -> str:
     parts = [
-        "The 200 strongest features of every set by L2 norm: the weights from a frame to the gates"
-        " of a unit of the encoder, and from a unit of a decoder to a frame. The share of the"
-        " pixels that a feature covers (its participation ratio: 5/9 for weights drawn evenly, as"
-        " all are at first, small for a local feature), trained / before training:\n"
+        "A feature is the weights from a frame to one gate of a unit of the encoder, or from a unit"
+        " of a decoder to a frame. The figures show the 200 features of largest L2 norm in each"
+        " set. The table has the share of the pixels that a feature covers, trained / before"
+        " training. It is the participation ratio: 5/9 for uniformly random weights, as before"
+        " training, and small for a local feature.\n"
     ]
     sets = list(next(iter(results["extent"].values())))
     rows = [
@@ -219,21 +222,22 @@ def _actions(results: Results, folder: str) -> str:
     return "\n".join(
         [
             f"A digit moves in one of {len(results['classes'])} ways"
-            f" ({', '.join(results['classes'])}); which way is the label. Where it is, which digit"
-            " it is and where it sets out to are independent of it by construction, so no single"
-            " frame tells anything. A classifier (a softmax after every frame, averaged over the"
-            f" video) is trained for {results['steps']} steps from new weights, or from the encoder"
-            f" of a {_name(model)} model that saw {results['pretraining_steps']} batches of such"
-            " videos without labels. Accuracy in % on videos of held-out digits, mean ± standard"
-            f" deviation over {len(accuracy[model][counts[0]]['values'])} draws of the labelled"
-            " videos, gains paired by draw:\n",
-            table(["labels of a class", *counts], rows),
-            f"With {results['baselines_at']} labels of a class and that encoder: {baselines};"
-            f" guessing, {100 / len(results['classes']):.0f}.\n",
-            _figure(folder, "accuracy", "accuracy against labelled videos of a class"),
-            "The paper reports gains on UCF-101 and HMDB-51 that are largest where labels are few."
-            " Its accuracies, of real actions seen through an image network, cannot be set beside"
-            " these.\n",
+            f" ({', '.join(results['classes'])}), and the way is the label. The position of the"
+            " digit, its class and its first direction are independent of the label by"
+            " construction, so a single frame has no information about it. A classifier (a softmax"
+            f" after every frame, averaged over the video) is trained for {results['steps']} steps"
+            f" from new weights, or from the encoder of a {_name(model)} model that was trained on"
+            f" {results['pretraining_steps']} batches of such videos without labels. Accuracy in %"
+            " on videos of held-out digits, mean ± standard deviation over"
+            f" {len(accuracy[model][counts[0]]['values'])} random choices of the labelled videos;"
+            " gains are differences for the same choice:\n",
+            table(["labels per class", *counts], rows),
+            f"With {results['baselines_at']} labels per class and that encoder: {baselines};"
+            f" a random guess, {100 / len(results['classes']):.0f}.\n",
+            _figure(folder, "accuracy", "accuracy over labelled videos per class"),
+            "The paper reports gains on UCF-101 and HMDB-51, the largest with few labels. Its"
+            " accuracies are those of real actions, from features of an image network, and cannot"
+            " be compared with these.\n",
         ]
     )
 
@@ -247,9 +251,9 @@ def _comparison(results: Results, folder: str) -> str:
         rows.append([_name(model), _percent(accuracy), *cells])
     return "\n".join(
         [
-            f"Accuracy in % at {results['labels_per_class']} labelled videos of a class, by the"
-            " model that the classifier's encoder comes from, beside that model's own errors on"
-            " videos of motions (nats per frame, future in closed loop).\n",
+            f"Accuracy in % with {results['labels_per_class']} labelled videos per class, by the"
+            " model that the classifier's encoder comes from, and that model's own errors on videos"
+            " of motions (nats per frame, future in closed loop).\n",
             table(["encoder of", "accuracy", "reconstruction", "future"], rows),
         ]
     )
@@ -262,32 +266,36 @@ def _machine() -> str:
 _HEAD = """# The paper's experiments
 
 Srivastava, Mansimov and Salakhutdinov, *Unsupervised Learning of Video Representations using LSTMs*
-(ICML 2015). `make report` writes this file from what `fastlstm experiment` found; the numbers lie
-beside it as JSON. Made on {machine}.
+(ICML 2015). `make report` writes this file from the results of `fastlstm experiment`; the folders
+beside it have the numbers as JSON. Made on {machine}.
 
-**What is comparable.** The models, the losses and Moving MNIST's generator are the paper's. Scale
-is not: `--preset small` has a quarter of its units, and minutes of training where the paper has
-days, so absolute errors stand far above its own, and only comparisons within a table mean
-something. `--preset paper` has its sizes. The optimiser is Adam with a warm-up and a linear decay,
-where the authors' code has SGD with clipped momentum; first weights are blurred over the image;
-small conditional decoders read their own frames at random in training (scheduled sampling, 0.5):
-all three make more of few steps. Digits are 5,000 of MNIST's, split by image.
+**What is comparable.** The models, the losses and the generator of Moving MNIST are the paper's.
+The scale is smaller: `--preset small` has a quarter of the units, and trains for minutes instead of
+days. Errors are therefore far above the paper's, and only comparisons within a table mean
+something. `--preset paper` has the paper's sizes. Three changes help in short runs: the optimiser
+is Adam with a warm-up and a linear decay (the authors' code has SGD with clipped momentum); the
+initial weights are smoothed over the image; and small conditional decoders read their own
+predictions half of the time in training (scheduled sampling). The digits are 5,000 of MNIST, split
+by image.
 
-A conditional decoder that is *forced* reads the true frame before; on its *own* it reads the one it
-emitted, which is all there is in use. An unconditioned decoder reads nothing: both are the same.
+A conditional decoder reads a frame at every step. *Teacher-forced*, that is the true frame before;
+in *closed loop*, as in use, it is the frame that the decoder predicted itself. An unconditioned
+decoder reads nothing, so its two errors are equal. Cross-entropies are in nats per frame: the sum
+over the pixels of a frame, in natural logarithms.
 """
 
-_PUBLISHED = """## 8. Beside published numbers
+_PUBLISHED = """## 8. Published numbers
 
-Cross-entropy in nats a frame of the ten future frames of Moving MNIST, as published: composite with
-conditional future 341.2, ConvLSTM 367.2 (Shi et al. 2015, on a set of its own), VPN baseline 110.1
-and VPN 87.6 (Kalchbrenner et al. 2016). The grey pixels' own entropy is a floor of some 87. Later
-models look at neighbouring pixels at every step; these see a frame as 4,096 numbers and have to
-learn where pixels lie. `benchmarks/gpu/paper.py` trains the 2,048-unit model on a GPU for ten
-minutes; it has not been run on one yet.
+Published cross-entropies of the ten future frames of Moving MNIST, in nats per frame: composite
+with conditional future 341.2, ConvLSTM 367.2 (Shi et al. 2015, on a data set of their own), VPN
+baseline 110.1 and VPN 87.6 (Kalchbrenner et al. 2016). The entropy of the grey pixels is a lower
+bound of about 87. Convolutional models combine neighbouring pixels at every step; the models here
+read a frame as 4,096 numbers and have to learn which pixels are neighbours.
+`benchmarks/gpu/paper.py` trains the 2,048-unit model on a GPU for ten minutes; it has not been run
+on one yet.
 
-There are no figures for UCF-101 and HMDB-51, whose videos do not come with this library:
-[action_videos.md](action_videos.md) has the way to them.
+There are no numbers for UCF-101 and HMDB-51, whose videos do not come with this library;
+[action_videos.md](action_videos.md) describes how to use them.
 """
 
 _SECTIONS: dict[str, tuple[str, Callable[[Results, str], str]]] = {
@@ -296,6 +304,6 @@ _SECTIONS: dict[str, tuple[str, Callable[[Results, str], str]]] = {
     "time_scales": ("3. Beyond the trained time scale", _time_scales),
     "out_of_domain": ("4. Inputs out of domain", _out_of_domain),
     "features": ("5. Features", _features),
-    "actions": ("6. Actions: telling motions apart from few labels", _actions),
-    "comparison": ("7. The kinds of model as starts of a classifier", _comparison),
+    "actions": ("6. Actions: classifying motions with few labels", _actions),
+    "comparison": ("7. The kinds of models as initialisations of a classifier", _comparison),
 }
