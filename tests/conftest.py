@@ -1,4 +1,4 @@
-"""Fixtures that every test file shares, and the ones that no test can forget."""
+"""Fixtures for all test files, and fixtures that every test runs with."""
 
 import zlib
 
@@ -16,9 +16,9 @@ from fastlstm.problem import Problem
 def _same_seed_and_poisoned_memory():
     """Every test draws the same numbers, and uninitialised memory is NaN (255 in a byte tensor).
 
-    Torch fills what ``empty``, ``new_empty`` and ``empty_like`` return when it is asked for
-    deterministic algorithms, so a kernel that reads what it did not write is found out. On a GPU
-    float32 is not TF32, which it is by default in cuDNN and in kernels that follow it.
+    With deterministic algorithms torch fills what ``empty``, ``new_empty`` and ``empty_like``
+    return, so a kernel that reads what it did not write gives NaN. On a GPU products of float32 do
+    not use TF32, which is the default of cuDNN and of kernels that follow its setting.
     """
     algorithms = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
@@ -37,7 +37,7 @@ def _same_seed_and_poisoned_memory():
 
 
 def _device(backend):
-    """Where the tests of a backend run. Without a GPU the cuda backend is emulated."""
+    """The device of the tests of a backend. Without a GPU the cuda backend is emulated."""
     needs_gpu = {"cuda": torch.cuda.is_available(), "triton": not INTERPRETED}
     return "cuda" if needs_gpu.get(backend) else "cpu"
 
@@ -45,7 +45,7 @@ def _device(backend):
 def _backends(function="why_not"):
     """The name of every backend that has this function, with the marks of its tests.
 
-    The triton backend needs a GPU, but in a process with TRITON_INTERPRET=1 (`make test` has one).
+    The triton backend needs a GPU, or a process with TRITON_INTERPRET=1, which `make test` starts.
     """
     smallest = Problem("cpu", torch.float32, 1, 1, 1, 1, whole_layers=True)
     for module in filter(lambda module: hasattr(module, function), select.BACKENDS):
@@ -63,9 +63,9 @@ def _backends(function="why_not"):
 
 
 def _where_it_runs(request):
-    """While a test runs, new tensors are where the backend wants them, the reference's too.
+    """While a test runs, new tensors are on the backend's device, also those of the reference.
 
-    Every test of the emulated backend has threads run in an order of its own.
+    Each test of the emulated backend runs the threads in another order.
     """
     name = request.param
     if name == "cuda" and _device(name) == "cpu":
@@ -89,7 +89,7 @@ def fused_backend(request):
 
 @pytest.fixture(params=[parameter for parameter in _backends() if "triton" in parameter.values])
 def triton_backend(request):
-    """The name "triton", where its kernels run."""
+    """The name "triton", if its kernels can run."""
     yield from _where_it_runs(request)
 
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels on a CPU, as ``tests/cuda_emulation`` runs them: built and put in place."""
+"""The CUDA kernels on a CPU: builds ``tests/cuda_emulation`` and puts it in the backend's place."""
 
 import functools
 import importlib
@@ -14,7 +14,7 @@ from fastlstm import backends
 
 SOURCE = Path(__file__).parent / "cuda_emulation"
 BUILD = Path(__file__).parents[1] / "build" / "cuda_emulation"
-# Where pip puts cmake and ninja, beside the interpreter, and then as usual.
+# pip puts cmake and ninja beside the interpreter; the usual folders come after that.
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 
 
@@ -23,7 +23,7 @@ def module(name):
     """A module of the emulation, compiled if its sources have changed.
 
     ``cuda_emulation`` has the functions of ``fastlstm._C.cuda``, ``emulation_harness`` the kernels
-    that the emulation itself is tested with. A machine without the tools to build them skips.
+    that test the emulation itself. The test is skipped if the tools to build them are missing.
     """
     tools = ["cmake", "ninja", "g++"]
     if missing := [tool for tool in tools if shutil.which(tool, path=PATH) is None]:
@@ -50,7 +50,7 @@ def _run(*command):
 
 
 def install(monkeypatch, seed, longest=None):
-    """The cuda backend runs on the tensors of the CPU until the test is over.
+    """Let the cuda backend run on CPU tensors until the test is over.
 
     Products of float32 are tf32x3. Problems that take longer than ``longest`` seconds are not
     supported. Returns the module ``cuda_emulation``.
@@ -73,10 +73,10 @@ def install(monkeypatch, seed, longest=None):
 
 
 def seconds(problem):
-    """About how long forward and backward take in float32 by the emulation, on one core.
+    """Estimate the time of forward and backward in float32 by the emulation, on one core.
 
-    Measured on an AMD Zen 4: 3 us for a product of fragments, of which tf32x3 makes three in place
-    of one, and 0.4 ms for all else in a step.
+    Measured on an AMD Zen 4: 3 us for a product of fragments, of which tf32x3 makes three, and 0.4
+    ms for the rest of a step.
     """
     H = -(-problem.H // 8) * 8
     fragments = 3 * -(-problem.B // 8) * 4 * H * H / (16 * 8)

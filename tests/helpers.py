@@ -1,4 +1,4 @@
-"""What several test files compare with: inputs, gradients, and errors bounded by torch's own."""
+"""Helpers of several test files: cases, their gradients, and errors bounded by torch's own."""
 
 import copy
 import io
@@ -36,7 +36,7 @@ def skip_unless_supported(backend, problem):
 
 
 def error(ours, truth):
-    """The largest difference, relative to the largest number of ``truth``; inf for a NaN."""
+    """The largest difference, divided by the largest number of ``truth``; inf for a NaN."""
     assert ours.shape == truth.shape
     if truth.numel() == 0:
         return 0.0
@@ -47,7 +47,7 @@ def error(ours, truth):
 
 
 def assert_close(ours, truth, tolerance):
-    """Every named tensor of ``truth`` is in ``ours``, within a relative tolerance."""
+    """Assert that ``ours`` has every tensor of ``truth`` within a relative tolerance."""
     assert ours.keys() == truth.keys()
     for name, expected in truth.items():
         found = error(ours[name], expected)
@@ -55,7 +55,7 @@ def assert_close(ours, truth, tolerance):
 
 
 def assert_as_close_as_torch(ours, torchs, truth):
-    """Ours errs at most twice as much as torch does at the same dtype, plus a few roundings."""
+    """Assert that ours errs at most twice as much as torch at the dtype, plus a few roundings."""
     assert ours.keys() == truth.keys()
     for name, expected in truth.items():
         few_eps = 8 * torch.finfo(ours[name].dtype).eps
@@ -85,25 +85,26 @@ class Case:
 
     @property
     def P(self):
-        """Numbers of h."""
+        """The size of h."""
         return self.proj_size or self.H
 
     @property
     def rows(self):
-        """The first sizes of the sequences: (T, B), or (N,) if packed."""
+        """The leading sizes of the sequences: (T, B), or (N,) if packed."""
         return (int(self.row_lengths().sum()),) if self.packed else (self.T, self.B)
 
     @property
     def tolerance(self):
-        """In float64: 8 roundings for each term of the longest sum, a weight's gradient.
+        """The tolerance in float64: 8 roundings for each term of the longest sum.
 
-        The sum over T * B products, each after dot products of H and I terms, errs by at most as
-        many roundings relative to its largest term; 8 leaves room for the activations' own.
+        The longest sum is the gradient of a weight. The sum over T * B products, each after dot
+        products of H and I terms, errs by at most as many roundings relative to its largest term; 8
+        leaves room for the activations' own.
         """
         return 8 * torch.finfo(torch.float64).eps * (self.T * self.B + self.H + self.I)
 
     def problem(self, dtype):
-        """What a backend is asked about this case."""
+        """The problem that a backend is asked about before this case runs."""
         G = len(self.reverse)
         return Problem(
             torch.get_default_device().type,
@@ -148,7 +149,7 @@ class Case:
         return input.expand(*size if input.dim() == len(size) else size[:-2] + size[-1:])
 
     def row_lengths(self):
-        """(B,) lengths, with a full row and, if there are two, a row of one step."""
+        """Lengths (B,), with a full row and, if there are two rows, a row of one step."""
         lengths = (torch.arange(self.B) * 7 + self.T - 1) % self.T + 1
         if self.B > 1:
             lengths[-1] = 1
@@ -195,16 +196,17 @@ def _initial(*size, H):
 
 
 def weights_of(case, values, name):
-    """One of the lists that ``lstm_sequence`` takes: a tensor a group, or nothing."""
+    """One of the lists that ``lstm_sequence`` takes: a tensor for each group, or an empty list."""
     return [values[key] for g in range(len(case.reverse)) if (key := f"{name}[{g}]") in values]
 
 
 def run_case(case, inputs, cotangents, backend, dtype=torch.float64, **layout):
     """All outputs and all gradients of a case by name; a tensor's strides are kept.
 
-    ``layout`` has lengths and the like in place of the case's own.
+    ``layout`` replaces arguments of the case, such as the lengths.
 
-    The reference runs on one thread: it is all small products, which wait for each other on more.
+    The reference runs on one thread: its products are small, and more threads only wait for each
+    other.
     """
     threads = torch.get_num_threads()
     if backend == "reference":
@@ -245,15 +247,15 @@ def _outputs_and_gradients(case, inputs, cotangents, backend, dtype, layout):
 
 
 def _like(value, dtype):
-    """A copy at another dtype, on a storage laid out as the first one's."""
+    """A copy at another dtype with the same strides."""
     copy = torch.empty_strided(value.size(), value.stride(), dtype=dtype)
     return copy.copy_(value)
 
 
 def check_case(case, backend, change=None):
-    """A backend against the reference: float64, and float32 if the error grows as torch's.
+    """Compare a backend with the reference: in float64, and in float32 with torch's own error.
 
-    ``change`` may lay the inputs out differently before they are used.
+    ``change`` may change the memory layout of the inputs first.
     """
     skip_unless_supported(backend, case.problem(torch.float64))
     inputs, cotangents = case.inputs(), case.cotangents()
@@ -269,7 +271,7 @@ def check_case(case, backend, change=None):
 
 
 def check_low_precision(case, backend, dtype):
-    """A backend in bfloat16 or float16 errs at most twice as much as plain torch does in it."""
+    """Assert that a backend errs at most twice as much as plain torch in this dtype."""
     skip_unless_supported(backend, case.problem(dtype))
     exact = {name: value.to(dtype).double() for name, value in case.inputs().items()}
     cotangents = case.cotangents()

@@ -1,4 +1,4 @@
-"""Modules beside torch's: pairs with the same parameters, and all their results by name."""
+"""Pairs of a torch module and ours with the same parameters, and their results by name."""
 
 import torch
 from torch import nn
@@ -29,7 +29,7 @@ def states_of(module, *batch):
 
 
 def results(module, input, hx, *, leaves, packed=None, **kwargs):
-    """Outputs, states and all gradients by name; ``packed`` are the lengths to pack by."""
+    """Outputs, states and all gradients by name; ``packed``: lengths, to pack the input by."""
     if packed is not None:
         input = pack_padded_sequence(input, packed, module.batch_first, enforce_sorted=False)
     output, (hy, cy) = module(input, hx, **kwargs)

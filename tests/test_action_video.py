@@ -1,9 +1,9 @@
-"""UCF-101 and HMDB-51 are read in their official layout, and train classifiers and models."""
+"""Readers of UCF-101 and HMDB-51 in their official layouts, and training on them."""
 
 import numpy as np
 import pytest
 import torch
-from action_videos import HMDB, UCF, frame_features, write_action_videos
+from clips import frame_features, noise, write_clip
 from tiny_training import trainer
 
 from fastlstm import CompositeLSTM, LSTMClassifier
@@ -16,11 +16,47 @@ from fastlstm.training import (
     VideoTask,
 )
 
+GROUPS = 24  # recordings of each class, in 3 of which official test clips are
+UCF = ("ApplyLipstick", "HandstandPushups")
+HMDB = ("brush_hair", "wave")
+
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Both data sets, as :func:`write_action_videos` writes them."""
-    return write_action_videos(tmp_path_factory.mktemp("actions"))
+    """Both data sets, with two classes each, and clips of 20 frames except one of 5."""
+    root = tmp_path_factory.mktemp("actions")
+    clip = write_clip(root / "clip.avi", noise(20)).read_bytes()
+
+    ucf, lists = root / "ucf", root / "ucf" / "ucfTrainTestlist"
+    lists.mkdir(parents=True)
+    (lists / "classInd.txt").write_text("".join(f"{n + 1} {c}\r\n" for n, c in enumerate(UCF)))
+    train, test = [], []
+    for number, name in enumerate(UCF):
+        (ucf / "UCF-101" / name).mkdir(parents=True)
+        for group in range(1, GROUPS + 1):
+            for part in (1, 2):
+                file = f"{name}/v_{name}_g{group:02}_c{part:02}.avi"
+                (ucf / "UCF-101" / file).write_bytes(clip)
+                if group <= 3:
+                    test.append(f"{file}\n")
+                else:
+                    train.append(f"{file} {number + 1}\n")
+    (lists / "trainlist01.txt").write_text("".join(train))
+    (lists / "testlist01.txt").write_text("".join(test))
+    write_clip(ucf / "UCF-101" / UCF[0] / f"v_{UCF[0]}_g01_c01.avi", noise(5))
+
+    hmdb, lists = root / "hmdb", root / "hmdb" / "testTrainMulti_7030_splits"
+    lists.mkdir(parents=True)
+    for name in HMDB:
+        (hmdb / name).mkdir()
+        lines = []
+        for group in range(GROUPS):
+            file = f"Film_{group}_{name}_u_nm_np1_ba_goo_0.avi"
+            (hmdb / name / file).write_bytes(clip)
+            lines.append(f"{file} {2 if group < 3 else 1} \n")
+        lines.append("left_out.avi 0 \n")
+        (lists / f"{name}_test_split1.txt").write_text("".join(lines))
+    return root
 
 
 @pytest.mark.parametrize(

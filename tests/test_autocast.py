@@ -51,7 +51,7 @@ def dtypes(results):
 @pytest.mark.parametrize("dtype", CASTABLE, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_any_dtypes_that_autocast_casts(backend, shape, dtype, state_dtype):
-    """Inputs, states and weights of each dtype: torch's dtypes, and values as close."""
+    """Any dtypes of input, state and weights give torch's dtypes, and values as exact."""
     for weight_dtype in CASTABLE:
         ours, torchs = (module.to(weight_dtype) for module in pair(shape, backend))
         x, hx = arguments(shape, dtype, state_dtype, ours)
@@ -74,7 +74,7 @@ def test_any_dtypes_that_autocast_casts(backend, shape, dtype, state_dtype):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_state_is_fed_back(backend, shape):
-    """Chunk after chunk, each from the state that the one before returned, as a stream is read."""
+    """Each chunk of a stream starts from the state that the call before returned."""
     ours, torchs = pair(shape, backend, bias=False)
     if shape == "bidirectional" or (shape == "projected" and backend in ("cuda", "triton")):
         pytest.skip("no stream, or no projection")
@@ -108,7 +108,7 @@ def test_cell(backend, dtype, state_dtype):
 
 @pytest.mark.parametrize("peephole", [False, True])
 def test_a_cell_loses_no_small_change_of_its_state(fused_backend, peephole):
-    """A hundred steps that each add less to c than bfloat16 can tell from nothing."""
+    """Each of a hundred steps adds less to c than bfloat16 can represent."""
     cell = fastlstm.LSTMCell(1, 1, peephole=peephole, backend=fused_backend)
     with torch.no_grad():
         for parameter in cell.parameters():
@@ -124,7 +124,7 @@ def test_a_cell_loses_no_small_change_of_its_state(fused_backend, peephole):
 @pytest.mark.parametrize("what", ["input", "state", "weights"])
 @pytest.mark.parametrize("kind", ["LSTM", "LSTMCell"])
 def test_float64_meets_only_float64(kind, what):
-    """Autocast leaves float64 as it is, and so torch's products refuse it beside anything else."""
+    """Autocast does not cast float64, so torch's products refuse it beside another dtype."""
     torchs = getattr(nn, kind)(I, H)
     ours = getattr(fastlstm, kind)(I, H)
     rows = () if kind == "LSTMCell" else (1,)
@@ -148,7 +148,7 @@ def cast(value, dtype):
 
 
 def test_lstm_sequence(fused_backend):
-    """All that autocast casts may come in any dtype; float64 beside it is an error."""
+    """Every dtype that autocast casts is accepted; float64 beside another dtype is an error."""
     values = {
         "input": torch.randn(T, B, I),
         "weight_hh": [torch.randn(4 * H, H)],
@@ -169,7 +169,7 @@ def test_lstm_sequence(fused_backend):
 
 
 def test_segmented_loss():
-    """Its states go from segment to segment, and the first may be float32."""
+    """Its states go from segment to segment, and the first state may be float32."""
     ours, _ = pair("plain")
     x, hx = arguments("plain", torch.float32, torch.float32, ours)
     with torch.autocast("cpu", torch.bfloat16):
@@ -198,7 +198,7 @@ def test_byte_lstm():
 
 @pytest.mark.parametrize("shape", ["plain", "projected"])
 def test_compiled_exported_traced_and_transformed(compiled, shape):
-    """The same dtypes and values as eager, with a state of another dtype than the weights'."""
+    """Dtypes and values equal those of eager calls, with a state of another dtype."""
     ours, _ = pair(shape)
     x, hx = arguments(shape, torch.float32, torch.bfloat16, ours)
     rows = {"h": ours.proj_size or H}
@@ -232,7 +232,7 @@ def test_compiled_exported_traced_and_transformed(compiled, shape):
 
 
 def bytes_kept(calls, **autocast):
-    """Of all storages that live until the backward pass of so many calls of one step."""
+    """Bytes that some one-step calls keep for their backward pass, and the results of the calls."""
     seen = {}
 
     def pack(tensor):
@@ -252,7 +252,7 @@ def test_one_copy_of_the_weights_for_all_calls_of_a_block():
     weights = 2 * 4 * 128 * (64 + 128)  # bytes in bfloat16
     one, many = bytes_kept(1)[0], bytes_kept(20)[0]
     assert many - one < weights
-    assert bytes_kept(20, cache_enabled=False)[0] > 19 * weights  # as torch: nothing is shared
+    assert bytes_kept(20, cache_enabled=False)[0] > 19 * weights  # as in torch, nothing is shared
 
 
 def test_copies_end_with_the_block_and_notice_writes():
@@ -274,7 +274,7 @@ def test_copies_end_with_the_block_and_notice_writes():
             with torch.autocast("cpu", enabled=False):
                 pass
             check()
-        lstm.weight_hh_l0.data.mul_(-2)  # noticed by no version, but the block is over
+        lstm.weight_hh_l0.data.mul_(-2)  # no version counter moves, but the block is over
 
 
 def test_copies_whatever_the_default_dtype_is():

@@ -30,7 +30,7 @@ def _leaves(*sizes):
 
 
 def test_anomaly_mode(path):
-    """It looks for NaN in every gradient; uninitialised memory is NaN in these tests."""
+    """Anomaly mode looks for NaN in every gradient; uninitialised memory is NaN in these tests."""
     module, (x,) = _lstm(peephole=True, bidirectional=True), _leaves((T, B, I))
     module.weight_hh_l0.requires_grad_(False)
     with torch.autograd.set_detect_anomaly(True):
@@ -122,7 +122,7 @@ def test_gradients_of_some_inputs(path):
 
 
 def test_evaluation_and_accumulation(path):
-    """Backward in eval mode; a gradient is added to the one there, or set after set_to_none."""
+    """Backward in eval mode; gradients accumulate, and are set anew after set_to_none."""
     module, x = _lstm(num_layers=2, dropout=0.5).eval(), _randn(T, B, I)
     module(x)[0].sum().backward()
     once = [p.grad.clone() for p in module.parameters()]
@@ -136,7 +136,7 @@ def test_evaluation_and_accumulation(path):
 
 
 def test_shared_weights(path):
-    """One parameter in both directions, and one module twice in a graph."""
+    """The same parameter in both directions, and the same module twice in a graph."""
     module, x = _lstm(H, H, bidirectional=True), _randn(T, B, H)
     for name in [name for name, _ in module.named_parameters() if name.endswith("_reverse")]:
         setattr(module, name, getattr(module, name.removesuffix("_reverse")))
@@ -152,7 +152,7 @@ def test_shared_weights(path):
 
 
 def test_saved_tensors_hooks(path):
-    """A hook may bring back what was saved in other strides."""
+    """A hook may return saved tensors with other strides."""
     module, (x,) = _lstm(peephole=True), _leaves((T, B, I))
     leaves = [x, *module.parameters()]
     truth = torch.autograd.grad(module(x)[0].sum(), leaves)
@@ -198,7 +198,7 @@ def test_tensors_of_other_modes(path, cls):
 
 
 def test_threads_at_once():
-    """Each its own graph, and all of them one parameter's gradient."""
+    """Each thread has its own graph; all compute gradients of one parameter."""
     module = _lstm(8, 16, num_layers=2)
     inputs = [_randn(10, 3, 8, requires_grad=True) for _ in range(6)]
     truth = [torch.autograd.grad(module(x)[0].sum(), x)[0] for x in inputs]

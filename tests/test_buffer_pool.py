@@ -1,4 +1,4 @@
-"""The memory of a training step is used again by the next one, and never by two at once."""
+"""The memory of a training step is used again, and never by two tensors at once."""
 
 import gc
 import pickle
@@ -30,7 +30,7 @@ def test_memory_comes_back_with_the_last_tensor_on_it():
     assert _spare() == []
     del view
     assert _spare() == [4 * MIB]
-    second = buffer_pool.empty((3, MIB), torch.bfloat16)  # larger: not from there
+    second = buffer_pool.empty((3, MIB), torch.bfloat16)  # larger than the spare block
     assert second.shape == (3, MIB) and second.dtype == torch.bfloat16
     assert _spare() == [4 * MIB]
     third = buffer_pool.empty((MIB // 4, 2), torch.float64)
@@ -57,11 +57,11 @@ def test_no_more_than_the_limit_is_kept(monkeypatch):
     tensors = [buffer_pool.empty((n * MIB,), torch.uint8) for n in (1, 2, 3, 9)]
     while tensors:
         tensors.pop(0)
-    assert _spare() == [2 * MIB, 3 * MIB]  # the oldest went, and one above the limit did not come
+    assert _spare() == [2 * MIB, 3 * MIB]  # without the oldest and the one above the limit
 
 
 def test_blocks_come_and_go_while_one_is_chosen(monkeypatch):
-    """As a garbage collection or another thread may have it, between any two steps."""
+    """A garbage collection or another thread may free or take blocks between any two steps."""
     in_use = [buffer_pool.empty((n * MIB,), torch.uint8) for n in (1, 2, 3)]
     in_use.pop()
 

@@ -1,7 +1,7 @@
-"""What was right when it was made and was changed by hand: an error, never a read out of bounds.
+"""Weights, sizes or a PackedSequence that were changed by hand raise an error.
 
-Of most of these nn.LSTM makes a result out of whatever is in memory, so there is nothing to compare
-with; where it raises, the type of the error is the same.
+nn.LSTM reads out of bounds for most of these and returns whatever is in memory, so there is no
+result to compare with. Where nn.LSTM raises, the type of the error is the same.
 """
 
 import pytest
@@ -84,7 +84,7 @@ EVERY_KIND = {"num_layers": 2, "bidirectional": True, "proj_size": 2, "peephole"
     "name", [n for n, _ in fastlstm.LSTM(3, 4, **EVERY_KIND).named_parameters()]
 )
 def test_any_deleted_weight(name):
-    """Those of every layer, biases and peepholes too, without which it would run."""
+    """Any parameter of any layer; without a bias or a peephole the kernels would still run."""
     options = EVERY_KIND | {"proj_size": 2 * ("weight_hr" in name), "peephole": "_ch_" in name}
     module = fastlstm.LSTM(3, 4, **options)
     setattr(module, name, None)
@@ -106,7 +106,7 @@ def test_a_deleted_peephole_of_a_cell():
 
 
 def test_a_deleted_bias_of_a_cell_is_no_bias():
-    """As of ``nn.LSTMCell``."""
+    """nn.LSTMCell does the same."""
     torchs, cell = nn.LSTMCell(3, 4), fastlstm.LSTMCell(3, 4, backend="cpu")
     cell.load_state_dict(torchs.state_dict())
     for module in (torchs, cell):
@@ -261,7 +261,7 @@ def test_states_as_a_list():
 
 
 def test_a_cell_tells_of_the_size_before_the_dtype():
-    """In nn.LSTMCell's words, where both are wrong."""
+    """If both are wrong, the error has nn.LSTMCell's text."""
     arguments = (x[0].double(), (h[0, :, :3].double(), h[0].double()))
     _raises_as_torch(
         "LSTMCell", arguments, "hidden0 has inconsistent hidden_size: got 3, expected 4"

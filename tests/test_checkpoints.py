@@ -83,7 +83,7 @@ T, B, I, H = 23, 3, 4, 9
 
 
 def _gradients(module, x, cotangent, **options):
-    """The last states and all gradients; y counts if it is there."""
+    """The last states and all gradients; the loss includes y if y was returned."""
     torch.manual_seed(1)
     leaf = x.clone().requires_grad_()
     lengths = options.pop("packed", None)
@@ -246,7 +246,7 @@ def test_torch_keeps_every_step():
     module = fastlstm.LSTM(3, 4, backend="torch", checkpoint_every=2)
     with pytest.raises(ValueError, match=r"backend='torch' cannot run .*keeps every step"):
         module(torch.zeros(5, 2, 3))
-    with torch.no_grad():  # then it keeps none
+    with torch.no_grad():  # without gradients nothing is kept
         module(torch.zeros(5, 2, 3))
     module.backend = "auto"
     assert "no: keeps every step" in fastlstm.explain(module)
@@ -277,9 +277,10 @@ print(grown("auto", return_sequence=False) / y, grown("auto") / y, grown(None) /
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 def test_peak_memory_of_a_long_sequence():
-    """In units of y: none without the sequence, y and its gradient with it, in plain training all.
+    """Peak memory, in units of the size of y.
 
-    Each is what it adds to the peak of those before it.
+    Without the sequence it grows by none, with it by y and its gradient, without checkpoints by all
+    steps. Each number is what a run adds to the peak of the runs before it.
     """
     printed = subprocess.run(
         [sys.executable, "-c", _PEAK], check=True, capture_output=True, text=True

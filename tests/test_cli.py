@@ -1,4 +1,4 @@
-"""The command trains, resumes, tests and predicts from YAML, and says what is wrong in one line."""
+"""The command trains, resumes, tests and predicts from YAML; errors are one line."""
 
 import csv
 import os

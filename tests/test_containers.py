@@ -1,4 +1,4 @@
-"""What surrounds a module in torch finds in ours all that it finds in ``nn.LSTM``."""
+"""Optimisers, parametrizations and other tools of torch work as with ``nn.LSTM``."""
 
 import copy
 import io
@@ -204,8 +204,8 @@ def test_half_and_back():
 
 @pytest.mark.parametrize("layout", ["transposed", "expanded", "gaps", "shifted"])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_weights_of_any_layout(layout, frozen):
-    """Without a copy of the user's, and without a warning."""
+def test_weights_of_any_memory_layout(layout, frozen):
+    """No copy of the user's weights, and no warning."""
     torch.set_num_threads(1)
     ours, torchs = _pair(num_layers=2, bidirectional=True)
     for name, weight in list(ours.named_parameters()):

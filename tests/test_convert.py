@@ -13,7 +13,7 @@ T, B, I, H = 5, 4, 3, 6
 
 
 def _loop(kernel, recurrent_kernel, bias, order, x):
-    """One LSTM over x (T, B, I), with the kernels' gates in this order."""
+    """Run one LSTM over x (T, B, I); ``order`` is the order of gates in the kernels."""
     h = c = x.new_zeros(x.shape[1], recurrent_kernel.shape[0])
     for x_t in x:
         gates = x_t @ kernel + h @ recurrent_kernel + bias

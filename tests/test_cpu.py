@@ -27,12 +27,12 @@ CASE = Case(T=50, B=7, H=33, I=20, reverse=(False, True), lengths=True)
 
 @pytest.fixture(params=cpu.isas())
 def isa(request):
-    """Every instruction set that this build and this machine have, in turn."""
+    """Every instruction set that this build and this machine support, in turn."""
     return request.param
 
 
 def _run_isa(case, inputs, cotangents, isa, dtype=torch.float64):
-    """``run_case`` with the forward and backward functions themselves."""
+    """``run_case`` by direct calls of the backend's forward and backward."""
     values = {name: value.to(dtype) for name, value in inputs.items()}
     call = case.call(values)
     y, hy, cy, cells, reserve = cpu.forward(call, Wanted(train=True, cells=True), isa=isa)
@@ -42,7 +42,7 @@ def _run_isa(case, inputs, cotangents, isa, dtype=torch.float64):
         assert torch.equal(output, same)
     if case.I:
         packed = PrepackedWeights()
-        for _ in range(2):  # packs, and finds what is packed
+        for _ in range(2):  # packs the weights, then uses the packed ones
             again = cpu.forward(call, Wanted(), packed, isa)
             assert error(again[0], y) <= 8 * torch.finfo(dtype).eps * (case.H + case.I)
     gradients = [
@@ -97,7 +97,7 @@ def test_every_isa_equals_the_reference(isa, B, I, H, peephole):
 
 @pytest.mark.parametrize("T, B, H, I", [(300, 3, 20, 33), (3, 300, 9, 30), (2, 70, 100, 300)])
 def test_every_isa_in_several_blocks(isa, T, B, H, I):
-    """More rows than are projected, or summed into a weight's gradient, at once."""
+    """More rows than the kernels project at once, or sum at once into the gradient of a weight."""
     case = Case(T=T, B=B, H=H, I=I, reverse=(False, True), lengths=True)
     inputs, cotangents = case.inputs(), case.cotangents()
     truth = run_case(case, inputs, cotangents, "reference")
@@ -107,7 +107,7 @@ def test_every_isa_in_several_blocks(isa, T, B, H, I):
 @pytest.mark.parametrize("options", [{}, {"peephole": True}, {"proj_size": 40}, {"lengths": True}])
 @pytest.mark.parametrize("B, H, I", [(16, 256, 32), (17, 260, 0), (45, 100, 33), (70, 70, 300)])
 def test_every_isa_with_many_rows_in_float32(isa, B, H, I, options):
-    """So many that a float is multiplied in pieces where there are tiles."""
+    """With so many rows, AMX multiplies a float as a sum of bfloat16 numbers."""
     case = Case(T=4, B=B, H=H, I=I, reverse=(False, True), **options)
     inputs, cotangents = case.inputs(), case.cotangents()
     truth = run_case(case, inputs, cotangents, "reference")
@@ -117,7 +117,7 @@ def test_every_isa_with_many_rows_in_float32(isa, B, H, I, options):
 
 @pytest.mark.parametrize("value", [float("inf"), -float("inf"), 3.4e38, float("nan"), 1e-42])
 def test_every_isa_with_extreme_numbers(isa, value):
-    """What saturates a gate in PyTorch does so here, NaN stays NaN, and neither goes astray."""
+    """Gates saturate where PyTorch's do, NaN stays NaN, and both stay in their rows."""
     theirs = torch.nn.LSTM(8, 256)
     ours = theirs.state_dict()
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -283,7 +283,7 @@ def test_activations_are_accurate_everywhere(isa, gate, dtype):
 
 
 def test_steps_of_different_batches_do_not_mix():
-    """A row's result is the same alone and among others, whatever tile it falls into."""
+    """A row has the same result alone and in a batch, in whatever tile of the kernel it is."""
     case = Case(T=3, B=13, H=9, reverse=(False, True))
     inputs = case.inputs()
     weight_hh, weight_ch = ([inputs[f"weight_{n}[{g}]"] for g in (0, 1)] for n in ("hh", "ch"))

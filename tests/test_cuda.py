@@ -1,7 +1,7 @@
-"""The cuda backend: what it refuses, when it is chosen, and its two ways through time.
+"""The cuda backend: what it refuses, when it is chosen, persistent and step-by-step kernels.
 
-That it computes what the reference does is asked in test_sequence.py and others, on a GPU or, where
-there is none, by the emulated kernels that test_cuda_emulation.py tests.
+Other files, such as test_sequence.py, compare its results with the reference: on a GPU, or on a CPU
+with the emulated kernels that test_cuda_emulation.py tests.
 """
 
 from types import SimpleNamespace
@@ -25,7 +25,7 @@ PEEPHOLES = LARGE._replace(has_peepholes=True)
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """A machine with an H100, triton and CUDA kernels, as far as choices look."""
+    """A machine that looks like one with an H100, triton and CUDA kernels."""
     built = SimpleNamespace(built=True, reason=None, architectures=(80, 90))
     monkeypatch.setattr(cuda, "kernels", built)
     monkeypatch.setattr(gpu, "capability", lambda: (9, 0))
@@ -93,7 +93,7 @@ def test_cudnn_is_chosen_until_a_gpu_is_measured(hopper):
 
 
 def test_what_is_measured_is_chosen(hopper, monkeypatch):
-    """At the nearest sizes, of the same dtype and mode, if it can run the problem."""
+    """The fastest at the nearest sizes with the same dtype and mode, if it can run the problem."""
     large, small = (Measured("bfloat16", H, 64, 1, 1, False, "cuda") for H in (1024, 256))
     table = (large, small._replace(backend="torch"), large._replace(train=True, backend="triton"))
     monkeypatch.setitem(timings.TABLES, (9, 0), table)
@@ -140,7 +140,7 @@ def emulated(monkeypatch):
 
 @pytest.fixture
 def step_by_step(emulated, monkeypatch):
-    """As if no GPU held any W_hh: a matrix product and the cell kernel a step."""
+    """No GPU holds W_hh on chip: each step is a matrix product and the cell kernel."""
     monkeypatch.setattr(recurrence, "best_plan", lambda *_: (None, ""))
     return emulated
 
@@ -170,7 +170,7 @@ def test_a_call_can_be_compiled(emulated, compiled):
 
 
 def test_groups_of_an_ensemble(emulated):
-    """One call of a kernel for all; vmap makes members groups."""
+    """vmap makes the members groups of one kernel call."""
     members = [fastlstm.LSTM(3, 8, peephole=True, backend=emulated) for _ in range(3)]
     parameters, _ = torch.func.stack_module_state(members)
     x = torch.randn(4, 2, 3)

@@ -38,7 +38,7 @@ SEEDS = range(8)
 def kernels(monkeypatch):
     """The emulated kernels, which the cuda backend runs."""
     module = emulation.install(monkeypatch, seed=0)
-    # Rows may have no steps where nobody can look at their lengths, as in a captured graph.
+    # Rows may have no steps where lengths cannot be checked, as in a captured graph.
     monkeypatch.setattr(layout_checks, "can_read_values", lambda *_: False)
     yield module
     module.set_fault("none")
@@ -46,19 +46,19 @@ def kernels(monkeypatch):
 
 
 def pretend(module, **device):
-    """Plans are made for that device, an H100 unless told otherwise."""
+    """Make plans for this device; by default an H100."""
     module.pretend(**device)
     backends.cuda.recurrence.best_plan.cache_clear()
 
 
 def case_of(H, B, options):
-    """Fewer steps for the larger ones."""
+    """A case with fewer steps if it is large."""
     T = 8 if H * B <= 1700 else 4 if H * B <= 8192 else 2
     return Case(T=T, B=B, H=H, **options)
 
 
 def check(case, numbers, monkeypatch):
-    """Forward and all gradients err at most twice as much as plain torch does."""
+    """Assert that forward and all gradients err at most twice as much as plain torch's."""
     if numbers not in ("tf32", "tf32x3"):
         return check_low_precision(case, "cuda", getattr(torch, numbers))
     monkeypatch.setattr(backends.gpu, "precision", lambda: numbers)
@@ -76,7 +76,7 @@ def check(case, numbers, monkeypatch):
 
 @pytest.mark.parametrize("H, B", SIZES)
 def test_sizes(kernels, monkeypatch, H, B):
-    """Each with one of the types, options and orders of threads, which come round in turn."""
+    """The types, options and orders of threads alternate from size to size."""
     turn = SIZES.index((H, B))
     kernels.set_schedule(turn)
     numbers = NUMBERS[(turn + turn // 4 + 1) % len(NUMBERS)]
@@ -95,7 +95,7 @@ def test_options(kernels, monkeypatch, numbers, options):
 @pytest.mark.parametrize("numbers", NUMBERS)
 @pytest.mark.parametrize("H, B", SIZES)
 def test_everything(kernels, monkeypatch, H, B, numbers, options):
-    """The cross product, with an order of threads for each."""
+    """All combinations, each with another order of threads."""
     kernels.set_schedule(zlib.crc32(f"{H} {B} {numbers} {options}".encode()))
     check(case_of(H, B, options), numbers, monkeypatch)
 
@@ -106,7 +106,7 @@ def test_largest(kernels, monkeypatch):
     check(Case(T=2, B=1, H=2048), "bfloat16", monkeypatch)
 
 
-# From a device of few multiprocessors: blocks of many units, in passes; to one of little memory.
+# From a device with few multiprocessors, whose blocks have many units, to one with little memory.
 DEVICES = [
     {"major": 8, "minor": 0, "multiprocessors": 108, "shared_memory": 166912},  # A100
     {"major": 8, "minor": 6, "multiprocessors": 28, "shared_memory": 101376},  # RTX 3060
@@ -138,7 +138,7 @@ FEW = {"multiprocessors": 5}  # weights are in shared memory too, operands come 
     ],
 )
 def test_every_plan(kernels, monkeypatch, numbers, case, device):
-    """Of both passes at once, each pair with another order of threads."""
+    """Plans of both passes in pairs, each pair with another order of threads."""
     pretend(kernels, **device)
     dtype = numbers if numbers in ("bfloat16", "float16") else "float32"
     products = numbers if numbers in ("tf32", "tf32x3") else "tf32"
@@ -175,7 +175,7 @@ def test_the_order_of_threads_changes_no_bit(kernels, monkeypatch, numbers, H, B
 
 
 def test_rows_without_steps(kernels):
-    """Their y is zero, their state passes by, and so do its gradients."""
+    """The output of a row without steps is zero; its state passes through unchanged."""
     lengths = torch.tensor([0, 4, 2, 0, 1])
     for H, reverse in [(16, (False, True)), (256, (True,))]:
         case = Case(T=4, B=5, H=H, reverse=reverse, lengths=True)
@@ -201,7 +201,7 @@ FAULTY = [
 
 @pytest.fixture
 def faulty(kernels):
-    """Cases in which faults are looked for, and what is right."""
+    """The cases that are run with faults, with the correct results."""
     cases = []
     for case, layout in FAULTY:
         inputs = {name: value.bfloat16().double() for name, value in case.inputs().items()}
@@ -212,7 +212,7 @@ def faulty(kernels):
 
 
 def found(kernels, cases):
-    """Whether some order of threads in some case shows that the kernels are at fault."""
+    """Whether some order of threads in some case gives a wrong result or an error."""
     for arguments, layout, truth in cases:
         for seed in SEEDS:
             kernels.set_schedule(seed)
@@ -232,7 +232,7 @@ def test_a_planted_fault_is_found(kernels, faulty, fault):
 
 
 def test_each_barrier_and_each_wait_is_needed(kernels, faulty):
-    """Left out at one place in the kernels, it is missed; without a fault nothing is found."""
+    """Without one barrier or wait a test fails; with all of them no test does."""
     faults = ["syncthreads", "syncwarp", "wait_copies"]
     for fault in faults:
         kernels.take_sites(fault)

@@ -1,6 +1,6 @@
-"""The plans of the CUDA kernels: the list, what is taken of it, and what is refused.
+"""The plans of the CUDA kernels: the list, the one that a call uses, and plans that are refused.
 
-That every plan on it gives the right numbers is asked in test_cuda_emulation.py.
+test_cuda_emulation.py tests that every plan on the list computes correct numbers.
 """
 
 import itertools
@@ -42,7 +42,7 @@ def step_ns(kernels, direction, plan, shape=SHAPE, **costs):
 
 
 def follow(kernels, direction, plan, shape=SHAPE):
-    """Runs one pass by this plan, on whatever numbers."""
+    """Run one pass by this plan, on arbitrary numbers."""
     dtype, B, G, H = shape
     new = {"dtype": getattr(torch, dtype)}
     y, reserve = torch.zeros(3, B, G, H, **new), torch.zeros(3, B, G, 5 * H, **new)
@@ -101,7 +101,7 @@ def test_plans_differ_and_fit(kernels, direction):
 
 
 def test_products_matter_to_float32_only(kernels):
-    """What is asked for products of float32 changes no other type's plans."""
+    """The setting for products of float32 does not change the plans of other types."""
     for direction, dtype in itertools.product(DIRECTIONS, ("bfloat16", "float16")):
         first, second = (
             plans(kernels, direction, (dtype, 1, 1, 2048), products)
@@ -127,14 +127,14 @@ def test_an_empty_list_comes_with_the_reason(kernels, direction, shape, device, 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_plan_with_a_wrong_number_is_refused(kernels, direction):
-    """Before anything is launched; the message says which number of what problem."""
+    """The error comes before any launch, and names the number and the problem."""
     right = plans(kernels, direction)[0][0]
     follow(kernels, direction, right)
     chosen = ("kernel", "k_warps", "tiles", "chunk_steps")
     of = f"of the {direction} pass of bfloat16 B=9 G=2 H=40"
     for name, number in right.items():
         for wrong in (number + 1, 2 * number + 16):
-            # what is chosen may be another plan, of which the first other number is then wrong
+            # another plan may be chosen, and another of its numbers be the first wrong one
             message = rf"^plan: (expected one|\w+: expected \d+) {of}, got "
             if name not in chosen:
                 message = f"^plan: {name}: expected {number} {of}, got {wrong}$"
@@ -145,7 +145,7 @@ def test_a_plan_with_a_wrong_number_is_refused(kernels, direction):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_what_is_no_plan_is_refused(kernels, direction):
+def test_invalid_plans_are_refused(kernels, direction):
     right = plans(kernels, direction)[0][0]
     other = plans(kernels, DIRECTIONS[direction == "forward"])[0][0]
     larger = plans(kernels, direction, ("bfloat16", 9, 2, 400))[0][0]
@@ -189,7 +189,7 @@ def test_costs_are_positive_numbers(kernels, wrong):
 
 
 def test_each_cost_counts(kernels):
-    """Each constant makes some plan slower or faster."""
+    """Each constant of the model makes some plan slower or faster."""
     shape = ("float32", 16, 1, 256)
     found, _ = plans(kernels, "backward", shape)
     few, _ = plans(kernels, "backward", shape, multiprocessors=20)

@@ -1,4 +1,4 @@
-"""The compiled CUDA kernels keep all they compute with in registers, for every architecture."""
+"""The compiled CUDA kernels keep their values in registers, for every architecture."""
 
 import pytest
 

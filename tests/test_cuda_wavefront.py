@@ -1,6 +1,6 @@
-"""Layers at once, as a wavefront of the emulated CUDA kernels, are what layers one by one are.
+"""Layers run at once, as a wavefront of the emulated CUDA kernels, equal layers run one by one.
 
-All types, sizes and plans here; what the library makes of it is in test_layers_at_once.py.
+This file tests all types, sizes and plans; test_layers_at_once.py tests when a module uses them.
 """
 
 import itertools
@@ -58,7 +58,7 @@ class Stack:
         return {n: torch.randn(sizes[n], dtype=torch.float64).float().double() for n in self.uses}
 
     def way(self):
-        """The arguments about time: with a full row and, if there are two, a row of one step."""
+        """Lengths, with a full row and, if there are two rows, a row of one step; and resets."""
         lengths = (torch.arange(self.B) * 7 + self.T - 1) % self.T + 1
         if self.B > 1:
             lengths[-1] = 1
@@ -95,7 +95,7 @@ def run(stack, inputs, cotangents, backend, dtype=torch.float64):
 
 @pytest.fixture
 def waves(monkeypatch):
-    """The emulated kernels; what they ran by, a list of directions and plans of layers at once."""
+    """The emulated kernels, and the list of wavefronts that ran: direction and plan."""
     kernels = emulation.install(monkeypatch, seed=0)
     monkeypatch.setattr(wavefront, "_why_slower", lambda *_: None)
     kernels.ran = []
@@ -119,7 +119,7 @@ def pretend(kernels, **device):
 
 
 def check(waves, stack, numbers, monkeypatch):
-    """Forward and all gradients err at most twice as much as plain torch does."""
+    """Assert that forward and all gradients err at most twice as much as plain torch's."""
     if numbers in ("tf32", "tf32x3"):
         monkeypatch.setattr(backends.gpu, "precision", lambda: numbers)
     like = {"tf32": torch.float16, "tf32x3": torch.float32}.get(numbers)
@@ -156,15 +156,16 @@ SIZES = list(itertools.product([8, 100, 256], [1, 8, 17]))
 
 @pytest.mark.parametrize("H, B", SIZES)
 def test_sizes(waves, monkeypatch, H, B):
-    """Each with one of the types and options, which come round in turn."""
+    """The types and options alternate from size to size."""
     turn = SIZES.index((H, B))
     waves.set_schedule(turn)
     stack = Stack(T=4 if H < 256 else 2, B=B, H=H, **OPTIONS[turn % len(OPTIONS)])
     check(waves, stack, NUMBERS[(turn + turn // 4) % len(NUMBERS)], monkeypatch)
 
 
-# Of few multiprocessors, whose blocks have many units and go through the batch in passes, and of
-# one for each layer; weights are then in shared memory too, and operands come in chunks.
+# Devices with few multiprocessors, whose blocks have many units and take the batch in passes, and
+# one with a multiprocessor for each layer; weights are then in shared memory too, and operands come
+# in chunks.
 DEVICES = [
     {"major": 8, "minor": 6, "multiprocessors": 28, "shared_memory": 101376},
     {"multiprocessors": 8},
@@ -189,7 +190,7 @@ def test_devices(waves, monkeypatch, device, H, B):
     ],
 )
 def test_every_plan(waves, monkeypatch, numbers, stack, device):
-    """Of both passes at once, each pair with another order of threads."""
+    """Plans of both passes in pairs, each pair with another order of threads."""
     pretend(waves, **device)
     dtype = numbers if numbers in ("bfloat16", "float16") else "float32"
     products = numbers if numbers in ("tf32", "tf32x3") else "tf32"
@@ -225,7 +226,7 @@ FAULTY = [
 
 
 def found(waves):
-    """Whether some order of threads in some case shows that the kernels are at fault."""
+    """Whether some order of threads in some case gives a wrong result or an error."""
     for stack in FAULTY:
         inputs = {name: value.bfloat16().double() for name, value in stack.inputs().items()}
         cotangents = {n: value.bfloat16().double() for n, value in stack.cotangents().items()}
@@ -242,7 +243,7 @@ def found(waves):
 
 
 def test_faults_are_found(waves):
-    """A wait for other blocks, or for copies, that is left out; without a fault none is found."""
+    """Without one wait for other blocks or for copies a test fails; with all of them none does."""
     waves.take_sites("wait_copies")
     assert not found(waves)
     copies = waves.take_sites("wait_copies")

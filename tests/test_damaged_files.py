@@ -1,4 +1,4 @@
-"""A file that is damaged or of another kind is one sentence with its name, wherever it is read."""
+"""A file that is damaged or of another type raises one error with its name, wherever it is read."""
 
 import pickle
 import random
@@ -22,7 +22,7 @@ CHECKPOINT = {"state_dict": {"w": WEIGHT}, "pytorch-lightning_version": "2.6.0",
 
 
 def foreign(folder):
-    """Files that are no checkpoint of a run, by what they are."""
+    """Files that are not checkpoints of a run, by type."""
     AtomicCheckpointIO().save_checkpoint(CHECKPOINT, folder / "whole")
     whole = (folder / "whole").read_bytes()
     contents = {
@@ -80,8 +80,10 @@ def test_a_flipped_bit_in_a_weight_is_found(tmp_path):
 
 
 def _flips(content, seed):
-    """400 copies with one bit flipped: in the first and the last 2 kB, where headers are, a third
-    each; else anywhere."""
+    """400 copies with one bit flipped.
+
+    A third of the bits is in the first 2 kB and a third in the last 2 kB, where headers are.
+    """
     draw = random.Random(seed)
     for number in range(400):
         stop = len(content)
@@ -138,7 +140,7 @@ def test_a_model_of_any_dtype_is_what_was_saved(tmp_path, dtype):
 
 
 def _resave(path, change=lambda tensors, metadata: None):
-    """The same model as files were before they had a checksum, changed."""
+    """Save the model, changed, as version 0.1 did before files had a checksum."""
     from safetensors import safe_open
 
     with safe_open(path, framework="pt") as file:

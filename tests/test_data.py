@@ -1,4 +1,4 @@
-"""The videos are those of the paper's generator, the same for everyone, from disjoint digits."""
+"""Moving MNIST: the paper's generator, reproducible, with disjoint digits in the splits."""
 
 import gzip
 import itertools
@@ -17,7 +17,7 @@ from fastlstm.data import MovingMNIST, load_digits
 
 
 def blobs(count=7, side=5, seed=0):
-    """Digits without a black pixel, so that a frame shows exactly where they are."""
+    """Digits without a black pixel, so that a frame shows exactly where each digit is."""
     return np.random.default_rng(seed).integers(1, 256, (count, side, side), np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""Two processes train what one does: DDP, FSDP2, and memory that they share.
+"""Two processes train as one does: DDP, FSDP2, and shared memory.
 
 Starting a process takes seconds, so one start serves all checks; each assertion names its own.
 """
@@ -47,7 +47,7 @@ def _batch():
 
 
 def _share(rank):
-    """The rows of the batch that a process has."""
+    """The rows of the batch that this process trains on."""
     return slice(rank * B // WORLD, (rank + 1) * B // WORLD)
 
 
@@ -92,7 +92,7 @@ def _windows(rank, world_size):
 
 
 def _check_tbptt(rank):
-    """Streams shared out to the processes, each with its states, train as all do in one."""
+    """Streams divided among processes, each with its states, train as in one process."""
     torch.manual_seed(0)
     alone = fastlstm.ByteLSTM(H, 2, 3, dtype=torch.float64)
     together = copy.deepcopy(alone)

@@ -1,8 +1,9 @@
-"""The examples in docstrings of public names run as they stand, by doctest."""
+"""The examples in docstrings run as they stand, by doctest; every public name has one."""
 
 import doctest
 import importlib
 import inspect
+import pkgutil
 
 import pytest
 import torch
@@ -43,34 +44,41 @@ def public(request):
     return request.param
 
 
-def _tests(value):
-    """The examples of a class or function, and of the methods that the class defines."""
-    module = inspect.getmodule(value)
+def _tests(value, module):
+    """The examples of a class or function and its methods, or of all those of a module."""
     names = vars(module) | {"fastlstm": fastlstm, "torch": torch}
     return doctest.DocTestFinder().find(value, value.__name__, module, names)
 
 
-def test_examples(public, tmp_path, monkeypatch, request):
-    monkeypatch.chdir(tmp_path)
-    tests = _tests(public)
-    package = request.node.callspec.id.rpartition(".")[0]
-    if package in COMPLETE:
+def test_every_public_name_has_an_example(public, request):
+    if request.node.callspec.id.rpartition(".")[0] in COMPLETE:
+        tests = _tests(public, inspect.getmodule(public))
         options = [example.options for test in tests for example in test.examples]
         assert not all(option.get(doctest.SKIP) for option in options), "no example that runs"
+
+
+def _modules():
+    found = pkgutil.walk_packages(fastlstm.__path__, "fastlstm.", onerror=lambda name: None)
+    return [module.name for module in found if "_C" not in module.name]
+
+
+@pytest.mark.parametrize("name", _modules())
+def test_examples(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     runner = doctest.DebugRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
-    for test in tests:
-        try:
+    try:
+        module = importlib.import_module(name)
+        for test in _tests(module, module):
             runner.run(test)
-        except doctest.DocTestFailure as failure:
-            example, got = failure.example, failure.got
-            pytest.fail(
-                f"{test.name}: {example.source}expected {example.want}got {got}", pytrace=False
-            )
-        except doctest.UnexpectedException as failure:
-            error = failure.exc_info[1]
-            if isinstance(error, ModuleNotFoundError) and not error.name.startswith("fastlstm"):
-                pytest.skip(f"{error.name} is not installed")
-            raise error from None
+    except doctest.DocTestFailure as failure:
+        example, got = failure.example, failure.got
+        text = f"{failure.test.name}: {example.source}expected {example.want}got {got}"
+        pytest.fail(text, pytrace=False)
+    except (doctest.UnexpectedException, ModuleNotFoundError) as failure:
+        error = getattr(failure, "exc_info", (None, failure))[1]
+        if isinstance(error, ModuleNotFoundError) and not error.name.startswith("fastlstm"):
+            pytest.skip(f"{error.name} is not installed")
+        raise error from None
 
 
 def test_docstrings_begin_with_a_sentence_that_can_be_read_alone(public):

@@ -30,7 +30,7 @@ def test_the_same_seed_drops_what_torch_drops(bidirectional, batch_first, dtype)
 
 @pytest.mark.parametrize("peephole", [False, True])
 def test_the_same_on_any_number_of_threads_and_again(peephole):
-    """Enough rows for torch to draw on several threads."""
+    """There are enough rows for torch to draw on several threads."""
     module = fastlstm.LSTM(I, 64, 2, dropout=0.5, peephole=peephole, dtype=torch.float64)
     x = torch.randn(50, 40, I, dtype=torch.float64)
     outputs = []

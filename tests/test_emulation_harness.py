@@ -1,4 +1,4 @@
-"""The emulation of CUDA runs a correct kernel right, and finds each mistake that is planted."""
+"""The emulation of CUDA computes correct kernels correctly, and finds each mistake put into one."""
 
 import emulation
 import pytest
@@ -20,7 +20,7 @@ def harness():
 
 @pytest.fixture(scope="module")
 def problem():
-    """weight, x, the first h, and what h should be after T steps."""
+    """The weight, x, the first h, and the correct h after T steps."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(H, H, generator=generator).mul(0.2).bfloat16()
     x = torch.randn(T, H, generator=generator)
@@ -32,7 +32,7 @@ def problem():
 
 
 def run(harness, problem, **options):
-    """Whether the small kernel computes h as it should."""
+    """Run the small kernel; return whether its h is correct."""
     weight, x, first, truth = problem
     exchanged = torch.stack([first, torch.full_like(first, torch.nan)])
     counter = torch.full([1], -1, dtype=torch.int32)
@@ -43,7 +43,7 @@ def run(harness, problem, **options):
 
 
 def rounded(format, values):
-    """float32 numbers as that format has them."""
+    """Round float32 numbers to a format."""
     if format == "tf32":  # 13 bits fewer, to nearest, ties away from zero
         bits = values.view(torch.int32)
         return torch.where(values.isfinite(), (bits + 0x1000) & -0x2000, bits).view(torch.float32)
@@ -52,7 +52,7 @@ def rounded(format, values):
 
 @pytest.mark.parametrize("format", ["bfloat16", "float16", "tf32"])
 def test_numbers_are_rounded_as_by_the_hardware(harness, format):
-    """All bit patterns of the upper half of a float, with lower halves around the ties."""
+    """All bit patterns of the upper half of a float, with lower halves near the ties."""
     upper = torch.arange(2**16, dtype=torch.int64) << 16
     lower = torch.tensor([0, 1, 0x0FFF, 0x1000, 0x1001, 0x3000, 0x7FFF, 0x8000, 0x8001, 0xFFFF])
     bits = (upper[:, None] + lower).flatten()
@@ -86,7 +86,7 @@ def test_a_correct_kernel_is_right_under_every_schedule(harness, problem):
 
 
 def found(harness, problem):
-    """How many seeds find that something is wrong."""
+    """The number of seeds that find a mistake."""
     count = 0
     for seed in SEEDS:
         harness.set_schedule(seed)

@@ -1,4 +1,4 @@
-"""A wrong argument: torch's type of error, torch's words where it has them, and ours elsewhere."""
+"""Wrong arguments raise torch's type of error, with torch's text where torch raises in Python."""
 
 import pytest
 import torch
@@ -103,7 +103,7 @@ def test_constructor_raises_as_torch(arguments):
     ids=str,
 )
 def test_constructor_names_itself_for_wrong_arguments(arguments):
-    """A TypeError as torch's, which speaks of RNNBase."""
+    """A TypeError like torch's, which names RNNBase."""
     with pytest.raises(TypeError):
         nn.LSTM(**arguments)
     with pytest.raises(TypeError, match=r"LSTM\.__init__"):
@@ -116,8 +116,8 @@ def test_useless_dropout_warns_as_torch(cls):
         cls(3, 4, dropout=0.5)
 
 
-def test_packed_input_raises_rather_than_answer_nonsense():
-    """What nn.LSTM takes without a word, reading past its arguments."""
+def test_packed_input_that_does_not_fit():
+    """nn.LSTM accepts these inputs, and reads out of bounds."""
     module = fastlstm.LSTM(3, 4)
     with pytest.raises(RuntimeError, match=r"input_size\. Expected 3, got 2"):
         module(pack_sequence([torch.zeros(5, 2)]))
@@ -282,7 +282,7 @@ def test_explain_without_an_lstm():
 @pytest.mark.parametrize("call", ["LSTM", "LSTMCell", "lstm_sequence"])
 @pytest.mark.parametrize("layout", ["strided", "jagged", "sparse"])
 def test_input_that_is_not_dense(call, layout):
-    """Nested and sparse tensors have no address and sizes to go by."""
+    """Nested and sparse tensors have neither an address nor strides."""
     if layout == "sparse":
         x = torch.randn(5, 2, 3).to_sparse()
     else:
@@ -297,7 +297,7 @@ def test_input_that_is_not_dense(call, layout):
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_losses_of_an_empty_batch(batch_first):
-    """There is nothing to average over, and no NaN is returned for that."""
+    """The mean of an empty batch raises an error and does not return NaN."""
     video = fastlstm.CompositeLSTM(6, 4, batch_first=batch_first)
     size = (0, 3, 6) if batch_first else (3, 0, 6)
     with pytest.raises(ValueError, match="frames: expected at least one, got size"):

@@ -1,4 +1,4 @@
-"""Experiments train what they need once, go on where they stopped, and report what they found."""
+"""Experiments train each model once, resume where they stopped, and report what they found."""
 
 import json
 from pathlib import Path
@@ -46,7 +46,7 @@ _whole = presets.read
 
 
 def _read_small(experiment, preset):
-    """The presets with models and videos of a size that a test can train."""
+    """Read the presets with models and videos that are small enough for a test."""
     settings = _whole(experiment, preset)
     return presets.merged(settings, {k: change for k, change in SMALL.items() if k in settings})
 
@@ -59,7 +59,7 @@ def _small(monkeypatch):
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """Results with the four models in them."""
+    """A folder of results with the four models."""
     folder = tmp_path_factory.mktemp("out")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(presets, "read", _read_small)

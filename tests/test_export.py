@@ -14,7 +14,7 @@ TIME_AND_BATCH = {0: Dim.DYNAMIC, 1: Dim.DYNAMIC}
 
 
 class _Model(nn.Module):
-    """Of one input; with lengths, of two."""
+    """A model with one input; with lengths it has two."""
 
     def __init__(self, **options):
         super().__init__()

@@ -1,4 +1,4 @@
-"""The pictures show what they say they show."""
+"""The pictures show the frames, predictions and curves that they claim to show."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,10 @@ def _one_thread():
 
 
 class Mirror(CompositeLSTM):
-    """Reconstructs perfectly, in the decoder's order; predicts the last frame for ever."""
+    """A model that reconstructs perfectly, and predicts the last frame forever.
+
+    Reconstructions are in the decoder's order, the last frame first.
+    """
 
     def reconstruct(self, frames):
         return frames.flip(0)

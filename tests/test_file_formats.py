@@ -1,4 +1,4 @@
-"""A file is read as what it is or refused by name: no container's bytes are a sequence."""
+"""A file is read by its true type or refused by name; no container is read as plain bytes."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Data that a run will need and does not have are one error before its first step."""
+"""Data that a run needs and does not have raise one error before the first step."""
 
 import gzip
 import os
@@ -63,7 +63,7 @@ class Steps(Callback):
 
 
 def write(folder, **splits):
-    """A folder of FileSequenceData; each split's array is a file."""
+    """Write a folder for FileSequenceData; the array of each split is a file."""
     for split, array in splits.items():
         (folder / split).mkdir(parents=True)
         np.save(folder / split / "a.npy", array)

@@ -18,7 +18,7 @@ def _count(run):
 
 
 def _products(rows, sizes):
-    """Of so many rows with matrices of these sizes, an addition and a product each."""
+    """The multiplications and additions of so many rows by matrices of these sizes."""
     return sum(2 * rows * n * m for n, m in sizes)
 
 
@@ -48,7 +48,7 @@ def test_forward_and_backward(name, backend):
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")
 def test_as_torch_counts_its_own():
-    """Where nn.LSTM is made of matrix products: oneDNN's, which has no projection, counts none."""
+    """With a projection nn.LSTM is made of matrix products; oneDNN's LSTM counts none."""
     torchs, x = nn.LSTM(I, H, proj_size=3), torch.randn(T, B, I)
     ours = fastlstm.LSTM.from_torch(torchs)
     (mine, (y, _)), (theirs, (their_y, _)) = (_count(lambda m=m: m(x)) for m in (ours, torchs))

@@ -1,4 +1,4 @@
-"""A process that was forked from one which has run an LSTM on several threads."""
+"""An LSTM in a process that was forked after its parent had run one on several threads."""
 
 import multiprocessing as mp
 
@@ -17,7 +17,7 @@ def arguments():
 
 def run(igates, weight, threads):
     """y, and the gradient of the weight."""
-    # Torch's functions would hang in a child where they take several threads: for 32,768 numbers.
+    # In a child, torch's functions hang if they use several threads: from 32,768 numbers on.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.set_num_threads(threads)
     y = lstm_sequence(igates, [weight], backend="cpu")[0]
@@ -27,7 +27,7 @@ def run(igates, weight, threads):
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_a_child_computes_what_its_parent_does(threads):
-    """OpenMP, whose threads the child lacks, would wait for them there for ever."""
+    """The child has none of the parent's OpenMP threads; OpenMP would wait for them forever."""
     with torch.no_grad():
         torch.set_num_threads(2)
         fastlstm.LSTM(2, H)(torch.rand(T, B, 2))  # the parent's threads are there now

@@ -1,24 +1,23 @@
-"""Features of frames are computed once, and again if anything changes."""
+"""Features of video frames: computed once, again if anything changes, and whole or absent."""
 
 import pickle
 
 import jsonargparse
 import numpy as np
 import pytest
-from action_videos import PLAIN, Means, frame_features, write_action_videos
-from clips import noise, write_clip
+from clips import PLAIN, Means, frame_features, noise, write_clip
 from torch import nn
 
 from fastlstm.data import FrameFeatures, VideoFrames
-from fastlstm.training import (
-    ActionVideoData,
-)
+from fastlstm.training import ActionVideoData
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
-    """Both data sets, as :func:`write_action_videos` writes them."""
-    return write_action_videos(tmp_path_factory.mktemp("actions"))
+    """A folder with a clip of 20 frames."""
+    folder = tmp_path_factory.mktemp("clips")
+    write_clip(folder / "clip.avi", noise(20))
+    return folder
 
 
 def test_features_are_what_the_backbone_makes_of_the_square_in_the_middle(folders, tmp_path):
@@ -87,9 +86,6 @@ def test_what_is_no_backbone_or_no_video_is_named(folders, tmp_path):
         FrameFeatures(nn.Identity(), **PLAIN, cache=tmp_path)(folders / "clip.avi")
     with pytest.raises(FileNotFoundError, match="video: expected a video file"):
         frame_features(tmp_path)(tmp_path / "absent.avi")
-
-
-NAMES_NOW_AND_THEN = "frame_features\nFrameFeatures", "percepts\nPercepts"
 
 
 def test_names_of_version_0_1(folders, tmp_path):

@@ -1,4 +1,4 @@
-"""``LSTM.freeze``: every sentence of its docstring; test_prepacked.py has the writes."""
+"""``LSTM.freeze`` does what its docstring says; test_prepacked.py tests writes to the weights."""
 
 import copy
 import pickle
@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import fastlstm
 from fastlstm.backends.cpu.prepacked import PrepackedWeights
 
-I, H = 7, 33  # no multiples of a vector
+I, H = 7, 33  # not multiples of a vector's length
 KINDS = {
     "plain": {},
     "two layers": {"num_layers": 2},
@@ -31,7 +31,7 @@ def _module(dtype=torch.float32, backend="cpu", **options):
 
 
 def _reference(module, dtype):
-    """A copy on the reference backend with the same numbers."""
+    """A copy with the same parameters on the reference backend."""
     copied = copy.deepcopy(module).to(dtype)
     copied.backend = "reference"
     return copied
@@ -44,12 +44,12 @@ def _infer(module, *args, **kwargs):
 
 
 def _memory(module):
-    """What the packed weights of each layer are kept in, None where nothing is."""
+    """The memory of the packed weights of each layer; None for a layer without."""
     return [layer._kept and layer._kept[1] for layer in module._packed]
 
 
 def _assert_live(module, x, *args, **kwargs):
-    """The module, which keeps packed weights, gives what a copy without any gives."""
+    """Assert that the frozen module gives what a copy without packed weights gives."""
     assert None not in _memory(module)
     live = copy.deepcopy(module).unfreeze()
     assert_close(_infer(module, x, *args, **kwargs), _infer(live, x, *args, **kwargs), 1e-5)
@@ -90,7 +90,7 @@ def test_another_number_of_threads_than_when_it_was_frozen(threads):
 
 
 def test_few_rows_and_many_use_the_same_packed_weights():
-    """A float is multiplied in pieces with many rows, where there are tiles, and whole with few."""
+    """With AMX, a float is multiplied in pieces if there are many rows, else whole."""
     module = fastlstm.LSTM(I, 260, backend="cpu").freeze()
     live = copy.deepcopy(module).unfreeze()
     _infer(module, torch.randn(30, 1, I))
@@ -123,7 +123,7 @@ def test_every_kind_of_input(given):
 
 
 def test_inference_mode():
-    """Frozen inside it and used outside, and the other way around."""
+    """Frozen inside inference mode and used outside, and the other way around."""
     module = _module().requires_grad_(False)
     x = torch.randn(3, 2, I)
     expected = module(x)[0]
@@ -137,7 +137,7 @@ def test_inference_mode():
 
 
 def test_threads_may_share_packed_weights():
-    """What one thread packs does not reach into what another one is reading."""
+    """Packing in one thread does not disturb another that reads."""
     packed, x = PrepackedWeights(), torch.randn(30, 2, I, dtype=torch.float64)
     weights = [torch.randn(4 * H, n, dtype=torch.float64) / H**0.5 for n in (I, H)]
 
@@ -192,9 +192,9 @@ def _training_results(module, x, hx=None, run=None):
 @pytest.mark.parametrize("learns", ["everything", "x", "hx", "weight_hh_l0", "bias_ih_l1"])
 @pytest.mark.parametrize("kind", ["two layers", "everything"])
 def test_calls_that_need_gradients(kind, learns):
-    """Whatever the gradient is asked of, after a write.
+    """After a write, gradients of any input or parameter are correct.
 
-    A bias of the second layer needs none in the first.
+    A gradient of the second layer's bias alone needs none in the first layer.
     """
     module = _module(torch.float64, **KINDS[kind]).freeze()
     x = torch.randn(5, 5, I, dtype=torch.float64)

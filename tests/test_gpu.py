@@ -1,4 +1,4 @@
-"""What only a CUDA device can show: CUDA graphs, streams, several devices, compilers, autocast.
+"""What only a CUDA device can test: CUDA graphs, streams, several devices, compilers, autocast.
 
 Run by ``pytest -m gpu``. These tests have not run on a GPU yet.
 """
@@ -45,7 +45,7 @@ def _lengths(given):
 
 
 def _warm_up(function):
-    """Three calls beside the main stream, as CUDA graphs want before a capture."""
+    """Three calls on another stream, which CUDA graphs need before a capture."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
@@ -102,7 +102,7 @@ def test_captured_loss_of_a_video_model():
 
 @pytest.mark.parametrize("H, num_layers", [(96, 3), (512, 2)])
 def test_layers_at_once(monkeypatch, H, num_layers):
-    """A wavefront both ways, whatever the model says: right, and the same bits from a graph."""
+    """A wavefront in both passes: correct, and the same bits from a CUDA graph."""
     monkeypatch.setattr(wavefront, "_why_slower", lambda *_: None)
     options = {"num_layers": num_layers, "peephole": True, "device": "cuda"}
     module = fastlstm.LSTM(I, H, backend="cuda", **options)
@@ -128,7 +128,7 @@ def test_layers_at_once(monkeypatch, H, num_layers):
 
 @pytest.mark.parametrize("H", SIZES)
 def test_on_another_stream(H):
-    """Work that the main stream has not finished is waited for, as by any op of torch."""
+    """The call waits for unfinished work of the main stream, as any op of torch does."""
     module = fastlstm.LSTM(I, H, peephole=True, device="cuda", backend="cuda")
     x = torch.randn(T, B, I, device="cuda")
     expected = torch.autograd.grad(module(x)[0].sum(), list(module.parameters()))
@@ -145,7 +145,7 @@ def test_on_another_stream(H):
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one CUDA device")
 @pytest.mark.parametrize("H", SIZES)
 def test_on_another_device(H):
-    """Than the current one, and of whatever kind."""
+    """A device that is not the current one, of any kind."""
     module = fastlstm.LSTM(I, H, peephole=True, backend="cuda")
     x = torch.randn(T, B, I)
     results = []
@@ -161,7 +161,7 @@ def test_on_another_device(H):
 
 
 def test_threads_launch_side_by_side():
-    """Threads of one process launch side by side, each on a stream of its own."""
+    """Threads of one process launch at the same time, each on its own stream."""
     module = fastlstm.LSTM(I, 96, peephole=True, device="cuda", backend="cuda")
     x = torch.randn(T, B, I, device="cuda")
     expected = module(x)[0]

@@ -1,7 +1,7 @@
-"""The LSTM and its gradients written out once more, in numpy loops over float64.
+"""An independent LSTM with gradients, in numpy loops over float64, to compare with.
 
-Everything else in these tests goes through torch in the end; this goes through nothing of it. The
-derivatives are by hand, so that neither autograd nor a formula of ours is taken on trust.
+All other tests compare with torch in the end; this file does not use torch to compute. The
+derivatives are written by hand, and depend neither on autograd nor on the library.
 """
 
 import numpy as np
@@ -22,7 +22,7 @@ def _sigmoid(a):
 
 
 def _step(x, h, c, p):
-    """One row, one step: the next (h, c), and what the way back needs."""
+    """One step of one row: the next (h, c), and what the backward pass needs."""
     a = p["weight_ih"] @ x + p["weight_hh"] @ h + p.get("bias_ih", 0) + p.get("bias_hh", 0)
     a_i, a_f, a_g, a_o = np.split(a, 4)
     w_i, w_f, w_o = np.split(p.get("weight_ch", np.zeros(3 * len(c))), 3)
@@ -34,7 +34,7 @@ def _step(x, h, c, p):
 
 
 def _step_back(dh, dc, kept, p, dp):
-    """Gradients of x, h and c of one step; those of the parameters are added to ``dp``."""
+    """Gradients of x, h and c of one step; gradients of the parameters are added to ``dp``."""
     x, h, c, i, f, g, o, c_next, m = kept
     w_i, w_f, w_o = np.split(p.get("weight_ch", np.zeros(3 * len(c))), 3)
     if "weight_hr" in p:
@@ -58,8 +58,8 @@ def _step_back(dh, dc, kept, p, dp):
 def _run(layers, x, lengths, h0, c0, dy, dhy, dcy):
     """Output, states and all gradients of a stack; layers are lists of one or two directions.
 
-    x is (T, B, I) and zero-padded; dy, dhy and dcy are what arrives at the outputs. A row is run
-    by itself, over its own steps, backwards in the second direction.
+    x is (T, B, I) and zero-padded; dy, dhy and dcy are the gradients of the outputs. Each row is
+    run by itself over its own steps, backwards in the second direction.
     """
     steps, rows = x.shape[:2]
     D, hy, cy, dh0, dc0 = len(layers[0]), *(np.zeros_like(a) for a in (h0, c0, h0, c0))
@@ -94,7 +94,7 @@ def _run(layers, x, lengths, h0, c0, dy, dhy, dcy):
 
 
 def _by_hand(module, x, lengths, h0, c0, cotangents):
-    """What ``_run`` finds for a module, by name; everything time first and batched."""
+    """The results of ``_run`` for a module, by name; everything time-first and batched."""
     directions = ["", "_reverse"][: 1 + module.bidirectional]
     kinds = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr", "weight_ch")
     suffixes = [[f"_l{n}{d}" for d in directions] for n in range(module.num_layers)]
@@ -114,7 +114,7 @@ def _by_hand(module, x, lengths, h0, c0, cotangents):
 
 
 def _by_module(module, x, h0, c0, cotangents, layout):
-    """The same from a module. ``layout`` is padded, lengths, packed or unbatched."""
+    """The same results from a module. ``layout`` is padded, lengths, packed or unbatched."""
     leaves = {"dinput": x, "dhx": h0, "dcx": c0}
     leaves |= {f"d{name}": parameter for name, parameter in module.named_parameters()}
     input, hx, options = x.transpose(0, 1) if module.batch_first else x, (h0, c0), {}
@@ -227,7 +227,7 @@ def test_cell(batched, peephole, bias):
 
 
 def test_the_derivatives_by_hand_are_those_of_the_loop():
-    """By central differences, so that this file stands on its own."""
+    """Central differences check the derivatives of this file itself."""
     module = fastlstm.LSTM(I, H, 2, bidirectional=True, proj_size=2, peephole=True).double()
     x, h0, c0 = torch.randn(T, B, I).double(), _double(4, B, 2), _double(4, B, H)
     cotangents = [torch.randn(T, B, 4).double(), torch.randn(4, B, 2).double()]

@@ -1,4 +1,4 @@
-"""``learn_initial_state``: h_0 and c_0 are parameters, for every row that comes without hx."""
+"""``learn_initial_state``: h_0 and c_0 are parameters, used for every row that has no hx."""
 
 import copy
 
@@ -102,7 +102,7 @@ def test_state_dict_repr_and_the_way_to_torch():
 
 
 def test_it_learns():
-    """A teacher that differs from the student by its first states only is found again."""
+    """The student finds the initial states of a teacher that differs only in them."""
     teacher = _module()
     student = copy.deepcopy(teacher)
     nn.init.zeros_(student.h_0), nn.init.zeros_(student.c_0)

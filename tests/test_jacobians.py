@@ -23,7 +23,7 @@ def _lstm(*args, **options):
 
 
 def _reference(module):
-    """The same parameters, run by the reference."""
+    """A module with the same parameters on the reference backend."""
     twin = fastlstm.LSTM(
         module.input_size,
         module.hidden_size,
@@ -72,7 +72,7 @@ def test_tied_weights():
 
 
 def test_gradient_through_vmap():
-    """vmap hides from a tensor that something outside requires its gradient."""
+    """Inside vmap, a tensor does not show that an outer transform requires its gradient."""
     module, x = _lstm(), _randn(N, T, B, I)
     truth = grad(lambda x: sum(_loss(module(row)) for row in x))(x)
     _close(grad(lambda x: vmap(lambda row: _loss(module(row)))(x).sum())(x), truth)
@@ -137,7 +137,7 @@ def test_jvp(kind):
 
 
 def test_tangent_of_a_gradient():
-    """Forward mode over a backward pass whose forward pass saw no tangents."""
+    """Forward mode over a backward pass whose forward pass had no tangents."""
     module, x, dy, v = _lstm(), _randn(T, B, I).requires_grad_(), _randn(T, B, H), _randn(T, B, H)
     y = module(x)[0]
     with forward_ad.dual_level():

@@ -1,4 +1,4 @@
-"""Which nets run their layers at once, and that nothing else about them changes."""
+"""Which LSTMs run their layers at once, and that nothing else about them changes."""
 
 import re
 
@@ -24,7 +24,7 @@ def kernels(monkeypatch):
 
 @pytest.fixture
 def at_once(kernels, monkeypatch):
-    """Layers that can go at once do; the passes that went so."""
+    """Layers run at once wherever they can; returns the list of passes that did."""
     went = []
     launch = wavefront._launch
 
@@ -42,7 +42,7 @@ def module(**options):
 
 
 def reference_of(lstm):
-    """The same module in float64 by the reference."""
+    """The same module in float64 on the reference backend."""
     options = {"peephole": lstm.peephole, "batch_first": lstm.batch_first, "bias": lstm.bias}
     options["learn_initial_state"] = lstm.learn_initial_state
     twin = fastlstm.LSTM(I, H, num_layers=L, backend="reference", dtype=torch.float64, **options)
@@ -85,11 +85,11 @@ def test_inference_keeps_no_gates(at_once):
     found = {"y": y, "h": h, "c": c}
     assert_close(found, {"y": expected, "h": states[0], "c": states[1]}, TOLERANCE)
     assert not y.requires_grad and at_once == ["forward"]
-    assert y.untyped_storage().nbytes() == y.nbytes  # of the other layers nothing is kept
+    assert y.untyped_storage().nbytes() == y.nbytes  # outputs of other layers are not kept
 
 
 def test_backward_one_after_the_other(at_once, monkeypatch):
-    """Where only that pass is expected to be faster so."""
+    """If the model expects only the backward pass to be faster layer by layer."""
     monkeypatch.setattr(
         wavefront, "_why_slower", lambda _, way, *__: "slow" if way == "backward" else None
     )
@@ -102,7 +102,7 @@ def test_backward_one_after_the_other(at_once, monkeypatch):
 
 
 def test_only_what_is_asked_for_has_a_gradient(at_once):
-    """One weight of one layer; one bias of two, whose gradients are one number."""
+    """One weight of one layer; one of the two biases, whose gradients are equal."""
     for name in ("weight_hh_l1", "weight_ih_l0", "bias_hh_l1"):
         lstm, x = module(), torch.randn(T, B, I)
         full = results(reference_of(lstm), x)
@@ -249,7 +249,7 @@ def test_explain(kernels):
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_plans_of_layers_are_their_own(kernels, direction):
-    """Ranked; and no plan of groups that are apart, nor the other way round."""
+    """They are ranked, and none is a plan of independent groups, nor the other way around."""
     shape, how = ("bfloat16", 9, 2, 200), {"products": "tf32"}
     device = kernels.device(0)
     lists = {

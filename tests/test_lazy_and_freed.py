@@ -1,6 +1,6 @@
-"""Tensors whose numbers are not in memory as they are: a sign or zeros in a flag, freed storage.
+"""Tensors with torch's negative bit, zero tensors without memory, and freed tensors.
 
-Kernels get addresses. They must not lose a sign, and address 0 must not mean "not given".
+Kernels take addresses. They must not lose a sign, and address 0 must not mean "not given".
 """
 
 import pytest
@@ -26,7 +26,7 @@ SIZES = {
 
 
 def arguments():
-    """Of a call of two groups; a list for what each group has its own of."""
+    """The arguments of a call of two groups; lists have a tensor for each group."""
     one = ("input", "hx", "cx")
     return {
         name: torch.randn(size) if name in one else [torch.randn(size) for _ in range(2)]
@@ -35,7 +35,7 @@ def arguments():
 
 
 def changed(values, name, change):
-    """The arguments with ``change`` made to one; of a list to the second tensor."""
+    """The arguments with one of them changed; of a list, the second tensor."""
     value = values[name]
     new = [value[0], change(value[1])] if isinstance(value, list) else change(value)
     return values | {name: new}
@@ -59,7 +59,7 @@ def run(backend, values, train):
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("name", TENSORS)
 def test_negated_by_a_flag(fused_backend, name, train):
-    """What torch's ``imag`` of a conjugate is, and what its own tests give to every op."""
+    """Such as ``imag`` of a conjugate; torch's own tests give such tensors to every op."""
     values = arguments()
     lazy = changed(values, name, lambda tensor: torch._neg_view(tensor.neg()))
     found, expected = (run(fused_backend, each, train) for each in (lazy, values))
@@ -108,7 +108,7 @@ def test_freed_memory_is_an_error(fused_backend, name, train):
 
 @pytest.mark.parametrize("name", ["lengths", "reset"])
 def test_freed_memory_of_what_says_where_rows_begin_and_end(fused_backend, name):
-    """A reset that was freed would be no reset."""
+    """A reset without memory must not be taken for no reset."""
     options = {"lengths": torch.full((B,), T), "reset": torch.zeros(T, B, dtype=torch.bool)}
     device = torch.get_default_device().type
     problem = Problem(device, torch.float32, T, B, 2, H, I, has_reset=name == "reset")
@@ -118,7 +118,7 @@ def test_freed_memory_of_what_says_where_rows_begin_and_end(fused_backend, name)
 
 
 def test_memory_that_is_freed_between_the_passes(fused_backend):
-    """FSDP frees parameters after the forward pass, and brings them back for the backward pass."""
+    """FSDP frees parameters after the forward pass, and restores them for the backward pass."""
     values = arguments()
     weight = values["weight_hh"][1].requires_grad_()
     y = lstm_sequence(**values, backend=fused_backend)[0]
@@ -135,7 +135,7 @@ def test_memory_that_is_freed_between_the_passes(fused_backend):
 
 @pytest.mark.parametrize("kind", ["compiled", "exported", "traced"])
 def test_programs(compiled, kind):
-    """What a program is called with is not known where it was made."""
+    """A recorded program learns at each call what its tensors are."""
     lstm = fastlstm.LSTM(I, H, peephole=True, backend="cpu").requires_grad_(False)
     x = torch.randn(T, B, I)
     program = {

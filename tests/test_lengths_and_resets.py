@@ -1,4 +1,4 @@
-"""How rows go through time: lengths, the rows of a PackedSequence, resets, and all cell states."""
+"""Lengths, PackedSequence, resets, and the cell state of every step."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def test_layouts(fused_backend, reverse, I, layout):
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("T, B, H, I", [(300, 3, 20, 33), (3, 300, 9, 30), (40, 70, 33, 40)])
 def test_layouts_in_several_blocks(fused_backend, T, B, H, I, threads, layout):
-    """More rows than are projected, or summed into a weight's gradient, at once."""
+    """More rows than the kernels project at once, or sum at once into the gradient of a weight."""
     torch.set_num_threads(threads)
     case = Case(T=T, B=B, H=H, I=I, reverse=(False, True), **layout)
     skip_unless_supported(fused_backend, case.problem(torch.float64))
@@ -50,7 +50,7 @@ def test_lengths_of_any_integer_type_and_stride(fused_backend, dtype):
 
 @pytest.mark.parametrize("I", [0, 3])
 def test_padding_does_not_matter(fused_backend, I):
-    """Whatever stands past a row's length, NaN included, changes neither value nor gradient."""
+    """Values past a row's length, NaN included, change neither results nor gradients."""
     case = Case(T=5, B=3, H=4, I=I, reverse=(False, True), lengths=True)
     inputs, cotangents = case.inputs(), case.cotangents()
     lengths = torch.tensor([2, 5, 1])
@@ -63,7 +63,7 @@ def test_padding_does_not_matter(fused_backend, I):
 
 
 def test_lengths_may_end_before_the_last_block(fused_backend):
-    """Backward begins with steps that no row has."""
+    """The backward pass begins with steps that no row has."""
     case = Case(T=600, B=2, H=4, I=3, reverse=(False, True))
     skip_unless_supported(fused_backend, case.problem(torch.float64))
     inputs, cotangents = case.inputs(), case.cotangents()
@@ -74,7 +74,7 @@ def test_lengths_may_end_before_the_last_block(fused_backend):
 
 
 def _module(backend="auto", asked=None, **options):
-    """``asked`` has more of the problem that the backend must support."""
+    """A module on this backend, if it supports the options; ``asked``: fields of a problem."""
     module = fastlstm.LSTM(3, 5, dtype=torch.float64, backend=backend, **options)
     skip_unless_supported(backend, module.problem()._replace(**asked or {}))
     return module
@@ -109,7 +109,7 @@ def test_packed_sequence_equals_torch(backend, options, bidirectional, enforce_s
 @pytest.mark.parametrize("bidirectional", [False, True])
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_reset_separates_episodes(backend, bidirectional, batch_first):
-    """Each episode as if it were alone: all layers, both directions, outputs and gradients."""
+    """Each episode gives what it gives alone, in all layers and directions."""
     options = {"bidirectional": bidirectional, "batch_first": batch_first}
     module = _module(backend, num_layers=2, peephole=True, **options)
     x = _sequences(2)

@@ -1,4 +1,4 @@
-"""What other code finds in an nn.LSTM besides its forward: methods, ``_flat_weights``, pickles."""
+"""Methods, ``_flat_weights`` and pickles that other code finds in an nn.LSTM."""
 
 import copy
 import io
@@ -24,7 +24,7 @@ def _pair(**options):
 def test_all_names_of_torchs_class_are_there(cls):
     ours, torchs = getattr(fastlstm, cls)(I, H), getattr(nn, cls)(I, H)
     assert set(dir(torchs)) <= set(dir(ours))
-    # of the methods, all but what is ours on purpose are torch's own
+    # all methods are torch's own, except those that are ours on purpose
     own = {name for name in vars(type(torchs)) if callable(getattr(torchs, name))}
     differ = {n for n in own if getattr(type(ours), n) is not getattr(type(torchs), n)}
     assert differ == {"__init__", "forward"}
@@ -79,7 +79,7 @@ def test_sizes_of_states():
 
 
 def _put_there(module):
-    """What recurrent dropout in public code does: other tensors in ``_flat_weights``."""
+    """Assign other tensors to ``_flat_weights``, as public code does for recurrent dropout."""
     module._flat_weights = [w * 2 if w.dim() == 2 else w for w in module._flat_weights]
 
 
@@ -186,7 +186,7 @@ REPLACED = [
 
 
 def _with_ones(module, x):
-    """What an LSTM of the same other weights gives whose weight_hh_l0 is all ones."""
+    """The output of an LSTM whose weight_hh_l0 is all ones, with the other weights unchanged."""
     ones = nn.LSTM(I, H)
     ones.load_state_dict({n: getattr(module, n) for n in module._flat_weights_names})
     nn.init.ones_(ones.weight_hh_l0)
@@ -267,7 +267,7 @@ def test_flat_weights_of_wrong_sizes():
 
 
 class Model(nn.Module):
-    """An LSTM and a cell as users have them: inside of something else."""
+    """An LSTM and a cell inside a model, as users have them."""
 
     def __init__(self):
         super().__init__()
@@ -281,7 +281,7 @@ class Model(nn.Module):
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("peephole", [False, True])
 def test_a_whole_model_loads_where_known_classes_only_may(frozen, peephole):
-    """As programs do that list torch's classes, and knew of no others."""
+    """For programs that allow torch's classes only."""
     model = Model()
     fastlstm.replace(model)
     if peephole:

@@ -1,4 +1,4 @@
-"""Long sequences on disk: any slice of them, nothing more in memory, and clear errors."""
+"""Long sequences on disk: any slice is read exactly, memory stays small, errors are clear."""
 
 import gc
 import multiprocessing as mp
@@ -99,7 +99,7 @@ FRAMES = 23
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    """Frames whose grey level counts, with a key frame every 6 and frames that look ahead."""
+    """Frames whose grey level counts, with a key frame every 6, and references to later ones."""
     path = tmp_path_factory.mktemp("video") / "counting.mp4"
     with av.open(str(path), "w") as file:
         stream = file.add_stream("mpeg4", rate=25, options={"g": "6", "bf": "2"})
@@ -113,13 +113,16 @@ def video(tmp_path_factory):
 
 
 def levels(frames):
-    """The counts that frames show; compression moves a grey level by less than half a count."""
+    """The counts that frames show; compression changes a grey level by less than half a count."""
     return [round(frame.mean() / 10) for frame in frames]
 
 
 def test_a_forked_process_goes_on_with_a_video(video):
-    """As a DataLoader's worker does with a data set that was read before: it has no thread of the
-    decoder, and must not move its parent's place in the file."""
+    """As a DataLoader's worker does with a data set that was read before.
+
+    The worker has none of the decoder's threads, and must not move its parent's position in the
+    file.
+    """
     expected, frames = VideoFrames(video)[0:12], VideoFrames(video)
     frames[0:3]
 

@@ -1,4 +1,4 @@
-"""The command with two processes: the losses of one at the same global batch, and a resumption."""
+"""The command with two processes has the losses of one at the same global batch, and resumes."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""Memory stays where it was, however many calls and shapes come."""
+"""Memory does not grow, however many calls and shapes there are."""
 
 import copy
 import gc
@@ -30,8 +30,8 @@ def _shapes(count):
 
 @pytest.mark.skipif(not STATUS.exists(), reason="resident memory is read from /proc")
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-def test_ten_thousand_calls_of_ever_new_shapes(training):
-    """Every second call with lengths; in inference every third with kept packed weights."""
+def test_ten_thousand_calls_of_different_shapes(training):
+    """Every second call has lengths; in inference every third uses packed weights."""
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(False)  # to fill all new memory takes longer than the calls
     module = fastlstm.LSTM(6, 17, peephole=True, backend="cpu")

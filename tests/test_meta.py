@@ -1,4 +1,4 @@
-"""Modules without memory: the meta device, and parameters that come later."""
+"""Modules without memory: the meta device, and parameters that are materialised later."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Gradients through a million steps, in bounded memory, are those of short runs that keep all."""
+"""Gradients through a million steps in bounded memory equal those of short runs that keep all."""
 
 import json
 import subprocess
@@ -24,8 +24,8 @@ long = torch.autograd.grad(output, list(checkpointed.parameters()), dy)
 del output
 highest = peak()
 
-# What the last window's gradient finds MEMORY steps before it is too faint to be seen: forget gates
-# of new weights let a half of it through at each.
+# MEMORY steps before the last window its gradient is too small to matter: with new weights each
+# forget gate lets half of it through.
 start = T - WINDOW - MEMORY
 with torch.no_grad():
     _, before = plain(x[:start], return_sequence=False)

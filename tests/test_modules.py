@@ -138,7 +138,7 @@ def test_gradients_accumulate_and_a_graph_can_be_kept():
 
 @pytest.mark.parametrize("peephole", [False, True])
 def test_meta_device(peephole):
-    """Sizes without numbers, as nn.LSTM infers them."""
+    """Sizes without numbers, as with nn.LSTM."""
     module = fastlstm.LSTM(I, H, 2, bidirectional=True, peephole=peephole, device="meta")
     output, (hy, cy) = module(torch.empty(T, B, I, device="meta"))
     assert output.shape == (T, B, 2 * H) and hy.shape == cy.shape == (4, B, H)

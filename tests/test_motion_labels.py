@@ -1,4 +1,4 @@
-"""Few labels are few, the same ones in every run; accuracy is of whole videos."""
+"""Labelled videos: few labels are the same in every run; accuracy is that of whole videos."""
 
 import itertools
 

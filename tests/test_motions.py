@@ -1,4 +1,4 @@
-"""A video's label is in its motion: in no frame, but in all of them."""
+"""The label of a video is in its motion: no single frame tells it, all frames together do."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ CLASSES = len(MOTIONS)
 
 
 def blobs(count=7, side=5, seed=0):
-    """Digits without a black pixel, so that a frame shows exactly where they are."""
+    """Digits without a black pixel, so that a frame shows exactly where each digit is."""
     return np.random.default_rng(seed).integers(1, 256, (count, side, side), np.uint8)
 
 
@@ -59,7 +59,7 @@ def test_only_the_order_of_frames_tells_these_apart(forwards, backwards):
 
 
 def test_mean_speed_tells_little():
-    """Distances a frame overlap: their means differ by less than they vary within a class."""
+    """The mean speeds of the classes differ by less than speeds vary within a class."""
     lengths = {
         name: np.linalg.norm(np.diff(of_class(name, 2000), axis=0), axis=-1).mean(0)
         for name in MOTIONS
@@ -69,7 +69,7 @@ def test_mean_speed_tells_little():
 
 
 def features(positions):
-    """(B, F) of positions (T, B, 2): speeds and turns, as measured from whole pixels."""
+    """Features (B, F) of positions (T, B, 2): speeds and turns, as measured from whole pixels."""
     steps = np.diff(np.floor(36 * positions), axis=0)
     length = np.linalg.norm(steps, axis=-1)
     mean = length.mean(0) + 1e-9

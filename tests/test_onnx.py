@@ -31,7 +31,7 @@ class _Model(nn.Module):
 
 
 def _nodes(path):
-    """How often each operator is in a graph that ONNX's checker finds valid."""
+    """The number of each operator in a graph that ONNX's checker accepts."""
     model = onnx.load(path)
     onnx.checker.check_model(model, full_check=True)
     types = [node.op_type for node in model.graph.node]
@@ -39,7 +39,7 @@ def _nodes(path):
 
 
 def _run(path, *args):
-    """The outputs of ONNX Runtime on the arguments' tensors."""
+    """The outputs of ONNX Runtime on these tensors."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     tensors = torch.utils._pytree.tree_leaves(args)
     names = [value.name for value in session.get_inputs()]
@@ -48,7 +48,7 @@ def _run(path, *args):
 
 
 def _check(path, model, *args):
-    """ONNX Runtime against the reference in float64; its error is some roundings of float32."""
+    """Compare ONNX Runtime with the reference in float64, within some roundings of float32."""
     double = torch.utils._pytree.tree_map(
         lambda t: t.double() if t.is_floating_point() else t, args
     )
@@ -62,7 +62,7 @@ def _check(path, model, *args):
 
 @pytest.fixture
 def export(tmp_path):
-    """Exports by ``dynamo=True`` and returns the path."""
+    """Export with ``dynamo=True``; returns the path."""
 
     def run(model, args, shapes):
         path = tmp_path / "model.onnx"

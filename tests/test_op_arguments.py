@@ -1,4 +1,4 @@
-"""Anyone can call the ops: whatever does not fit together is an error that says what."""
+"""The ops can be called directly: arguments that do not fit together raise a clear error."""
 
 import itertools
 
@@ -21,7 +21,7 @@ NAMES = [argument.name for argument in forward.default._schema.arguments]
 @pytest.mark.parametrize("proj_size", [0, 2])
 @pytest.mark.parametrize("peephole", [False, True])
 def test_every_combination_of_needs(peephole, proj_size, I, kept):
-    """What is asked of a tensor that is there is computed; of one that is not, it is an error."""
+    """A gradient of a tensor that was given is computed; of one that was not, it is an error."""
     options = {"peephole": peephole, "proj_size": proj_size, "I": I}
     *arguments, _, every, backend = _backward_arguments(options, kept=kept)
     call = schema.unflatten_call(arguments[6:])
@@ -44,7 +44,7 @@ def test_every_combination_of_needs(peephole, proj_size, I, kept):
 
 @pytest.mark.parametrize("absent", ["dy", "dhy", "dcy", "dcells"])
 def test_gradients_that_do_not_arrive(absent):
-    """None is zero."""
+    """A gradient None is zero."""
     arguments = list(_backward_arguments({"peephole": True, "I": 3, "proj_size": 2}))
     place = ("dy", "dhy", "dcy", "dcells").index(absent)
     zero, none = arguments.copy(), arguments.copy()
@@ -89,7 +89,7 @@ def test_backward_arguments_that_do_not_fit(name, change, match):
 @pytest.mark.parametrize("I", [0, 3])
 @pytest.mark.parametrize("name", [*WEIGHTS, "input", "hx", "cx", "lengths", "reset"])
 def test_forward_arguments_of_another_size_or_dtype(name, I, checkpoint_every):
-    """One row or column less, one group less, another dtype: each is named or is no fault."""
+    """One row, column or group less, or another dtype: an error that names it, or none."""
     options = {"peephole": True, "I": I, "lengths": True, "reset": True, "proj_size": 2}
     arguments = list(_forward_arguments(options, differentiable=False))
     arguments[-3] = checkpoint_every
@@ -111,7 +111,7 @@ def test_forward_arguments_of_another_size_or_dtype(name, I, checkpoint_every):
 @pytest.mark.parametrize("I", [0, 3])
 @pytest.mark.parametrize("absent", WEIGHTS)
 def test_weights_that_are_absent(absent, I):
-    """Optional ones may be; gradients of the others are then as without."""
+    """Optional weights may be absent; the gradients of the others are then correct."""
     options = {"peephole": True, "I": I, "proj_size": 2}
     arguments = list(_forward_arguments(options, differentiable=False))
     arguments[NAMES.index(absent)] = []

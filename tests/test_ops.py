@@ -1,4 +1,4 @@
-"""The ops as ``torch.library`` knows them, and what ``explain`` says of the choice."""
+"""The ops of ``torch.library``, and ``explain``."""
 
 from typing import ClassVar
 
@@ -64,14 +64,14 @@ def _backward_arguments(options, *, needs=True, kept=EVERY_STEP):
     outputs = (y, hy, cy, cells)
     gradients = [torch.randn_like(out) if out.numel() else None for out in outputs]
     asked = [needs] + [needs and bool(parameter) for parameter in forward[1:7]]
-    del asked[2]  # of two biases that have one gradient
+    del asked[2]  # bias_ih, whose gradient is that of bias_hh
     return (*gradients, y, reserve, *forward[:13], asked, forward[-3], "cpu")
 
 
 @pytest.mark.parametrize("options, kept", CHECKED, ids=str)
 def test_opcheck_forward(options, kept):
     operator = torch.ops.fastlstm.lstm_sequence.default
-    # Of the reserve, rows past a length are never written: NaN here, and no two NaN are equal.
+    # Rows of the reserve past a length are never written: NaN here, and no two NaN are equal.
     tests = ["test_schema", "test_autograd_registration", "test_faketensor"]
     if not options.get("lengths"):
         tests.append("test_aot_dispatch_dynamic")
@@ -99,7 +99,7 @@ def test_opcheck_backward(options, needs, kept):
 @pytest.mark.parametrize("options, kept", CHECKED, ids=str)
 @pytest.mark.parametrize("flag", [False, True])
 def test_fake_outputs_have_the_real_sizes(options, flag, kept):
-    """``flag`` is train of the forward op and what is asked of the backward op."""
+    """``flag`` is ``train`` of the forward op and the needs of the backward op."""
     for operator, arguments in (
         (torch.ops.fastlstm.lstm_sequence, _forward_arguments(options, train=flag, kept=kept)),
         (
@@ -126,7 +126,7 @@ def test_backward_without_a_reserve_is_refused():
 
 
 def test_what_records_operators_sees_the_op():
-    """Eager calls skip the op, but not while something listens."""
+    """Eager calls skip the op, unless something watches ops."""
     module = fastlstm.LSTM(3, 4, backend="cpu").requires_grad_(False)
     x = torch.randn(6, 2, 3)
     op = torch.ops.fastlstm.lstm_sequence.default
@@ -197,7 +197,7 @@ def test_explain_what_was_asked_for():
 
 @pytest.mark.parametrize("inside", [False, True])
 def test_explain_in_eval_mode_tells_of_gradients(inside):
-    """They are recorded whatever the mode, and a call that records them may run elsewhere."""
+    """Gradients are recorded in any mode, and a call that records them may run elsewhere."""
     cell, x = fastlstm.LSTMCell(256, 256), torch.randn(1, 256)
     module = nn.Sequential(cell) if inside else cell
     sentence = (

@@ -21,7 +21,7 @@ def test_same_initial_parameters_from_the_same_seed():
 
 @pytest.mark.parametrize("hidden_size", range(1, 40))
 def test_initial_parameters_to_the_last_bit_of_float64(hidden_size):
-    """1 / sqrt(H) and H**-0.5 are not the same number for every H."""
+    """1 / sqrt(H) and H**-0.5 differ in the last bit for some H."""
     for cls in ("LSTM", "LSTMCell"):
         modules = []
         for library in (nn, fastlstm):
@@ -127,7 +127,7 @@ def test_bfloat16_trains(peephole):
 @pytest.mark.parametrize("peephole", [False, True])
 @pytest.mark.parametrize("cls", [fastlstm.LSTM, fastlstm.LSTMCell])
 def test_autocast(cls, peephole):
-    """Gradients in the parameters' own dtype, all close to float32's; bfloat16 in an LSTM."""
+    """Gradients have the parameters' dtype and are close to float32's."""
     module = cls(I, H, peephole=peephole)
     x = torch.randn(*([T, B] if cls is fastlstm.LSTM else [B]), I)
 

@@ -1,4 +1,4 @@
-"""Patches are of real frames, of one shot and one split, and move as much as was asked for."""
+"""Patches come from real frames of one shot and one split, and move at least as much as asked."""
 
 import pickle
 import subprocess
@@ -21,13 +21,13 @@ FRAMES = 40
 
 
 def counting(count=FRAMES, first=0, height=32, width=48):
-    """Frames whose grey level tells their number: 6 a frame."""
+    """Frames whose grey level is 6 times the number of the frame."""
     levels = 6 * (first + np.arange(count, dtype=np.uint8))
     return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3)).copy()
 
 
 def numbers(patches):
-    """(B, T) frame numbers that patches of `counting` show."""
+    """(B, T) numbers of the frames that patches of `counting` show."""
     return np.round(patches.reshape(*patches.shape[:2], -1).mean(-1) / 6).astype(int)
 
 

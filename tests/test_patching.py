@@ -1,4 +1,4 @@
-"""``patched`` puts our classes in torch's place for a while; loops may ask for ``LSTM_TYPES``."""
+"""``patched`` puts our classes in torch's place for a block; ``LSTM_TYPES`` names both."""
 
 import io
 import threading
@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 from torch import nn
-from torch.nn.modules.rnn import LSTM, LSTMCell  # by name and before any block: out of reach
+from torch.nn.modules.rnn import LSTM, LSTMCell  # by name, before any block: not replaced
 
 import fastlstm
 
@@ -15,7 +15,7 @@ I, H = 3, 6
 
 
 class Model(nn.Module):
-    """Says nn.LSTM, as other people's models do."""
+    """A model that names nn.LSTM, as other people's models do."""
 
     def __init__(self):
         super().__init__()
@@ -121,7 +121,7 @@ def test_nested_blocks_and_a_function():
 
 
 def test_blocks_of_two_threads_that_overlap():
-    """The first to begin ends first: torch's classes are back after the second."""
+    """The first block to begin ends first: torch's classes are back after the second."""
     begun, ended = threading.Event(), threading.Event()
 
     def second():

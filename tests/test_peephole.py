@@ -1,4 +1,4 @@
-"""Peepholes: their parameters, their equations, and that they learn."""
+"""Peepholes: their parameters, their equations, and that they are learnt."""
 
 import copy
 
@@ -72,7 +72,7 @@ def test_zero_peepholes_change_nothing():
 
 
 def test_peepholes_learn():
-    """A teacher that differs from the student by its peepholes only is found again."""
+    """The student finds the peepholes of a teacher that differs only in them."""
     teacher = fastlstm.LSTM(I, 4, peephole=True)
     student = copy.deepcopy(teacher)
     nn.init.zeros_(student.weight_ch_l0)

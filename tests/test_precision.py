@@ -1,4 +1,4 @@
-"""Every configuration trains in every precision of the trainer, or says in one sentence why not."""
+"""Every configuration trains in every precision of the trainer, or says why not in one sentence."""
 
 from functools import partial
 from pathlib import Path
@@ -49,7 +49,7 @@ def text(tmp_path):
 
 @pytest.fixture
 def command(tmp_path, text):
-    """Runs a configuration of the repository in small, two steps of it."""
+    """Run two steps of a configuration of the repository, made small."""
 
     def run(name, *words):
         kind = {"classify": ClassifyCommand, "language": LanguageCommand}.get(name, VideoCommand)
@@ -100,7 +100,7 @@ def test_pure_float16_is_refused_where_it_would_diverge(command, name):
 
 
 def half_on_a_cpu():
-    """16-mixed with a scale of gradients, which the trainer gives a GPU only."""
+    """16-mixed with loss scaling, which the trainer offers on a GPU only."""
     scaler = torch.amp.GradScaler("cpu", init_scale=256.0)
     return {"plugins": [MixedPrecision("16-mixed", "cpu", scaler=scaler)]}
 

@@ -1,4 +1,4 @@
-"""Packed weights that a frozen LSTM keeps: never stale ones, whoever wrote and how."""
+"""The packed weights of a frozen LSTM are never stale, whatever writes to the weights and how."""
 
 import copy
 import itertools
@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import fastlstm
 from fastlstm import _C
 
-I, H = 7, 33  # no multiples of a vector
+I, H = 7, 33  # not multiples of a vector's length
 
 
 def _module(dtype=torch.float32, **options):
@@ -26,12 +26,12 @@ def _infer(module, *args, **kwargs):
 
 
 def _memory(module):
-    """What the packed weights of each layer are kept in, None where nothing is."""
+    """The memory of the packed weights of each layer; None for a layer without."""
     return [layer._kept and layer._kept[1] for layer in module._packed]
 
 
 def _assert_live(module, x, *args, **kwargs):
-    """The module, which keeps packed weights, gives what a copy without any gives."""
+    """Assert that the frozen module gives what a copy without packed weights gives."""
     assert None not in _memory(module)
     live = copy.deepcopy(module).unfreeze()
     assert_close(_infer(module, x, *args, **kwargs), _infer(live, x, *args, **kwargs), 1e-5)
@@ -46,7 +46,7 @@ def test_packed_weights_are_kept_until_something_is_written(dtype):
     first = _memory(module)
     _infer(module, x[:, :7])
     assert all(a is b for a, b in zip(_memory(module), first, strict=True))
-    module.bias_hh_l0.data.mul_(2)  # read live: nothing is packed for it
+    module.bias_hh_l0.data.mul_(2)  # biases are not packed
     _infer(module, x)
     assert all(a is b for a, b in zip(_memory(module), first, strict=True))
     module.weight_hh_l1_reverse.data[0, 0] += 1
@@ -68,7 +68,7 @@ def _negate(module):
 
 
 def _negate_two(module):
-    """Differences of 2**63 twice in float64: a sum of products with odd factors would miss them."""
+    """Two differences of 2**63 in float64: a sum of products with odd factors would miss both."""
     weight = module.weight_hh_l0.data.view(-1)
     weight[0].neg_(), weight[1].neg_()
 
@@ -167,7 +167,7 @@ def test_every_parameter_is_live(name):
 
 
 def _checksum(weight_ih, weight_hh, num_threads=1):
-    """Of weights (G, 4H, I) and (G, 4H, H)."""
+    """The checksum of weights (G, 4H, I) and (G, 4H, H)."""
     G, four_h, I = weight_ih.shape
     return _C.lstm_checksum(
         dtype=str(weight_ih.dtype).removeprefix("torch."),
@@ -187,7 +187,7 @@ BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32, torch.float64: 
 
 @pytest.mark.parametrize("dtype", BITS, ids=str)
 def test_every_bit_of_a_weight_counts(dtype):
-    """Each bit of one weight in turn, in the bulk of a block of the checksum and at its end."""
+    """Each bit of one weight in turn, inside a block of the checksum and at its end."""
     weights = [torch.randn(2, 12, columns).to(dtype) for columns in (43, 3)]
     seen, count = {_checksum(*weights)}, 8 * dtype.itemsize
     for weight in weights:
@@ -204,9 +204,9 @@ def test_every_bit_of_a_weight_counts(dtype):
 @pytest.mark.parametrize("change", [torch.neg, lambda w: 2 * w, torch.zeros_like], ids=str)
 @pytest.mark.parametrize("dtype", BITS, ids=str)
 def test_two_changes_do_not_cancel(dtype, change):
-    """Signs and exponents are the uppermost bits, where a sum of products with odd factors fails.
+    """Two changes in the uppermost bits, where a sum of products with odd factors fails.
 
-    All pairs of 100 weights: 4,950 checksums, which are all different.
+    Signs and exponents are there. All pairs of 100 weights have 4,950 different checksums.
     """
     weights = [torch.randn(1, 12, columns).to(dtype) for columns in (8, 3)]
     flat, changed = weights[0].view(-1), change(weights[0]).view(-1)

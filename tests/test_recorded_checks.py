@@ -1,4 +1,4 @@
-"""Whatever is refused eagerly is refused by a recorded program too, when it runs."""
+"""What raises an error in an eager call raises it in a recorded program too, when it runs."""
 
 import io
 
@@ -30,7 +30,7 @@ class Layers(nn.Module):
 
 
 class Sequence(nn.Module):
-    """The same check by way of ``lstm_sequence``."""
+    """The same check through ``lstm_sequence``."""
 
     def __init__(self, backend):
         super().__init__()
@@ -78,7 +78,7 @@ def listened_to(model, x, lengths):
 
 
 def transformed(model, x, lengths):
-    """Each of a batch of calls has lengths of its own."""
+    """Each call of a vmapped batch has its own lengths."""
 
     def run(x, lengths):
         each = torch.stack([lengths, torch.ones_like(lengths)])
@@ -130,7 +130,7 @@ def test_lengths(backend, kind, record):
 
 @pytest.mark.parametrize("record", [listened_to, traced])
 def test_batch_sizes(backend, record):
-    """Of a PackedSequence: their sum is the data's rows, and none is above the one before it."""
+    """Their sum is the number of rows of the data, and no size is above the one before it."""
     problem = Problem("cpu", torch.float32, 3, B, 1, H, I, is_packed_sequence=True)
     if backend == "torch":
         pytest.skip("torch's own LSTM takes whole layers")
@@ -154,7 +154,7 @@ def test_batch_sizes(backend, record):
 
 @pytest.mark.parametrize("record", [compiled, exported, traced])
 def test_lengths_are_compared_with_the_steps_of_each_call(record):
-    """Not with those of the example."""
+    """They are not compared with the steps of the example."""
     torch._dynamo.reset()
     model, dims = Layers("cpu"), ({0: torch.export.Dim.DYNAMIC}, None)
     if record is exported:
@@ -200,7 +200,7 @@ def test_fake_lengths():
 
 
 def test_lists_and_arrays(backend):
-    """What ``pack_padded_sequence`` takes as lengths, and the like for resets."""
+    """Lengths may be what ``pack_padded_sequence`` takes, and resets likewise."""
     problem = Problem("cpu", torch.float32, T, B, 1, H, I, has_lengths=True, whole_layers=True)
     skip_unless_supported(backend, problem)
     lstm, x = fastlstm.LSTM(I, H, backend=backend), torch.randn(T, B, I)
@@ -235,8 +235,8 @@ def test_lists_and_arrays(backend):
         ({"reset": True}, TypeError, "reset: expected a Tensor, a list or an array, got bool"),
     ],
 )
-def test_what_no_lengths_or_reset_are(options, error, match):
-    """By name, from a module and from the function."""
+def test_invalid_lengths_and_resets(options, error, match):
+    """The error names the argument, from a module and from the function."""
     lstm, x = fastlstm.LSTM(I, H), torch.randn(T, B, I)
     with pytest.raises(error, match=match):
         lstm(x, **options)

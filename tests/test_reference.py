@@ -48,7 +48,7 @@ def test_reference_equals_torch(num_layers, bidirectional, proj_size):
 )
 def test_reference_differentiates_twice(check, reverse, peephole, lengths, proj_size):
     T, B, G = 3, 2, len(reverse)
-    H = 2 // G  # a second derivative is checked number by number: few of them
+    H = 2 // G  # gradgradcheck takes number by number: few of them
     P = proj_size or H
     sizes = [(T, B, G, 4 * H), (G, B, P), (G, B, H), *[(4 * H, P)] * G]
     sizes += [(3 * H,)] * G * peephole + [(P, H)] * G * bool(proj_size)
@@ -71,7 +71,7 @@ def test_reference_differentiates_twice(check, reverse, peephole, lengths, proj_
 
 
 def test_reference_peepholes_are_the_equations():
-    """Against the scalar equations of the module's docstring, written out once more."""
+    """Compared with the scalar equations of the module's docstring, written out again."""
     igates, hx, cx = torch.randn(4).tolist(), *torch.randn(2).tolist()
     w_h, (w_ci, w_cf, w_co) = torch.randn(4).tolist(), torch.randn(3).tolist()
 

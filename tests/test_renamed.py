@@ -1,4 +1,4 @@
-"""Names of version 0.1: its modules, and the pickles and class paths that hold their names."""
+"""Names of version 0.1: modules, and pickles and class paths that contain them."""
 
 import importlib
 import pickle

@@ -1,4 +1,4 @@
-"""``replace`` swaps LSTMs inside a model; converters read and write other libraries' layouts."""
+"""``replace`` swaps the LSTMs inside a model, and reports what it left."""
 
 import copy
 
@@ -60,7 +60,7 @@ def test_a_swapped_module_has_all_that_a_new_one_has(cls):
     new = vars(getattr(fastlstm, cls)(I, H, backend="reference"))
     swapped = vars(model[0])
     assert swapped.keys() == new.keys()
-    for name, value in new.items():  # but for the parameters
+    for name, value in new.items():  # except the parameters
         if name not in ("_parameters", "_flat_weights", "_flat_weight_refs"):
             assert swapped[name] == value, name
     assert swapped["_parameters"].keys() == new["_parameters"].keys()
@@ -68,7 +68,7 @@ def test_a_swapped_module_has_all_that_a_new_one_has(cls):
 
 @pytest.mark.filterwarnings("ignore:.*:UserWarning:torch.ao", "ignore::DeprecationWarning")
 def test_fx_sees_one_node_a_module():
-    """As of nn.LSTM: quantize_fx and the extractors of features depend on it."""
+    """quantize_fx and feature extraction rely on it, as with nn.LSTM."""
     model = nn.Sequential(Extractor(), nn.Linear(H, 2)).eval()
     x, (qconfig, quantize) = torch.randn(T, B, I), _quantize_fx()
     expected = model(x)
@@ -197,7 +197,7 @@ def test_an_lstm_itself_cannot_be_swapped(module):
 
 
 @pytest.mark.parametrize("value", [[nn.LSTM(I, H)], {}, None, nn.LSTM, torch.zeros(2)], ids=str)
-def test_what_is_no_module(value):
+def test_arguments_that_are_no_modules(value):
     got = type(value).__name__
     with pytest.raises(TypeError, match=f"^model: expected an nn.Module, got {got}$"):
         fastlstm.replace(value)

@@ -1,4 +1,4 @@
-"""A run cut short goes on as if it had not been; a checkpoint is whole or refused."""
+"""An interrupted run continues exactly; damaged checkpoints are refused."""
 
 import os
 import signal
@@ -169,7 +169,7 @@ def test_a_checkpoint_of_another_model_is_one_error(tmp_path, other, says):
         trainer(tmp_path).fit(
             VideoTask(other), datamodule=tiny_data(), ckpt_path=tmp_path / "a.ckpt"
         )
-    # how it runs and where it started are no part of what the weights fit
+    # how a run runs, and where it started, makes no difference to the weights
     same = VideoTask(tiny_model(backend="reference", readout_bias=-3.0))
     trainer(tmp_path, limit_val_batches=0).fit(
         same, datamodule=tiny_data(), ckpt_path=tmp_path / "a.ckpt"

@@ -1,4 +1,4 @@
-"""A fresh run has nothing of an older one in its folder, and what is not a run's stays there."""
+"""A new run's folder has nothing of an older run, and files that are no run's are kept."""
 
 import json
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("quiet_command_line")
 
 @pytest.fixture
 def command(tmp_path):
-    """Calls `fastlstm` with these settings for tmp_path/run."""
+    """Call `fastlstm` with these settings for tmp_path/run."""
     path = tmp_path / "settings.yaml"
     path.write_text(yaml.safe_dump(run_settings(tmp_path / "run")))
 
@@ -249,7 +249,7 @@ def test_language_shows_the_curve_of_its_own_run(tmp_path):
 
 
 def test_a_curve_ends_where_the_run_that_goes_on_does(tmp_path):
-    """Steps of a branch that was given up are not shown behind those trained after it."""
+    """Steps of an abandoned branch are not drawn behind the steps trained after it."""
     for version, steps in enumerate((range(5), range(2, 4), ())):
         folder = tmp_path / "metrics" / f"version_{version}"
         folder.mkdir(parents=True)

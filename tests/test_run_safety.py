@@ -1,4 +1,4 @@
-"""What can happen to a run: no number, no space, no folder, and a process that is killed."""
+"""NaN losses, full disks, missing folders and killed processes."""
 
 import os
 import random
@@ -17,7 +17,7 @@ from fastlstm.training import AtomicCheckpointIO, StepSeeds, StopOnNonFinite, Vi
 
 
 class Poison(Callback):
-    """Makes the loss of one step NaN."""
+    """Make the loss of one step NaN."""
 
     def __init__(self, step):
         self.step = step

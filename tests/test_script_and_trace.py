@@ -1,4 +1,4 @@
-"""TorchScript, torch.fx and quantisation take our modules, or say why not."""
+"""TorchScript, torch.fx and quantisation accept our modules, or say why not."""
 
 import io
 
@@ -13,7 +13,7 @@ T, B, I, H = 5, 3, 4, 6
 
 
 class Model(nn.Module):
-    """An LSTM as users have it: inside of something else."""
+    """An LSTM inside a model, as users have it."""
 
     def __init__(self, *args, **kwargs):
         super().__init__()
@@ -160,7 +160,7 @@ def test_trace_of_a_cell(peephole):
 
 @pytest.mark.parametrize("peephole", [False, True])
 def test_fx_sees_one_node(peephole):
-    """As with torch's own modules, which are leaves for being in torch.nn."""
+    """As with torch's own modules, which are leaves because they are in torch.nn."""
     model = Model(I, H, 2, peephole=peephole)
     graph = torch.fx.symbolic_trace(model)
     assert [node.target for node in graph.graph.nodes if node.op == "call_module"] == ["lstm"]
@@ -201,8 +201,8 @@ def test_dynamic_quantisation_after_to_torch():
         assert 0 < (mine - exact).abs().max() < 0.05 * exact.abs().max()
 
 
-def test_torchs_names_may_be_ours(monkeypatch):
-    """Whoever puts our classes in torch.nn still gets torch's from to_torch and jit.script."""
+def test_our_classes_in_torch_nn(monkeypatch):
+    """If our classes are assigned to torch.nn, to_torch and jit.script still return torch's."""
     torchs = nn.LSTM
     monkeypatch.setattr(nn, "LSTM", fastlstm.LSTM)
     assert type(fastlstm.LSTM(I, H).to_torch()) is torchs

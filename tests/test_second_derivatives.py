@@ -98,7 +98,7 @@ def test_third_derivative(path):
 
 @pytest.mark.parametrize("frozen", ["nothing", "weight_hh", "input"])
 def test_gradient_penalty(path, frozen):
-    """Of a WGAN-GP critic: gradients of the norm of the gradient of the input."""
+    """The penalty of a WGAN-GP critic: gradients of the norm of the gradient of the input."""
     module, (x,) = _lstm(peephole=True, num_layers=2), _leaves((T, B, I))
     if frozen == "weight_hh":
         module.weight_hh_l0.requires_grad_(False)
@@ -118,7 +118,7 @@ def test_gradient_penalty(path, frozen):
 
 
 def test_second_derivative_where_inputs_depend_on_each_other():
-    """Each is a variable of its own, whatever it was computed from."""
+    """Each input is a variable of its own, whatever it was computed from."""
     module, (x,) = _lstm(H, H), _leaves((T, B, H))
     twin = _lstm(H, H, backend="reference")
     twin.load_state_dict(module.state_dict())

@@ -1,4 +1,4 @@
-"""``segmented_loss``: gradients of the whole from a part at a time."""
+"""``segmented_loss``: gradients of the whole sequence from one segment at a time."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def test_dropout_draws_the_same_numbers_again():
 
 
 class _Recording:
-    """Not in memory: slices of it are drawn when they are read."""
+    """A sequence that is not in memory: slices are drawn when they are read."""
 
     shape = (T, B, I)
 
@@ -95,7 +95,7 @@ def test_reads_a_segment_at_a_time_and_once_in_each_pass():
 
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_a_file_in_the_place_of_memory(tmp_path, batch_first):
-    """The numbers of a memmap are cast to the weights' dtype; uint8 frames too."""
+    """The numbers of a memmap are cast to the dtype of the weights; uint8 frames too."""
     lstm, _, x, head = _setup(batch_first=batch_first)
     frames = (x * 40).to(torch.uint8)
     np.save(tmp_path / "x.npy", frames.numpy())

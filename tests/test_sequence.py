@@ -1,4 +1,4 @@
-"""``lstm_sequence``: the reference is right, and every fused backend equals the reference."""
+"""``lstm_sequence``: every fused backend equals the reference."""
 
 import itertools
 
@@ -121,7 +121,7 @@ def test_strided_inputs(fused_backend, change):
 
 
 def test_strided_gradients_of_outputs(fused_backend):
-    """``y.sum()`` sends back one number with all strides zero; a slice sends back a view."""
+    """The gradient of ``y.sum()`` has strides of zero; that of a slice is a view."""
     case = Case(T=4, B=3, H=5, reverse=(False, True))
     inputs = case.inputs()
     for cotangents in (
@@ -219,7 +219,7 @@ def test_nan_stays_in_its_row(fused_backend, peephole):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("huge", [1e4, float("inf")])
 def test_saturated_gates_are_finite(fused_backend, dtype, huge):
-    """With every combination of signs: 16 rows, four gates."""
+    """Every combination of signs: 16 rows, four gates."""
     case = Case(T=3, B=16, H=3, peephole=False)
     inputs, cotangents = case.inputs(), case.cotangents()
     signs = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=4)), dtype=torch.float64)

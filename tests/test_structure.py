@@ -56,7 +56,7 @@ def _parameters(function):
 
 @pytest.mark.parametrize("part", INTERNAL)
 def test_numbers_of_parameters(part):
-    """``op/schema.py`` is left out: an op of torch.library takes one argument for each tensor."""
+    """``op/schema.py`` is excepted: an op of torch.library takes one argument for each tensor."""
     many = {}
     for name, tree in TREES.items():
         if name.split(".")[1:2] != [part] or name == "fastlstm.op.schema":

@@ -1,4 +1,4 @@
-"""Text is split by file, or within files where they are few: every byte is in one split."""
+"""Text is split by file, or within files if there are few: every byte is in one split."""
 
 import numpy as np
 import pytest

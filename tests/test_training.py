@@ -1,4 +1,4 @@
-"""Training measures what it says and takes the steps it is told to."""
+"""Training reports what it claims to measure, and runs the number of steps it is told to."""
 
 import itertools
 import math

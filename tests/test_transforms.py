@@ -258,7 +258,7 @@ def _reference_backward(*args):
 @pytest.mark.parametrize("layout", ["lengths", "reset", "own lengths and reset", "batch_sizes"])
 @pytest.mark.parametrize("needs", [(True,) + (False,) * 5, (True, True, False, True, True, True)])
 def test_rules_of_every_option(needs, layout, weights):
-    """With projections and all cell states; the ops are the reference's, the truth is a loop."""
+    """With projections and all cell states; the reference runs the ops, a loop is the truth."""
     G, P, own = 2, 4, "own" in layout
     sizes = torch.tensor([2, 2, 1])
     packed = layout == "batch_sizes"

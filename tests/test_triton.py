@@ -1,8 +1,8 @@
 """The triton backend: what it refuses, what it chooses, and its cell kernel at any shape.
 
-That it computes what the reference does is asked in test_sequence.py and test_modules.py. Here and
-there its kernels run under Triton's interpreter, in a process of their own (`make test` has one),
-or on a GPU (`pytest -m gpu`).
+test_sequence.py and test_modules.py compare its results with the reference. Its kernels run under
+Triton's interpreter, in a process of their own (`make test` has one), or on a GPU (`pytest -m
+gpu`).
 """
 
 from itertools import product
@@ -25,7 +25,7 @@ DIRECTIONS = [(False,), (True,), (False, True)]
 
 @pytest.fixture
 def hopper(monkeypatch):
-    """A machine with triton and an H100, as far as ``why_not`` looks, and no other kernels."""
+    """A machine that looks like one with triton and an H100, and without CUDA kernels."""
     monkeypatch.setattr(triton, "_INSTALLED", True)
     monkeypatch.setattr(triton, "_capability", lambda: (9, 0))
     monkeypatch.setattr(gpu, "capability", lambda: (9, 0))
@@ -35,7 +35,7 @@ def hopper(monkeypatch):
 
 @pytest.fixture
 def step_by_step(triton_backend, monkeypatch):
-    """As if no LSTM stayed on a multiprocessor: a matrix product and the cell kernel a step."""
+    """No LSTM stays on a multiprocessor: each step is a matrix product and the cell kernel."""
     monkeypatch.setattr(configurations, "single_launch", lambda *_: None)
     return triton_backend
 
@@ -74,7 +74,7 @@ def test_why_not_looks_at_the_machine(hopper, monkeypatch):
 
 
 def test_auto_on_a_gpu_prefers_cudnn_where_it_can(hopper):
-    """Until a GPU has measured both; peepholes and projected igates are not for cuDNN."""
+    """Until both are measured on a GPU; cuDNN has no peepholes and takes no projected input."""
     assert select.select(LARGE) is triton
     assert select.select(LARGE._replace(whole_layers=False, has_peepholes=False)) is triton
     plain = LARGE._replace(has_peepholes=False)
@@ -132,7 +132,7 @@ def test_the_cell_at_any_shape(triton_backend, case):
 
 @pytest.mark.parametrize("B", [15, 16, 17, 33])
 def test_tiles_of_the_batch(triton_backend, B):
-    """Whole and broken tiles; the gradients of peepholes and biases are summed up over them."""
+    """Full and partial tiles; the gradients of peepholes and biases are sums over all of them."""
     check_case(Case(T=2, B=B, H=6, reverse=(False, True), lengths=True), triton_backend)
 
 

@@ -1,4 +1,4 @@
-"""The Triton kernels fit on the GPUs they were written for: no spills, enough shared memory."""
+"""The Triton kernels fit on the GPUs they are written for: no spills, enough shared memory."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""benchmarks/gpu/tune: it measures on emulated kernels, fits the model, and writes the table."""
+"""benchmarks/gpu/tune: times emulated kernels, fits the model, and writes the table."""
 
 import itertools
 import json
@@ -23,7 +23,7 @@ def kernels():
 
 @pytest.fixture
 def script(monkeypatch, tmp_path):
-    """Runs the script with these words after --out."""
+    """Run the script with these arguments after --out."""
     tf32 = torch.backends.cuda.matmul.allow_tf32
     monkeypatch.setattr(timing, "_SAMPLE_S", {"cpu": 1e-4})
     monkeypatch.setattr(timing, "_PAUSE_S", 0)
@@ -39,7 +39,7 @@ def script(monkeypatch, tmp_path):
 
 
 def places(kernels, problem, direction, most):
-    """Of the plans that are to be timed, in the list of all."""
+    """The indices, in the list of all plans, of the plans to time."""
     dtype = recurrence.DTYPES[problem.dtype]
     sizes = (dtype, problem.B, problem.G, problem.H)
     found, _ = kernels.plans(direction, *sizes, products="tf32", device=kernels.device(0))
@@ -108,7 +108,7 @@ def test_a_nan_is_an_error():
 
 
 def test_the_fit_finds_the_constants_behind_the_times(kernels):
-    """Those that matter to the steps, under noise of 3 %; the choice of a plan is then better."""
+    """The fit finds the constants that matter, under 3 % noise, and choices improve."""
     before = kernels.costs()
     truth = before | {"barrier": 2500.0, "l2": 2500.0, "finish_row": 300.0, "trip_to_l2": 300.0}
     noise = np.random.default_rng(0)

@@ -31,7 +31,7 @@ def videos(dtype=torch.float64):
 
 
 def step(stack, x, state):
-    """One step of a stack of layers, from the specification's cell; x None: no input."""
+    """One step of a stack of layers by the specification's cell; x None: no input."""
     state = list(state)
     for layer, weights in enumerate(stack.weights()):
         igates = weights.bias_ih.expand(B, -1)

@@ -1,4 +1,4 @@
-"""The smallest model, videos, trainer and configuration that the training tests share."""
+"""The small model, videos, trainer and configuration that the training tests share."""
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -52,7 +52,7 @@ def run_settings(run):
 
 
 def checkpoint(step, weights=None):
-    """The least that a checkpoint of a run has."""
+    """The entries that every checkpoint of a run has."""
     return {"state_dict": weights, "pytorch-lightning_version": "2.6.0", "global_step": step}
 
 
@@ -77,7 +77,7 @@ def trainer(folder, *callbacks, **options):
 
 
 class Recorder(Callback):
-    """Keeps the videos trained on and the losses."""
+    """Keep the videos that were trained on, and the losses."""
 
     def __init__(self):
         self.videos, self.losses = [], []

@@ -83,7 +83,7 @@ def compare(folder: Path, file: str, expression: str, scratch: Path) -> dict[str
     ours = run(folder, file, "fastlstm", record, "--only", str(only)) if passed else {}
     errors = {test: error for test in passed if (error := error_of(ours.get(test)))}
     known = sum(reason_of(test) is not None for test in errors)
-    # A row as soon as there is one, and what went wrong below it: the whole takes a while.
+    # Rows are printed as they come, with errors below them: the whole run takes a while.
     row = (len(torchs), len(makers), len(passed), len(passed) - len(errors), known)
     print(f"{file:<50}" + "".join(f"{number:>9}" for number in row), flush=True)
     for test, error in errors.items():

@@ -1,4 +1,4 @@
-"""Tests that pass with torch's classes only, and why that is to stay so: pattern, reason."""
+"""Tests that are allowed to pass with torch's classes only: pattern and reason."""
 
 _CLASS = (
     "torch's quantisation looks for nn.LSTM and nn.LSTMCell by their exact class; "
