@@ -1,4 +1,4 @@
-"""What a run that resumes compares with its checkpoint."""
+"""Comparison of a run that resumes with its checkpoint."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -161,5 +161,5 @@ class SequenceTask(LightningModule):
         self.state = tree_map(placed, self.state)
 
     def _architecture(self) -> dict[str, Any]:
-        """What the weights depend on, as far as the model tells: its `config`."""
+        """Return the model's class and its `config`, if it has one."""
         return {"class": type(self.model).__name__, **getattr(self.model, "config", {})}
