@@ -129,6 +129,11 @@ def frame_error(predicted: Tensor, target: Tensor, frame_type: FrameType) -> Ten
     Returns:
         Scalar in float32. A probability of exactly 0 or 1 that is wrong costs 100 nats, the bound
         of ``torch.nn.functional.binary_cross_entropy``.
+
+    Example:
+        >>> from fastlstm.models.losses import frame_error
+        >>> frame_error(torch.zeros(1, 1, 4), torch.ones(1, 1, 4), "real")
+        tensor(2.)
     """
     predicted = predicted.float().expand_as(target)
     target = target.float()

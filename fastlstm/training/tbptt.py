@@ -31,6 +31,12 @@ class Window(NamedTuple):
             earlier window, and are read again for gradients to flow through.
         advance: steps from this window's first step to the next window's first step.
         number: of the window, from 0 on; see :class:`fastlstm.data.Streams`.
+
+    Example:
+        >>> from fastlstm.training import Windows
+        >>> window = next(iter(Windows([torch.arange(200).numpy()], batch_size=2, k1=8)))
+        >>> window.input.shape, window.fresh
+        (torch.Size([8, 2]), 8)
     """
 
     input: Tensor

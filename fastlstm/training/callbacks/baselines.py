@@ -90,6 +90,11 @@ class Baselines(Callback):
 
     Raises:
         ValueError: `sample` is below 1.
+
+    Example:
+        >>> import lightning.pytorch
+        >>> from fastlstm.training import Baselines
+        >>> trainer = lightning.pytorch.Trainer(callbacks=[Baselines(sample=64)], logger=False)
     """
 
     def __init__(self, sample: int = 1024) -> None:

@@ -142,6 +142,11 @@ class StepSeeds(Callback):
 
     Raises:
         ValueError: `seed` is below 0.
+
+    Example:
+        >>> import lightning.pytorch
+        >>> from fastlstm.training import StepSeeds
+        >>> trainer = lightning.pytorch.Trainer(callbacks=[StepSeeds(0)], logger=False)
     """
 
     def __init__(self, seed: int) -> None:
@@ -165,6 +170,11 @@ class StopBetweenSteps(Callback):
 
     A second Ctrl-C stops at once. Lightning then saves the checkpoints that
     `ModelCheckpoint(save_on_exception=True)` asks for and ends the run.
+
+    Example:
+        >>> import lightning.pytorch
+        >>> from fastlstm.training import StopBetweenSteps
+        >>> trainer = lightning.pytorch.Trainer(callbacks=[StopBetweenSteps()], logger=False)
     """
 
     def __init__(self) -> None:

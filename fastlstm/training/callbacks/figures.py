@@ -160,6 +160,12 @@ class PredictionFigure(Callback):
 
     Raises:
         ValueError: `samples` is below 1.
+
+    Example:
+        >>> import lightning.pytorch
+        >>> from fastlstm.training import PredictionFigure
+        >>> figure = PredictionFigure("figures", samples=2)
+        >>> trainer = lightning.pytorch.Trainer(callbacks=[figure], logger=False)
     """
 
     def __init__(self, folder: str | None = None, samples: int = 4) -> None:

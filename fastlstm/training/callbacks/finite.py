@@ -20,6 +20,12 @@ class StopOnNonFinite(Callback):
 
     Raises (in training):
         FloatingPointError: the loss is not finite; names the step, the batch and the checkpoint.
+
+    Example:
+        >>> import lightning.pytorch
+        >>> from fastlstm.training import StopOnNonFinite
+        >>> stop = StopOnNonFinite("folder of the checkpoint")
+        >>> trainer = lightning.pytorch.Trainer(callbacks=[stop], logger=False)
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -33,6 +33,11 @@ class PredictionWriter(BasePredictionWriter):
 
     Raises:
         ValueError: `samples` is below 1.
+
+    Example:
+        >>> import lightning.pytorch
+        >>> from fastlstm.training import PredictionWriter
+        >>> trainer = lightning.pytorch.Trainer(callbacks=[PredictionWriter()], logger=False)
     """
 
     def __init__(self, folder: str | None = None, samples: int = 4) -> None:

@@ -9,7 +9,13 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Lightning's progress bar, counting up to `max_steps` although training data are infinite."""
+    """Lightning's progress bar, counting up to `max_steps` although training data are infinite.
+
+    Example:
+        >>> import lightning.pytorch
+        >>> from fastlstm.training import StepProgressBar
+        >>> trainer = lightning.pytorch.Trainer(callbacks=[StepProgressBar()], logger=False)
+    """
 
     @property
     def total_train_batches(self) -> int | float:

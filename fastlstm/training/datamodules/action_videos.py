@@ -96,6 +96,15 @@ class ActionVideoData(InfiniteDataModule):
         ValueError: an argument is out of range; or, when clips are read, a class has fewer training
             clips than `labels_per_class`.
         FileNotFoundError: as `load_actions` does, when clips are read.
+
+    Example:
+        >>> from fastlstm.data import FrameFeatures
+        >>> from fastlstm.training import ActionVideoData
+        >>> backbone = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> features = FrameFeatures(backbone, size=16)
+        >>> data = ActionVideoData("ucf101", "folder of the archives", features, stride=4)
+        >>> data.window, data.stride
+        (16, 4)
     """
 
     def __init__(
@@ -204,6 +213,14 @@ class ActionFutureData(VideoData):
     Raises:
         ValueError: an argument is out of range.
         FileNotFoundError: as `load_actions` does, when clips are read.
+
+    Example:
+        >>> from fastlstm.data import FrameFeatures
+        >>> from fastlstm.training import ActionFutureData
+        >>> backbone = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> data = ActionFutureData("ucf101", "folder of the archives", FrameFeatures(backbone))
+        >>> data.input_frames, data.future_frames
+        (16, 13)
     """
 
     def __init__(

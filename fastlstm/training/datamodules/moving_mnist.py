@@ -160,7 +160,14 @@ class MovingMNISTData(VideoData):
 
 
 class MotionVideoData(MovingMNISTData):
-    """`MovingMNISTData` with `dataset="motion_mnist"`, by its name and defaults of version 0.1."""
+    """`MovingMNISTData` with `dataset="motion_mnist"`, by its name and defaults of version 0.1.
+
+    Example:
+        >>> from fastlstm.training import MotionVideoData
+        >>> batch = next(iter(MotionVideoData(batch_size=2, size=32).train_dataloader()))
+        >>> batch.frames.shape, batch.future.shape
+        (torch.Size([10, 2, 1024]), torch.Size([10, 2, 1024]))
+    """
 
     def __init__(
         self,

@@ -52,6 +52,12 @@ class PatchData(VideoData):
 
     Raises:
         ValueError: an argument is out of range; and as `VideoPatches` does.
+
+    Example:
+        >>> from fastlstm.training import PatchData
+        >>> data = PatchData("folder of videos", size=16, color="gray", input_frames=8)
+        >>> data.input_frames, data.future_frames
+        (8, 13)
     """
 
     def __init__(

@@ -32,6 +32,15 @@ class SequenceData(LightningDataModule, ABC):
     Raises (when a split is read):
         ValueError: an argument is out of range; a split has fewer steps than streams; the splits'
             steps differ in dtype or shape.
+
+    Example:
+        >>> from fastlstm.training import SequenceData
+        >>> class Waves(SequenceData):
+        ...     def sequences(self, split):
+        ...         return [torch.arange(1000.0).sin().numpy()], None
+        >>> window = next(iter(Waves(batch_size=4, k1=16).train_dataloader()))
+        >>> window.input.shape
+        torch.Size([16, 4])
     """
 
     def __init__(

@@ -30,6 +30,7 @@ class ClassificationTask(FrameTask):
 
     Example:
         >>> import fastlstm
+        >>> from fastlstm.training import ClassificationTask, MotionData
         >>> task = ClassificationTask(fastlstm.LSTMClassifier(1024, 8, num_classes=10))
         >>> batch = next(iter(MotionData(batch_size=4, num_frames=5, size=32).train_dataloader()))
         >>> task.predict_step(batch, 0).shape  # probabilities of the classes

@@ -41,6 +41,7 @@ class SequenceTask(LightningModule):
 
     Example:
         >>> import tempfile, pathlib, fastlstm, lightning.pytorch
+        >>> from fastlstm.training import SequenceTask, TextData
         >>> folder = pathlib.Path(tempfile.mkdtemp())
         >>> _ = (folder / "tale.txt").write_text("Once upon a time. " * 100)
         >>> data = TextData(str(folder), batch_size=4, k1=16)

@@ -43,6 +43,7 @@ class VideoTask(FrameTask):
 
     Example:
         >>> import functools, fastlstm, lightning.pytorch, torch
+        >>> from fastlstm.training import MovingMNISTData, VideoTask
         >>> adam = functools.partial(torch.optim.Adam, lr=3e-3)
         >>> task = VideoTask(fastlstm.CompositeLSTM(32 * 32, 8), adam, schedule="cosine")
         >>> data = MovingMNISTData(batch_size=2, size=32, val_size=2, test_size=2)
