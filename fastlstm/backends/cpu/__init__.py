@@ -20,6 +20,7 @@ from fastlstm.problem import Problem
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 # No kernel multiplies these: they are computed in float32, and rounded when all is done.
 _COMPUTED_IN = {torch.float16: torch.float32}
+_SIZES: tuple[Any, ...] = ("dtype", "T", "B", "G", "H", "I", "P")
 # Where PyTorch's functions are sometimes faster.
 _COMPARED = (torch.float32, torch.float64)
 # The backward pass needs no reserve if it gets the state before every k-th step.
@@ -109,10 +110,8 @@ def forward(
     if hy.numel() == 0:
         return Results(y, hy, cy, cells, reserve)
 
-    I, proj_size = weights.weight_ih[0].shape[1] if weights.weight_ih else 0, 0
-    if weights.weight_hr:
-        proj_size = P
-    sizes = (_DTYPES[dtype], T, B, G, H, I, proj_size)
+    I = weights.weight_ih[0].shape[1] if weights.weight_ih else 0
+    sizes = (_DTYPES[dtype], T, B, G, H, I, P if weights.weight_hr else 0)
     threads = torch.get_num_threads()
     input = input if input.stride(-1) == 1 else input.contiguous()
     hx, cx = hx.contiguous(), cx.contiguous()
@@ -123,13 +122,7 @@ def forward(
         kept = prepacked.of((sizes[0], *sizes[3:]), parameters, threads, isa)
     workspace = pointers.workspace(_C.lstm_forward_workspace(*sizes, threads, isa))
     _C.lstm_forward(
-        dtype=sizes[0],
-        T=T,
-        B=B,
-        G=G,
-        H=H,
-        I=I,
-        P=sizes[6],
+        **dict(zip(_SIZES, sizes, strict=True)),
         **about_rows,
         input=input.data_ptr(),
         input_stride=pointers.outer_strides(input, is_packed),
@@ -202,13 +195,7 @@ def backward(
         for gradient, need in zip((dinput, *dweights), needs, strict=True)
     ]
     _C.lstm_backward(
-        dtype=sizes[0],
-        T=T,
-        B=B,
-        G=G,
-        H=H,
-        I=I,
-        P=sizes[6],
+        **dict(zip(_SIZES, sizes, strict=True)),
         **about_rows,
         dy=0 if dy is None else dy.data_ptr(),
         dy_stride=pointers.outer_strides(dy, is_packed),
