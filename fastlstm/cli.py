@@ -1,4 +1,4 @@
-"""The command `fastlstm`: train models of video and classifiers, run experiments, print `info`."""
+"""The command ``fastlstm``: train video models and classifiers, run experiments, print ``info``."""
 
 import ctypes
 import difflib
@@ -18,7 +18,7 @@ _LANGUAGE = (
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command `fastlstm`.
+    """Run the command ``fastlstm``.
 
     Args:
         argv: the words after the program's name. Default: those of the process; an error that this
@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     Raises:
         SystemExit: the words are wrong, or the command needs packages of the extra
-            `fastlstm[train]` that are not installed.
-        ValueError, FileNotFoundError: see `fastlstm.training.commands.base.RunCommand`.
+            ``fastlstm[train]`` that are not installed.
+        ValueError, FileNotFoundError: see ``fastlstm.training.commands.base.RunCommand``.
     """
     if argv is not None:
         _run(list(argv))
@@ -55,8 +55,8 @@ def tune_process() -> None:
     """Set what makes training on a CPU faster, for the whole process: denormals and freed memory.
 
     Adam's running averages of pixels that are hardly ever lit become denormal numbers, on which a
-    step takes twice as long; they are flushed to 0. Freed memory is kept, see `_keep_freed_memory`.
-    Call it before torch starts its threads, which inherit the setting.
+    step takes twice as long; they are flushed to 0. Freed memory is kept, see
+    ``_keep_freed_memory``. Call it before torch starts its threads, which inherit the setting.
     """
     import torch
 

@@ -45,7 +45,8 @@ def _device(backend):
 def _backends(function="why_not"):
     """The name of every backend that has this function, with the marks of its tests.
 
-    The triton backend needs a GPU, or a process with TRITON_INTERPRET=1, which `make test` starts.
+    The triton backend needs a GPU, or a process with TRITON_INTERPRET=1, which ``make test``
+    starts.
     """
     smallest = Problem("cpu", torch.float32, 1, 1, 1, 1, whole_layers=True)
     for module in filter(lambda module: hasattr(module, function), select.BACKENDS):
@@ -95,7 +96,7 @@ def triton_backend(request):
 
 @pytest.fixture
 def quiet_command_line(monkeypatch):
-    """The command `fastlstm` on one thread, without what it leaves behind in the process."""
+    """The command ``fastlstm`` on one thread, without what it leaves behind in the process."""
     # Lightning warns if it is given words and the process has words of its own too
     monkeypatch.setattr("sys.argv", ["fastlstm"])
     torch.set_num_threads(1)

@@ -16,7 +16,7 @@ def blobs(count=7, side=5, seed=0):
 
 
 def of_class(name, count, **options):
-    """(T, count, 2) positions of the one digit of `count` videos of a class."""
+    """(T, count, 2) positions of the one digit of ``count`` videos of a class."""
     data = MotionMNIST(blobs(), **options)
     return data.positions(np.arange(count) * CLASSES + MOTIONS.index(name))[:, :, 0]
 

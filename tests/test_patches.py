@@ -27,7 +27,7 @@ def counting(count=FRAMES, first=0, height=32, width=48):
 
 
 def numbers(patches):
-    """(B, T) numbers of the frames that patches of `counting` show."""
+    """(B, T) numbers of the frames that patches of ``counting`` show."""
     return np.round(patches.reshape(*patches.shape[:2], -1).mean(-1) / 6).astype(int)
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("quiet_command_line")
 
 @pytest.fixture
 def command(tmp_path):
-    """Call `fastlstm` with these settings for tmp_path/run."""
+    """Call ``fastlstm`` with these settings for tmp_path/run."""
     path = tmp_path / "settings.yaml"
     path.write_text(yaml.safe_dump(run_settings(tmp_path / "run")))
 

@@ -1,7 +1,7 @@
 """The triton backend: what it refuses, what it chooses, and its cell kernel at any shape.
 
 test_sequence.py and test_modules.py compare its results with the reference. Its kernels run under
-Triton's interpreter, in a process of their own (`make test` has one), or on a GPU (`pytest -m
+Triton's interpreter, in a process of their own (``make test`` has one), or on a GPU (`pytest -m
 gpu`).
 """
 

@@ -20,7 +20,7 @@ def tiny_model(kind=CompositeLSTM, **options):
 
 
 def run_settings(run):
-    """A configuration of `fastlstm fit`: four steps, validated after the second and the fourth."""
+    """A configuration of ``fastlstm fit``: four steps, validated after the second and fourth."""
     sizes = {"batch_size": 2, "input_frames": 2, "future_frames": 3, "val_size": 2, "test_size": 4}
     return {
         "run": str(run),

@@ -1,4 +1,4 @@
-"""Bits per byte of a trained `ByteLSTM`: as a learning curve, by context, and of compressors."""
+"""Bits per byte of a trained ``ByteLSTM``: as a learning curve, by context, and of compressors."""
 
 import bz2
 import csv
@@ -20,7 +20,7 @@ _BITS_PER_NAT = 1 / math.log(2)
 
 
 def compressed_bits(files: Sequence[LongSequence]) -> dict[str, float]:
-    """Return the bits per byte that bz2 and xz need at their strongest, for all `files` joined.
+    """Return the bits per byte that bz2 and xz need at their strongest, for all ``files`` joined.
 
     A baseline that favours the compressors: they read the test files themselves, of which the model
     has seen none.
@@ -38,13 +38,13 @@ def bits_by_context(
 
     Args:
         model: in eval mode.
-        files: text; the first `rows` pieces of `context` + 1 bytes are read, each from a fresh
+        files: text; the first ``rows`` pieces of ``context`` + 1 bytes are read, each from a fresh
             state.
         context: bytes to read in each piece.
         rows: pieces to average over.
 
     Raises:
-        ValueError: no file has `context` + 1 bytes.
+        ValueError: no file has ``context`` + 1 bytes.
     """
     starts = [
         (file, start) for file in files for start in range(0, len(file) - context, context + 1)
@@ -58,7 +58,8 @@ def bits_by_context(
 
 
 def read_curve(run: Path) -> dict[str, NDArray[np.float64]]:
-    """Read a run's `train/loss` and `val/error` from its metrics: (n, 2), step and bits per byte.
+    """Read a run's ``train/loss`` and ``val/error`` from its metrics: (n, 2), step and bits per
+    byte.
 
     A resumed run has one metrics file per resumption. Where two files have the same step, the later
     file counts: the earlier steps were lost when the run was interrupted.
@@ -93,10 +94,10 @@ def draw_report(
 
     Args:
         path: the file to write.
-        curve: what `read_curve` returns.
-        by_context: what `bits_by_context` returns.
+        curve: what ``read_curve`` returns.
+        by_context: what ``bits_by_context`` returns.
         window: steps through which gradients were propagated, drawn as a line.
-        compressors: what `compressed_bits` returns, drawn as lines.
+        compressors: what ``compressed_bits`` returns, drawn as lines.
     """
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     learning, context = figure.subplots(1, 2)

@@ -27,10 +27,10 @@ _SAMPLE = 400  # bytes of text generated after training
 
 
 class LanguageTask(SequenceTask):
-    """Train a `ByteLSTM`; losses and errors are cross-entropies in nats per byte.
+    """Train a ``ByteLSTM``; losses and errors are cross-entropies in nats per byte.
 
     Args:
-        model, optimizer, schedule, warmup_steps: as in `SequenceTask`.
+        model, optimizer, schedule, warmup_steps: as in ``SequenceTask``.
     """
 
     def __init__(
@@ -44,11 +44,11 @@ class LanguageTask(SequenceTask):
 
 
 class LanguageCommand(RunCommand):
-    """The commands `fit`, `validate` and `test` for language models of bytes.
+    """The commands ``fit``, ``validate`` and ``test`` for language models of bytes.
 
-    After `fit`, `figures/report.png` in the run's folder shows the learning curve, and the bits per
-    byte as a function of the number of bytes read before it. If bits per byte still fall beyond the
-    training window, the model keeps information for longer than gradients were propagated.
+    After ``fit``, ``figures/report.png`` in the run's folder shows the learning curve, and the bits
+    per byte as a function of the number of bytes read before it. If bits per byte still fall beyond
+    the training window, the model keeps information for longer than gradients were propagated.
 
     Args:
         args: the command's words. Default: those of the process.
@@ -90,12 +90,12 @@ class LanguageCommand(RunCommand):
 
 
 def _context_of(files: Sequence[LongSequence]) -> int:
-    """Bytes of context to report: those of the longest file, but at most `_CONTEXT`."""
+    """Bytes of context to report: those of the longest file, but at most ``_CONTEXT``."""
     return min(_CONTEXT, max(map(len, files)) - 1)
 
 
 def _context_ranges(window: int, context: int) -> list[tuple[int, int]]:
-    """Split 0 .. context at `window`, 2 `window`, 4 `window` and so on."""
+    """Split 0 .. context at ``window``, 2 ``window``, 4 ``window`` and so on."""
     edges = [0, *(window * 2**i for i in range(12) if window * 2**i < context), context]
     return list(pairwise(edges))
 

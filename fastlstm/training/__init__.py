@@ -1,6 +1,6 @@
 """Training of models of video and of long sequences with PyTorch Lightning.
 
-Tasks are Lightning modules, `...Data` are data modules, the others are callbacks, batch types and
+Tasks are Lightning modules, ``...Data`` are data modules, the others are callbacks, batch types and
 functions. Needs the packages of an extra: pip install 'fastlstm[train]'.
 """
 

@@ -28,7 +28,7 @@ class LabelledBatch(NamedTuple):
     """Videos and their classes, time first.
 
     Args:
-        frames: (T, B, I), uint8 or floats as in `VideoBatch`.
+        frames: (T, B, I), uint8 or floats as in ``VideoBatch``.
         labels: (V,) int64, the class of each of V videos, from 0 on.
         windows: (V,) int64, for videos that are cut into windows: how many of the B columns belong
             to each video. They stand side by side, and a video's class is the one with the highest

@@ -11,8 +11,8 @@ def prepare(optimizer: Optimizer) -> Optimizer:
     """Return the optimiser, prepared for the trainer's precision.
 
     Raises:
-        ValueError: parameters are float16 (precision 16-true), and the optimiser's `eps` is 0 or a
-            subnormal number in float16.
+        ValueError: parameters are float16 (precision 16-true), and the optimiser's ``eps`` is 0 or
+            a subnormal number in float16.
     """
     # A fused optimiser declares that its step unscales float16 gradients itself, that is, after
     # they were clipped. The trainer therefore refuses to clip, also in bfloat16, where nothing is

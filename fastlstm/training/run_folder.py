@@ -32,7 +32,7 @@ def results(folder: Path) -> list[Path]:
 
 
 def predictions(folder: Path) -> list[Path]:
-    """Return the files that `predict` wrote."""
+    """Return the files that ``predict`` wrote."""
     return _matching(folder, re.compile(_PREDICTION))
 
 

@@ -27,10 +27,10 @@ def check_schedule(schedule: Schedule, warmup_steps: int) -> None:
 def scheduled(
     optimizer: Optimizer, schedule: Schedule, warmup_steps: int, trainer: Trainer
 ) -> OptimizerLRScheduler:
-    """Return the value for `configure_optimizers`; the schedule ends at the trainer's last step.
+    """Return the value for ``configure_optimizers``; the schedule ends at the trainer's last step.
 
     Raises:
-        ValueError: the trainer has no last step; and as `precision.prepare` does.
+        ValueError: the trainer has no last step; and as ``precision.prepare`` does.
     """
     prepare(optimizer)
     steps = trainer.estimated_stepping_batches
@@ -47,7 +47,7 @@ def learning_rate_factor(schedule: Schedule, warmup: int, steps: int) -> Callabl
     """Return the factor on the learning rate as a function of the step, from 0 on.
 
     Args:
-        schedule: "constant"; "linear" or "cosine", which reach 0 at step `steps`; "staircase",
+        schedule: "constant"; "linear" or "cosine", which reach 0 at step ``steps``; "staircase",
             multiplied by 0.9 every 10,000 steps.
         warmup: steps over which the factor rises linearly from 1 / (warmup + 1) to 1.
         steps: of the run.

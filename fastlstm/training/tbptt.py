@@ -2,7 +2,8 @@
 
 Williams and Peng (1990) call it BPTT(k2; k1): every k1 steps, the loss of those k1 steps is
 differentiated through the last k2 steps. The state at a window's first step is the one that the
-window before computed, detached from its graph. Where a sequence begins, `reset` zeroes the state.
+window before computed, detached from its graph. Where a sequence begins, ``reset`` zeroes the
+state.
 """
 
 import zlib
@@ -55,8 +56,8 @@ class StatefulModel(Protocol):
     ) -> tuple[Tensor, Any]:
         """Return the loss of every step, (T, B), and the state after the last step.
 
-        `state` is what an earlier call returned, or None for a zero state. It may be tensors in
-        tuples, lists and dicts. `input`, `target` and `reset` are as in :class:`Window`.
+        ``state`` is what an earlier call returned, or None for a zero state. It may be tensors in
+        tuples, lists and dicts. ``input``, ``target`` and ``reset`` are as in :class:`Window`.
         """
         ...
 
@@ -108,9 +109,9 @@ def window_loss(model: StatefulModel, window: Window, state: Any) -> tuple[Tenso
 class Windows(Dataset[Window]):
     """The windows of long sequences for truncated backpropagation through time.
 
-    `windows[n]` is window n. `len(windows)` windows make an epoch; higher numbers go on with the
-    next epoch, in another order of the sequences. :class:`fastlstm.data.Streams` says how sequences
-    are laid out.
+    ``windows[n]`` is window n. ``len(windows)`` windows make an epoch; higher numbers go on with
+    the next epoch, in another order of the sequences. :class:`fastlstm.data.Streams` says how
+    sequences are laid out.
 
     Args:
         sequences: arrays, or what :func:`fastlstm.data.open_sequences` returns; all steps have one
@@ -119,14 +120,14 @@ class Windows(Dataset[Window]):
             the next step of the sequence, so that a sequence's last step is a target only.
         batch_size: streams that this process reads side by side.
         k1: steps from window to window.
-        k2: steps through which gradients flow back. Default (None): `k1`.
+        k2: steps through which gradients flow back. Default (None): ``k1``.
         seed: of the order of the sequences in each epoch. Default: 0.
         shuffle: whether the order of the sequences is random. Default: True.
         rank, world_size: this process and the number of processes. Default: one process.
 
     Raises:
         ValueError: steps differ in dtype or shape; targets do not fit the sequences; an argument is
-            out of range, or there are fewer steps than streams, as `Streams` says.
+            out of range, or there are fewer steps than streams, as ``Streams`` says.
 
     Example:
         >>> import numpy
@@ -243,7 +244,7 @@ def _check_lengths(sequences: Sequence[LongSequence], targets: Sequence[LongSequ
 
 
 def _first_steps(sequences: Sequence[LongSequence], argument: str) -> tuple[Any, int]:
-    """Return the dtype and shape of all steps, and a checksum; see `Windows.made_of`."""
+    """Return the dtype and shape of all steps, and a checksum; see ``Windows.made_of``."""
     kind, first, checksum = None, "", 0
     for number, sequence in enumerate(sequences):
         name = f"{getattr(getattr(sequence, 'path', None), 'name', '')} {len(sequence)}"
@@ -270,7 +271,7 @@ def _name(sequence: LongSequence, number: int) -> str:
 
 
 class _CountFrom(Sampler[int]):
-    """Yield `start()`, `start()` + 1 and so on without end."""
+    """Yield ``start()``, ``start()`` + 1 and so on without end."""
 
     def __init__(self, start: Callable[[], int]) -> None:
         self.start = start

@@ -18,14 +18,14 @@ Frames = Literal["binary", "real"]
 
 @dataclass
 class BaselineErrors:
-    """Two predictors without a model, fitted to training videos by `BaselineErrors.fit`.
+    """Two predictors without a model, fitted to training videos by ``BaselineErrors.fit``.
 
     Args:
         mean_frame: (I,), the mean of each pixel over the training frames: the best constant frame.
         copy_weight: w of the copy-last predictor, (1 - w) * mean_frame + w * last input frame, with
             the lowest error. Copying alone (w = 1) would have infinite cross-entropy as soon as one
             pixel changes.
-        kind: "binary" or "real", as in `frame_error`.
+        kind: "binary" or "real", as in ``frame_error``.
 
     Example:
         >>> import torch
@@ -41,7 +41,7 @@ class BaselineErrors:
 
     @classmethod
     def fit(cls, frames: Tensor, future: Tensor, kind: Frames) -> "BaselineErrors":
-        """Fit to training videos `frames` (T_in, B, I) and `future` (T_out, B, I), floats."""
+        """Fit to training videos ``frames`` (T_in, B, I) and ``future`` (T_out, B, I), floats."""
         mean = torch.cat((frames, future)).mean((0, 1))
         if kind == "binary":
             # a pixel that is 0 in this sample may be 1 in another video
@@ -58,11 +58,11 @@ class BaselineErrors:
         )
 
     def mean_frame_error(self, future: Tensor) -> Tensor:
-        """Return the error per frame if all frames of `future` (T, B, I) are the mean frame."""
+        """Return the error per frame if all frames of ``future`` (T, B, I) are the mean frame."""
         return frame_error(self.mean_frame, future, self.kind)
 
     def copy_last_error(self, frames: Tensor, future: Tensor) -> Tensor:
-        """Return the error per frame of the copy-last predictor, see `copy_weight`."""
+        """Return the error per frame of the copy-last predictor, see ``copy_weight``."""
         last = torch.lerp(self.mean_frame, frames[-1], self.copy_weight)
         return frame_error(last, future, self.kind)
 
@@ -81,15 +81,15 @@ def _lowest(error: Callable[[float], float], low: float = 0.0, high: float = 0.9
 class Baselines(Callback):
     """Log the errors of two predictors without a model, in validation and test.
 
-    `val/mean_frame` and `val/copy_last` (`test/...`) are in the unit of the model's `future` error
-    and are computed on the same batches; see `BaselineErrors`. The predictors are fitted once. They
-    are not logged if the model has no future decoder.
+    ``val/mean_frame`` and ``val/copy_last`` (``test/...``) are in the unit of the model's
+    ``future`` error and are computed on the same batches; see ``BaselineErrors``. The predictors
+    are fitted once. They are not logged if the model has no future decoder.
 
     Args:
         sample: training videos that the predictors are fitted to. Default: 1,024.
 
     Raises:
-        ValueError: `sample` is below 1.
+        ValueError: ``sample`` is below 1.
 
     Example:
         >>> import lightning.pytorch

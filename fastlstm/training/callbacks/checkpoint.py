@@ -21,9 +21,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Write checkpoint files atomically, and check them for damage when they are read.
 
     Lightning writes to the system's temporary folder and then moves the file. Between file systems
-    moving is copying, which a crash can cut short. This class writes to `NAME.ckpt.part` in the
-    target's folder, flushes to disk and renames. A crash leaves at most a `.part` file. Local files
-    only.
+    moving is copying, which a crash can cut short. This class writes to ``NAME.ckpt.part`` in the
+    target's folder, flushes to disk and renames. A crash leaves at most a ``.part`` file. Local
+    files only.
 
     Example:
         >>> import tempfile, pathlib
@@ -41,7 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
         Raises:
             OSError: the file cannot be written: no space, no permission, no folder.
-            TypeError: `storage_options` is not None.
+            TypeError: ``storage_options`` is not None.
         """
         if storage_options is not None:
             raise TypeError(
@@ -141,7 +141,7 @@ class StepSeeds(Callback):
         seed: of the run, at least 0.
 
     Raises:
-        ValueError: `seed` is below 0.
+        ValueError: ``seed`` is below 0.
 
     Example:
         >>> import lightning.pytorch
@@ -169,7 +169,7 @@ class StopBetweenSteps(Callback):
     """Stop a run after the current step on Ctrl-C, so that no half-updated weights are saved.
 
     A second Ctrl-C stops at once. Lightning then saves the checkpoints that
-    `ModelCheckpoint(save_on_exception=True)` asks for and ends the run.
+    ``ModelCheckpoint(save_on_exception=True)`` asks for and ends the run.
 
     Example:
         >>> import lightning.pytorch

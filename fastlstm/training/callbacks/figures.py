@@ -39,17 +39,17 @@ class VideoPictures:
     def of(
         cls, module: VideoTask, batch: VideoBatch, samples: int, data: Any = None
     ) -> "VideoPictures":
-        """Return pictures of the first `samples` videos of a batch.
+        """Return pictures of the first ``samples`` videos of a batch.
 
         Args:
             module: the task, with its model.
             batch: the videos.
             samples: videos to draw.
-            data: the data module, whose method `images` turns frames into images. Default: frames
+            data: the data module, whose method ``images`` turns frames into images. Default: frames
                 are square images of one channel.
 
         Raises:
-            ValueError: frames are not square images of one channel, and `data` has no `images`.
+            ValueError: frames are not square images of one channel, and ``data`` has no ``images``.
         """
         frames, future = (module.floats(part[:, :samples]) for part in batch)
         model = module.model
@@ -150,16 +150,16 @@ class PredictionFigure(Callback):
     """Draw the first videos of the validation set at every validation.
 
     Writes a PNG of rows of frames and an animated GIF, and adds the rows to TensorBoard. Nothing is
-    drawn for data modules whose frames are not images. `latest` is the path of the last PNG; None
+    drawn for data modules whose frames are not images. ``latest`` is the path of the last PNG; None
     before the first.
 
     Args:
-        folder: where `step_000500.png` and `step_000500.gif` are written. Default: `figures` in the
-            run's folder (the trainer's default_root_dir).
+        folder: where ``step_000500.png`` and ``step_000500.gif`` are written. Default: ``figures``
+            in the run's folder (the trainer's default_root_dir).
         samples: videos in a picture. Default: 4.
 
     Raises:
-        ValueError: `samples` is below 1.
+        ValueError: ``samples`` is below 1.
 
     Example:
         >>> import lightning.pytorch

@@ -12,8 +12,8 @@ class StopOnNonFinite(Callback):
     """Stop training at a loss that is NaN or infinite, and save a checkpoint.
 
     The loss is checked before the backward pass, so that the weights are still those that gave the
-    loss. A run that resumes from `nonfinite_step_N.ckpt` begins with the same batch. If the data
-    module has a method `describe_batch(number)`, its text is part of the error.
+    loss. A run that resumes from ``nonfinite_step_N.ckpt`` begins with the same batch. If the data
+    module has a method ``describe_batch(number)``, its text is part of the error.
 
     Args:
         folder: where the checkpoint is written.

@@ -16,7 +16,7 @@ def smooth_over_image(weight: Tensor, sigma: float) -> Tensor:
         sigma: standard deviation of the Gaussian in pixels; the image wraps around at its edges.
 
     Returns:
-        (N, side * side), scaled to the standard deviation of `weight`.
+        (N, side * side), scaled to the standard deviation of ``weight``.
 
     Raises:
         ValueError: rows are not square images, or sigma is not above 0.

@@ -20,19 +20,19 @@ from fastlstm.training.run_folder import predictions, remove
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Write each predicted batch as `batch_000.npz`, and its first videos as PNG and GIF.
+    """Write each predicted batch as ``batch_000.npz``, and its first videos as PNG and GIF.
 
-    The arrays in the .npz file are `frames` (T_in, B, I) and `future` (T_out, B, I) as read, and
-    `prediction` (T_out, B, I), float32, predicted in closed loop. No pictures are drawn for data
-    modules whose frames are not images. `written` lists the paths of all files written.
+    The arrays in the .npz file are ``frames`` (T_in, B, I) and ``future`` (T_out, B, I) as read,
+    and ``prediction`` (T_out, B, I), float32, predicted in closed loop. No pictures are drawn for
+    data modules whose frames are not images. ``written`` lists the paths of all files written.
 
     Args:
-        folder: where files are written. Default: `predictions` in the run's folder, where files
+        folder: where files are written. Default: ``predictions`` in the run's folder, where files
             of an earlier prediction are removed.
         samples: videos in the pictures. Default: 4.
 
     Raises:
-        ValueError: `samples` is below 1.
+        ValueError: ``samples`` is below 1.
 
     Example:
         >>> import lightning.pytorch

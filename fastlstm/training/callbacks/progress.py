@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 
 class StepProgressBar(TQDMProgressBar):
-    """Lightning's progress bar, counting up to `max_steps` although training data are infinite.
+    """Lightning's progress bar, counting up to ``max_steps`` although training data are infinite.
 
     Example:
         >>> import lightning.pytorch
@@ -31,10 +31,10 @@ class StepProgressBar(TQDMProgressBar):
 
 
 class Throughput(Callback):
-    """Log `train/UNIT_per_second`, the number of training items per second of the run so far.
+    """Log ``train/UNIT_per_second``, the number of training items per second of the run so far.
 
     The time includes loading the data and excludes validation and the first step, which warms up.
-    `per_second` is the last value; None before the second step.
+    ``per_second`` is the last value; None before the second step.
 
     Args:
         unit: name of the items, in the plural.

@@ -1,1 +1,1 @@
-"""The training commands of `fastlstm`, built on Lightning's command line."""
+"""The training commands of ``fastlstm``, built on Lightning's command line."""

@@ -40,30 +40,30 @@ class RunConfig(SaveConfigCallback):
 
 
 class RunCommand(LightningCLI, ABC):
-    """Base class of a command with `fit`, `validate`, `test` and `predict` for one task.
+    """Base class of a command with ``fit``, ``validate``, ``test`` and ``predict`` for one task.
 
-    All files of a run are in one folder, `--run`: config.yaml, TensorBoard events, metrics/ (CSV,
+    All files of a run are in one folder, ``--run``: config.yaml, TensorBoard events, metrics/ (CSV,
     one version per resumption), checkpoints/last.ckpt, and checkpoints/best.ckpt, which has the
-    lowest `val/error`.
+    lowest ``val/error``.
 
-    `--ckpt_path` takes a file, `best` or `last`. Without it, `fit` starts from new weights and the
-    other commands load the run's `best`. `fit` resumes a run if the checkpoint is in the run's
-    folder. Otherwise `fit` starts a new run: if the folder has results of another run, `fit` raises
-    an error, or with `--overwrite true` removes them when the first step begins. Files that no run
-    writes are never removed.
+    ``--ckpt_path`` takes a file, ``best`` or ``last``. Without it, ``fit`` starts from new weights
+    and the other commands load the run's ``best``. ``fit`` resumes a run if the checkpoint is in
+    the run's folder. Otherwise ``fit`` starts a new run: if the folder has results of another run,
+    ``fit`` raises an error, or with ``--overwrite true`` removes them when the first step begins.
+    Files that no run writes are never removed.
 
     Args:
-        task: the LightningModule class; it must log `val/error`.
+        task: the LightningModule class; it must log ``val/error``.
         throughput: counts the training items per second.
-        words: the command as users type it, for `--help`.
-        description: of the command, for `--help`.
+        words: the command as users type it, for ``--help``.
+        description: of the command, for ``--help``.
         args: the command's words. Default: those of the process.
 
     Raises:
         FileNotFoundError: the checkpoint does not exist.
-        ValueError: `fit` would overwrite another run; the checkpoint is damaged or of another model
-            configuration; an argument is out of range; a split's data are missing or cannot be
-            read, which is found before the first step.
+        ValueError: ``fit`` would overwrite another run; the checkpoint is damaged or of another
+            model configuration; an argument is out of range; a split's data are missing or cannot
+            be read, which is found before the first step.
     """
 
     def __init__(
@@ -142,7 +142,7 @@ class RunCommand(LightningCLI, ABC):
 
     @property
     def _starts_afresh(self) -> bool:
-        """Whether `fit` starts a new run. `fast_dev_run` writes no files and is not a run."""
+        """Whether ``fit`` starts a new run. ``fast_dev_run`` writes no files and is not a run."""
         config = self.config[self.subcommand]
         if self.subcommand != "fit" or config["trainer"]["fast_dev_run"]:
             return False
@@ -257,7 +257,7 @@ class RunCommand(LightningCLI, ABC):
 
     @abstractmethod
     def _summary(self, steps: int, errors: Mapping[str, float], tested: str | None) -> list[str]:
-        """Return the lines that are printed after `fit`.
+        """Return the lines that are printed after ``fit``.
 
         Args:
             steps: training steps done.

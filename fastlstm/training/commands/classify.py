@@ -1,4 +1,4 @@
-"""The command `fastlstm classify`: train classifiers of video."""
+"""The command ``fastlstm classify``: train classifiers of video."""
 
 from collections.abc import Mapping
 
@@ -16,16 +16,16 @@ _DESCRIPTION = (
 
 
 class ClassifyCommand(RunCommand):
-    """The commands `fit`, `validate` and `test` for a `ClassificationTask`.
+    """The commands ``fit``, ``validate`` and ``test`` for a ``ClassificationTask``.
 
-    The data module can be any that yields `LabelledBatch`es. `fit --encoder FILE` starts from the
-    encoder of a video model that `VideoLSTM.save` wrote.
+    The data module can be any that yields ``LabelledBatch``es. ``fit --encoder FILE`` starts from
+    the encoder of a video model that ``VideoLSTM.save`` wrote.
 
     Args:
         args: the command's words. Default: those of the process.
 
     Raises:
-        FileNotFoundError, ValueError: as `RunCommand` does; also ValueError for an encoder whose
+        FileNotFoundError, ValueError: as ``RunCommand`` does; also ValueError for an encoder whose
             sizes differ from the classifier's.
     """
 

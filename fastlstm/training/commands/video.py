@@ -1,4 +1,4 @@
-"""The commands `fastlstm fit`, `validate`, `test` and `predict` of video models."""
+"""The commands ``fastlstm fit``, ``validate``, ``test`` and ``predict`` of video models."""
 
 from collections.abc import Mapping
 
@@ -20,16 +20,16 @@ _DESCRIPTION = (
 
 
 class VideoCommand(RunCommand):
-    """The commands `fit`, `validate`, `test` and `predict` for a `VideoTask`.
+    """The commands ``fit``, ``validate``, ``test`` and ``predict`` for a ``VideoTask``.
 
-    The data module can be any that yields `VideoBatch`es. The run's folder also gets figures/, one
-    picture per validation, and predictions/.
+    The data module can be any that yields ``VideoBatch``es. The run's folder also gets figures/,
+    one picture per validation, and predictions/.
 
     Args:
         args: the command's words. Default: those of the process.
 
     Raises:
-        FileNotFoundError, ValueError: as `RunCommand` does.
+        FileNotFoundError, ValueError: as ``RunCommand`` does.
     """
 
     def __init__(self, args: ArgsType = None) -> None:

@@ -30,13 +30,13 @@ class PerceptWindows(Dataset[tuple[NDArray[np.float32], int]]):
     random frame of its clip. A clip shorter than a window is padded with its last frame.
 
     Args:
-        files: `.npy` files of (T, D) features, at least one.
+        files: ``.npy`` files of (T, D) features, at least one.
         labels: the class of each file.
         num_frames: frames of a window.
         seed: at least 0.
         length: windows in the dataset. Default: more than any training run reads.
 
-    `windows.__getitems__(numbers)` returns (B, num_frames, D) float32 and (B,) int64.
+    ``windows.__getitems__(numbers)`` returns (B, num_frames, D) float32 and (B,) int64.
     """
 
     def __init__(
@@ -71,31 +71,31 @@ class PerceptWindows(Dataset[tuple[NDArray[np.float32], int]]):
 
 
 class ActionVideoData(InfiniteDataModule):
-    """Windows of labelled clips of UCF-101 or HMDB-51, in batches of `LabelledBatch`.
+    """Windows of labelled clips of UCF-101 or HMDB-51, in batches of ``LabelledBatch``.
 
     In training, a window begins at a random frame of its clip, and clips come up in shuffled
-    rounds. A validation or test batch is one clip, cut into windows that begin every `stride`
+    rounds. A validation or test batch is one clip, cut into windows that begin every ``stride``
     frames and count as one video; a clip shorter than a window is one window. Frame features that
     are not on disk yet are computed before training, which may take hours. Training data are
-    infinite and resume exactly, see `InfiniteDataModule`: give the Trainer `max_steps`.
+    infinite and resume exactly, see ``InfiniteDataModule``: give the Trainer ``max_steps``.
 
     Args:
         dataset: "ucf101" or "hmdb51".
-        folder: where the data set's archives were unpacked, as `load_actions` says.
+        folder: where the data set's archives were unpacked, as ``load_actions`` says.
         percepts: how the features of frames are computed.
         fold: which of the three official splits, 1 to 3. Default: 1.
         batch_size: windows in a training batch, per device. Default: 64.
         window: frames in a window. Default: 16, as in the paper.
         stride: frames from one window to the next in validation and test. Default: 8, as in the
             paper.
-        labels_per_class: training clips of each class, chosen by `seed`. Default (None): all.
+        labels_per_class: training clips of each class, chosen by ``seed``. Default (None): all.
         num_workers: processes that read windows; 0: the training process reads them. Default: 0.
         seed: of the training windows. Default: 0.
 
     Raises:
         ValueError: an argument is out of range; or, when clips are read, a class has fewer training
-            clips than `labels_per_class`.
-        FileNotFoundError: as `load_actions` does, when clips are read.
+            clips than ``labels_per_class``.
+        FileNotFoundError: as ``load_actions`` does, when clips are read.
 
     Example:
         >>> from fastlstm.data import FrameFeatures
@@ -138,7 +138,7 @@ class ActionVideoData(InfiniteDataModule):
         return load_actions(self.dataset, self.folder, "train", self.fold).classes
 
     def clips(self, split: Split) -> list[Clip]:
-        """Return the clips of a split; for "train", the `labels_per_class` clips of each class."""
+        """Return the clips of a split; in training ``labels_per_class`` of them a class."""
         clips, classes = load_actions(self.dataset, self.folder, split, self.fold)
         if split != "train" or self.labels_per_class is None:
             return clips
@@ -196,13 +196,13 @@ class ActionVideoData(InfiniteDataModule):
 
 
 class ActionFutureData(VideoData):
-    """Windows of clips of UCF-101 or HMDB-51 without labels, in batches of `VideoBatch`.
+    """Windows of clips of UCF-101 or HMDB-51 without labels, in batches of ``VideoBatch``.
 
     To train a video model of real-valued frames whose encoder a classifier starts from. A window
     begins at a random frame of its clip, and clips come up in shuffled rounds.
 
     Args:
-        dataset, folder, percepts, fold: as in `ActionVideoData`.
+        dataset, folder, percepts, fold: as in ``ActionVideoData``.
         batch_size: windows in a batch, per device. Default: 64.
         input_frames: frames that the model reads (T_in). Default: 16, as in the paper.
         future_frames: frames that the model predicts (T_out). Default: 13, as in the paper.
@@ -212,7 +212,7 @@ class ActionFutureData(VideoData):
 
     Raises:
         ValueError: an argument is out of range.
-        FileNotFoundError: as `load_actions` does, when clips are read.
+        FileNotFoundError: as ``load_actions`` does, when clips are read.
 
     Example:
         >>> from fastlstm.data import FrameFeatures

@@ -19,7 +19,7 @@ _NOT_OF_TRAINING = ("num_workers", "cache", "val_size", "test_size")
 
 
 class InfiniteBatchSampler(Sampler[list[int]]):
-    """Yield batches of indices without end, from batch number `start()` on.
+    """Yield batches of indices without end, from batch number ``start()`` on.
 
     Args:
         batch_size: indices in a batch.
@@ -67,9 +67,9 @@ class InfiniteDataModule(LightningDataModule, ABC):
 
     The training batch of a step is a function of the seed and the step's number. A run that resumes
     from a checkpoint, also from one within an epoch, reads the batches that the uninterrupted run
-    would have read. Give the Trainer `max_steps`, because the training data never end.
+    would have read. Give the Trainer ``max_steps``, because the training data never end.
 
-    Derived classes implement `_training_videos` and `_batch`.
+    Derived classes implement ``_training_videos`` and ``_batch``.
 
     Args:
         batch_size: videos in a batch, per device.
@@ -77,7 +77,7 @@ class InfiniteDataModule(LightningDataModule, ABC):
         seed: of the training videos.
 
     Raises:
-        ValueError: `batch_size` is below 1.
+        ValueError: ``batch_size`` is below 1.
     """
 
     def __init__(self, batch_size: int, num_workers: int, seed: int) -> None:
@@ -89,11 +89,11 @@ class InfiniteDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def _training_videos(self) -> Dataset[Any]:
-        """Return the training data; batches are read by its method `__getitems__(indices)`."""
+        """Return the training data; batches are read by its method ``__getitems__(indices)``."""
 
     @abstractmethod
     def _batch(self, videos: Any) -> Any:
-        """Return the batch for the model, given what `__getitems__` returned."""
+        """Return the batch for the model, given what ``__getitems__`` returned."""
 
     def _training_count(self) -> int | None:
         """Return the number of training videos, which then repeat. None: videos never repeat."""
@@ -139,13 +139,13 @@ class InfiniteDataModule(LightningDataModule, ABC):
 
 
 class SeededDataModule(InfiniteDataModule):
-    """`InfiniteDataModule` for videos that are generated from a seed.
+    """``InfiniteDataModule`` for videos that are generated from a seed.
 
     The validation and the test set are the first videos of two other, fixed seeds, so that they are
-    the same whatever the training seed. Derived classes implement `_videos` and `_batch`.
+    the same whatever the training seed. Derived classes implement ``_videos`` and ``_batch``.
 
     Args:
-        batch_size, num_workers, seed: as in `InfiniteDataModule`.
+        batch_size, num_workers, seed: as in ``InfiniteDataModule``.
         val_size, test_size: videos in the validation and the test set.
 
     Raises:
@@ -162,7 +162,7 @@ class SeededDataModule(InfiniteDataModule):
 
     @abstractmethod
     def _videos(self, split: Split, seed: int, length: int = 2**40) -> Dataset[Any]:
-        """Return `length` videos of a split, generated from `seed`."""
+        """Return ``length`` videos of a split, generated from ``seed``."""
 
     def _training_videos(self) -> Dataset[Any]:
         return self._videos("train", self.seed)

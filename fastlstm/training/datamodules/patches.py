@@ -17,15 +17,16 @@ _STATISTICS_SEED, _STATISTICS_SIZE = 10_000, 2000
 
 
 class PatchData(VideoData):
-    """Patches of real videos in batches of `VideoBatch`, float32, for models of real-valued frames.
+    """Patches of real videos in batches of ``VideoBatch``, float32, for models of real-valued
+    frames.
 
-    The patches are those of `VideoPatches`, standardised: each colour channel has mean 0 and
+    The patches are those of ``VideoPatches``, standardised: each colour channel has mean 0 and
     variance 1 over the training patches; validation and test are scaled by the same two numbers.
     An error is half the squared error in units of a channel's variance, summed over the size * size
     * channels values of a frame. The mean frame has an error of about half that number, 1,536 for
     the default patches. Training patches never repeat, but come from the same few seconds if the
-    videos are short. Training data are infinite and resume exactly, see `InfiniteDataModule`: give
-    the Trainer `max_steps`.
+    videos are short. Training data are infinite and resume exactly, see ``InfiniteDataModule``:
+    give the Trainer ``max_steps``.
 
     The default clips are too few for claims about prediction: ten seconds of training in five
     shots, with other shots in test. On them, a ridge regression (100 principal components a frame,
@@ -34,7 +35,8 @@ class PatchData(VideoData):
     910 and 588. Without augmentation, the regression is worse on test too, 633 to 560.
 
     Args:
-        source: a folder of videos, or video files. Default (None): the clips of `real_video_files`.
+        source: a folder of videos, or video files. Default (None): the clips of
+            ``real_video_files``.
         batch_size: patches in a batch, per device. Default: 64.
         input_frames: frames that the model reads (T_in). Default: 16, as in the paper.
         future_frames: frames that the model predicts (T_out). Default: 13, as in the paper.
@@ -42,7 +44,7 @@ class PatchData(VideoData):
             channels. Default: 32.
         color: "rgb", three channels, or "gray", one. Default: "rgb".
         height: height in pixels that whole frames are scaled to first. Default: 128.
-        min_motion: patches with less motion are left out, in all splits; see `VideoPatches`.
+        min_motion: patches with less motion are left out, in all splits; see ``VideoPatches``.
             Default: 4.
         augment: whether training patches are mirrored, rotated and reversed. Default: True.
         cache: folder for decoded frames. Default (None): the user's cache folder.
@@ -51,7 +53,7 @@ class PatchData(VideoData):
         val_size, test_size: patches in the validation and the test set. Default: 512 and 2,048.
 
     Raises:
-        ValueError: an argument is out of range; and as `VideoPatches` does.
+        ValueError: an argument is out of range; and as ``VideoPatches`` does.
 
     Example:
         >>> from fastlstm.training import PatchData

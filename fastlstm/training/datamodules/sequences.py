@@ -15,17 +15,17 @@ from fastlstm.training.tbptt import Window, Windows
 
 
 class SequenceData(LightningDataModule, ABC):
-    """Base class of data modules that yield `Window`s; derived classes implement `sequences`.
+    """Base class of data modules that yield ``Window``s; derived classes implement ``sequences``.
 
     The window of a training step is a function of the seed, the process and the step's number, so
     that a run that resumes reads the windows that the uninterrupted run would have read. Give the
-    Trainer `max_steps`, because the training data never end. Validation and test read every
+    Trainer ``max_steps``, because the training data never end. Validation and test read every
     sequence once, in order.
 
     Args:
         batch_size: streams that each device reads side by side. Default: 32.
         k1: steps from window to window. Default: 64.
-        k2: steps through which gradients flow back in training. Default (None): `k1`.
+        k2: steps through which gradients flow back in training. Default (None): ``k1``.
         num_workers: processes that read; 0: the training process reads. Default: 0.
         seed: of the order of the training sequences in each epoch. Default: 0.
 
@@ -117,16 +117,16 @@ class SequenceData(LightningDataModule, ABC):
 class TextData(SequenceData):
     """Text as sequences of bytes, where the target of each byte is the next one.
 
-    `fastlstm.data.load_text` says which files are in which split.
+    ``fastlstm.data.load_text`` says which files are in which split.
 
     Args:
         folder: folder of the text files, or one file. Default (None): the source files of Python's
             standard library.
-        pattern: which files of the folder are read, as in `Path.glob`. Default: all.
-        batch_size, k1, k2, num_workers, seed: as in `SequenceData`.
+        pattern: which files of the folder are read, as in ``Path.glob``. Default: all.
+        batch_size, k1, k2, num_workers, seed: as in ``SequenceData``.
 
     Raises (when a split is read):
-        FileNotFoundError, ValueError: as `load_text` and `SequenceData` do.
+        FileNotFoundError, ValueError: as ``load_text`` and ``SequenceData`` do.
 
     Example:
         >>> import tempfile, pathlib
@@ -161,17 +161,17 @@ class TextData(SequenceData):
 
 
 class FileSequenceData(SequenceData):
-    """Sequences in files, in any format that `fastlstm.data.open_sequences` reads.
+    """Sequences in files, in any format that ``fastlstm.data.open_sequences`` reads.
 
     Args:
-        folder: folder with the folders `train`, `val` and `test`, one file per sequence. Where the
-            target of a step is not the next step, it also has the folders `train_targets`,
-            `val_targets` and `test_targets`, with files of the same names.
-        batch_size, k1, k2, num_workers, seed: as in `SequenceData`.
+        folder: folder with the folders ``train``, ``val`` and ``test``, one file per sequence.
+            Where the target of a step is not the next step, it also has the folders
+            ``train_targets``, ``val_targets`` and ``test_targets``, with files of the same names.
+        batch_size, k1, k2, num_workers, seed: as in ``SequenceData``.
 
     Raises (when a split is read):
-        FileNotFoundError: `train`, `val` or `test` does not exist or is empty.
-        ValueError: as `open_sequences` and `SequenceData` do.
+        FileNotFoundError: ``train``, ``val`` or ``test`` does not exist or is empty.
+        ValueError: as ``open_sequences`` and ``SequenceData`` do.
 
     Example:
         >>> import tempfile, pathlib, numpy

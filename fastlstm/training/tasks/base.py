@@ -18,7 +18,7 @@ _NOT_OF_WEIGHTS = ("backend", "readout_bias", "dropout")
 
 
 def floats(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return frames in `dtype`: bytes scaled to [0, 1], floats with their values unchanged."""
+    """Return frames in ``dtype``: bytes scaled to [0, 1], floats with their values unchanged."""
     return pixels.to(dtype).div_(255) if pixels.dtype == torch.uint8 else pixels.to(dtype)
 
 
@@ -29,7 +29,7 @@ class FrameTask(LightningModule):
     with other training data than before goes on, with a warning that says what changed.
 
     Args:
-        model: a module with its arguments in `config`, time first.
+        model: a module with its arguments in ``config``, time first.
         optimizer: a function of parameters (or parameter groups) that returns a torch optimiser.
         schedule: the learning rate after the warm-up: "constant"; "linear" or "cosine", which
             reach 0 at the run's last step; "staircase", multiplied by 0.9 every 10,000 steps.
@@ -65,7 +65,7 @@ class FrameTask(LightningModule):
         self.input_lr_scale = input_lr_scale
 
     def floats(self, pixels: Tensor) -> Tensor:
-        """Return frames in the dtype of the model's parameters, see the function `floats`."""
+        """Return frames in the dtype of the model's parameters, see the function ``floats``."""
         return floats(pixels, next(self.model.parameters()).dtype)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
@@ -96,7 +96,7 @@ class FrameTask(LightningModule):
                 rank_zero_warn(f"the run resumes with other training data ({changed})")
 
     def _data(self) -> dict[str, Any]:
-        """Return what the training batches depend on, if the data module has `training_options`."""
+        """Return what training batches depend on, if the data module has ``training_options``."""
         data: Any = getattr(self.trainer, "datamodule", None)
         options = data.training_options() if hasattr(data, "training_options") else {}
         return trainer_options(self.trainer) | {"class": type(data).__name__, **options}

@@ -11,19 +11,20 @@ from fastlstm.training.tasks.base import FrameTask
 
 
 class ClassificationTask(FrameTask):
-    """Train an `LSTMClassifier` on batches of `LabelledBatch`.
+    """Train an ``LSTMClassifier`` on batches of ``LabelledBatch``.
 
-    Logs `train/loss`, `val/loss` and `test/loss`: the cross-entropy of every frame's softmax, in
-    nats, averaged over frames and videos. Validation and test also log `accuracy`, the fraction of
-    videos whose class has the highest probability (averaged over frames and then over windows),
-    and `error`, which is 1 - accuracy. The best checkpoint has the lowest `val/error`.
+    Logs ``train/loss``, ``val/loss`` and ``test/loss``: the cross-entropy of every frame's softmax,
+    in nats, averaged over frames and videos. Validation and test also log ``accuracy``, the
+    fraction of videos whose class has the highest probability (averaged over frames and then over
+    windows), and ``error``, which is 1 - accuracy. The best checkpoint has the lowest
+    ``val/error``.
 
     Args:
         model: the classifier to train.
         optimizer: a function of parameters that returns a torch optimiser. Default: Adam with a
             learning rate of 1e-3.
         schedule, warmup_steps, input_lr_scale: of the learning rate, with the same defaults as in
-            `VideoTask`.
+            ``VideoTask``.
 
     Raises:
         ValueError: an argument is out of range, or a checkpoint is of another model configuration.

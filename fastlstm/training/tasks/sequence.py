@@ -18,26 +18,26 @@ from fastlstm.training.tbptt import Window, Windows, detach, window_loss
 
 
 class SequenceTask(LightningModule):
-    """Train a stateful model on `Window`s, carrying the state from each window to the next.
+    """Train a stateful model on ``Window``s, carrying the state from each window to the next.
 
-    Logs, in the unit of the model's losses: `train/loss`; in validation and test `error`, the mean
-    loss of all steps with the state carried through the whole set, and `error_in_window`, the same
-    with a zero state at the beginning of every window, which shows what the state is worth. The
-    best checkpoint has the lowest `val/error`.
+    Logs, in the unit of the model's losses: ``train/loss``; in validation and test ``error``, the
+    mean loss of all steps with the state carried through the whole set, and ``error_in_window``,
+    the same with a zero state at the beginning of every window, which shows what the state is
+    worth. The best checkpoint has the lowest ``val/error``.
 
     The states of all processes are saved in checkpoints. If a run resumes with other windows (other
     sequences, batch_size, k1, k2, seed or number of processes), the saved states belong to other
     places in the data. They are then replaced by zeros, with a warning.
 
     Args:
-        model: a `fastlstm.training.tbptt.StatefulModel`, such as `fastlstm.ByteLSTM`.
+        model: a ``fastlstm.training.tbptt.StatefulModel``, such as ``fastlstm.ByteLSTM``.
         optimizer: a function of parameters that returns a torch optimiser. Default: Adam with a
             learning rate of 1e-3.
-        schedule, warmup_steps: of the learning rate, with the same defaults as in `VideoTask`.
+        schedule, warmup_steps: of the learning rate, with the same defaults as in ``VideoTask``.
 
     Raises:
         ValueError: an argument is out of range; a checkpoint is of another model configuration or
-            of a run with another `accumulate_grad_batches`.
+            of a run with another ``accumulate_grad_batches``.
 
     Example:
         >>> import tempfile, pathlib, fastlstm, lightning.pytorch
@@ -162,5 +162,5 @@ class SequenceTask(LightningModule):
         self.state = tree_map(placed, self.state)
 
     def _architecture(self) -> dict[str, Any]:
-        """Return the model's class and its `config`, if it has one."""
+        """Return the model's class and its ``config``, if it has one."""
         return {"class": type(self.model).__name__, **getattr(self.model, "config", {})}

@@ -11,17 +11,18 @@ from fastlstm.training.tasks.base import FrameTask
 
 
 class VideoTask(FrameTask):
-    """Train a `VideoLSTM` on batches of `VideoBatch`.
+    """Train a ``VideoLSTM`` on batches of ``VideoBatch``.
 
     Logs losses per frame, averaged over videos, in nats (cross-entropy, for binary frames) or half
     squared errors (for real-valued frames):
 
-    - `train/`, `val/` and `test/`: `reconstruction`, `future` and their sum `total`. Here a
-      conditional decoder reads the true previous frame (teacher forcing).
-    - `val/` and `test/`: `future_closed_loop`, where a conditional decoder reads the frame that it
-      predicted itself (closed loop), as in use. For an unconditional decoder it equals `future`.
-    - `val/` and `test/`: `error`, which is reconstruction + future_closed_loop. The best checkpoint
-      has the lowest `val/error`.
+    - ``train/``, ``val/`` and ``test/``: ``reconstruction``, ``future`` and their sum ``total``.
+      Here a conditional decoder reads the true previous frame (teacher forcing).
+    - ``val/`` and ``test/``: ``future_closed_loop``, where a conditional decoder reads the frame
+      that it predicted itself (closed loop), as in use. For an unconditional decoder it equals
+      ``future``.
+    - ``val/`` and ``test/``: ``error``, which is reconstruction + future_closed_loop. The best
+      checkpoint has the lowest ``val/error``.
 
     Args:
         model: the model to train.
