@@ -107,7 +107,7 @@ class Baselines(Callback):
         if self.errors is None and module.model.future_decoder is not None:
             batch = trainer.datamodule.training_sample(self.sample)  # type: ignore[attr-defined]
             frames, future = (floats(part.to(module.device)) for part in batch)
-            self.errors = BaselineErrors.fit(frames, future, module.model.frames)
+            self.errors = BaselineErrors.fit(frames, future, module.model.frame_type)
 
     def _log(self, module: VideoTask, batch: VideoBatch, stage: str) -> None:
         if self.errors is None:

@@ -50,7 +50,7 @@ class VideoCommand(RunCommand):
             f"{type(model).__name__} after {steps:,} steps"
             + (f", {speed:,.0f} training sequences/s" if speed else ""),
             f"Held-out videos, {tested or 'weights of the last step'},"
-            f" {'nats' if model.frames == 'binary' else 'half squared error'} per frame:",
+            f" {'nats' if model.frame_type == 'binary' else 'half squared error'} per frame:",
         ]
         for label, name in (
             ("reconstruction", "reconstruction"),
