@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fastlstm.data.decoded_video import mapped
-from fastlstm.data.frame_features import Percepts
-from fastlstm.data.shuffled_rounds import dealt
+from fastlstm.data.frame_features import FrameFeatures
+from fastlstm.data.shuffled_rounds import shuffled_rounds
 from fastlstm.data.splits import Split
 from fastlstm.data.ucf_hmdb import ActionSet, Clip, load_actions
 from fastlstm.training.batches import LabelledBatch
@@ -23,7 +23,7 @@ _CLIPS, _STARTS, _CHOICE = 110, 111, 112  # numbers of random streams that no da
 _Windows = tuple[NDArray[np.float32], NDArray[np.int64]]
 
 
-class PerceptWindows(Dataset[tuple[NDArray[np.float32], int]]):
+class FeatureWindows(Dataset[tuple[NDArray[np.float32], int]]):
     """Windows of clips' frame features; window n is a function of n and the seed.
 
     Clips come up in shuffled rounds, each once before any comes up again. A window begins at a
@@ -58,15 +58,15 @@ class PerceptWindows(Dataset[tuple[NDArray[np.float32], int]]):
 
     def __getitems__(self, numbers: ArrayLike) -> _Windows:
         slots = np.asarray(numbers, np.int64)
-        chosen = dealt(slots, len(self.files), (self.seed, _CLIPS))
+        chosen = shuffled_rounds(slots, len(self.files), (self.seed, _CLIPS))
         pairs = zip(slots.tolist(), chosen.tolist(), strict=True)
         return np.stack([self._window(*pair) for pair in pairs]), self.labels[chosen]
 
     def _window(self, number: int, clip: int) -> NDArray[np.float32]:
-        percepts = mapped(self.files[clip])
-        starts = max(1, len(percepts) - self.num_frames + 1)
+        features = mapped(self.files[clip])
+        starts = max(1, len(features) - self.num_frames + 1)
         start = int(np.random.default_rng((self.seed, _STARTS, number)).integers(starts))
-        window = percepts[start : start + self.num_frames]
+        window = features[start : start + self.num_frames]
         return np.pad(window, ((0, self.num_frames - len(window)), (0, 0)), "edge")
 
 
@@ -111,7 +111,7 @@ class ActionVideoData(InfiniteDataModule):
         self,
         dataset: ActionSet,
         folder: str,
-        percepts: Percepts,
+        percepts: FrameFeatures,
         fold: int = 1,
         batch_size: int = 64,
         window: int = 16,
@@ -166,9 +166,9 @@ class ActionVideoData(InfiniteDataModule):
     def test_dataloader(self) -> DataLoader[Any]:
         return self._whole_clips("test")
 
-    def _training_videos(self) -> PerceptWindows:
+    def _training_videos(self) -> FeatureWindows:
         clips = self.clips("train")
-        return PerceptWindows(
+        return FeatureWindows(
             [self.percepts.file(clip.path) for clip in clips],
             [clip.label for clip in clips],
             self.window,
@@ -189,8 +189,8 @@ class ActionVideoData(InfiniteDataModule):
 
     def _all_windows(self, clip: Any) -> LabelledBatch:
         file, label = clip
-        percepts = torch.from_numpy(np.array(mapped(file)))
-        windows = percepts.unfold(0, min(self.window, len(percepts)), self.stride)  # (W, D, window)
+        features = torch.from_numpy(np.array(mapped(file)))
+        windows = features.unfold(0, min(self.window, len(features)), self.stride)  # (W, D, window)
         counts = torch.tensor([len(windows)])
         return LabelledBatch(windows.permute(2, 0, 1), torch.tensor([label]), counts)
 
@@ -227,7 +227,7 @@ class ActionFutureData(VideoData):
         self,
         dataset: ActionSet,
         folder: str,
-        percepts: Percepts,
+        percepts: FrameFeatures,
         fold: int = 1,
         batch_size: int = 64,
         input_frames: int = 16,
@@ -248,10 +248,10 @@ class ActionFutureData(VideoData):
         for split in get_args(Split):
             self._videos(split, 0)
 
-    def _videos(self, split: Split, seed: int, length: int = 2**40) -> PerceptWindows:
+    def _videos(self, split: Split, seed: int, length: int = 2**40) -> FeatureWindows:
         clips = load_actions(self.dataset, self.folder, split, self.fold).clips
         files = [self.percepts.file(clip.path) for clip in clips]
-        return PerceptWindows(files, [clip.label for clip in clips], self.num_frames, seed, length)
+        return FeatureWindows(files, [clip.label for clip in clips], self.num_frames, seed, length)
 
     def _frames(self, videos: _Windows) -> Tensor:
         return time_first(videos[0])

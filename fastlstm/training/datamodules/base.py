@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from fastlstm.data.shuffled_rounds import dealt
+from fastlstm.data.shuffled_rounds import shuffled_rounds
 from fastlstm.data.splits import Split
 
 # Fixed, so that runs with different training seeds are evaluated on the same videos.
@@ -53,7 +53,7 @@ class InfiniteBatchSampler(Sampler[list[int]]):
         slots = range(first, first + self.batch_size)
         if self.count is None:
             return list(slots)
-        return dealt(slots, self.count, (self.seed, _ROUNDS)).tolist()
+        return shuffled_rounds(slots, self.count, (self.seed, _ROUNDS)).tolist()
 
     def __iter__(self) -> Iterator[list[int]]:
         number = self.start()
