@@ -1,15 +1,19 @@
 """fastlstm: a drop-in ``nn.LSTM`` with peepholes and fused sequence kernels, and video models."""
 
+from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
+
 import torch
 
-from fastlstm import renamed  # noqa: F401, it finds modules under their names of version 0.1
-from fastlstm.backends.cpu.prepacked import PrepackedWeights
+from fastlstm import renamed
+from fastlstm.backends.cpu.prepacked import PackedWeights, PrepackedWeights  # noqa: F401
 from fastlstm.call import LSTMWeights
 from fastlstm.functional import lstm, lstm_cell, lstm_sequence
 from fastlstm.models.byte_lstm import ByteLSTM
 from fastlstm.models.classifier import LSTMClassifier
 from fastlstm.models.srivastava import CompositeLSTM, LSTMAutoencoder, LSTMFuturePredictor
 from fastlstm.models.video import VideoLoss, VideoLSTM, VideoOutput
+from fastlstm.nn import convert  # noqa: F401, so that fastlstm.nn.convert is there
 from fastlstm.nn.explain import explain
 from fastlstm.nn.lstm import LSTM
 from fastlstm.nn.lstm_cell import LSTMCell
@@ -29,6 +33,14 @@ torch.serialization.add_safe_globals(  # files of version 0.1
 )
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> _ModuleType:
+    """A module under its name of version 0.1, as in ``fastlstm.modules.LSTM``."""
+    if name in renamed.RENAMED:
+        return _import_module(f"fastlstm.{name}")
+    raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
+
 
 __all__ = [
     "LSTM",

@@ -203,11 +203,13 @@ def check_layers(
     check_weights(weights, D, data, autocast)
     layout = SequenceLayout([False, True][:D], None, batch_sizes, None)
     if lengths is not None or reset is not None:
+        x = data.transpose(0, 1) if batch_first else data
+        _, layout = check_layout(layout._replace(lengths=lengths), x)
         if reset is not None:
             reset = tensor_of("reset", reset)
             reset = reset.t() if batch_first and reset.dim() == 2 else reset
-        layout = layout._replace(lengths=lengths, reset=reset)
-        _, layout = check_layout(layout, data.transpose(0, 1) if batch_first else data)
+            _, of_reset = check_layout(SequenceLayout(layout.reverse, reset=reset), x)
+            layout = layout._replace(reset=of_reset.reset)
     if hx is not None:
         check_states(hx)
         H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]

@@ -108,7 +108,8 @@ def lstm(
         cx = None if hx is None else hx[1]
         is_packed, is_projected = problem.is_packed_sequence, problem.proj_size > 0
         dtype, c_dtype = result_dtypes(data, cx, layers.autocast, is_packed, is_projected)
-        y, hy, cy = y.to(dtype), hy.to(dtype), cy.to(c_dtype)
+        y = y.to(dtype) if return_sequence else y
+        hy, cy = hy.to(dtype), cy.to(c_dtype)
     outputs: list[Any] = [y if return_sequence else None, *([cells] if return_all_cells else [])]
     if isinstance(input, PackedSequence):
         assert layout.batch_sizes is not None

@@ -75,12 +75,14 @@ def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mod
     train = mode is Mode.AUTOGRAD or (mode is not Mode.NONE and records_gradients(mode, tensors))
     if train:
         wanted = wanted._replace(train=True)
+    # A trace may be trained later; but backends are asked about this call.
+    requires_grad = train and torch.is_grad_enabled()
     whole_layers, is_packed = kind != "sequence", layout.batch_sizes is not None
     T = 1 if kind == "cell" else input.shape[0]
     transformed = mode is Mode.FORWARD_AD or (mode is Mode.FUNCTORCH and is_vmapped())
     problem = Problem(
         device=input.device.type,
-        dtype=layers.autocast or input.dtype,
+        dtype=layers.autocast or weights.weight_hh[0].dtype,
         T=T if layout.batch_sizes is None else layout.batch_sizes.shape[0],
         B=layers.cx.shape[-2],
         G=len(layout.reverse),
@@ -94,10 +96,10 @@ def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mod
         has_reset=layout.reset is not None,
         return_all_cells=wanted.cells,
         dropout=layers.dropout > 0,
-        checkpointed=wanted.checkpoint_every > 0 and (train or not whole_layers),
+        checkpointed=wanted.checkpoint_every > 0 and (requires_grad or not whole_layers),
         whole_layers=whole_layers,
         transformed=transformed and whole_layers,
         cell=kind == "cell",
-        requires_grad=train,
+        requires_grad=requires_grad,
     )
     return wanted, mode, problem

@@ -106,6 +106,16 @@ def test_freed_memory_is_an_error(fused_backend, name, train):
         run(fused_backend, values, train)
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_freed_memory_of_a_dtype_that_is_computed_wider(train):
+    values = {
+        k: [w.half() for w in v] if isinstance(v, list) else v for k, v in arguments().items()
+    }
+    values = {k: v.half() if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+    with pytest.raises(RuntimeError, match=r"weight_hh\[1\]: expected .* it was freed"):
+        run("cpu", changed(values, "weight_hh", freed), train)
+
+
 @pytest.mark.parametrize("name", ["lengths", "reset"])
 def test_freed_memory_of_what_says_where_rows_begin_and_end(fused_backend, name):
     """A reset without memory must not be taken for no reset."""

@@ -264,6 +264,14 @@ def test_what_explain_says_is_what_runs(monkeypatch, module, x):
     assert len(ran) == 1
 
 
+def test_explain_asks_about_the_dtype_of_the_weights():
+    assert "float32 on cpu" in fastlstm.explain(fastlstm.LSTM(3, 4), torch.zeros(5, 2, 3).long())
+    assert "bfloat16 on" in fastlstm.explain(fastlstm.LSTM(3, 4).bfloat16(), torch.zeros(5, 2, 3))
+    assert "bfloat16 on" in fastlstm.explain(fastlstm.LSTMCell(3, 4).bfloat16(), torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="2D or 3D, got 1D"):
+        fastlstm.explain(fastlstm.LSTM(3, 4), torch.zeros(5))
+
+
 def test_auto_always_finds_a_backend():
     assert select.BACKENDS[-1] is backends.reference
     igates = torch.randn(2, 2, 1, 8, dtype=torch.float16)

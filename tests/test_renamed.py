@@ -2,6 +2,8 @@
 
 import importlib
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -17,6 +19,16 @@ def test_an_old_module_has_what_the_new_one_has(old):
         for name, value in vars(module).items():
             if isinstance(value, type) and value.__module__ == module.__name__:
                 assert getattr(importlib.import_module(f"fastlstm.{old}"), name) is value
+
+
+def test_old_modules_are_attributes_of_the_package():
+    program = (
+        "import fastlstm; fastlstm.modules.LSTM; fastlstm.interop.from_kernels; "
+        "fastlstm.nn.convert.from_kernels; fastlstm.PackedWeights; fastlstm.types.Problem"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
+        fastlstm.nonsense  # noqa: B018
 
 
 def test_an_unknown_name_of_an_old_module_is_an_attribute_error():

@@ -207,3 +207,20 @@ def test_our_classes_in_torch_nn(monkeypatch):
     monkeypatch.setattr(nn, "LSTM", fastlstm.LSTM)
     assert type(fastlstm.LSTM(I, H).to_torch()) is torchs
     torch.jit.script(Model(I, H))
+
+
+def test_a_trace_without_gradients_asks_for_no_checkpoints():
+    module = fastlstm.LSTM(3, 4, backend="torch", checkpoint_every=2)
+    x = torch.randn(5, 2, 3)
+    with torch.no_grad():
+        traced = torch.jit.trace(module, (x,))
+        torch.testing.assert_close(traced(x), module(x))
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_a_trace_under_autocast_without_gradients_can_be_trained(num_layers):
+    module, x = fastlstm.LSTM(3, 4, num_layers), torch.randn(5, 2, 3)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, cache_enabled=False):
+        traced = torch.jit.trace(module, (x,), check_trace=False)
+    traced(x)[0].float().sum().backward()
+    assert all(parameter.grad is not None for parameter in module.parameters())

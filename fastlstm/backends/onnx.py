@@ -62,8 +62,7 @@ def forward(call: Call, wanted: Wanted | None = None) -> Results:
             own = Call(x, weights.of(one), call.hx[one], call.cx[one], call.layout)
             groups.append(_node("reverse" if backwards else "forward", own))
         y, hy, cy = _join(groups)
-    nothing = call.input.new_empty(0)
-    return Results(y, hy, cy, nothing, nothing)
+    return Results(y, hy, cy)
 
 
 def _join(groups: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:

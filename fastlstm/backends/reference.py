@@ -72,12 +72,11 @@ def project(
 def forward(call: Call, wanted: Wanted | None = None) -> Results:
     """Every output of every group over every time step, whatever is ``wanted``, but no reserve."""
     input, weights, hx, cx, (reverse, lengths, batch_sizes, reset) = call
-    nothing = input.new_empty(0)
     if batch_sizes is not None:  # by way of a padded batch
         there, index = _places(batch_sizes.to(input.device))
         padded_layout = call.layout._replace(lengths=there.sum(0), batch_sizes=None)
         padded = forward(call._replace(input=input[index], layout=padded_layout))
-        return Results(padded.y[there], padded.hy, padded.cy, padded.cells[there], nothing)
+        return Results(padded.y[there], padded.hy, padded.cy, padded.cells[there])
     igates = input
     if weights.weight_ih:
         igates = project(input, weights.weight_ih, weights.bias_ih, weights.bias_hh)
@@ -109,8 +108,7 @@ def forward(call: Call, wanted: Wanted | None = None) -> Results:
                 y[t], cells[t] = torch.where(active, h_t, 0.0), torch.where(active, c_t, 0.0)
         everything.append((torch.stack(y), h, c, torch.stack(cells)))
     ys, hy, cy, all_cells = zip(*everything, strict=True)
-    stacked = (torch.stack(ys, 2), torch.stack(hy), torch.stack(cy), torch.stack(all_cells, 2))
-    return Results(*stacked, nothing)
+    return Results(torch.stack(ys, 2), torch.stack(hy), torch.stack(cy), torch.stack(all_cells, 2))
 
 
 def _starts_afresh(t: int, reverse: bool, lengths: Tensor | None, reset: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def forward_layers(layers: Layers) -> Results:
     Lengths become a PackedSequence, the only variable length that torch has.
     """
     x, hx, layout = layers.input, (layers.hx, layers.cx), layers.layout
-    G, nothing = len(layout.reverse), layers.input.new_empty(0)
+    G = len(layout.reverse)
     parameters, has_biases = _flat_parameters(layers)
     options = (
         parameters,
@@ -62,7 +62,7 @@ def forward_layers(layers: Layers) -> Results:
         y, hy, cy = torch._VF.lstm(x, layout.batch_sizes, hx, *options)
     else:
         y, hy, cy = torch._VF.lstm(x, hx, *options, False)
-    return Results(y, hy, cy, nothing, nothing)
+    return Results(y, hy, cy)
 
 
 def lstm_cell(

@@ -257,9 +257,10 @@ class LSTM(LSTMBase):
             input = self.weight_ih_l0.new_empty(EXAMPLE_STEPS, EXAMPLE_BATCH, self.input_size)
             if self.batch_first:
                 input = input.transpose(0, 1)
-        elif not isinstance(input, PackedSequence) and input.dim() == 2:
-            input = input.unsqueeze(0 if self.batch_first else 1)
         batch_sizes = input.batch_sizes if isinstance(input, PackedSequence) else None
+        if not isinstance(input, PackedSequence):
+            check_input(input, None)
+            input = input if input.dim() == 3 else input.unsqueeze(0 if self.batch_first else 1)
         layout = SequenceLayout([False, True][: 1 + self.bidirectional], None, batch_sizes)
         data, weights = input.data if isinstance(input, PackedSequence) else input, self.weights()
         layers = make_layers(

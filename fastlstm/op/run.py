@@ -34,13 +34,12 @@ def run_layers(backend: ModuleType, layers: Layers, wanted: Wanted, mode: Mode) 
             x = F.dropout(x, layers.dropout)
         own, is_last = slice(layer * G, (layer + 1) * G), layer == L - 1
         h, c = (layers.hx, layers.cx) if L == 1 else (layers.hx[own], layers.cx[own])
-        call = Call(x, weights, h, c, layers.layout)
-        if layers.autocast is not None:
-            call = cast_call(call, layers.autocast, mode)
-        of_layer = wanted
+        call, of_layer = Call(x, weights, h, c, layers.layout), wanted
         if L > 1:
             train = wanted.train and records_gradients(mode, call.tensors)
             of_layer = wanted._replace(train=train)
+        if layers.autocast is not None:
+            call = cast_call(call, layers.autocast, mode)
         if not is_last:
             of_layer = of_layer._replace(y=True, cells=False)
         prepacked = None if layers.prepacked is None else layers.prepacked[layer]
@@ -51,9 +50,10 @@ def run_layers(backend: ModuleType, layers: Layers, wanted: Wanted, mode: Mode) 
         cy.append(results.cy)
         if of_layer.cells:
             cells = results.cells.flatten(-2)
+    y = x if wanted.y else NOTHING
     if L == 1:
-        return Results(x, hy[0], cy[0], cells)
-    return Results(x, torch.cat(hy), torch.cat(cy), cells)
+        return Results(y, hy[0], cy[0], cells)
+    return Results(y, torch.cat(hy), torch.cat(cy), cells)
 
 
 def run_stacked(backend: ModuleType, layers: Layers, wanted: Wanted, mode: Mode) -> Results:

@@ -84,7 +84,7 @@ def forward(
         prepacked: where the packed weights are kept for the next call.
         isa: an instruction set, one of :func:`isas`; "auto" is the fastest.
     """
-    dtype = call.input.dtype
+    call, dtype = pointers.materialized_call(call), call.input.dtype
     if dtype in _COMPUTED_IN:
         widened = _cast(call, dtype, _COMPUTED_IN[dtype])
         results = forward(widened, wanted, prepacked, isa)
@@ -92,7 +92,7 @@ def forward(
         if not (wanted.train and wanted.checkpoint_every):
             reserve = reserve.to(dtype)
         return Results._make((*(output.to(dtype) for output in outputs), reserve))
-    input, weights, hx, cx, layout = call = pointers.materialized_call(call)
+    input, weights, hx, cx, layout = call
     train, returns_y, returns_cells, every = wanted
     (G, B, P), H = hx.shape, cx.shape[2]
     is_packed = layout.batch_sizes is not None
@@ -153,12 +153,12 @@ def backward(
     With checkpoints the reserve holds states, y may be empty, and the gradients are those without
     checkpoints, bit for bit; but not in float16, where the reserve was rounded.
     """
+    call, saved, grads = pointers.materialized_backward(call, saved, grads)
     dtype = call.input.dtype
     if dtype in _COMPUTED_IN:
         wide = [_cast(each, dtype, _COMPUTED_IN[dtype]) for each in (call, saved, grads)]
         gradients = backward(wide[0], wide[1], wide[2], needs, isa)
         return Gradients(*(gradient.to(dtype) for gradient in gradients))
-    call, saved, grads = pointers.materialized_backward(call, saved, grads)
     input, weights, hx, cx, layout = call
     y, reserve, every = saved
     (G, B, P), H = hx.shape, cx.shape[2]
