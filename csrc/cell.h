@@ -2,7 +2,8 @@
 //
 // `Math` has a type `Value`, a vector on a CPU or a scalar on a GPU, and the functions `sigmoid`
 // and `tanh` of it. Nothing here reads or writes memory. The equations are those of
-// fastlstm/backends/reference.py; peepholes see c' at the gates i and f, and the new c at o.
+// fastlstm/backends/reference.py. c' is the cell state of the step before; the peepholes of the
+// gates i and f read c', that of o reads the new c.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -40,8 +41,8 @@ FASTLSTM_INLINE Value cell_forward(Gates<Value>& gates, const Peepholes<Value>& 
   return gates.o * Math::tanh(c);
 }
 
-// Returns the gradients of the pre-activations, from the activations, c', c and dh. Updates `dc`
-// from the gradient of c, without this step's part, to that of c', and adds to `dweight`.
+// Returns the gradients of the pre-activations, from the activations, c', c and dh. On entry
+// `dc` is the gradient of c from later steps, on return that of c'. Adds to `dweight`.
 template <class Math, bool kPeepholes, class Value = typename Math::Value>
 FASTLSTM_INLINE Gates<Value> cell_backward(const Gates<Value>& gates, Value c_prev, Value c,
                                            Value dh, const Peepholes<Value>& weight, Value& dc,

@@ -36,7 +36,7 @@ struct LstmShape {
   const int64_t* first_row;  // (T) or null. Arrays (T, B, ...) are then (N, ...), and have only the
                              // rows that lengths allow: b at step t is row first_row[t] + b
   const uint8_t* reset;      // (T, B) or null. Nonzero: no state crosses from step t - 1 to t, nor,
-                             // in a reversed group, from t to t - 1; none of hx and cx into t = 0
+                             // in a reversed group, from t to t - 1; at t = 0 hx and cx are dropped
 };
 
 // One parameter of all groups: G arrays of one shape, `stride` elements apart; null if there is

@@ -28,7 +28,7 @@ struct RowSteps {
   FASTLSTM_INLINE int64_t last() const { return reverse ? 0 : length - 1; }
   FASTLSTM_INLINE int64_t before(int64_t t) const { return reverse ? t + 1 : t - 1; }
   FASTLSTM_INLINE int64_t after(int64_t t) const { return reverse ? t - 1 : t + 1; }
-  // Whether step t starts from a state of zero: none of the step before, nor of hx and cx.
+  // Whether step t starts from a zero state, and not from that of the step before or hx and cx.
   FASTLSTM_INLINE bool is_reset(int64_t t) const {
     const int64_t border = reverse ? t + 1 : t;
     return reset && border < length && reset[border * rows];

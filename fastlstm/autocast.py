@@ -43,7 +43,7 @@ class _Copies(dict[tuple[int, torch.dtype], tuple[Tensor, int, Tensor]]):
         """A hook that does nothing, but holds this object."""
 
 
-# A weight of our own, on each device, of which torch's autocast keeps a copy, too.
+# On each device one small weight, of which torch's autocast keeps a copy: see _current_copies.
 _probes: dict[torch.device, Tensor] = {}
 _copies: dict[torch.device, weakref.ref[_Copies]] = {}
 

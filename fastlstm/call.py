@@ -25,6 +25,13 @@ class LSTMWeights(NamedTuple):
     H is hidden_size, I the layer's input size, and P the size of its output: proj_size if there
     is a projection, else H. Rows are in gate order i, f, g, o.
 
+    Attributes:
+        weight_ih: (4H, I).
+        weight_hh: (4H, P).
+        bias_ih, bias_hh: (4H) each. Default: None, no bias.
+        weight_ch: (3H), the peepholes of the gates i, f, o. Default: None, no peepholes.
+        weight_hr: (P, H), the projection of the output. Default: None, no projection.
+
     Example:
         >>> weights = fastlstm.LSTMWeights(torch.randn(16, 3), torch.randn(16, 4))
         >>> y, (h, c) = fastlstm.lstm(torch.randn(5, 2, 3), None, [weights])

@@ -71,6 +71,9 @@ def _run(words: list[str]) -> None:
     _check_command(words)
     if words[:1] == ["info"]:
         if len(words) > 1:
+            if words[1:] in (["-h"], ["--help"]):
+                print("usage: fastlstm info\n\nPrint versions, the processor and the backends.")
+                return
             raise SystemExit(f"fastlstm info: expected no arguments, got {' '.join(words[1:])}")
         print(info())
         return

@@ -1,7 +1,7 @@
 """``lstm``, ``lstm_cell`` and ``lstm_sequence``: LSTMs as functions of tensors.
 
-Each function checks its arguments, finds out once what the call must be visible to, selects a
-backend, and hands objects of :mod:`fastlstm.call` on to :mod:`fastlstm.op`.
+Each function checks its arguments, finds the :class:`fastlstm.tracing.Mode` of the call, selects a
+backend, and passes objects of :mod:`fastlstm.call` to :mod:`fastlstm.op`.
 """
 
 from __future__ import annotations
@@ -49,11 +49,10 @@ def lstm(
     Args:
         input: (T, B, I), (B, T, I) if ``batch_first``, or a PackedSequence of either.
         hx: (h_0, c_0) of shapes (L * D, B, P) and (L * D, B, H), where D is 2 if bidirectional,
-            else 1. Default (None): zeros.
+            else 1; None for zeros.
         weights: L * D entries in the order of h_0: layer 0 forward, layer 0 reverse, layer 1 ...
         bidirectional: each layer reads the sequence in both directions: D = 2. Default: False.
-        batch_first: input, reset and output are (B, T, ...) instead of (T, B, ...). The states are
-            not. Default: False.
+        batch_first: input, reset and output, but not the states, are (B, T, ...). Default: False.
         dropout: probability of zeroing an output of any layer but the last, when ``training``.
             Default: 0.
         training: whether dropout is applied. Default: False.
@@ -68,8 +67,8 @@ def lstm(
         return_sequence: return the output; if False, None is returned in its place. Default: True.
         checkpoint_every: the number of steps between the states that training keeps, as in
             :class:`fastlstm.LSTM`. Default: every step is kept.
-        prepacked: a :class:`fastlstm.PrepackedWeights` for each layer, which keeps its packed
-            weights for the next call; see :func:`fastlstm.lstm_sequence`. Default: none.
+        prepacked: a :class:`fastlstm.PrepackedWeights` for each layer, the cache of its prepacked
+            weights; see :func:`fastlstm.lstm_sequence`. Default: none.
         backend: "auto", or the name of one; see :func:`fastlstm.explain`. Default: "auto".
         packed: the name of ``prepacked`` in version 0.1.
 
@@ -108,8 +107,7 @@ def lstm(
         cx = None if hx is None else hx[1]
         is_packed, is_projected = problem.is_packed_sequence, problem.proj_size > 0
         dtype, c_dtype = result_dtypes(data, cx, layers.autocast, is_packed, is_projected)
-        y = y.to(dtype) if return_sequence else y
-        hy, cy = hy.to(dtype), cy.to(c_dtype)
+        y, hy, cy = y.to(dtype) if return_sequence else y, hy.to(dtype), cy.to(c_dtype)
     outputs: list[Any] = [y if return_sequence else None, *([cells] if return_all_cells else [])]
     if isinstance(input, PackedSequence):
         assert layout.batch_sizes is not None
@@ -133,7 +131,7 @@ def lstm_cell(
 
     Args:
         input: (B, I).
-        hx: (h, c), both (B, H). Default (None): zeros.
+        hx: (h, c), both (B, H); None for zeros.
         weights: the parameters of the cell, without ``weight_hr``.
         backend: "auto", or the name of one; see :func:`fastlstm.explain`. Default: "auto".
 
@@ -189,21 +187,22 @@ def lstm_sequence(
 ) -> tuple[Any, ...]:
     """Apply G LSTMs of one shape, the groups, side by side over a whole sequence.
 
+    Sizes: T time steps, B rows of the batch, G groups, I input size, H hidden size, P the size of h
+    (H, or the size of its projection), N the rows of a PackedSequence.
+
     Each group has its own weights and its own direction of time; groups may share their input. The
     two directions of a bidirectional layer are G = 2 with the second reversed: ``y.flatten(2)`` is
     then the output of ``nn.LSTM``, and hx has the layout of its h_0. Under ``torch.autocast``
     everything but float64 is cast to autocast's dtype; sums and the running cell state are then
     float32.
 
-    The function can be differentiated in any mode and to any order, and transformed by
-    ``torch.func``. The kernels have first derivatives in reverse mode. Everything else is computed
-    by the reference in plain torch, whichever backend is named: second derivatives, and calls in
-    forward mode (``torch.func.jvp``, ``torch.autograd.forward_ad.dual_level``).
+    Derivatives of any order, forward mode and ``torch.func`` work. The kernels compute first
+    derivatives in reverse mode; the rest runs in plain torch, whichever backend is named.
 
     Args:
         input: with ``weight_ih``, x (T, B, I) that all groups share or (T, B, G, I). Without,
             igates (T, B, G, 4H): ``x W_ih^T + b_ih + b_hh``, gates in order i, f, g, o. Any stride
-            in T, B and G, zero included: a transposed or expanded input costs no pointers.
+            in T, B and G, zero included: a transposed or expanded input is not copied.
         weight_hh: G tensors (4H, P), where P = H unless ``weight_hr`` is given.
         hx: (G, B, P) first hidden state. Default: zeros.
         cx: (G, B, H) first cell state. Default: zeros.
@@ -226,9 +225,9 @@ def lstm_sequence(
         checkpoint_every: k, the number of steps between the states that training keeps for the
             backward pass, which runs k steps again at a time; see :class:`fastlstm.LSTM`. y is kept
             too, unless ``return_sequence`` is False. Default: every step is kept.
-        prepacked: a :class:`fastlstm.PrepackedWeights`, which keeps the packed weights for the next
-            call, so that they are not packed in every call. Only inference on the cpu backend uses
-            it. Default: none.
+        prepacked: a :class:`fastlstm.PrepackedWeights`, a cache of the weights in the layout of the
+            cpu backend's kernels, so that not every call copies them into that layout. Only
+            inference on the cpu backend uses it. Default: none.
         backend: "auto", or the name of one; see :func:`fastlstm.explain`. Default: "auto".
         packed: the name of ``prepacked`` in version 0.1.
 
@@ -237,11 +236,11 @@ def lstm_sequence(
         (T, B, G, H), zero past a row's length as y is.
 
     Raises:
-        TypeError: a ``checkpoint_every`` that is neither None, an integer nor a word.
+        TypeError: a wrong type of input, lengths, reset or ``checkpoint_every``.
         RuntimeError: a wrong number of dimensions or a wrong size, an empty sequence, a length
             outside 1..T, batch sizes that no PackedSequence has, or tensors on different devices.
         ValueError: tensors of different dtypes, arguments that exclude each other, a
-            ``checkpoint_every`` below 1, or a backend that is unknown or cannot run this.
+            ``checkpoint_every`` below 1, or a backend that is unknown or cannot run this call.
 
     Example:
         >>> T, B, I, H = 5, 2, 3, 4

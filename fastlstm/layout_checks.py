@@ -65,7 +65,7 @@ def tensor_of(name: str, value: Any) -> Tensor:
     try:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name}: expected numbers, got what no tensor can hold: {error}") from None
+        raise TypeError(f"{name}: expected numbers that fit into a tensor, got: {error}") from None
 
 
 def check_layout(
@@ -183,7 +183,7 @@ def _vmap_checked_lengths(
 
 
 def check_packed_sequence(input: PackedSequence) -> Tensor:
-    """A PackedSequence made or changed by hand: nn.LSTM reads past its data, or leaves some out.
+    """Check a PackedSequence, whose fields may be wrong if it was made or changed by hand.
 
     Returns:
         Its batch sizes, as :func:`check_batch_sizes` does.

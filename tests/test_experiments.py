@@ -208,7 +208,7 @@ def test_the_rest_of_the_experiments_and_their_report(out, tmp_path):
 def test_verdicts_follow_the_numbers():
     low, high = spread([1.0, 2.0]), spread([3.0, 5.0])
     assert compared(low, high) == "lower by 2.5 ± 0.7 (lower with 2 of 2 seeds)"
-    assert compared(high, low) == "HIGHER by 2.5 ± 0.7 (lower with 0 of 2 seeds)"
+    assert compared(high, low) == "higher by 2.5 ± 0.7 (lower with 0 of 2 seeds)"
     assert spread([4.0])["std"] == 0
 
 

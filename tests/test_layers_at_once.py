@@ -98,7 +98,7 @@ def test_backward_one_after_the_other(at_once, monkeypatch):
     assert_close(results(lstm, x, **how), results(reference_of(lstm), x, **how), TOLERANCE)
     assert at_once == ["forward"]
     text = fastlstm.explain(lstm, x)
-    assert "layers at once, backward one after the other: slow" in text
+    assert "layers in one launch, backward one after the other: slow" in text
 
 
 def test_only_what_is_asked_for_has_a_gradient(at_once):
@@ -224,11 +224,11 @@ def problem(**changes):
         ({}, None),
         ({"L": 4}, None),
         ({"H": 1024, "B": 1}, None),
-        ({"L": 1}, "there is one"),
+        ({"L": 1}, "there is a single layer"),
         ({"G": 2}, "second direction"),
         ({"T": 1}, "single step"),
         ({"dropout": True}, "dropout"),
-        ({"H": 1024, "B": 128}, "a model expects .* us for a step of all at once, "),
+        ({"H": 1024, "B": 128}, "a model expects .* us for a step of all layers, "),
         ({"H": 1024, "L": 3}, "W_ih and W_hh of H=1024, L=3 in bfloat16 take"),
         ({"dtype": torch.float64}, "float64"),
     ],
@@ -244,7 +244,7 @@ def test_explain(kernels):
     lstm = fastlstm.LSTM(64, 256, num_layers=2, peephole=True, dropout=0.5, backend="cuda")
     assert "layers one after the other: there is dropout between them" in fastlstm.explain(lstm, x)
     lstm.eval()
-    assert "layers at once" in fastlstm.explain(lstm, x)
+    assert "layers in one launch" in fastlstm.explain(lstm, x)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])

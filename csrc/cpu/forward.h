@@ -47,7 +47,7 @@ class Forward : Arrays<S> {
 
  public:
   // `recomputed` is not 0 if a backward pass recomputes steps. Then the reserve and h of that many
-  // steps, and of the one before them, are kept in the workspace; but h is only read if there is y.
+  // steps, and of the one before them, are kept in the workspace; h only if there is no y to read.
   Forward(const LstmForward& call, int num_threads, int64_t recomputed = 0)
       : Arrays<S>(call.shape),
         call_(call),
@@ -88,8 +88,8 @@ class Forward : Arrays<S> {
 
   // Whether weights are read as they lie, and not packed: if T times B is small. Both take as long
   // at 16 rows with H = 128 and 256, and at 32 rows if packed weights do not fit in the cache
-  // (4,200 x 1,055 with 22 rows: 3.8 ms against 4.2 packed). For bfloat16 at 6: its dot products
-  // take two multiply-adds in float.
+  // (4,200 x 1,055 with 22 rows: 3.8 ms against 4.2 packed). For bfloat16 the limit is 6 rows,
+  // because its dot products take two multiply-adds in float.
   static bool streams(const LstmShape& shape) {
     if (std::is_same_v<S, BFloat16>) return shape.T * shape.B <= 6;
     const int64_t bytes = 4 * shape.H * (shape.I + shape.H) * int64_t{sizeof(S)};

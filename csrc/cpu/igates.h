@@ -22,7 +22,7 @@ class Igates : Arrays<S> {
   };
 
  public:
-  // `weight_memory` is where packed weights are kept: the workspace, or memory of the caller.
+  // `weight_memory` is for packed W_ih: in the workspace or, if it is prepacked, the caller's.
   // `packs`: W_ih is packed as a whole. Else, unless weights are streamed, parts of it are packed
   // in L1 as they are needed.
   Igates(const LstmForward& call, int64_t panels, int64_t block, bool packs, bool streaming,

@@ -1,8 +1,9 @@
 // The innermost loop: multiplies a few rows by one packed strip, with all sums in registers.
 //
-// A strip is [depth][kColumns vectors]. With 32 vector registers it is 6 rows by 4 vectors: 24
-// multiply-adds for 10 loads. With 16 registers it is 6 by 2: 12 for 8 loads, and a strip of 256
-// words then fills half of a 32 KiB L1 (3 by 4 is 12 for 7, but its strip fills all of it).
+// A strip is [depth][kColumns vectors]. With 32 vector registers 6 rows are multiplied by 4 vectors
+// at a time: 24 multiply-adds for 10 loads. With 16 registers it is 6 rows by 2 vectors: 12
+// multiply-adds for 8 loads, and a strip of 256 words fills half of a 32 KiB L1. (3 rows by 4
+// vectors would take 7 loads, but the strip would fill all of L1.)
 // A word of bfloat16 holds two numbers, neighbours in depth: one instruction where the machine has
 // it, otherwise two multiply-adds in float.
 #pragma once

@@ -130,8 +130,9 @@ struct Eight {
 
 // Packs columns first to last of rows[0] to rows[depth - 1], which are `columns` wide, as slivers
 // of kMaxRows columns. It goes through eight words of depth at a time, because slivers fall into
-// the same sets of L1. It copies eight columns at a time where six are needed, if it may: the next
-// word overwrites the other two. One word at a time took 3 to 13% of the product that follows.
+// the same sets of L1. A sliver has six columns, but eight are copied at a time if there is room:
+// the next word overwrites the other two. Copying one word at a time took 3 to 13% of the time of
+// the product that follows.
 template <class S>
 void pack_slivers(const S* const* rows, int64_t depth, int64_t first, int64_t last, int64_t columns,
                   Word<S>* slivers) {

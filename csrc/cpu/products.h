@@ -140,9 +140,9 @@ FASTLSTM_INLINE void dot_rows(const S* weight, int64_t gate_stride, int64_t dept
   }
 }
 
-// The to of one vector of hidden units, from `unit` on, = or += rows (depth) x weight (4H,
-// depth) transposed, unpacked: each weight is read once for kDotRows rows. The lanes of a vector's
-// units are summed all at once, after a transposition.
+// The gate sums of one vector of hidden units, from `unit` on, = or += rows (depth) x weight (4H,
+// depth) transposed. The weight is not packed; it is read once for kDotRows rows. The lanes of all
+// units of the vector are summed together, after a transposition.
 template <class S, class OperandAt>
 void dot_gates(const S* weight, int64_t H, int64_t depth, int64_t unit, int64_t count, bool add,
                const OperandAt& operand) {

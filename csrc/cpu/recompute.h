@@ -29,8 +29,8 @@ class Recomputation : Arrays<S> {
     if (every_) as_forward(team, [&](Team& mine) { forward_.prepare(mine); });
   }
 
-  // Recomputes steps until step s is there, in the order of the forward pass. `begin` is the first
-  // step that is there already; returns the first one afterwards.
+  // Recomputes steps, in the order of the forward pass, until step s is in the workspace. `begin`
+  // is the first step that is there before; returns the first one that is there afterwards.
   int64_t reach(Team& team, int64_t s, int64_t begin) const {
     if (every_ == 0) return 0;
     while (begin > s) {
@@ -54,7 +54,7 @@ class Recomputation : Arrays<S> {
   static LstmForward forward_call(const LstmBackward& call) {
     LstmForward again{};
     static_cast<LstmCall&>(again) = call;
-    again.y = const_cast<void*>(call.y);  // is only read, as checkpoints are
+    again.y = const_cast<void*>(call.y);  // both are only read
     again.checkpoints = const_cast<void*>(call.checkpoints);
     return again;
   }

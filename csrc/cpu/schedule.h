@@ -35,7 +35,7 @@ FASTLSTM_INLINE void for_each_group(Range items, int64_t per_group, const Visit&
 struct Tile {
   int64_t group;
   Range rows, panels;
-  int64_t offset;  // rows times panels in this thread's tiles before this one
+  int64_t offset;  // sum of rows times panels of this thread's earlier tiles
 
   int64_t num_rows() const { return rows.end - rows.begin; }
   int64_t num_panels() const { return panels.end - panels.begin; }

@@ -128,8 +128,9 @@ struct Simd {
     *reinterpret_cast<Unaligned*>(to) = value;
   }
 
-  // Access no memory past `count`; lanes that are not loaded are zero. AVX-512 has instructions for
-  // this: the loop is compiled to sixteen scalar moves, a third of a backward pass with H = 20.
+  // Load and store only the first `count` lanes; the other lanes of a loaded vector are zero.
+  // AVX-512 has instructions for this. Compilers turn the loop into sixteen scalar moves, which
+  // took a third of a backward pass with H = 20.
   static FASTLSTM_INLINE Value load(const T* from, SomeLanes lanes) {
 #if defined(FASTLSTM_AVX512)
     if constexpr (sizeof(T) == 4) {
@@ -206,7 +207,8 @@ struct Simd {
 #endif
   }
 
-  // NaN stays NaN: both comparisons are false for it, and the instructions then return the second.
+  // NaN stays NaN: comparisons with it are false, and the instructions then return their second
+  // operand, which is x.
   static FASTLSTM_INLINE Value clamp(Value x, Value low, Value high) {
 #if defined(FASTLSTM_AVX512)
     // The compiler would emit a comparison and a masked move for each: 15% of an activation.

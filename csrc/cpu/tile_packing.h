@@ -125,7 +125,7 @@ void pack_tiles_transposed(const S* first, int64_t stride, int64_t rows, int64_t
   }
 }
 
-// pack_rows, of one vector of a strip.
+// pack_rows for one vector of a strip of tiles.
 template <class S, class RowAt>
 FASTLSTM_INLINE void pack_tile_rows(const RowAt& row, int64_t depth, int64_t column,
                                     int64_t columns, Word<S>* strip, int vector, int vectors) {
@@ -142,7 +142,7 @@ FASTLSTM_INLINE void pack_tile_rows(const RowAt& row, int64_t depth, int64_t col
   }
 }
 
-// pack_slivers.
+// pack_slivers for tiles.
 template <class S>
 void pack_tile_slivers(const S* const* rows, int64_t depth, int64_t first, int64_t last,
                        int64_t columns, Word<S>* slivers) {
@@ -166,7 +166,7 @@ void pack_tile_slivers(const S* const* rows, int64_t depth, int64_t first, int64
   }
 }
 
-// pack_row_blocks, of one of the `count` rows of a block.
+// pack_row_blocks for row `r` of a block of tiles.
 template <class S>
 FASTLSTM_INLINE void pack_tile_row(const S* row, int64_t depth, const Matrix& block, int64_t r) {
   char* at = block.data + r * block.stride;

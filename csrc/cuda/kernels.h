@@ -6,7 +6,7 @@
 // never packed. G is at most 256.
 //
 // A launcher enqueues its work on a stream and returns. It neither waits nor allocates, so it can
-// be captured in a CUDA graph. It throws CudaError if the driver refuses.
+// be captured in a CUDA graph. It throws CudaError if a call of the driver fails.
 #pragma once
 
 #include <cstddef>

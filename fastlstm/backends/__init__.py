@@ -8,7 +8,7 @@ Every backend has ``why_not(problem)``, which returns None, or the reason why it
   run all layers of an LSTM in one call. ``CHECKPOINTS`` is true if its backward pass works from
   the state before every k-th step.
 - ``reference`` has ``forward`` only: differentiable torch code, the specification of the others.
-- ``torch`` has ``forward_layers(layers)``: PyTorch's own LSTM, which takes all layers at once.
+- ``torch`` has ``forward_layers(layers)``: PyTorch's own LSTM, which runs all layers in one call.
 - ``onnx`` computes nothing: its ``forward`` is what an ONNX export records.
 """
 

@@ -25,7 +25,7 @@ CHECKPOINTS = False
 def why_not(problem: Problem) -> str | None:
     """Why ONNX has no node for ``problem``; None if it has one."""
     if problem.is_packed_sequence:
-        return "has no packed rows: a padded batch with lengths, it has"
+        return "has no PackedSequence in ONNX; give a padded batch with lengths"
     if problem.has_reset:
         return "has no reset mask"
     if problem.return_all_cells:
@@ -34,7 +34,7 @@ def why_not(problem: Problem) -> str | None:
 
 
 def forward(call: Call, wanted: Wanted | None = None) -> Results:
-    """Record every group of a call. There are no cells, which :func:`why_not` refuses.
+    """Record every group of a call. :func:`why_not` excludes calls with ``return_all_cells``.
 
     Both directions of a bidirectional layer are one node, other groups one node each. A node
     computes in float32 what is bfloat16, which ONNX has for an LSTM from opset 22 on only.

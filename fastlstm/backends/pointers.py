@@ -18,7 +18,7 @@ _KEPT_BYTES = 256 * 2**20
 
 
 def materialized(name: str, tensor: Tensor) -> Tensor:
-    """The same numbers, in memory as they are: torch may keep a sign, or zeros, in a flag.
+    """The tensor, or a copy if torch represents its sign, or that it is zero, by a flag only.
 
     Raises:
         RuntimeError: the memory was freed, as FSDP frees that of parameters. Its address is then 0,

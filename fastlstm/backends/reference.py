@@ -114,9 +114,8 @@ def forward(call: Call, wanted: Wanted | None = None) -> Results:
 def _starts_afresh(t: int, reverse: bool, lengths: Tensor | None, reset: Tensor) -> Tensor:
     """(B, 1): where a group drops its state before step t.
 
-    A mark at step t closes the border between t - 1 and t, which a reversed group crosses on its
-    way to t - 1. The first state counts as before step 0: only a group that reads forward can lose
-    it.
+    A mark at step t means that no state crosses between t - 1 and t, in either direction. A mark at
+    step 0 drops hx and cx of a group that reads forward; no mark drops those of a reversed group.
     """
     T, B = reset.shape
     border = t + 1 if reverse else t

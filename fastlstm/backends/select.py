@@ -85,11 +85,11 @@ def why_not_stacked(
     backward pass it may still run one after the other.
     """
     if problem.L == 1:
-        return "there is one"
+        return "there is a single layer"
     if not hasattr(backend, "why_not_stacked"):
-        return "its kernels have one layer each"
+        return "a call of its kernels runs one layer"
     if torch.compiler.is_compiling():
-        return "a compiler sees each as an op"
+        return "torch.compile needs one op for each layer"
     with nullcontext() if weight is None else torch.cuda.device_of(weight):
         reason: str | None = backend.why_not_stacked(problem, direction)
     return reason
@@ -132,4 +132,4 @@ def _describe_stacking(backend: ModuleType, problem: Problem) -> str:
         return f"one after the other: {reason}"
     if problem.requires_grad:
         reason = why_not_stacked(backend, problem, direction="backward")
-    return "at once" + (f", backward one after the other: {reason}" if reason else "")
+    return "in one launch" + (f", backward one after the other: {reason}" if reason else "")

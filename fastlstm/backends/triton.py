@@ -38,13 +38,13 @@ def why_not(problem: Problem) -> str | None:
     """Why these kernels cannot run ``problem``; None if they can."""
     if problem.device != "cuda" and not (problem.device == "cpu" and INTERPRETED):
         return (
-            "needs cuda; on the cpu kernels are only interpreted, with TRITON_INTERPRET=1 in the "
-            "environment from the start"
+            "needs cuda; on the cpu its kernels are only "
+            "interpreted, if TRITON_INTERPRET=1 was set before fastlstm was imported"
         )
     if not _INSTALLED:
         return "needs the package triton: pip install 'fastlstm[triton]'"
     if problem.dtype not in _DTYPES:
-        return f"has floating-point numbers of 16 to 64 bits, not {problem.dtype}"
+        return f"computes in float16, bfloat16, float32 and float64, not {problem.dtype}"
     if problem.device == "cuda":
         reason = gpu.why_not(_capability())
         if reason is not None:

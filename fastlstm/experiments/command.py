@@ -33,9 +33,14 @@ def main(words: Sequence[str]) -> None:
         " Training runs that are finished are used again, interrupted ones are resumed. Arguments"
         " after -- are passed to every `fastlstm fit`.",
     )
-    parser.add_argument("name", choices=[*EXPERIMENTS, "all"])
-    parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--out", type=Path, help="default: runs/experiments/PRESET")
+    parser.add_argument("name", choices=[*EXPERIMENTS, "all"], help="see docs/experiments.md")
+    parser.add_argument(
+        "--preset",
+        choices=PRESETS,
+        default="small",
+        help="small: on 2 CPU cores; paper: the paper's sizes, for a GPU. Default: small",
+    )
+    parser.add_argument("--out", type=Path, help="default: runs/experiments/PRESET[_trial]")
     parser.add_argument("--seeds", type=int, nargs="+", help="default: the preset's")
     parser.add_argument("--trial", type=int, metavar="STEPS", help="train for STEPS only")
     own, further = _split(words)

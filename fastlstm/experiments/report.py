@@ -55,7 +55,7 @@ def compared(better: Results, worse: Results, digits: int = 1) -> str:
     gap = spread(g if below else -g for g in gaps)
     wins = sum(g > 0 for g in gaps)
     return (
-        f"{'lower' if below else 'HIGHER'} by {number(gap, digits)}"
+        f"{'lower' if below else 'higher'} by {number(gap, digits)}"
         f" (lower with {wins} of {len(gaps)} seeds)"
     )
 

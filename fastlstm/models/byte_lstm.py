@@ -37,7 +37,7 @@ class ByteLSTM(nn.Module):
             None, all of them.
         device: of the parameters. Default: torch's default device.
         dtype: of the parameters. Default: torch's default dtype.
-        bidirectional: False; an argument for configurations written by version 0.1.
+        bidirectional: must be False; configurations written by version 0.1 contain it.
 
     Raises:
         TypeError, ValueError: as :class:`fastlstm.LSTM` does.
@@ -111,8 +111,8 @@ class ByteLSTM(nn.Module):
 
         Args:
             input: (T, B) integers in 0..255.
-            state: (h, c), both (L, B, H), after the byte before. Default: zeros, or the learnt
-                initial state.
+            state: (h, c), (L, B, P) and (L, B, H), after the byte before; P is proj_size, or H
+                without a projection. Default: zeros, or the learnt initial state.
             reset: (T, B) booleans, true where a file begins: the state of the byte before is
                 dropped. Default: None, nowhere.
 

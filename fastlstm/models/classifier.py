@@ -107,6 +107,9 @@ class LSTMClassifier(SavedModel):
             num_classes: C, number of classes.
             dropout: probability of zeroing an output of each layer, in training. Default: 0.
 
+        Returns:
+            The classifier, with random weights in its softmax layer.
+
         Raises:
             TypeError: ``model`` is no video model.
             ValueError: ``num_classes`` below 1, or ``dropout`` outside 0..1.

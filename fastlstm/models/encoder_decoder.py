@@ -60,8 +60,8 @@ class LSTMStack(nn.Module):
         checkpoint_every: which steps' states training keeps, as in :class:`fastlstm.LSTM`.
 
     Raises:
-        TypeError, ValueError: a backend or ``checkpoint_every`` that :class:`fastlstm.LSTM`
-            refuses.
+        TypeError, ValueError: a backend or ``checkpoint_every`` for which :class:`fastlstm.LSTM`
+            raises them.
     """
 
     weight_hh_l0: Tensor
@@ -98,7 +98,7 @@ class LSTMStack(nn.Module):
     def reset_parameters(self) -> None:
         """Draw weights from +-1/sqrt(H) uniformly, as ``nn.LSTM``; set biases to 0, forget gates 1.
 
-        A forget gate that starts open lets the gradient through ten and more steps at once.
+        A forget gate that starts near 1 passes the gradient back through ten and more steps.
         """
         bound = self.hidden_size**-0.5
         for name, parameter in self.named_parameters(recurse=False):

@@ -33,10 +33,13 @@ class SavedModel(nn.Module):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and configuration to one safetensors file.
 
-        A file that was there before is replaced once the new one is complete.
+        An older file at ``path`` is replaced once the new one is complete.
+
+        Args:
+            path: the file to write.
 
         Raises:
-            ImportError: without the package safetensors.
+            ImportError: the package safetensors is not installed.
             OSError: the file cannot be written; one that was there before is left as it was.
         """
         safetensors = _safetensors()
@@ -48,10 +51,16 @@ class SavedModel(nn.Module):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Load the model that :meth:`save` wrote: of the class that was saved, on the CPU.
+        """Load a model that :meth:`save` wrote.
+
+        Args:
+            path: the file.
+
+        Returns:
+            The model, on the CPU, of the class that was saved: ``cls`` or a subclass.
 
         Raises:
-            ImportError: without the package safetensors.
+            ImportError: the package safetensors is not installed.
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, not of this library, or holds another class than ``cls``.
         """

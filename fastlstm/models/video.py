@@ -36,7 +36,7 @@ class VideoLSTM(saving.SavedModel):
         num_layers: L, number of layers in the encoder and in each decoder. Default: 1.
         reconstruction: the reconstruction decoder: "none", "unconditional" or "conditional"; as in
             version 0.1 also None, False or True.
-        future: the future decoder, likewise.
+        future: the future decoder; takes the same values.
         frame_type: "binary" for values in [0, 1], trained on the cross-entropy in nats; "real" for
             any values, trained on half the squared error. Default: "binary".
         peephole: connections from the cell states to the gates. Default: True, as in the paper.
@@ -123,7 +123,10 @@ class VideoLSTM(saving.SavedModel):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw weights as ``nn.LSTM`` and ``nn.Linear`` do; LSTM biases are 0, forget gates' 1."""
+        """Draw weights as ``nn.LSTM`` and ``nn.Linear`` do, and set the biases.
+
+        Biases of the LSTMs are 0, but 1 for forget gates; those of read-outs are ``readout_bias``.
+        """
         for module in self.modules():
             if isinstance(module, encoder_decoder.LSTMStack):
                 module.reset_parameters()
@@ -201,12 +204,13 @@ class VideoLSTM(saving.SavedModel):
             frames: (T, B, I).
 
         Raises:
+            RuntimeError, ValueError: a wrong rank, size or dtype, as in ``nn.LSTM``.
             ValueError: a model without the reconstruction decoder.
         """
         decoder = self.reconstruction_decoder
         if decoder is None:
             raise ValueError(
-                f"reconstruct: expected a model that can, {type(self).__name__} has no such decoder"
+                f"reconstruct: expected a reconstruction decoder, {type(self).__name__} has none"
             )
         frames = time_first("frames", frames, self.batch_first)
         run = DecoderRun(decoder, frames.flip(0) if decoder.conditional else None, frames.shape[0])
@@ -225,6 +229,7 @@ class VideoLSTM(saving.SavedModel):
             steps: number of frames to predict; may differ from what the model was trained on.
 
         Raises:
+            RuntimeError, ValueError: a wrong rank, size or dtype, as in ``nn.LSTM``.
             ValueError: ``steps`` below 1, or a model without the future decoder.
         """
         emitted = readout_to_frames(self._predict(frames, steps), self.frame_type)
@@ -233,7 +238,7 @@ class VideoLSTM(saving.SavedModel):
     def closed_loop_loss(self, frames: Tensor, future: Tensor) -> Tensor:
         """Return the loss per frame of what :meth:`predict` emits, in the unit of :meth:`loss`.
 
-        It is computed from the logits: as a bfloat16 number, a probability of 0.999 is 1.
+        It is computed from the logits: rounded to bfloat16, a probability of 0.999 would be 1.
 
         Args:
             frames: (T, B, I).
@@ -266,9 +271,7 @@ class VideoLSTM(saving.SavedModel):
         if self.future_decoder is None:
             future = None
         elif future is None:
-            raise ValueError(
-                f"future: expected the frames that follow, {type(self).__name__} predicts them"
-            )
+            raise ValueError("future: expected the frames that follow, got None")
         output = self(frames, future, sampling=sampling)  # not forward: hooks are to see the call
         reversed_frames = None
         if self.reconstruction_decoder is not None:
@@ -295,9 +298,7 @@ class VideoLSTM(saving.SavedModel):
     def _predict(self, frames: Tensor, steps: int) -> Tensor:
         """Run the future decoder in closed loop; return its read-outs, time first."""
         if self.future_decoder is None:
-            raise ValueError(
-                f"predict: expected a model that can, {type(self).__name__} has no such decoder"
-            )
+            raise ValueError(f"predict: expected a future decoder, {type(self).__name__} has none")
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, got {steps}")
         run = DecoderRun(self.future_decoder, None, steps)

@@ -71,10 +71,10 @@ def to_kernels(
         kernel (I, 4H), recurrent_kernel (H, 4H), and bias (4H), the sum of both, or None.
 
     Raises:
-        TypeError: the state_dict is none.
+        TypeError: ``state_dict`` is no mapping.
         ValueError: gate_order is not a permutation of "ifgo", or the layer has peepholes or a
-            projection, for which there is no place.
-        KeyError: there is no such layer.
+            projection, which the kernels of other libraries do not have.
+        KeyError: the state_dict has no layer with this suffix.
 
     Example:
         >>> state = fastlstm.LSTM(3, 4).state_dict()

@@ -20,13 +20,14 @@ def explain(module: torch.nn.Module, input: torch.Tensor | PackedSequence | None
     Args:
         module: a fastlstm module, or any module that contains some.
         input: an input of the sizes that the module will be called with; its values do not matter.
-            Default: T=100 steps of a batch of B=32.
+            Default: T=100 steps of a batch of B=32; one step for an LSTMCell, and T=10, B=100 for
+            the encoders and decoders of video models.
 
     Returns:
         One table for each fastlstm module inside, headed by its name.
 
     Raises:
-        TypeError: ``module`` is no module, or ``input`` no tensor.
+        TypeError: ``module`` is no module, or ``input`` neither a tensor nor a PackedSequence.
         ValueError: there is no fastlstm module inside.
 
     Example:
@@ -54,5 +55,7 @@ def explain(module: torch.nn.Module, input: torch.Tensor | PackedSequence | None
                     f"torch.no_grad() it runs on {chosen!r}"
                 )
     if not tables:
-        raise ValueError(f"module: expected one with a fastlstm LSTM inside, got {type(module)}")
+        raise ValueError(
+            f"module: expected one with a fastlstm LSTM inside, got {type(module).__name__}"
+        )
     return "\n".join(tables)

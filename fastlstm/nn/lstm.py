@@ -29,7 +29,7 @@ class LSTM(LSTMBase):
     Positional arguments, parameter names, shapes, initialisation (the same numbers from the same
     seed) and ``state_dict`` are those of ``nn.LSTM``. With ``peephole=True`` each layer and
     direction has one more parameter, ``weight_ch_l0`` (3H): peepholes, which are diagonal
-    connections from the cell state to the gates i, f and o (Gers et al., 2000)::
+    connections from the cell state to the gates i, f and o (Gers and Schmidhuber, 2000)::
 
         i_t = sigmoid(W_ii x_t + W_hi h_{t-1} + w_ci * c_{t-1} + b_i)
         f_t = sigmoid(W_if x_t + W_hf h_{t-1} + w_cf * c_{t-1} + b_f)
@@ -61,8 +61,8 @@ class LSTM(LSTMBase):
 
     Raises:
         TypeError, ValueError: as ``nn.LSTM`` does.
-        TypeError: ``checkpoint_every`` is neither None, an integer nor a word.
-        ValueError: ``checkpoint_every`` is below 1 or another word than "auto", or there is no
+        TypeError: ``checkpoint_every`` is neither None, an integer nor a string.
+        ValueError: ``checkpoint_every`` is below 1 or another string than "auto", or there is no
             backend of that name.
 
     Example:
@@ -161,24 +161,25 @@ class LSTM(LSTMBase):
                 PackedSequence.
             hx: (h_0, c_0), of shapes (L * D, B, P) and (L * D, B, H), without B for a single
                 sequence. Default: zeros, or the parameters of ``learn_initial_state``.
-            lengths: (B,) integers in 1..T, the number of steps of each row of a padded batch; a
-                tensor, list or array. Unlike a PackedSequence this needs no order and no copies.
-                Default: all T.
+            lengths: (B,) integers in 1..T, in any order, the steps of each row of a padded
+                batch; a tensor, list or array. The output is zero after them, and (h_n, c_n) is the
+                state at each row's last step. Only with a padded batch. Default: all T.
             reset: (T, B) booleans, (B, T) if batch_first, (T,) for a single sequence; a tensor,
                 list or array. True where a row begins a new sequence, as at the start of an
                 episode: no state crosses from the step before, in either direction, and at the
-                first step hx is dropped. Default: none.
+                first step hx is dropped. Not with a PackedSequence. Default: none.
             return_all_cells: return a third item, the cell state of the last layer at every step,
                 (T, B, D * H) in the layout of the output. Default: False.
-            return_sequence: return the output. With False None is returned in its place, and the
-                last layer's output is not even in memory, in inference and with
-                ``checkpoint_every``. Default: True.
+            return_sequence: return the output; if False, None in its place, which saves its memory
+                in inference and with ``checkpoint_every``. Default: True.
 
         Returns:
-            output (T, B, D * P) in the layout of the input, and (h_n, c_n) with the shapes of hx.
+            output (T, B, D * P) in the layout of the input, and (h_n, c_n) with the shapes of hx;
+            with ``return_all_cells`` then the cell states.
 
         Raises:
-            RuntimeError, ValueError: as ``nn.LSTM`` does.
+            AttributeError, IndexError, RuntimeError, TypeError, ValueError: as ``nn.LSTM`` and
+                :func:`fastlstm.lstm_sequence` do.
         """
         batched = True
         if not isinstance(input, PackedSequence):
@@ -263,9 +264,8 @@ class LSTM(LSTMBase):
             input = input if input.dim() == 3 else input.unsqueeze(0 if self.batch_first else 1)
         layout = SequenceLayout([False, True][: 1 + self.bidirectional], None, batch_sizes)
         data, weights = input.data if isinstance(input, PackedSequence) else input, self.weights()
-        layers = make_layers(
-            input, None, weights, layout, self.batch_first, autocast_dtype(data)
-        )._replace(dropout=self.dropout if self.training else 0.0)
+        layers = make_layers(input, None, weights, layout, self.batch_first, autocast_dtype(data))
+        layers = layers._replace(dropout=self.dropout if self.training else 0.0)
         every = steps_between_checkpoints(self.checkpoint_every)
         return pose_problem(layers, Wanted(checkpoint_every=every), "lstm")[2]
 

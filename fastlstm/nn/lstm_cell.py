@@ -79,7 +79,8 @@ class LSTMCell(nn.RNNCellBase):
         hx defaults to zeros.
 
         Raises:
-            RuntimeError, ValueError: as ``nn.LSTMCell`` does.
+            AttributeError, RuntimeError, TypeError, ValueError: as ``nn.LSTMCell`` does.
+            ValueError: a backend that cannot run this call.
         """
         check_cell_input(input, hx)
         weights = self.weights()

@@ -27,21 +27,21 @@ def segmented_loss(
     on ``lstm(x)``, not those of truncated backpropagation. Between the passes only the states
     at the borders of the segments are kept. The backward pass reads each segment of x again, the
     last one first, and runs the LSTM and the head on it again, with the same state of the random
-    number generators. In all it takes some 1.3 times as long as one pass over everything. Sums over
-    time are made in another order.
+    number generators. Forward and backward together take about 1.3 times as long as with everything
+    in memory. Sums over time are added in another order, so the last bits may differ.
 
     Args:
         lstm: a :class:`fastlstm.LSTM`, or a module that is called like one; not bidirectional,
             which would need the end of x at its start.
         x: (T, B, I), (B, T, I) if ``lstm.batch_first``, or (T, I): a tensor, or anything with a
-            shape that gives arrays when sliced along time, a ``numpy.memmap`` for one. What comes
+            shape that gives arrays when sliced along time, such as a ``numpy.memmap``. Each segment
             is cast to the dtype of the weights. A tensor may require gradients.
         head: called with a segment's output, in the layout of the LSTM's, and the number of its
             first step; returns that segment's part of the loss, a tensor of one number. It is
             called twice for each segment, so it should depend on nothing that changes in between.
         segment: steps in a segment; the last one may be shorter. A segment takes as much memory as
             a training step on it; with ``checkpoint_every`` in the LSTM, less. Default: 1024.
-        hx: (h_0, c_0), as the LSTM takes it. Default: its own.
+        hx: (h_0, c_0), as the LSTM takes it. Default: zeros, or the LSTM's learnt initial state.
 
     Returns:
         The loss, and (h_n, c_n) at the end of x, as the LSTM returns it.
@@ -60,7 +60,7 @@ def segmented_loss(
         >>> loss.backward()
     """
     if getattr(lstm, "bidirectional", False):
-        raise ValueError("lstm: expected one direction, which needs no later segment, got two")
+        raise ValueError("lstm: expected one direction, got a bidirectional LSTM")
     if segment < 1:
         raise ValueError(f"segment: expected at least 1, got {segment}")
     time = 1 if getattr(lstm, "batch_first", False) and len(x.shape) == 3 else 0

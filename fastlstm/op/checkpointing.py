@@ -22,8 +22,8 @@ Run = Callable[[Call], Results]
 def run_segments(run: Run, call: Call, wanted: Wanted) -> Results:
     """Return what ``run(call)`` returns, in segments of ``wanted.checkpoint_every`` steps.
 
-    Groups of one direction go side by side. Of two directions each group goes alone, for they
-    begin at different ends.
+    If all groups have the same direction, a segment runs all of them. Otherwise each group runs by
+    itself, because forward and reversed groups begin at different ends.
     """
     reverse = call.layout.reverse
     if len(set(reverse)) == 1:
@@ -59,7 +59,7 @@ def _run_segments(run: Run, call: Call, wanted: Wanted) -> Results:
         y_part, h_part, c_part, cells_part = checkpoint(
             segment, h, c, use_reentrant=False, preserve_rng_state=False
         )
-        # Of packed rows those that end before the segment, or begin after it, are not in it.
+        # A segment of a PackedSequence contains only the rows that have steps in it.
         B = h_part.shape[1]
         h, c = (
             (torch.cat([part, state[:, B:]], 1) if is_packed else part)
@@ -85,7 +85,7 @@ def _run_segment(
         layout = call.layout._replace(batch_sizes=batch_sizes)
         return run(Call(input, call.weights, h[:, :B], c[:, :B], layout))[:4]
     if reset is not None:
-        if reverse[0] and end < call.T:  # a border that the segment does not see
+        if reverse[0] and end < call.T:  # the mask of the step after the segment
             closed = reset[end] if lengths is None else reset[end] & (end < lengths)
             h, c = (torch.where(closed[:, None], 0.0, state) for state in (h, c))
         reset = reset[begin:end]

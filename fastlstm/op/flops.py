@@ -20,7 +20,7 @@ def _forward(*shapes: Any, out_shape: Any = None) -> int:
 
 @register_flop_formula(torch.ops.fastlstm.lstm_sequence_backward)
 def _backward(*shapes: Any, out_shape: Any = None) -> int:
-    """Count as many for the gradient of each factor; those of the states are always needed."""
+    """Count one product for the gradient of each factor; that of the states is always computed."""
     call, saved, _, needs, _ = schema.unflatten_backward(shapes)
     needs_input, needs_weight_ih, _, needs_weight_hh, _, needs_weight_hr = needs
     of_input, of_states, of_projection = products = _products(call)

@@ -47,7 +47,7 @@ def transformable(
         op: takes tensors and lists of them.
         save: ``setup_context`` of ``torch.library.register_autograd``.
         differentiate: its ``backward``, with the flags of ``ctx.needs_input_grad`` after ctx.
-        rule: for ``torch.library.register_vmap``, with what it is to call before its arguments.
+        rule: as for ``torch.library.register_vmap``, with the op to call as its first argument.
     """
 
     class Transformable(torch.autograd.Function):

@@ -81,7 +81,7 @@ def run(
         call: checked, and in the dtype that is computed in.
         wanted: the outputs, and whether gradients are recorded.
         mode: what the call must be visible to.
-        prepacked: where the cpu backend keeps packed weights.
+        prepacked: where the cpu backend keeps prepacked weights.
     """
     if mode is Mode.ONNX:
         return backends.onnx.forward(call)
@@ -90,7 +90,7 @@ def run(
         if mode in (Mode.AUTOGRAD, Mode.TRACED) and not torch.jit.is_tracing():
             segment = partial(run, backend, wanted=wanted._replace(checkpoint_every=0), mode=mode)
             return checkpointing.run_segments(segment, call, wanted)
-        every = 0  # nothing is kept, or torch.func has no saved tensors to bring back
+        every = 0  # nothing is kept, or torch.func, which cannot recompute saved tensors
     if backend is backends.reference or mode is Mode.FORWARD_AD:
         return backends.reference.forward(call)
     needs_y = (train or mode is Mode.FUNCTORCH) and not every

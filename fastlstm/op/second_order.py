@@ -1,10 +1,10 @@
 """The backward pass of the sequence op as a differentiable function, and so its second derivative.
 
-Kernels have one backward pass and no derivative of it. But the inputs of the backward op determine
-its results, so what is asked beyond the first gradient is computed from them in plain torch
-(``backends/reference.py``): as slow as the reference, exact, and differentiable any number of
-times, in reverse and in forward mode. ``torch.func`` does it, not ``torch.autograd.grad``: inside
-``torch.func.grad`` no tensor can be told to require a gradient.
+Kernels have a backward pass, but no derivative of it. Higher derivatives are therefore computed in
+plain torch (``backends/reference.py``), from the inputs of the backward op. They are exact, as slow
+as the reference, and differentiable any number of times, in reverse and in forward mode. The code
+uses ``torch.func.vjp`` and not ``torch.autograd.grad``, because inside ``torch.func.grad`` one
+cannot set ``requires_grad`` on a tensor.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """The rules by which ``torch.func.vmap`` runs the sequence op: nearly always one kernel call.
 
-N calls become one whose batch is N times as large. Where each of the N has weights of its own, or
-is to have gradients of the weights of its own, they become one with N times as many groups; weights
-that are the same for all are not copied, if there is one group. All groups have the same lengths
-and resets, so where each of the N has its own in that case too, they run one after the other.
+N calls become one call with a batch N times as large. If each of them has its own weights, or needs
+its own gradients of the weights, they become one call with N times as many groups instead. (With
+one group, weights that all calls share are not copied.) All groups of a call share lengths and
+resets. So if each of the N calls has its own weights and its own lengths or resets, they run one
+after the other.
 """
 
 from __future__ import annotations

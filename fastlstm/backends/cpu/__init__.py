@@ -21,7 +21,7 @@ _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "
 # No kernel multiplies these: they are computed in float32, and rounded when all is done.
 _COMPUTED_IN = {torch.float16: torch.float32}
 _SIZES: tuple[Any, ...] = ("dtype", "T", "B", "G", "H", "I", "P")
-# Where PyTorch's functions are sometimes faster.
+# The dtypes in which PyTorch's functions are sometimes faster.
 _COMPARED = (torch.float32, torch.float64)
 # The backward pass needs no reserve if it gets the state before every k-th step.
 CHECKPOINTS = True
@@ -33,7 +33,7 @@ def why_not(problem: Problem) -> str | None:
         return f"runs on the cpu, not on {problem.device}"
     if problem.dtype not in _DTYPES and problem.dtype not in _COMPUTED_IN:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in (*_DTYPES, *_COMPUTED_IN))
-        return f"has {known}, not {str(problem.dtype).removeprefix('torch.')}"
+        return f"computes in {known}, not {str(problem.dtype).removeprefix('torch.')}"
     return None
 
 

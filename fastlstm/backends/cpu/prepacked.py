@@ -11,10 +11,11 @@ from fastlstm.backends.pointers import allocate
 
 
 class PrepackedWeights:
-    """A cache of one layer's packed weights for ``lstm`` and ``lstm_sequence``; empty at first.
+    """A cache of one layer's prepacked weights for ``lstm`` and ``lstm_sequence``; empty at first.
 
-    Every call computes a checksum of the live weights (``csrc/cpu/checksum.h``), and packs them
-    again if it differs from that of the weights that were packed. So every write is detected: by an
+    Prepacked weights are a copy in the order in which the CPU kernels read them. Every call
+    computes a checksum of the live weights (``csrc/cpu/checksum.cpp``), and copies them again if it
+    differs from that of the weights that were copied. So every write is detected: by an
     optimiser, through ``.data``, by numpy. A checksum reads at the speed of memory; packing takes
     several times as long.
 

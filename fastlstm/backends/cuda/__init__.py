@@ -45,7 +45,7 @@ def why_not(problem: Problem) -> str | None:
     if not kernels.built:
         return f"this build has no CUDA kernels: {kernels.reason}"
     if problem.dtype not in recurrence.DTYPES:
-        return f"has floating-point numbers of 16 to 64 bits, not {problem.dtype}"
+        return f"computes in float16, bfloat16, float32 and float64, not {problem.dtype}"
     if problem.device == "cuda":
         found = gpu.capability()
         reason = gpu.why_not(found)

@@ -49,10 +49,10 @@ def best_plan(
     ``sizes`` are dtype, B, G and H, ``number`` the device's; ``layered`` if groups are layers.
     """
     device = kernels.device(number)
-    plans, refusal = kernels.plans(
+    plans, reason = kernels.plans(
         direction, *sizes, layered=layered, products=products, device=device
     )
-    return plans[0] if plans else None, refusal
+    return plans[0] if plans else None, reason
 
 
 def prepare(

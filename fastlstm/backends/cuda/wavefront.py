@@ -60,7 +60,7 @@ def _why_slower(
     for layered, groups in ((True, L), (False, 1)):
         shape = (dtype, B, groups, H)
         plan, reason = recurrence.best_plan(kernels, direction, shape, precision, number, layered)
-        if plan is None:  # of one layer too only if of all
+        if plan is None:  # a single layer has a plan whenever all layers together have one
             return reason
         how = {"products": precision, "plan": plan, "costs": kernels.costs()}
         ns = kernels.step_ns(direction, *shape, layered=layered, **how)
@@ -68,7 +68,7 @@ def _why_slower(
     wave, step = expected
     if (T + L - 1) * wave < T * L * step:
         return None
-    return f"a model expects {wave:.1f} us for a step of all at once, {step:.1f} us for one of each"
+    return f"a model expects {wave:.1f} us for a step of all layers, {step:.1f} us for one of each"
 
 
 def forward(kernels: Any, call: Call, train: bool) -> tuple[Results, Tensor]:

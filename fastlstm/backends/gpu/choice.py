@@ -4,8 +4,9 @@
    fastest at the nearest sizes.
 2. Else, where cuDNN can run the LSTM, cuDNN, by the backend ``torch``: kernels that have never run
    on a GPU are not chosen in its place.
-3. Else, with peepholes and the like, ``cuda``, and ``triton`` where that was not built: of few
-   units both keep W_hh on one multiprocessor, of more only ``cuda`` keeps it on chip.
+3. Else (with peepholes, resets and so on) ``cuda``, or ``triton`` if the CUDA kernels were not
+   built. With few units both keep W_hh on one multiprocessor; with more only ``cuda`` keeps it on
+   chip.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def reason(problem: Problem, able: Sequence[str]) -> str:
     if measured is not None and measured.backend in able:
         return f"measured fastest at H={measured.H} B={measured.B}"
     if "torch" not in able:
-        return "by a model, not measured on this GPU"
+        return "by a fixed order, not measured on this GPU"
     return "until this GPU is measured"
 
 

@@ -69,9 +69,8 @@ def dweight_ih(dgates: Tensor, call: Call) -> Tensor:
 def dweight_hh(dgates: Tensor, y: Tensor, call: Call) -> Tensor:
     """dgates^T h', (G, 4H, H); h' is y of the step before, and hx at a row's first step.
 
-    Where y holds the zeros past a row's length, h' is hx, which the second product brings in. Where
-    a reset stands h' is zero: a mark at step t closes the way from t - 1 to t, and in a reversed
-    group from t to t - 1.
+    At a row's first step h' is hx, which has a product of its own. At a reset h' is zero: a mark at
+    step t means that no state crosses from t - 1 to t, nor, in a reversed group, from t to t - 1.
     """
     T, B, G, H = y.shape
     reverse, lengths, _, reset = call.layout

@@ -36,7 +36,7 @@ class _Rows:
         self.padded_row = step * self.B + packed - first[step]
 
     def pad(self, rows: Tensor) -> Tensor:
-        """(N, ...) to (T, B, ...), with some row's numbers past the length of another."""
+        """Turn (N, ...) into (T, B, ...). Past a row's length are numbers of an arbitrary row."""
         return rows.index_select(0, self.packed_row).unflatten(0, (self.T, self.B))
 
     def pack(self, batch: Tensor) -> Tensor:
@@ -76,8 +76,8 @@ def backward(function: Backward) -> Backward:
             return function(call, saved, grads, needs)
         rows = _Rows(call)
         dy, dcells = (None if d is None else rows.pad(d) for d in (grads.dy, grads.dcells))
-        # Past a row's length y is zero, and c what a kernel finds there that carries its first
-        # state through: a reversed group's step before.
+        # Past a row's length the kernels expect y = 0, and c = cx in the reserve: a reversed group
+        # starts there, and reads that c as the one before its row's last step.
         y, reserve = rows.pad(saved.y).masked_fill_(rows.past, 0.0), rows.pad(saved.reserve)
         c = reserve[..., -y.shape[-1] :]
         c.copy_(torch.where(rows.past, call.cx.transpose(0, 1), c))
