@@ -1,4 +1,8 @@
-"""fastlstm: a drop-in ``nn.LSTM`` with peepholes and fused sequence kernels, and video models."""
+"""fastlstm: a drop-in ``nn.LSTM`` with peepholes and fused sequence kernels, and video models.
+
+``LSTM_TYPES`` is (``nn.LSTM``, ``fastlstm.LSTM``) and ``LSTM_CELL_TYPES`` is (``nn.LSTMCell``,
+``fastlstm.LSTMCell``), for ``isinstance(module, fastlstm.LSTM_TYPES)``.
+"""
 
 from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType

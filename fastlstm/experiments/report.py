@@ -136,7 +136,7 @@ def _time_scales(results: Results, folder: str) -> str:
     return "\n".join(
         [
             f"Models trained to predict {results['trained_on']} frames predict {steps}. The"
-            " unconditioned decoder reads nothing, the conditional one the frame it predicted"
+            " unconditional decoder reads nothing, the conditional one the frame it predicted"
             " before.\n",
             table(["error at step", *map(str, shown)], rows),
             f"Over the last {over} steps the standard deviation of a unit's h over time, averaged"
@@ -279,7 +279,7 @@ predictions half of the time in training (scheduled sampling). The digits are 5,
 by image.
 
 A conditional decoder reads a frame at every step. *Teacher-forced*, that is the true frame before;
-in *closed loop*, as in use, it is the frame that the decoder predicted itself. An unconditioned
+in *closed loop*, as in use, it is the frame that the decoder predicted itself. An unconditional
 decoder reads nothing, so its two errors are equal. Cross-entropies are in nats per frame: the sum
 over the pixels of a frame, in natural logarithms.
 """

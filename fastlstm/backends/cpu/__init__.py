@@ -81,7 +81,7 @@ def forward(
     Args:
         call: its tensors are on the CPU.
         wanted: what to return and to keep.
-        prepacked: where the packed weights are kept for the next call.
+        prepacked: where the prepacked weights are kept for the next call.
         isa: an instruction set, one of :func:`isas`; "auto" is the fastest.
     """
     call, dtype = pointers.materialized_call(call), call.input.dtype
@@ -150,8 +150,8 @@ def backward(
 ) -> Gradients:
     """Run the backward pass of a call.
 
-    With checkpoints the reserve holds states, y may be empty, and the gradients are those without
-    checkpoints, bit for bit; but not in float16, where the reserve was rounded.
+    With checkpoint_every the reserve holds the checkpoints and y may be empty. The gradients are
+    those without, bit for bit, except in float16, where the reserve was rounded.
     """
     call, saved, grads = pointers.materialized_backward(call, saved, grads)
     dtype = call.input.dtype
