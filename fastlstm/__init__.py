@@ -4,9 +4,6 @@
 ``fastlstm.LSTMCell``), for ``isinstance(module, fastlstm.LSTM_TYPES)``.
 """
 
-from importlib import import_module as _import_module
-from types import ModuleType as _ModuleType
-
 import torch
 
 from fastlstm import renamed
@@ -39,12 +36,7 @@ torch.serialization.add_safe_globals(  # files of version 0.1
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> _ModuleType:
-    """A module under its name of version 0.1, as in ``fastlstm.modules.LSTM``."""
-    if name in renamed.RENAMED:
-        return _import_module(f"fastlstm.{name}")
-    raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
-
+__getattr__ = renamed.old_module
 
 __all__ = [
     "LSTM",

@@ -61,6 +61,13 @@ RENAMED = {
 nothing for users are not here."""
 
 
+def old_module(name: str) -> ModuleType:
+    """The module under its old name, as in ``fastlstm.modules.LSTM``."""
+    if name in RENAMED:
+        return import_module(f"fastlstm.{name}")
+    raise AttributeError(f"module 'fastlstm' has no attribute {name!r}")
+
+
 class _Finder(MetaPathFinder, Loader):
     """Finds the modules of :data:`RENAMED`, after Python has found no file of that name."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,7 +49,7 @@ class _LSTMSequence(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         needs_input, _, _, *needs_weights = ctx.needs_input_grad[1:]
-        asked = Asked(*map(any, split(needs_weights, ctx.counts)))
+        asked = GroupWeights._make(map(any, split(needs_weights, ctx.counts)))
         found = _gradients(ctx, needs_input, asked, OutputGradients(*grads))
         return None, found.input, found.hx, found.cx, *chain.from_iterable(found.weights)
 
@@ -76,24 +76,16 @@ def saved_call(ctx: Any, num_others: int) -> tuple[Call, tuple[Any, ...]]:
     return call, saved[:num_others]
 
 
-class Asked(NamedTuple):
-    """Which parameters' gradients are asked for."""
+def needs_of(needs_input: bool, asked: Any) -> Needs:
+    """The flags of a backward pass, from one flag for each field of :class:`GroupWeights`.
 
-    weight_ih: bool
-    weight_hh: bool
-    bias_ih: bool
-    bias_hh: bool
-    weight_ch: bool
-    weight_hr: bool
-
-
-def needs_of(needs_input: bool, asked: Asked) -> Needs:
-    """The flags of a backward pass, which computes one gradient for both biases."""
+    It computes one gradient for both biases.
+    """
     w_ih, w_hh, b_ih, b_hh, w_ch, w_hr = asked
     return Needs(needs_input, w_ih, b_ih or b_hh, w_hh, w_ch, w_hr)
 
 
-def tensor_gradients(found: Gradients, needs_input: bool, asked: Asked, call: Call) -> Call:
+def tensor_gradients(found: Gradients, needs_input: bool, asked: Any, call: Call) -> Call:
     """The gradients of a call's tensors, in their place; None for those not asked for."""
     # The gradients of both biases are equal; a copy, so that an in-place change of one does not
     # change the other.
@@ -108,7 +100,7 @@ def tensor_gradients(found: Gradients, needs_input: bool, asked: Asked, call: Ca
     return Call(dinput, GroupWeights(*dweights), found.hx, found.cx, call.layout)
 
 
-def _gradients(ctx: Any, needs_input: bool, asked: Asked, grads: OutputGradients) -> Call:
+def _gradients(ctx: Any, needs_input: bool, asked: Any, grads: OutputGradients) -> Call:
     """The gradients of a call's tensors, in the place of the tensors; None if not asked for.
 
     Args:
@@ -159,7 +151,7 @@ def _save_for_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, 
 
 def _differentiate(ctx: Any, needs: Sequence[Any], *grads: Tensor | None) -> tuple[Any, ...]:
     flags: Any = schema.unflatten_call([*needs[:9], *[None] * 4])
-    asked = Asked(*[any(flag) if isinstance(flag, list) else flag for flag in flags.weights])
+    asked = GroupWeights._make(any(f) if isinstance(f, list) else f for f in flags.weights)
     found = _gradients(ctx, flags.input, asked, OutputGradients(*grads[:4]))
     row = schema.flatten_call(found)[:9]
     return *row, *[None] * 9

@@ -26,7 +26,7 @@ from fastlstm.call import (
     split,
 )
 from fastlstm.op import second_order
-from fastlstm.op.autograd import Asked, needs_of, save_call, saved_call, tensor_gradients
+from fastlstm.op.autograd import needs_of, save_call, saved_call, tensor_gradients
 
 
 def stacked_call(layers: Layers) -> Call:
@@ -59,7 +59,7 @@ class _Stacked(torch.autograd.Function):
         if torch.is_grad_enabled() or is_batched:
             return None, *_gradients_in_plain_torch(call, outer)
         needs_input, _, _, *flags = ctx.needs_input_grad[1:]
-        asked = Asked(*map(any, split(flags, ctx.counts)))
+        asked = GroupWeights._make(map(any, split(flags, ctx.counts)))
         saved, grads = Saved(y, reserve), OutputGradients(*outer)
         needs = needs_of(needs_input, asked)
         found = ctx.backend.backward_stacked(call, saved, below, grads, needs)
