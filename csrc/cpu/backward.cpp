@@ -12,6 +12,7 @@
 #include "gradients.h"
 #include "kernels.h"
 #include "products.h"
+#include "single_step.h"
 
 namespace fastlstm::cpu::FASTLSTM_ISA {
 namespace {
@@ -406,12 +407,21 @@ class Backward : Arrays<S> {
 }  // namespace
 
 size_t backward_workspace(const LstmShape& shape, int num_threads) {
-  return workspace_for<Backward, LstmBackward>(shape, num_threads);
+  const size_t bytes = workspace_for<Backward, LstmBackward>(shape, num_threads);
+  return with_stored(shape, [&](auto stored) {
+    using S = decltype(stored);
+    if (!is_single_step<S>(shape)) return bytes;
+    const size_t single = workspace_for<SingleBackward, LstmBackward>(shape, num_threads);
+    return single > bytes ? single : bytes;
+  });
 }
 
 void backward(const LstmBackward& call, int num_threads) {
-  with_stored(call.shape,
-              [&](auto stored) { Backward<decltype(stored)>(call, num_threads).run(); });
+  with_stored(call.shape, [&](auto stored) {
+    using S = decltype(stored);
+    if (is_single_step<S>(call.shape)) return SingleBackward<S>(call, num_threads).run(num_threads);
+    Backward<S>(call, num_threads).run();
+  });
 }
 
 }  // namespace fastlstm::cpu::FASTLSTM_ISA

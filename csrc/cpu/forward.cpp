@@ -2,6 +2,7 @@
 #include "forward.h"
 
 #include "kernels.h"
+#include "single_step.h"
 
 namespace fastlstm::cpu::FASTLSTM_ISA {
 namespace {
@@ -33,7 +34,10 @@ LstmForward packing_call(const LstmForward& call) {
 }  // namespace
 
 bool forward_streams(const LstmShape& shape) {
-  return with_stored(shape, [&](auto stored) { return Forward<decltype(stored)>::streams(shape); });
+  return with_stored(shape, [&](auto stored) {
+    using S = decltype(stored);
+    return is_single_step<S>(shape) || Forward<S>::streams(shape);
+  });
 }
 
 size_t forward_prepacked(const LstmShape& shape) {
@@ -47,6 +51,12 @@ size_t forward_workspace(const LstmShape& shape, int num_threads) {
   size_t bytes = workspace_for<Forward, LstmForward>(shape, num_threads);
   LstmForward call{};
   call.shape = shape;
+  with_stored(shape, [&](auto stored) {
+    using S = decltype(stored);
+    if (!is_single_step<S>(shape)) return;
+    const size_t single = SingleForward<S>(call, num_threads).workspace_bytes();
+    bytes = single > bytes ? single : bytes;
+  });
   const LstmForward packing = packing_call(call);
   for_each_packing(shape, [&](auto stored) {
     const size_t least = Forward<decltype(stored)>(packing, num_threads).workspace_bytes();
@@ -58,6 +68,9 @@ size_t forward_workspace(const LstmShape& shape, int num_threads) {
 void forward(const LstmForward& call, int num_threads) {
   with_stored(call.shape, [&](auto stored) {
     using S = decltype(stored);
+    if (is_single_step<S>(call.shape) && !call.prepacked) {
+      return SingleForward<S>(call, num_threads).run();
+    }
     LstmForward mine = call;
     LstmForward packing = packing_call(call);
     for_each_packing(call.shape, [&](auto other) {

@@ -277,10 +277,10 @@ class Forward : Arrays<S> {
       const int64_t unit = panel * kUnits;
       const Sum<S>* bias = bias_ + (tile.group * panels_ + panel) * kPanelWidth<S>;
       if (streaming_) {
-        dot_gates(of_group(call_.weight_hh, tile.group), shape_.H, depth, unit, count, true,
-                  [&](int64_t i) {
-                    return Operand<S>{rows[i].h, gate_sums + rows[i].place * kPanelWidth<S>};
-                  });
+        const GateWeight<S> weights[] = {{of_group(call_.weight_hh, tile.group), depth}, {}};
+        dot_gates<S>(
+            weights, shape_.H, unit, count, true, [&](int64_t i, int) { return rows[i].h; },
+            [&](int64_t i) { return gate_sums + rows[i].place * kPanelWidth<S>; });
       }
       with_lanes<kUnits>(unit, shape_.H, [&](auto lanes) {
         if (call_.weight_ch.data) {

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "arrays.h"
-#include "products.h"
+#include "unpacked.h"
 
 namespace fastlstm::cpu {
 namespace {
@@ -73,9 +73,11 @@ class Igates : Arrays<S> {
     if (streaming_) {
       for (int64_t panel = tile.panels.begin; panel < tile.panels.end;
            ++panel, gate_sums += per_panel) {
-        dot_gates(
-            of_group(call_.weight_ih, tile.group), shape_.H, shape_.I, panel * kUnits, count, false,
-            [&](int64_t i) { return Operand<S>{inputs[i].row, gate_sums + inputs[i].offset}; });
+        const GateWeight<S> weights[] = {{of_group(call_.weight_ih, tile.group), shape_.I}, {}};
+        dot_gates<S>(
+            weights, shape_.H, panel * kUnits, count, false,
+            [&](int64_t i, int) { return inputs[i].row; },
+            [&](int64_t i) { return gate_sums + inputs[i].offset; });
       }
       return count;
     }

@@ -1,4 +1,4 @@
-// Products of any number of rows with packed strips, or with weights as they lie.
+// Products of any number of rows with packed strips.
 #pragma once
 
 #include "packing.h"
@@ -105,71 +105,6 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
         multiply<S>(size, vectors, rows, {1, 0}, data, ahead, depth, c, add);
       }
     });
-  }
-}
-
-// Rows of one dot product: 4 gates for each of them are 12 sums in registers.
-constexpr int kDotRows = 3;
-
-// Computes the dot products of one hidden unit for each row and gate, not yet summed over the
-// lanes.
-template <class S, int kRows>
-FASTLSTM_INLINE void dot_rows(const S* weight, int64_t gate_stride, int64_t depth,
-                              const S* const* rows,
-                              typename Simd<Sum<S>>::Value (*sums)[4][kLanes<S>]) {
-  using V = Simd<Sum<S>>;
-  typename V::Value sum[4][kRows] = {};
-  const auto multiply_add = [&](int64_t k, auto lanes) {
-    typename V::Value x[kRows];
-#pragma GCC unroll 3
-    for (int r = 0; r < kRows; ++r) x[r] = V::load(rows[r] + k, lanes);
-#pragma GCC unroll 4
-    for (int gate = 0; gate < 4; ++gate) {
-      const typename V::Value w = V::load(weight + gate * gate_stride + k, lanes);
-#pragma GCC unroll 3
-      for (int r = 0; r < kRows; ++r) sum[gate][r] += x[r] * w;
-    }
-  };
-  int64_t k = 0;
-  for (; k + V::kLanes <= depth; k += V::kLanes) multiply_add(k, AllLanes{});
-  if (k < depth) multiply_add(k, SomeLanes{static_cast<int32_t>(depth - k)});
-#pragma GCC unroll 4
-  for (int gate = 0; gate < 4; ++gate) {
-#pragma GCC unroll 3
-    for (int r = 0; r < kRows; ++r) sums[r][gate][0] = sum[gate][r];
-  }
-}
-
-// The gate sums of one vector of hidden units, from `unit` on, = or += rows (depth) x weight (4H,
-// depth) transposed. The weight is not packed; it is read once for kDotRows rows. The lanes of all
-// units of the vector are summed together, after a transposition.
-template <class S, class OperandAt>
-void dot_gates(const S* weight, int64_t H, int64_t depth, int64_t unit, int64_t count, bool add,
-               const OperandAt& operand) {
-  using V = Simd<Sum<S>>;
-  const int64_t units = lesser(kLanes<S>, H - unit);
-  for (int64_t first = 0; first < count; first += kDotRows) {
-    const int size = static_cast<int>(lesser(kDotRows, count - first));
-    typename V::Value sums[kDotRows][4][kLanes<S>];
-    const S* rows[kDotRows];
-    for (int r = 0; r < size; ++r) rows[r] = operand(first + r).row;
-    for (int64_t u = 0; u < units; ++u) {
-      const S* gates = weight + (unit + u) * depth;
-      const auto at = reinterpret_cast<typename V::Value(*)[4][kLanes<S>]>(&sums[0][0][u]);
-      if (size == 3) dot_rows<S, 3>(gates, H * depth, depth, rows, at);
-      if (size == 2) dot_rows<S, 2>(gates, H * depth, depth, rows, at);
-      if (size == 1) dot_rows<S, 1>(gates, H * depth, depth, rows, at);
-    }
-    for (int r = 0; r < size; ++r) {
-      Sum<S>* to = operand(first + r).c;
-      for (int gate = 0; gate < 4; ++gate, to += V::kLanes) {
-        for (int64_t u = units; u < kLanes<S>; ++u) sums[r][gate][u] = typename V::Value{};
-        transpose<Sum<S>>(sums[r][gate]);
-        typename V::Value total = sums[r][gate][0];
-        for (int lane = 1; lane < V::kLanes; ++lane) total += sums[r][gate][lane];
-        V::store(to, add ? total + V::load(to, AllLanes{}) : total, AllLanes{});
-      }
-    }
   }
 }
 

@@ -223,5 +223,12 @@ FASTLSTM_INLINE void with_lanes(int64_t unit, int64_t H, const Visit& visit) {
   }
 }
 
+// Calls visit(std::integral_constant<int, count>{}), for a count from 1 to kMost.
+template <int kMost, class Visit>
+FASTLSTM_INLINE void with_count(int count, const Visit& visit) {
+  if (count == kMost) return visit(std::integral_constant<int, kMost>{});
+  if constexpr (kMost > 1) with_count<kMost - 1>(count, visit);
+}
+
 }  // namespace
 }  // namespace fastlstm::cpu

@@ -1,4 +1,4 @@
-// The transpose of a square of vectors, in registers.
+// The transpose of a square of vectors, and the sums of its rows, in registers.
 #pragma once
 
 #include "simd.h"
@@ -35,6 +35,26 @@ FASTLSTM_INLINE void transpose(typename Simd<T>::Value* square) {
   if constexpr (kLanes > 4) transpose_round<T, 4>(square);
   if constexpr (kLanes > 2) transpose_round<T, 2>(square);
   transpose_round<T, 1>(square);
+}
+
+// Adds up the lanes of each vector of a square: lane i of square[0] becomes the sum of square[i].
+// A round halves the number of vectors. It takes half as many shuffles as a transpose.
+template <class T, int kDistance = Simd<T>::kLanes / 2>
+FASTLSTM_INLINE void sum_lanes(typename Simd<T>::Value* square) {
+  constexpr int kLanes = Simd<T>::kLanes;
+  typename Simd<T>::Bits same, other;
+#pragma GCC unroll 16
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const bool second = (lane & kDistance) != 0;
+    same[lane] = second ? kLanes + lane : lane;
+    other[lane] = second ? kLanes + lane - kDistance : lane + kDistance;
+  }
+#pragma GCC unroll 16
+  for (int row = 0; row < kDistance; ++row) {
+    const auto a = square[row], b = square[row + kDistance];
+    square[row] = __builtin_shuffle(a, b, same) + __builtin_shuffle(a, b, other);
+  }
+  if constexpr (kDistance > 1) sum_lanes<T, kDistance / 2>(square);
 }
 
 }  // namespace
