@@ -28,7 +28,6 @@ class Problem(NamedTuple):
         checkpointed: a backward pass will have only the state before every k-th step.
         whole_layers: the input and all layers' weights are at hand, not only igates.
         transformed: the call is inside ``torch.func.vmap``, or in forward mode.
-        cell: the call is one of LSTMCell, for which PyTorch has a function of its own.
         requires_grad: gradients of the input, the states or the weights are recorded, whether the
             module is in training mode or not.
     """
@@ -51,7 +50,6 @@ class Problem(NamedTuple):
     checkpointed: bool = False
     whole_layers: bool = False
     transformed: bool = False
-    cell: bool = False
     requires_grad: bool = False
 
 
@@ -99,7 +97,6 @@ def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mod
         checkpointed=wanted.checkpoint_every > 0 and (requires_grad or not whole_layers),
         whole_layers=whole_layers,
         transformed=transformed and whole_layers,
-        cell=kind == "cell",
         requires_grad=requires_grad,
     )
     return wanted, mode, problem

@@ -89,7 +89,7 @@ CALLED_WITH = {
     "lstm": (lambda: fastlstm.LSTM(4, 6, 2, bidirectional=True, peephole=True), None),
     "lengths": (lambda: fastlstm.LSTM(4, 6), _lengths),
     "wide": (lambda: fastlstm.LSTM(600, 6), None),  # auto looks at T if not compiled
-    "cell": (lambda: fastlstm.LSTMCell(256, 64), None),  # and here at B
+    "cell": (lambda: fastlstm.LSTMCell(256, 64), None),
 }
 
 

@@ -8,10 +8,8 @@
 // cell's output. Then gradients.h adds the block's digates, which are still in cache, to the
 // gradients of weights and input. If the forward pass saved no reserve, recompute.h recomputes the
 // steps that a block needs.
-#include "arrays.h"
 #include "gradients.h"
 #include "kernels.h"
-#include "products.h"
 #include "single_step.h"
 
 namespace fastlstm::cpu::FASTLSTM_ISA {
@@ -407,19 +405,14 @@ class Backward : Arrays<S> {
 }  // namespace
 
 size_t backward_workspace(const LstmShape& shape, int num_threads) {
-  const size_t bytes = workspace_for<Backward, LstmBackward>(shape, num_threads);
-  return with_stored(shape, [&](auto stored) {
-    using S = decltype(stored);
-    if (!is_single_step<S>(shape)) return bytes;
-    const size_t single = workspace_for<SingleBackward, LstmBackward>(shape, num_threads);
-    return single > bytes ? single : bytes;
-  });
+  return greater(workspace_for<Backward, LstmBackward>(shape, num_threads),
+                 single_step_workspace<SingleBackward, LstmBackward>(shape, num_threads));
 }
 
 void backward(const LstmBackward& call, int num_threads) {
   with_stored(call.shape, [&](auto stored) {
     using S = decltype(stored);
-    if (is_single_step<S>(call.shape)) return SingleBackward<S>(call, num_threads).run(num_threads);
+    if (is_single_step(call.shape)) return SingleBackward<S>(call, num_threads).run();
     Backward<S>(call, num_threads).run();
   });
 }

@@ -34,10 +34,8 @@ LstmForward packing_call(const LstmForward& call) {
 }  // namespace
 
 bool forward_streams(const LstmShape& shape) {
-  return with_stored(shape, [&](auto stored) {
-    using S = decltype(stored);
-    return is_single_step<S>(shape) || Forward<S>::streams(shape);
-  });
+  if (is_single_step(shape)) return true;
+  return with_stored(shape, [&](auto stored) { return Forward<decltype(stored)>::streams(shape); });
 }
 
 size_t forward_prepacked(const LstmShape& shape) {
@@ -48,15 +46,10 @@ size_t forward_prepacked(const LstmShape& shape) {
 }
 
 size_t forward_workspace(const LstmShape& shape, int num_threads) {
-  size_t bytes = workspace_for<Forward, LstmForward>(shape, num_threads);
+  size_t bytes = greater(workspace_for<Forward, LstmForward>(shape, num_threads),
+                         single_step_workspace<SingleForward, LstmForward>(shape, num_threads));
   LstmForward call{};
   call.shape = shape;
-  with_stored(shape, [&](auto stored) {
-    using S = decltype(stored);
-    if (!is_single_step<S>(shape)) return;
-    const size_t single = SingleForward<S>(call, num_threads).workspace_bytes();
-    bytes = single > bytes ? single : bytes;
-  });
   const LstmForward packing = packing_call(call);
   for_each_packing(shape, [&](auto stored) {
     const size_t least = Forward<decltype(stored)>(packing, num_threads).workspace_bytes();
@@ -68,7 +61,7 @@ size_t forward_workspace(const LstmShape& shape, int num_threads) {
 void forward(const LstmForward& call, int num_threads) {
   with_stored(call.shape, [&](auto stored) {
     using S = decltype(stored);
-    if (is_single_step<S>(call.shape) && !call.prepacked) {
+    if (is_single_step(call.shape) && !call.prepacked) {
       return SingleForward<S>(call, num_threads).run();
     }
     LstmForward mine = call;

@@ -12,16 +12,18 @@
 namespace fastlstm::cpu {
 namespace {
 
-// The most rows: more rows are faster with packed weights.
-template <class S>
-constexpr int64_t kSingleStepRows = 16;
+// Whether the classes below run a call: one without a projection, lengths, resets and prepacked
+// weights, of so few rows that packing the weights takes longer than it saves. With long sums that
+// is more rows than with short ones, because the lanes of each sum have to be added up.
+inline bool is_single_step(const LstmShape& shape) {
+  const int64_t rows = lesser(greater((shape.I + shape.H) / 8, 16), 64);
+  return shape.T == 1 && shape.B <= rows && shape.P == 0 && !shape.lengths && !shape.reset;
+}
 
-// Whether the classes below can run a call. Those that they cannot run have a projection, lengths
-// or resets, or prepacked weights.
-template <class S>
-bool is_single_step(const LstmShape& shape) {
-  return shape.T == 1 && shape.P == 0 && shape.B <= kSingleStepRows<S> && !shape.lengths &&
-         !shape.reset;
+// Bytes of workspace that such a call of SingleForward or SingleBackward needs.
+template <template <class> class Pass, class Call>
+int64_t single_step_workspace(const LstmShape& shape, int num_threads) {
+  return is_single_step(shape) ? workspace_for<Pass, Call>(shape, num_threads) : 0;
 }
 
 // What both passes need: the work of a thread.
@@ -167,10 +169,12 @@ class SingleBackward : SingleStep<S> {
   SingleBackward(const LstmBackward& call, int num_threads)
       : SingleStep<S>(call, num_threads, 2),
         call_(call),
+        num_threads_(num_threads),
         has_dx_(call.dinput && shape_.I),
         dx_columns_(ceil_div(shape_.I, kUnits) * kUnits),
-        stride_(dx_columns_ + panels_ * kUnits),
+        stride_((dx_columns_ / kUnits + panels_ | 1) * kUnits),
         factors_(workspace_.template take<Sum<S>>(threads_ * shape_.B * kRowsAtOnce)),
+        inputs_(workspace_.template take<S>(threads_ * shape_.B * stride_)),
         sums_(workspace_.template take<Sum<S>>(threads_ * shape_.G * shape_.B * stride_)),
         digates_(workspace_.template take<S>(shape_.G * shape_.B * 4 * shape_.H)),
         recomputed_(workspace_.template take<S>(
@@ -182,10 +186,10 @@ class SingleBackward : SingleStep<S> {
 
   size_t workspace_bytes() const { return workspace_.bytes(); }
 
-  void run(int num_threads) const {
+  void run() const {
     if (shape_.checkpoint_every) {
       const LstmForward call = again(forward_memory_);
-      SingleForward<S>(call, num_threads).run();
+      SingleForward<S>(call, num_threads_).run();
     }
     run_team(progress_, threads_, [this](Team team) {
       for_each_part(team, [&](int64_t group, Range panels) {
@@ -273,9 +277,14 @@ class SingleBackward : SingleStep<S> {
     const int64_t G = shape_.G, B = shape_.B, H = shape_.H, I = shape_.I;
     const int64_t count = units.end - units.begin;
     Sum<S>* factors = factors_ + team.thread() * B * kRowsAtOnce;
-    const RowsOf<const S> x = {in(call_.input) + group * call_.input_stride[2],
-                               call_.input_stride[1]};
-    const RowsOf<const S> h = {in(call_.hx) + state(group, 0) * H, H};
+    S* inputs = inputs_ + team.thread() * B * stride_;
+    for (int64_t b = 0; b < B; ++b) {
+      const S* x = in(call_.input) + offset(call_.input_stride, 0, b, group);
+      const S* h = in(call_.hx) + state(group, b) * H;
+      std::memcpy(static_cast<void*>(inputs + b * stride_), x, I * sizeof(S));
+      std::memcpy(static_cast<void*>(inputs + b * stride_ + dx_columns_), h, H * sizeof(S));
+    }
+    const RowsOf<const S> x = {inputs, stride_}, h = x.from(dx_columns_);
     const RowsOf<Sum<S>> dx = {sums(team.thread(), 0, group), stride_}, dh = dx.from(dx_columns_);
     for (int gate = 0; gate < 4; ++gate) {
       const int64_t row = gate * H + units.begin;
@@ -337,10 +346,12 @@ class SingleBackward : SingleStep<S> {
   }
 
   const LstmBackward& call_;
+  const int num_threads_;  // that the caller allows
   const bool has_dx_;
   const int64_t dx_columns_;  // in whole vectors
-  const int64_t stride_;
+  const int64_t stride_;  // an odd number of vectors, so that rows fall into different sets of L1
   Sum<S>* const factors_;
+  S* const inputs_;      // (threads, B, stride): x, then h'
   Sum<S>* const sums_;   // (threads, G, B, stride): of dx, then of dhx
   S* const digates_;     // (B, G, 4H)
   S* const recomputed_;  // (B, G, 5H) the reserve, hy and cy, if the forward pass saved none

@@ -137,42 +137,49 @@ struct RowsOf {
 
 // Rows of a weight that multiply_unpacked reads at a time.
 constexpr int kRowsAtOnce = 8;
+// Bytes of sums that stay in L1 meanwhile.
+constexpr int64_t kSumBytes = 16 * 1024;
 
 // For `count` rows: to (columns) = or += row (depth) x weight (depth, columns). The weight is read
-// kRowsAtOnce rows at a time, from end to end. `to` has room for whole vectors, and `factors` for
-// kRowsAtOnce numbers of each row.
+// kRowsAtOnce rows at a time, from end to end unless there are too many sums. `to` has room for
+// whole vectors, and `factors` for kRowsAtOnce numbers of each row.
 template <class S>
 void multiply_unpacked(const S* weight, int64_t columns, int64_t depth, RowsOf<const S> rows,
                        int64_t count, Sum<S>* factors, RowsOf<Sum<S>> to, bool add) {
   using V = Simd<Sum<S>>;
   using Value = typename V::Value;
-  for (int64_t k = 0; k < depth; k += kRowsAtOnce, weight += kRowsAtOnce * columns, add = true) {
-    const int64_t here = lesser(kRowsAtOnce, depth - k);
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t r = 0; r < kRowsAtOnce; ++r) {
-        factors[i * kRowsAtOnce + r] = r < here ? number(rows[i][k + r]) : Sum<S>{};
+  const int64_t width = ceil_div(kSumBytes, count * kVectorBytes) * V::kLanes;
+  for (int64_t first = 0; first < columns; first += width) {
+    const int64_t last = lesser(first + width, columns);
+    for (int64_t k = 0; k < depth; k += kRowsAtOnce) {
+      const int64_t here = lesser(kRowsAtOnce, depth - k);
+      for (int64_t i = 0; i < count; ++i) {
+        for (int64_t r = 0; r < kRowsAtOnce; ++r) {
+          factors[i * kRowsAtOnce + r] = r < here ? number(rows[i][k + r]) : Sum<S>{};
+        }
       }
-    }
-    for (int64_t column = 0; column < columns; column += V::kLanes) {
-      with_lanes<V::kLanes>(column, columns, [&](auto lanes) {
-        Value w[kRowsAtOnce];
+      const bool adds = add || k > 0;
+      for (int64_t column = first; column < last; column += V::kLanes) {
+        with_lanes<V::kLanes>(column, columns, [&](auto lanes) {
+          Value w[kRowsAtOnce];
 #pragma GCC unroll 8
-        for (int r = 0; r < kRowsAtOnce; ++r) {
-          w[r] = V::load(weight + (r < here ? r : 0) * columns + column, lanes);
-        }
-        const Sum<S>* factor = factors;
-        Sum<S>* sums = to.data + column;
-        for (int64_t i = 0; i < count; ++i, factor += kRowsAtOnce, sums += to.stride) {
-          Value even = factor[0] * w[0], odd = factor[1] * w[1];
-#pragma GCC unroll 4
-          for (int r = 2; r < kRowsAtOnce; r += 2) {
-            even += factor[r] * w[r];
-            odd += factor[r + 1] * w[r + 1];
+          for (int r = 0; r < kRowsAtOnce; ++r) {
+            w[r] = V::load(weight + (k + (r < here ? r : 0)) * columns + column, lanes);
           }
-          const Value sum = even + odd;
-          V::store(sums, add ? sum + V::load(sums, AllLanes{}) : sum, AllLanes{});
-        }
-      });
+          const Sum<S>* factor = factors;
+          Sum<S>* sums = to.data + column;
+          for (int64_t i = 0; i < count; ++i, factor += kRowsAtOnce, sums += to.stride) {
+            Value even = factor[0] * w[0], odd = factor[1] * w[1];
+#pragma GCC unroll 4
+            for (int r = 2; r < kRowsAtOnce; r += 2) {
+              even += factor[r] * w[r];
+              odd += factor[r + 1] * w[r + 1];
+            }
+            const Value sum = even + odd;
+            V::store(sums, adds ? sum + V::load(sums, AllLanes{}) : sum, AllLanes{});
+          }
+        });
+      }
     }
   }
 }
