@@ -42,9 +42,9 @@ def why_slower(problem: Problem) -> str | None:
 
     Measured on 2 cores of Zen 4 with torch 2.13. With some 8 units and a few steps of 1,000 inputs,
     packing the input takes longer than its products: 1.2 to 1.4 times; with 2 units and 128 inputs
-    1.1 to 1.7 times up to 10,000 rows, and half as long beyond. A single step of up to 64 rows packs
-    nothing: its kernels take 0.01 to 0.8 times as long as ``torch.lstm_cell`` at all sizes.
-    In bfloat16 PyTorch's are no faster, and in float16 it has none on most CPUs.
+    1.1 to 1.7 times up to 10,000 rows, and half as long beyond. A single step of up to 64 rows is
+    faster than ``torch.lstm_cell`` at all sizes. In bfloat16 PyTorch's are no faster, and in
+    float16 it has none on most CPUs.
     A compiler is not asked for T and B, or it would compile again for every other answer.
     """
     compiling = torch.compiler.is_compiling()
