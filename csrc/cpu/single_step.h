@@ -284,7 +284,7 @@ class SingleBackward : SingleStep<S> {
     for (int64_t b = 0; b < B; ++b) {
       const S* x = in(call_.input) + offset(call_.input_stride, 0, b, group);
       const S* h = in(call_.hx) + state(group, b) * H;
-      std::memcpy(static_cast<void*>(inputs + b * stride_), x, I * sizeof(S));
+      if (I) std::memcpy(static_cast<void*>(inputs + b * stride_), x, I * sizeof(S));
       std::memcpy(static_cast<void*>(inputs + b * stride_ + dx_columns_), h, H * sizeof(S));
     }
     const RowsOf<const S> x = {inputs, stride_}, h = x.from(dx_columns_);
@@ -293,8 +293,9 @@ class SingleBackward : SingleStep<S> {
       const int64_t row = gate * H + units.begin;
       const RowsOf<const S> d = {digates(0, group) + row, G * 4 * H};
       const auto gradient = [&](void* dweight, RowsOf<const S> right, int64_t columns) {
+        if (!dweight) return;
         Sum<S>* to = static_cast<Sum<S>*>(dweight) + (group * 4 * H + row) * columns;
-        if (dweight) multiply_transposed<S>(d, right, B, count, columns, factors, to);
+        multiply_transposed<S>(d, right, B, count, columns, factors, to);
       };
       const auto product = [&](const LstmWeight& weight, int64_t columns, RowsOf<Sum<S>> to) {
         const S* from = of_group(weight, group) + row * columns;
