@@ -1,0 +1,185 @@
+#include "tensors.h"
+
+#include <pybind11/pybind11.h>
+
+#include "dlpack.h"
+
+namespace py = pybind11;
+
+namespace fastlstm::torch {
+namespace {
+
+// What this file uses of torch. The objects are kept forever, as torch is.
+struct Torch {
+  PyObject *tensor_class, *parameter_class, *strided;
+  PyObject* dtypes[6];  // in the order of Type
+  const dlpack::ExchangeApi* exchange = nullptr;
+  bool uses_exchange;
+
+  PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
+  PyObject* const new_empty_strided = PyUnicode_InternFromString("new_empty_strided");
+  PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
+  PyObject* const stride = PyUnicode_InternFromString("stride");
+
+  Torch() {
+    const py::module_ torch = py::module_::import("torch");
+    tensor_class = py::object(torch.attr("Tensor")).release().ptr();
+    parameter_class = py::object(py::module_::import("torch.nn").attr("Parameter")).release().ptr();
+    strided = py::object(torch.attr("strided")).release().ptr();
+    int index = 0;
+    for (const char* name : {"float32", "float64", "bfloat16", "int32", "int64", "bool"}) {
+      dtypes[index++] = py::object(torch.attr(name)).release().ptr();
+    }
+    const py::object capsule =
+        py::getattr(torch.attr("Tensor"), "__dlpack_c_exchange_api__", py::none());
+    if (PyCapsule_IsValid(capsule.ptr(), dlpack::kCapsule)) {
+      const auto* api = static_cast<const dlpack::ExchangeApi*>(
+          PyCapsule_GetPointer(capsule.ptr(), dlpack::kCapsule));
+      if (api->version.major == dlpack::kMajorVersion && api->from_object) exchange = api;
+    }
+    uses_exchange = exchange != nullptr;
+  }
+};
+
+Torch& torch() {
+  static Torch* const instance = new Torch;
+  return *instance;
+}
+
+bool set_type(uint8_t code, int bits, Type& type) {
+  if (code == dlpack::kFloat && bits == 32) return type = Type::float32, true;
+  if (code == dlpack::kFloat && bits == 64) return type = Type::float64, true;
+  if (code == dlpack::kBfloat && bits == 16) return type = Type::bfloat16, true;
+  if (code == dlpack::kInt && bits == 32) return type = Type::int32, true;
+  if (code == dlpack::kInt && bits == 64) return type = Type::int64, true;
+  if (code == dlpack::kBool && bits == 8) return type = Type::boolean, true;
+  return false;
+}
+
+bool read_exchanged(PyObject* object, Tensor& tensor) {
+  dlpack::Tensor from;
+  if (torch().exchange->from_object(object, &from) != 0) return false;
+  if (from.device.type != dlpack::kCpu || from.dtype.lanes != 1 || from.ndim > kMaxDims ||
+      !set_type(from.dtype.code, from.dtype.bits, tensor.type)) {
+    return false;
+  }
+  tensor.data = static_cast<char*>(from.data) + from.byte_offset;
+  tensor.dims = from.ndim;
+  for (int i = 0; i < from.ndim; ++i) {
+    tensor.sizes[i] = from.shape[i];
+    tensor.strides[i] = from.strides[i];
+  }
+  return true;
+}
+
+bool read_attributes(py::handle object, Tensor& tensor) {
+  if (!object.attr("is_cpu").cast<bool>() || object.attr("is_nested").cast<bool>() ||
+      object.attr("layout").ptr() != torch().strided) {
+    return false;
+  }
+  const py::object dtype = object.attr("dtype");
+  int type = 0;
+  while (type < 6 && torch().dtypes[type] != dtype.ptr()) ++type;
+  const auto sizes = object.attr("shape").cast<py::tuple>();
+  if (type == 6 || sizes.size() > kMaxDims) return false;
+  const auto strides =
+      py::reinterpret_steal<py::tuple>(PyObject_CallMethodNoArgs(object.ptr(), torch().stride));
+  const auto address =
+      py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), torch().data_ptr));
+  if (!strides || !address) throw py::error_already_set();
+  tensor.data = reinterpret_cast<char*>(address.cast<uintptr_t>());
+  tensor.type = static_cast<Type>(type);
+  tensor.dims = static_cast<int>(sizes.size());
+  for (int i = 0; i < tensor.dims; ++i) {
+    tensor.sizes[i] = sizes[i].cast<int64_t>();
+    tensor.strides[i] = strides[i].cast<int64_t>();
+  }
+  return true;
+}
+
+}  // namespace
+
+bool Tensor::has_sizes(const int64_t* expected, int size_count) const {
+  bool equal = dims == size_count;
+  for (int i = 0; equal && i < dims; ++i) equal = sizes[i] == expected[i];
+  return equal;
+}
+
+int64_t Tensor::count() const {
+  int64_t product = 1;
+  for (int i = 0; i < dims; ++i) product *= sizes[i];
+  return product;
+}
+
+bool Tensor::is_contiguous() const {
+  int64_t expected = 1;
+  for (int i = dims - 1; i >= 0; --i) {
+    if (sizes[i] != 1 && strides[i] != expected) return false;
+    expected *= sizes[i];
+  }
+  return true;
+}
+
+int64_t bytes_of(Type type) {
+  switch (type) {
+    case Type::boolean:
+      return 1;
+    case Type::bfloat16:
+      return 2;
+    case Type::float32:
+    case Type::int32:
+      return 4;
+    default:
+      return 8;
+  }
+}
+
+bool is_plain(PyObject* object) {
+  const auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
+  return type == torch().tensor_class || type == torch().parameter_class;
+}
+
+bool read(PyObject* object, Tensor& tensor) {
+  if (!is_plain(object)) return false;
+  bool is_read = false;
+  if (torch().uses_exchange) {
+    is_read = read_exchanged(object, tensor);
+  } else {
+    try {
+      is_read = read_attributes(object, tensor);
+    } catch (py::error_already_set&) {  // as a sparse tensor's data_ptr()
+    } catch (const py::cast_error&) {   // as a size that is a symbol
+    }
+  }
+  if (!is_read || (tensor.data == nullptr && tensor.count() > 0)) {
+    PyErr_Clear();
+    return false;
+  }
+  PyObject* is_negated = PyObject_CallMethodNoArgs(object, torch().is_neg);
+  if (!is_negated) PyErr_Clear();
+  Py_XDECREF(is_negated);
+  return is_negated == Py_False;
+}
+
+PyObject* allocate(PyObject* like, const int64_t* sizes, const int64_t* strides, int count) {
+  PyObject* const both[] = {PyTuple_New(count), PyTuple_New(count)};
+  PyObject* made = nullptr;
+  if (both[0] && both[1]) {
+    for (int i = 0; i < count; ++i) {
+      PyTuple_SET_ITEM(both[0], i, PyLong_FromLongLong(sizes[i]));
+      PyTuple_SET_ITEM(both[1], i, PyLong_FromLongLong(strides[i]));
+    }
+    PyObject* arguments[] = {like, both[0], both[1]};
+    made = PyObject_VectorcallMethod(torch().new_empty_strided, arguments, 3, nullptr);
+  }
+  Py_XDECREF(both[0]);
+  Py_XDECREF(both[1]);
+  return made;
+}
+
+bool read_through_dlpack(bool wanted) {
+  torch().uses_exchange = wanted && torch().exchange;
+  return torch().uses_exchange;
+}
+
+}  // namespace fastlstm::torch
