@@ -13,10 +13,11 @@
 namespace fastlstm::cpu {
 namespace {
 
-#define FASTLSTM_KERNELS(isa)                                                                 \
-  Kernels {                                                                                   \
-    #isa, isa::forward_streams, isa::forward_prepacked, isa::forward_workspace, isa::forward, \
-        isa::backward_workspace, isa::backward, isa::checksum, isa::fma_flops                 \
+#define FASTLSTM_KERNELS(isa)                                                                     \
+  Kernels {                                                                                       \
+    #isa, isa::forward_streams, isa::forward_prepacked, isa::forward_workspace, isa::forward,     \
+        isa::backward_workspace, isa::backward, isa::checksum, isa::fma_flops, isa::stream_lanes, \
+        isa::stream_has_vnni, isa::stream_run                                                     \
   }
 
 #if defined(FASTLSTM_AMX)

@@ -30,7 +30,7 @@ endif()
 function(add_recurrence target isa)
   set(here ${CMAKE_CURRENT_FUNCTION_LIST_DIR})
   add_library(recurrence_${isa} OBJECT ${here}/forward.cpp ${here}/backward.cpp
-              ${here}/checksum.cpp ${here}/peak.cpp)
+              ${here}/checksum.cpp ${here}/peak.cpp ${here}/stream.cpp)
   target_compile_definitions(recurrence_${isa} PRIVATE FASTLSTM_ISA=${isa})
   target_compile_options(recurrence_${isa} PRIVATE -ffp-contract=fast -fno-math-errno ${ARGN})
   target_link_libraries(recurrence_${isa} PRIVATE ${FASTLSTM_THREADS})
@@ -39,7 +39,8 @@ endfunction()
 
 # Adds the kernels of every instruction set, and the choice among them, to `target`.
 function(add_kernels target)
-  target_sources(${target} PRIVATE ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/dispatch.cpp)
+  set(here ${CMAKE_CURRENT_FUNCTION_LIST_DIR})
+  target_sources(${target} PRIVATE ${here}/dispatch.cpp ${here}/stream_object.cpp)
   add_recurrence(${target} portable)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
     target_compile_definitions(${target} PRIVATE FASTLSTM_X86)

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../lstm.h"
+#include "stream.h"
 
 namespace fastlstm::cpu {
 
@@ -23,6 +24,9 @@ namespace fastlstm::cpu {
   uint64_t checksum(const LstmShape&, const LstmWeight& weight_ih, const LstmWeight& weight_hh, \
                     int num_threads);                                                           \
   double fma_flops(int num_threads);                                                            \
+  int stream_lanes();                                                                           \
+  bool stream_has_vnni();                                                                       \
+  void stream_run(StreamPlan&, const StreamCall&);                                              \
   }
 FASTLSTM_DECLARE_KERNELS(amx)
 FASTLSTM_DECLARE_KERNELS(avx512bf16)
@@ -44,6 +48,10 @@ struct Kernels {
   uint64_t (*checksum)(const LstmShape&, const LstmWeight& weight_ih, const LstmWeight& weight_hh,
                        int num_threads);
   double (*fma_flops)(int num_threads);  // operations a second, of multiply-adds on registers
+  // The stepping object: the numbers of a vector, whether VPDPBUSD multiplies bytes, and steps.
+  int (*stream_lanes)();
+  bool (*stream_has_vnni)();
+  void (*stream_run)(StreamPlan&, const StreamCall&);
 };
 
 // The kernels of `isa`, or the best that this machine runs if it is "auto". Throws

@@ -1,0 +1,270 @@
+// Steps of a stepping object. The sequence is cut into blocks of up to max_steps steps, and the
+// layers take turns: a layer first multiplies the inputs of all steps of the block with W_ih, so
+// that W_ih is read once, and then runs the steps, which read W_hh only.
+#include <cstring>
+
+#include "kernels.h"
+#include "schedule.h"
+#include "stream_products.h"
+
+namespace fastlstm::cpu::FASTLSTM_ISA {
+namespace {
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kMaxRows = 6;
+constexpr int kMaxQuantizedRows = 3;  // each takes 8 registers
+#else
+constexpr int kMaxRows = 3;  // 12 sums in 16 registers
+constexpr int kMaxQuantizedRows = 1;
+#endif
+static_assert(kUnits <= kPadding);
+
+// The steps of one thread.
+template <WeightType kType>
+class Steps {
+ public:
+  Steps(const StreamPlan& plan, const StreamCall& call, Team team)
+      : plan_(plan), call_(call), team_(team), slot_(plan.slot) {
+    const int64_t rows = plan.max_steps * plan.B;
+    Workspace scratch(plan.scratch + team.thread() * plan.scratch_bytes);
+    numbers_ = scratch.take<const float*>(rows);
+    input_ = scratch.take<float>(rows * padded(plan.I));
+    projected_ = scratch.take<float>(plan.B * kPanel);
+    quantized_ = scratch.take<QuantizedRow>(rows);
+    bytes_ = scratch.take<uint8_t>(0);
+  }
+
+  // Returns the slot of the last state.
+  int64_t run() {
+    for (int64_t t = 0; t < call_.T; t += plan_.max_steps) {
+      const int64_t steps = lesser(plan_.max_steps, call_.T - t);
+      for (int64_t l = 0; l < plan_.L; ++l) run_layer(l, t, steps);
+      slot_ = 1 - slot_;
+    }
+    return slot_;
+  }
+
+ private:
+  // h before step t of a block lies in slot_in(t). The state before and after the block is in
+  // slots 0 and 1 in turn, that between its steps in slots from 2 on.
+  int64_t slot_in(int64_t t) const { return t ? 1 + t : slot_; }
+  int64_t slot_out(int64_t t, int64_t steps) const { return t + 1 == steps ? 1 - slot_ : 2 + t; }
+  float* h(const StreamLayer& layer, int64_t slot) const {
+    return layer.h + slot * plan_.B * padded(plan_.P);
+  }
+
+  void run_layer(int64_t l, int64_t first, int64_t steps) {
+    const StreamLayer& layer = plan_.layers[l];
+    const int64_t B = plan_.B, P = plan_.P, rows = steps * B;
+    const Range panels = share(ceil_div(plan_.H, kUnits), team_.thread(), team_.size());
+    const bool is_last = l + 1 == plan_.L;
+    for (int64_t t = 0; t < steps; ++t) {
+      for (int64_t b = 0; b < B; ++b) {
+        numbers_[t * B + b] = l ? h(plan_.layers[l - 1], slot_out(t, steps)) + b * padded(P)
+                                : copy_input(first + t, b, t * B + b);
+      }
+    }
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      for (int64_t row = 0; row < rows; ++row) {
+        std::memcpy(sums(panel, row), layer.bias + panel * kPanel, kPanel * sizeof(float));
+      }
+    }
+    product(layer.weight_ih, panels, all(rows, layer.weight_ih.depth), sums(panels.begin, 0),
+            row_stride());
+
+    for (int64_t t = 0; t < steps; ++t) {
+      float* y = is_last ? call_.y + (first + t) * B * P : nullptr;
+      float* before = h(layer, slot_in(t));
+      float* after = h(layer, slot_out(t, steps));
+      for (int64_t b = 0; b < B; ++b) numbers_[b] = before + b * padded(P);
+      product(layer.weight_hh, panels, all(B, P), sums(panels.begin, t * B), row_stride());
+      if (layer.has_peepholes) {
+        update<true>(layer, panels, t, after, y);
+      } else {
+        update<false>(layer, panels, t, after, y);
+      }
+      if (plan_.has_projection) project(layer, after, y);
+      // The end of the parallel region is the barrier after the last step.
+      if (!is_last || first + t + 1 < call_.T) team_.barrier();
+    }
+  }
+
+  // The gate sums of a row of the block: those of a panel are row_stride() after the panel before.
+  float* sums(int64_t panel, int64_t row) const {
+    return plan_.gate_sums + panel * row_stride() + row * kPanel;
+  }
+  int64_t row_stride() const { return plan_.max_steps * plan_.B * kPanel; }
+
+  // Copies row b of the input at time t, so that it is padded. Returns the copy.
+  const float* copy_input(int64_t t, int64_t b, int64_t row) {
+    const float* from = call_.x + t * call_.x_stride[0] + b * call_.x_stride[1];
+    float* to = input_ + row * padded(plan_.I);
+    if (call_.x_stride[2] == 1) {
+      std::memcpy(to, from, plan_.I * sizeof(float));
+    } else {
+      for (int64_t i = 0; i < plan_.I; ++i) to[i] = from[i * call_.x_stride[2]];
+    }
+    for (int64_t i = plan_.I; i < padded(plan_.I); ++i) to[i] = 0;
+    return to;
+  }
+
+  // The first `count` rows of numbers_, quantized if the product takes them so.
+  Rows all(int64_t count, int64_t depth) {
+    if (kType == WeightType::int8 && plan_.has_vnni) {
+      const int64_t size = padded(depth);
+      for (int64_t row = 0; row < count; ++row) {
+        uint8_t* high = bytes_ + row * 2 * size;
+        uint8_t* low = high + size;
+        const float scale = quantize(numbers_[row], size, high, low);
+        quantized_[row] = {reinterpret_cast<const uint32_t*>(high),
+                           reinterpret_cast<const uint32_t*>(low), scale};
+      }
+    }
+    return {count, numbers_, quantized_};
+  }
+
+  // Adds the products of rows with panels of a matrix to sums[panel - panels.begin][row].
+  void product(const StreamMatrix& matrix, Range panels, const Rows& rows, float* sums,
+               int64_t stride) const {
+    if (panels.begin == panels.end || matrix.depth == 0) return;
+#if defined(FASTLSTM_VNNI)
+    if (kType == WeightType::int8 && plan_.has_vnni) {
+      return each_block<kMaxQuantizedRows>(
+          panels, rows, [&](int64_t panel, int64_t row, int count) {
+            const QuantizedRow* block = rows.quantized + row;
+            float* to = sums + (panel - panels.begin) * stride + row * kPanel;
+            multiply_quantized_block<1>(count, matrix, panel, block, to);
+          });
+    }
+#endif
+    int64_t panel = panels.begin;
+    if (rows.count == 1) {
+      for (; panel + 2 <= panels.end; panel += 2) {
+        multiply<kType, 1, 2>(matrix, panel, rows.numbers, sums, stride);
+        sums += 2 * stride;
+      }
+    }
+    each_block<kMaxRows>({panel, panels.end}, rows, [&](int64_t p, int64_t row, int count) {
+      float* to = sums + (p - panel) * stride + row * kPanel;
+      multiply_block<1>(count, matrix, p, rows.numbers + row, to);
+    });
+  }
+
+  // Calls visit(panel, first row, rows) for blocks of up to kMost rows, which are about equal.
+  template <int kMost, class Visit>
+  static void each_block(Range panels, const Rows& rows, const Visit& visit) {
+    const int64_t blocks = ceil_div(rows.count, kMost);
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      for (int64_t i = 0; i < blocks; ++i) {
+        const Range block = share(rows.count, i, blocks);
+        visit(panel, block.begin, static_cast<int>(block.end - block.begin));
+      }
+    }
+  }
+
+  template <int kRows>
+  static void multiply_block(int count, const StreamMatrix& matrix, int64_t panel,
+                             const float* const* rows, float* sums) {
+    if (count == kRows) return multiply<kType, kRows, 1>(matrix, panel, rows, sums, 0);
+    if constexpr (kRows < kMaxRows) multiply_block<kRows + 1>(count, matrix, panel, rows, sums);
+  }
+
+#if defined(FASTLSTM_VNNI)
+  template <int kRows>
+  static void multiply_quantized_block(int count, const StreamMatrix& matrix, int64_t panel,
+                                       const QuantizedRow* rows, float* sums) {
+    if (count == kRows) return multiply_quantized<kRows>(matrix, panel, rows, sums);
+    if constexpr (kRows < kMaxQuantizedRows) {
+      multiply_quantized_block<kRows + 1>(count, matrix, panel, rows, sums);
+    }
+  }
+#endif
+
+  // The cells of step t of the block: turns gate sums into c and h. Without a projection h goes to
+  // `after`, and to y if this is the last layer.
+  template <bool kPeepholes>
+  void update(const StreamLayer& layer, Range panels, int64_t t, float* after, float* y) const {
+    const int64_t H = plan_.H, B = plan_.B;
+    float* out = plan_.has_projection ? plan_.unprojected : after;
+    if (plan_.has_projection) y = nullptr;
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      const int64_t unit = panel * kUnits;
+      with_lanes<kUnits>(unit, H, [&](auto lanes) {
+        Peepholes<Vector> peepholes{};
+        if constexpr (kPeepholes) {
+          const float* from = layer.peepholes + panel * 3 * kUnits;
+          peepholes = {load(from), load(from + kUnits), load(from + 2 * kUnits)};
+        }
+        for (int64_t b = 0; b < B; ++b) {
+          const float* from = sums(panel, t * B + b);
+          Gates<Vector> gates = {load(from), load(from + kUnits), load(from + 2 * kUnits),
+                                 load(from + 3 * kUnits)};
+          float* c_row = layer.c + b * padded(H) + unit;
+          Vector c = load(c_row);
+          const Vector h = cell_forward<StreamSimd, kPeepholes>(gates, peepholes, c);
+          StreamSimd::store(c_row, c, lanes);
+          StreamSimd::store(out + b * padded(H) + unit, h, lanes);
+          if (y) StreamSimd::store(y + b * H + unit, h, lanes);
+        }
+      });
+    }
+  }
+
+  // Multiplies what update() wrote with W_hr. A panel of W_hr has kPanel rows.
+  void project(const StreamLayer& layer, float* after, float* y) {
+    const int64_t B = plan_.B, P = plan_.P;
+    team_.barrier();
+    for (int64_t b = 0; b < B; ++b) numbers_[b] = plan_.unprojected + b * padded(plan_.H);
+    const Range panels = share(ceil_div(P, kPanel), team_.thread(), team_.size());
+    const Rows rows = all(B, plan_.H);
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      std::memset(projected_, 0, B * kPanel * sizeof(float));
+      product(layer.weight_hr, {panel, panel + 1}, rows, projected_, 0);
+      const size_t size = lesser(kPanel, P - panel * kPanel) * sizeof(float);
+      for (int64_t b = 0; b < B; ++b) {
+        const float* from = projected_ + b * kPanel;
+        std::memcpy(after + b * padded(P) + panel * kPanel, from, size);
+        if (y) std::memcpy(y + b * P + panel * kPanel, from, size);
+      }
+    }
+  }
+
+  const StreamPlan& plan_;
+  const StreamCall& call_;
+  Team team_;
+  int64_t slot_;
+  const float** numbers_;
+  float *input_, *projected_;
+  QuantizedRow* quantized_;
+  uint8_t* bytes_;
+};
+
+template <WeightType kType>
+void run(StreamPlan& plan, const StreamCall& call) {
+  int64_t slot = plan.slot;
+  run_team(static_cast<Progress*>(plan.progress), plan.num_threads, [&](Team team) {
+    const int64_t last = Steps<kType>(plan, call, team).run();
+    if (team.thread() == 0) slot = last;
+  });
+  plan.slot = slot;
+}
+
+}  // namespace
+
+int stream_lanes() { return kUnits; }
+
+bool stream_has_vnni() {
+#if defined(FASTLSTM_VNNI)
+  return __builtin_cpu_supports(FASTLSTM_VNNI);
+#else
+  return false;
+#endif
+}
+
+void stream_run(StreamPlan& plan, const StreamCall& call) {
+  if (plan.type == WeightType::float32) return run<WeightType::float32>(plan, call);
+  if (plan.type == WeightType::bfloat16) return run<WeightType::bfloat16>(plan, call);
+  run<WeightType::int8>(plan, call);
+}
+
+}  // namespace fastlstm::cpu::FASTLSTM_ISA
