@@ -12,6 +12,7 @@
 
 #include "arguments.h"
 #include "cpu/kernels.h"
+#include "stream_type.h"
 #ifdef FASTLSTM_CUDA
 #include "cuda/bindings.h"
 #endif
@@ -185,6 +186,8 @@ PYBIND11_MODULE(_C, module) {
   module.def("fma_flops", &fma_flops, "isa"_a, "num_threads"_a,
              "Floating-point operations a second of a loop of nothing but float32 multiply-adds.");
   module.def("isas", &cpu::isas, "The instruction sets available here, best first.");
+
+  define_stream(module);
 
   py::module_ cuda = module.def_submodule(
       "cuda",

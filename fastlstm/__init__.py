@@ -21,6 +21,7 @@ from fastlstm.nn.lstm_cell import LSTMCell
 from fastlstm.nn.patching import LSTM_CELL_TYPES, LSTM_TYPES, patched
 from fastlstm.nn.replace import Replacement, replace
 from fastlstm.nn.segmented_loss import segmented_loss
+from fastlstm.nn.stream import Stream
 from fastlstm.op import flops  # noqa: F401, it registers formulas
 
 # So that torch.load takes whole models where it allows known classes only (weights_only=True).
@@ -51,6 +52,7 @@ __all__ = [
     "LSTMWeights",
     "PrepackedWeights",
     "Replacement",
+    "Stream",
     "VideoLSTM",
     "VideoLoss",
     "VideoOutput",

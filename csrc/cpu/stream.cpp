@@ -99,7 +99,7 @@ class Steps {
   const float* copy_input(int64_t t, int64_t b, int64_t row) {
     const float* from = call_.x + t * call_.x_stride[0] + b * call_.x_stride[1];
     float* to = input_ + row * padded(plan_.I);
-    if (call_.x_stride[2] == 1) {
+    if (call_.x_stride[2] == 1 && plan_.I > 0) {
       std::memcpy(to, from, plan_.I * sizeof(float));
     } else {
       for (int64_t i = 0; i < plan_.I; ++i) to[i] = from[i * call_.x_stride[2]];

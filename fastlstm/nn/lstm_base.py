@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm.call import LSTMWeights
 from fastlstm.nn.scripting import TorchLSTM
+from fastlstm.nn.stream import Stream
 
 # Attributes of every module of ours, on top of those of torch's. __module__ makes torch.fx record
 # the module as one call, as it does nn.LSTM. The tracers of torch.fx and of quantization look into
@@ -160,3 +161,21 @@ class LSTMBase(nn.RNNBase):
             weights.append(LSTMWeights(w_ih, w_hh, b_ih, b_hh, w_ch, w_hr))
         check_sizes(self, weights[0], "_l0")
         return weights
+
+    def stream(self, batch_size: int, dtype_of_weights: str = "float32") -> Stream:
+        """Make an object that runs this LSTM step by step on the CPU and keeps its state.
+
+        It is for inference on data that arrives over time, and packs a snapshot of the weights.
+        Sizes, errors and an example are in :class:`fastlstm.Stream`.
+
+        Args:
+            batch_size: B, the number of rows.
+            dtype_of_weights: "float32", "bfloat16" or "int8", the type in which the stream stores
+                weights. Default: "float32".
+
+        Example:
+            >>> stream = fastlstm.LSTM(8, 16).stream(2, dtype_of_weights="int8")
+            >>> stream.step(torch.randn(2, 8)).shape
+            torch.Size([2, 16])
+        """
+        return Stream(self, batch_size, dtype_of_weights)

@@ -1,0 +1,323 @@
+"""``fastlstm.Stream``: steps against float64, chunks against steps, state, errors, threads, fork."""
+
+import copy
+import os
+import pickle
+import threading
+
+import pytest
+import torch
+
+import fastlstm
+from fastlstm.backends import cpu
+
+ISAS = cpu.isas()
+TYPES = ("float32", "bfloat16", "int8")
+# Relative error of 50 steps with weights as nn.LSTM draws them. Measured, at most: bfloat16 0.0025,
+# int8 0.006 in single layers; 0.0039 and 0.0094 in two.
+LIMITS = {"bfloat16": 0.005, "int8": 0.01}
+T = 50
+
+
+def relative_error(found, expected):
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+def make(I, H, seed=0, **options):
+    torch.manual_seed(seed)
+    return fastlstm.LSTM(I, H, **options).eval()
+
+
+def exact(lstm, x):
+    """The output in float64 of the module's float32 weights."""
+    lstm = copy.deepcopy(lstm).double()
+    lstm.backend = "reference"
+    with torch.no_grad():
+        return lstm(x.double())[0]
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("B", [1, 3, 8])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("proj_size", [0, 11])
+@pytest.mark.parametrize("peephole", [False, True])
+@pytest.mark.parametrize("num_layers", [1, 2])
+def test_steps(num_layers, peephole, proj_size, bias, B, dtype):
+    """A step at a time is as exact as torch in float32, and within the bounds in other types."""
+    options = dict(num_layers=num_layers, proj_size=proj_size, bias=bias)
+    lstm = make(21, 35, peephole=peephole, learn_initial_state=peephole, **options)
+    if peephole:
+        torch.nn.init.uniform_(lstm.h_0), torch.nn.init.uniform_(lstm.c_0)
+    x = torch.randn(T, B, 21)
+    expected = exact(lstm, x)
+    limit = LIMITS.get(dtype)
+    if limit is None:
+        plain = torch.nn.LSTM(21, 35, **options)
+        plain.load_state_dict(lstm.state_dict(), strict=False)
+        with torch.no_grad():
+            limit = 2 * relative_error(plain(x)[0], exact(fastlstm.LSTM.from_torch(plain), x))
+    for isa in ISAS:
+        stream = fastlstm.Stream(lstm, B, dtype, isa)
+        found = torch.stack([stream.step(xt).clone() for xt in x])
+        assert relative_error(found, expected) <= limit, isa
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(
+    ("I", "H", "B"), [(1, 1, 1), (5, 3, 2), (300, 64, 1), (64, 257, 4), (33, 17, 30)]
+)
+def test_sizes(I, H, B, dtype, isa):
+    lstm = make(I, H)
+    x = torch.randn(12, B, I)
+    found = fastlstm.Stream(lstm, B, dtype, isa).run(x)
+    limit = {"float32": 2e-6, "bfloat16": 0.01, "int8": 0.02}[dtype]  # of 12 steps, small H
+    assert relative_error(found, exact(lstm, x)) <= limit
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("options", [{}, {"num_layers": 3, "proj_size": 9, "peephole": True}])
+@pytest.mark.parametrize("B", [1, 2, 7, 30])
+def test_chunks_have_the_bits_of_steps(B, options, dtype, isa):
+    lstm = make(20, 70, **options)
+    x = torch.randn(40, B, 20)
+    stream = fastlstm.Stream(lstm, B, dtype, isa)
+    steps = torch.stack([stream.step(xt).clone() for xt in x])
+    state = stream.state
+    for sizes in ([40], [1, 39], [13, 27], [0, 5, 25, 10]):
+        stream.reset()
+        chunks = torch.cat([stream.run(chunk) for chunk in x.split(sizes)])
+        assert torch.equal(chunks, steps), sizes
+        assert all(map(torch.equal, stream.state, state))
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_two_threads_give_the_bits_of_one(dtype):
+    lstm, x = make(200, 300, num_layers=2), torch.randn(9, 3, 200)  # enough weights for int8 too
+    before, found = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            stream = lstm.stream(3, dtype)
+            assert stream._num_threads() == threads
+            found.append(torch.stack([stream.step(xt).clone() for xt in x]))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(*found)
+
+
+def test_strides_do_not_change_the_result():
+    lstm = make(6, 8)
+    x = torch.randn(5, 3, 6)
+    expected = lstm.stream(3).run(x)
+    for strided in (
+        x.transpose(0, 1).contiguous().transpose(0, 1),
+        torch.stack([x, x], -1)[..., 0],
+        x.flip(0, 1, 2).flip(0, 1, 2),
+        torch.cat([x, x], -1)[..., 6:],
+    ):
+        assert torch.equal(lstm.stream(3).run(strided), expected)
+        stream = lstm.stream(3)
+        assert torch.equal(torch.stack([stream.step(xt).clone() for xt in strided]), expected)
+    same = lstm.stream(3).run(x[:1].expand(4, 3, 6))
+    assert torch.equal(same, lstm.stream(3).run(x[:1].repeat(4, 1, 1)))
+
+
+def test_step_returns_one_tensor_that_is_overwritten():
+    stream = make(4, 6).stream(2)
+    first = stream.step(torch.randn(2, 4))
+    kept = first.clone()
+    second = stream.step(torch.randn(2, 4))
+    assert second is first and not torch.equal(kept, second)
+    assert not first.requires_grad and not stream.run(torch.randn(1, 2, 4)).requires_grad
+    with pytest.raises(RuntimeError):
+        first.resize_(100, 100)  # its memory is the stream's
+    stream.step(torch.randn(2, 4))
+
+
+def test_output_outlives_the_stream():
+    stream = make(4, 6).stream(2)
+    y = stream.step(torch.randn(2, 4))
+    kept = y.clone()
+    del stream
+    assert torch.equal(y, kept)
+
+
+@pytest.mark.parametrize("proj_size", [0, 5])
+def test_state(proj_size):
+    lstm = make(4, 6, num_layers=2, proj_size=proj_size)
+    x = torch.randn(8, 3, 4)
+    with torch.no_grad():
+        _, (h, c) = lstm(x[:5])
+    stream = lstm.stream(3)
+    stream.run(x[:5])
+    for found, expected in zip(stream.state, (h, c), strict=True):
+        torch.testing.assert_close(found, expected)
+    saved = stream.state
+    rest = stream.run(x[5:])
+    other = lstm.stream(3)
+    other.state = saved
+    assert torch.equal(other.run(x[5:]), rest)
+    other.state = (saved[0].transpose(0, 1).contiguous().transpose(0, 1), saved[1])
+    assert torch.equal(other.run(x[5:]), rest)
+
+
+def test_reset():
+    lstm = make(4, 6, learn_initial_state=True)
+    torch.nn.init.uniform_(lstm.h_0), torch.nn.init.uniform_(lstm.c_0)
+    x = torch.randn(5, 4, 4)
+    for rows in ([1, 3], torch.tensor([False, True, False, True]), (1, 3, 3)):
+        stream = lstm.stream(4)
+        whole = stream.run(x)
+        stream.reset(rows)
+        again = stream.run(x)
+        assert torch.equal(again[:, [1, 3]], whole[:, [1, 3]])
+        assert not torch.equal(again[:, 0], whole[:, 0])
+        stream.reset([])
+        assert not torch.equal(stream.run(x), whole)
+        stream.reset()
+        assert torch.equal(stream.run(x), whole)
+
+
+def test_refresh_packs_the_weights_of_now_and_keeps_the_state():
+    lstm, x = make(4, 6), torch.randn(3, 2, 4)
+    stream = lstm.stream(2)
+    before = stream.run(x)
+    with torch.no_grad():
+        lstm.weight_hh_l0.mul_(2)
+    stream.reset()
+    assert torch.equal(stream.run(x), before)
+    state = stream.state
+    stream.refresh()
+    with torch.no_grad():
+        torch.testing.assert_close(stream.run(x), lstm(x, state)[0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_modules_of_half_precision(dtype):
+    lstm, x = make(4, 6).to(dtype), torch.randn(3, 2, 4)
+    assert torch.equal(lstm.stream(2).run(x), copy.deepcopy(lstm).float().stream(2).run(x))
+
+
+def test_dropout_is_off():
+    lstm, x = make(4, 6, num_layers=2, dropout=0.5).train(), torch.randn(3, 2, 4)
+    found = lstm.stream(2).run(x)
+    torch.testing.assert_close(found, lstm.eval()(x)[0].detach())
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, 1e-40])
+def test_extreme_inputs(value, dtype, isa):
+    """NaN goes through; large and small numbers are computed; other rows are as before."""
+    lstm = make(5, 20)
+    x = torch.randn(3, 2, 5)
+    expected = fastlstm.Stream(lstm, 2, dtype, isa).run(x)
+    x[1, 0, 0] = value
+    found = fastlstm.Stream(lstm, 2, dtype, isa).run(x)
+    assert torch.equal(found[:, 1], expected[:, 1])
+    if value != value or value > 1e38:
+        assert dtype != "int8" or found[1:, 0].isnan().all()
+        assert value == value or found[1:, 0].isnan().all()
+    elif dtype == "int8" and value > 1:  # the sign of a gate may be that of a rounded weight
+        assert found.isfinite().all()
+    else:
+        assert relative_error(found, exact(lstm, x)) <= LIMITS.get(dtype, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "call"),
+    [
+        (ValueError, "batch_size: expected at least 1, got 0", lambda m: m.stream(0)),
+        (TypeError, "batch_size: expected an int, got str", lambda m: m.stream("1")),
+        (ValueError, "dtype_of_weights: expected float32, ", lambda m: m.stream(1, "int4")),
+        (ValueError, "float32, bfloat16 or float16 .* got float64", lambda m: m.double().stream(1)),
+        (ValueError, "parameters on the cpu, got .* meta", lambda m: m.to("meta").stream(1)),
+        (ValueError, "isa: expected", lambda m: fastlstm.Stream(m, 1, isa="z80")),
+        (TypeError, "lstm: expected a fastlstm.LSTM", lambda m: fastlstm.Stream(m.to_torch(), 1)),
+        (ValueError, "batch_size: expected 1 to", lambda m: m.stream(2**40 // 10**5)),
+    ],
+)
+def test_errors_of_creation(error, match, call):
+    with pytest.raises(error, match=match):
+        call(make(4, 6))
+
+
+def test_a_bidirectional_module_is_refused():
+    with pytest.raises(ValueError, match="lstm: expected bidirectional=False.* got True"):
+        make(4, 6, bidirectional=True).stream(1)
+
+
+@pytest.mark.parametrize(
+    ("error", "match", "call"),
+    [
+        (TypeError, r"x: expected a float32 tensor \(2, 4\) .* got list", lambda s: s.step([1.0])),
+        (ValueError, r"got float32 \(3, 4\) on cpu", lambda s: s.step(torch.zeros(3, 4))),
+        (ValueError, r"got float32 \(1, 2, 4\)", lambda s: s.step(torch.zeros(1, 2, 4))),
+        (ValueError, r"got float64 \(2, 4\)", lambda s: s.step(torch.zeros(2, 4).double())),
+        (ValueError, "on meta", lambda s: s.step(torch.zeros(2, 4, device="meta"))),
+        (ValueError, r"\(T, 2, 4\) .* \(2, 4\)", lambda s: s.run(torch.zeros(2, 4))),
+        (ValueError, "got float32", lambda s: s.step(torch.zeros(2, 4).to_sparse())),
+        (TypeError, "state: expected the pair", lambda s: setattr(s, "state", torch.zeros(2))),
+        (TypeError, "h: expected a float32", lambda s: setattr(s, "state", (1, 2))),
+        (
+            ValueError,
+            r"c: expected .* \(1, 2, 6\) .* \(1, 2, 5\)",
+            lambda s: setattr(s, "state", (torch.zeros(1, 2, 6), torch.zeros(1, 2, 5))),
+        ),
+        (ValueError, r"rows: expected \(2,\) booleans", lambda s: s.reset(torch.ones(3).bool())),
+        (ValueError, r"rows: expected indices in 0\.\.1, got 2", lambda s: s.reset([0, 2])),
+        (ValueError, r"rows: expected indices in 0\.\.1, got -1", lambda s: s.reset(-1)),
+        (TypeError, "rows: expected booleans or integers", lambda s: s.reset([0.5])),
+        (TypeError, "neither copied nor pickled", copy.copy),
+        (TypeError, "neither copied nor pickled", copy.deepcopy),
+        (TypeError, "neither copied nor pickled", pickle.dumps),
+    ],
+)
+def test_errors_of_calls(error, match, call):
+    stream = make(4, 6).stream(2)
+    with pytest.raises(error, match=match):
+        call(stream)
+    stream.step(torch.zeros(2, 4))
+
+
+def test_two_threads_at_once():
+    """One of two calls at the same time raises; the other is done."""
+    stream = make(400, 400).stream(1)
+    x, outcomes = torch.randn(50, 1, 400), []
+
+    def steps():
+        for _ in range(20):
+            try:
+                outcomes.append(stream.run(x).shape)
+            except RuntimeError as error:
+                outcomes.append(str(error))
+
+    threads = [threading.Thread(target=steps) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(outcomes) <= {(50, 1, 400), "the stream is in use by another thread"}
+    assert (50, 1, 400) in outcomes and len(outcomes) == 40
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_fork():
+    """A stream goes on in a forked process, on threads of its own."""
+    lstm = make(300, 300)
+    x = torch.randn(6, 1, 300)
+    stream = lstm.stream(1)
+    stream.run(x[:3])
+    state = stream.state
+    expected = stream.run(x[3:])
+    stream.state = state
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if torch.equal(stream.run(x[3:]), expected) else 1)
+        finally:
+            os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert torch.equal(stream.run(x[3:]), expected)
