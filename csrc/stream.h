@@ -37,7 +37,7 @@ enum {
 /* How weights are stored. Sums are float32 in all of them. Int8 has a scale for each row of each
  * weight matrix; numbers are then multiplied as 16-bit integers with a scale for each row of x and
  * h, or as float32. Relative error of 50 steps against float64: float32 2e-7, bfloat16 2e-3, int8
- * 5e-3. Where a row of x has a NaN or an infinity, int8 returns NaN. */
+ * 5e-3. Where a row of x has an infinity, int8 may return NaN. */
 enum { FASTLSTM_FLOAT32 = 0, FASTLSTM_BFLOAT16 = 1, FASTLSTM_INT8 = 2 };
 
 /* The weights of one layer, as torch.nn.LSTM stores them. */

@@ -3,6 +3,10 @@
 Every shape and lifetime is in csrc/lstm.h, and for ``cuda`` in csrc/cuda/kernels.h."""
 
 import collections.abc
+import typing
+
+import torch
+import typing_extensions
 
 def fma_flops(isa: str, num_threads: int) -> float:
     """Floating-point operations a second of a loop of nothing but float32 multiply-adds."""
@@ -153,6 +157,35 @@ def lstm_prepack(
 ) -> None:
     """Writes W_ih and W_hh in the kernel's layout to the memory at prepacked."""
 
+class Stream:
+    """A stepping object: see csrc/stream.h and fastlstm.Stream."""
+
+    def __new__(cls, **keywords: typing.Any) -> typing_extensions.Self:
+        """Create and return a new object.  See help(type) for accurate signature."""
+
+    def _get_state(self, h: torch.Tensor, c: torch.Tensor) -> None:
+        """Write the state to tensors."""
+
+    def _num_threads(self) -> int:
+        """The threads of a step."""
+
+    def _reset(self, rows: bytes | None) -> None:
+        """Set rows to the initial state."""
+
+    def _set_state(self, h: torch.Tensor, c: torch.Tensor) -> None:
+        """Read the state from tensors."""
+
+    def _set_weights(
+        self, layers: list, h_0: torch.Tensor | None, c_0: torch.Tensor | None
+    ) -> None:
+        """Pack other weights."""
+
+    def run(self, x: torch.Tensor) -> torch.Tensor:
+        """Run several steps of every row."""
+
+    def step(self, x: torch.Tensor) -> torch.Tensor:
+        """Run one step of every row."""
+
 class cuda:
     """The kernels for GPUs: functions, if ``built``.
 
@@ -165,3 +198,167 @@ class cuda:
     "why they were not built"
     architectures: tuple[int, ...]
     "that they were compiled for, as 90 for sm_90"
+
+    @staticmethod
+    def backward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        layered: bool,
+        weight_ih: tuple[int, int],
+        weight_hh: tuple[int, int],
+        weight_ch: tuple[int, int],
+        hx: int,
+        cx: int,
+        workspace: int,
+        dy: int,
+        dy_stride: tuple[int, int, int],
+        dhy: int,
+        dcy: int,
+        dcells: int,
+        reserve: int,
+        digates: int,
+        digates_stride: tuple[int, int, int],
+        dbias: int,
+        dweight_ch: int,
+        dhx: int,
+        dcx: int,
+        device: int,
+        stream: int,
+        products: str,
+        plan: dict[str, int],
+    ) -> None:
+        """The backward pass in one launch. Arguments are the fields of RecurrenceBackward."""
+
+    @staticmethod
+    def cell_backward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        step: int,
+        dy: int,
+        dy_stride: tuple[int, int, int],
+        dcells: int,
+        reserve: int,
+        weight_ch: tuple[int, int],
+        cx: int,
+        digates: int,
+        digates_stride: tuple[int, int, int],
+        dhgates: int,
+        dh: int,
+        dc: int,
+        dbias: int,
+        dweight_ch: int,
+        device: int,
+        stream: int,
+    ) -> None:
+        """One step of the backward pass. Arguments are the fields of CellBackward."""
+
+    @staticmethod
+    def cell_forward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        step: int,
+        igates: int,
+        igates_stride: tuple[int, int, int],
+        hgates: int,
+        weight_ch: tuple[int, int],
+        h: int,
+        c: int,
+        y: int,
+        cells: int,
+        reserve: int,
+        device: int,
+        stream: int,
+    ) -> None:
+        """One step of the forward pass. Arguments are the fields of CellForward."""
+
+    @staticmethod
+    def costs() -> dict[str, float]:
+        """The constants of the model by which plans are ranked."""
+
+    @staticmethod
+    def device(number: int) -> dict[str, int]:
+        """What the plans depend on: major, minor, multiprocessors, shared_memory."""
+
+    @staticmethod
+    def forward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        layered: bool,
+        weight_ih: tuple[int, int],
+        weight_hh: tuple[int, int],
+        weight_ch: tuple[int, int],
+        hx: int,
+        cx: int,
+        workspace: int,
+        igates: int,
+        igates_stride: tuple[int, int, int],
+        bias: tuple[int, int],
+        y: int,
+        y_below: int,
+        hy: int,
+        cy: int,
+        cells: int,
+        reserve: int,
+        device: int,
+        stream: int,
+        products: str,
+        plan: dict[str, int],
+    ) -> None:
+        """The forward pass in one launch. Arguments are the fields of RecurrenceForward."""
+
+    @staticmethod
+    def plans(
+        direction: str,
+        dtype: str,
+        B: int,
+        G: int,
+        H: int,
+        *,
+        layered: bool = False,
+        products: str,
+        device: dict[str, int],
+    ) -> tuple[list[dict[str, int]], str]:
+        """The plans that fit on the device, best first; and why there is none, or ""."""
+
+    @staticmethod
+    def step_ns(
+        direction: str,
+        dtype: str,
+        B: int,
+        G: int,
+        H: int,
+        *,
+        layered: bool = False,
+        products: str,
+        plan: dict[str, int],
+        costs: dict[str, float],
+    ) -> float:
+        """What the model expects a step of the plan to take."""

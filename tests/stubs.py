@@ -34,8 +34,11 @@ def generate():
     attributes = ast.parse(_ATTRIBUTES).body
     body = [cuda.body[0], *attributes, *functions(cuda)]
     submodule = ast.ClassDef("cuda", [], [], body, [])
-    imports = ast.parse("import collections.abc").body
-    tree = ast.Module([module.body[0], *imports, *functions(module), submodule], [])
+    imports = ast.parse(
+        "import collections.abc\nimport typing\nimport torch\nimport typing_extensions"
+    ).body
+    body = [module.body[0], *imports, *functions(module), *classes(module), submodule]
+    tree = ast.Module(body, [])
     return clean(ast.fix_missing_locations(tree))
 
 
@@ -52,6 +55,18 @@ def clean(tree):
 def functions(tree):
     """The functions of a module or a class."""
     return [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+
+
+def classes(tree):
+    """The classes of a module, with types for the arguments of ``__new__``."""
+    found = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    for function in (f for node in found for f in functions(node) if f.name == "__new__"):
+        function.args = ast.parse("def f(cls, **keywords: typing.Any): ...").body[0].args
+        function.decorator_list, function.returns = (
+            [],
+            ast.parse("typing_extensions.Self").body[0].value,
+        )
+    return found
 
 
 def _read(path):

@@ -1,4 +1,4 @@
-"""``fastlstm.Stream``: steps against float64, chunks against steps, state, errors, threads, fork."""
+"""``fastlstm.Stream``: steps against float64, chunks against steps, state, errors, threads."""
 
 import copy
 import os
@@ -13,9 +13,9 @@ from fastlstm.backends import cpu
 
 ISAS = cpu.isas()
 TYPES = ("float32", "bfloat16", "int8")
-# Relative error of 50 steps with weights as nn.LSTM draws them. Measured, at most: bfloat16 0.0025,
-# int8 0.006 in single layers; 0.0039 and 0.0094 in two.
-LIMITS = {"bfloat16": 0.005, "int8": 0.01}
+# Relative error of 50 steps with weights as nn.LSTM draws them. Measured, at most: bfloat16 0.0050,
+# int8 0.0082 with H = 35, two layers and a projection; 0.0019 and 0.0044 with H from 64 to 1024.
+LIMITS = {"bfloat16": 0.006, "int8": 0.01}
 T = 50
 
 
@@ -44,7 +44,7 @@ def exact(lstm, x):
 @pytest.mark.parametrize("num_layers", [1, 2])
 def test_steps(num_layers, peephole, proj_size, bias, B, dtype):
     """A step at a time is as exact as torch in float32, and within the bounds in other types."""
-    options = dict(num_layers=num_layers, proj_size=proj_size, bias=bias)
+    options = {"num_layers": num_layers, "proj_size": proj_size, "bias": bias}
     lstm = make(21, 35, peephole=peephole, learn_initial_state=peephole, **options)
     if peephole:
         torch.nn.init.uniform_(lstm.h_0), torch.nn.init.uniform_(lstm.c_0)
@@ -217,9 +217,10 @@ def test_extreme_inputs(value, dtype, isa):
     x[1, 0, 0] = value
     found = fastlstm.Stream(lstm, 2, dtype, isa).run(x)
     assert torch.equal(found[:, 1], expected[:, 1])
-    if value != value or value > 1e38:
-        assert dtype != "int8" or found[1:, 0].isnan().all()
-        assert value == value or found[1:, 0].isnan().all()
+    if value != value:
+        assert found[1:, 0].isnan().all()
+    elif value > 1e38:  # int8 may return NaN
+        assert dtype == "int8" or found.isfinite().all()
     elif dtype == "int8" and value > 1:  # the sign of a gate may be that of a rounded weight
         assert found.isfinite().all()
     else:
@@ -245,7 +246,7 @@ def test_errors_of_creation(error, match, call):
 
 
 def test_a_bidirectional_module_is_refused():
-    with pytest.raises(ValueError, match="lstm: expected bidirectional=False.* got True"):
+    with pytest.raises(ValueError, match=r"lstm: expected bidirectional=False.* got True"):
         make(4, 6, bidirectional=True).stream(1)
 
 

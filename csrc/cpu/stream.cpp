@@ -84,8 +84,9 @@ class Steps {
         update<false>(layer, panels, t, after, y);
       }
       if (plan_.has_projection) project(layer, after, y);
-      // The end of the parallel region is the barrier after the last step.
-      if (!is_last || first + t + 1 < call_.T) team_.barrier();
+      // After the last step too: the barrier at the end of OpenMP's region spins for milliseconds
+      // while another program has the other thread's core. This one sleeps, which frees a core.
+      team_.barrier();
     }
   }
 

@@ -23,7 +23,7 @@ class Stream(_C.Stream):
     The weights are a snapshot: later changes of the module are seen after :meth:`refresh` only.
     Results are those of the module in eval mode, without dropout; they never require a gradient.
     bfloat16 and int8 are types of storage: sums are float32. int8 has a scale for each row of each
-    weight matrix. Where a row of x has a NaN or an infinity, a stream with int8 returns NaN.
+    weight matrix. Where a row of x has an infinity, a stream with int8 may return NaN.
 
     A stream runs one call at a time. It can be neither copied nor pickled: both raise TypeError.
     After ``os.fork`` it works in the child too, with a state of its own.
@@ -57,6 +57,7 @@ class Stream(_C.Stream):
     """
 
     _lstm: Any
+    _sizes: tuple[int, int, int, int]  # L, B, P, H
 
     def __new__(
         cls, lstm: Any, batch_size: int, dtype_of_weights: str = "float32", isa: str = "auto"
