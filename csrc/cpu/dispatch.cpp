@@ -13,12 +13,22 @@
 namespace fastlstm::cpu {
 namespace {
 
-#define FASTLSTM_KERNELS(isa)                                                                     \
-  Kernels {                                                                                       \
-    #isa, isa::forward_streams, isa::forward_prepacked, isa::forward_workspace, isa::forward,     \
-        isa::backward_workspace, isa::backward, isa::checksum, isa::fma_flops, isa::stream_lanes, \
-        isa::stream_has_vnni, isa::stream_run                                                     \
+// The stepping object has no use for bfloat16's instructions and tiles: `stream` is the instruction
+// set that it is compiled for. A program that has nothing else is built without the recurrence.
+#if defined(FASTLSTM_RECURRENCE)
+#define FASTLSTM_KERNELS(isa, stream)                                                         \
+  Kernels {                                                                                   \
+    #isa, isa::forward_streams, isa::forward_prepacked, isa::forward_workspace, isa::forward, \
+        isa::backward_workspace, isa::backward, isa::checksum, isa::fma_flops,                \
+        stream::stream_lanes, stream::stream_has_vnni, stream::stream_run                     \
   }
+#else
+#define FASTLSTM_KERNELS(isa, stream)                                             \
+  Kernels {                                                                       \
+    #isa, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, \
+        stream::stream_lanes, stream::stream_has_vnni, stream::stream_run         \
+  }
+#endif
 
 #if defined(FASTLSTM_AMX)
 // Asks Linux for permission to use tiles, which are 8 KiB of state for each thread: see
@@ -40,18 +50,18 @@ const std::vector<Kernels>& available() {
 #if defined(FASTLSTM_AMX)
         if (__builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
             are_tiles_granted()) {
-          list.push_back(FASTLSTM_KERNELS(amx));
+          list.push_back(FASTLSTM_KERNELS(amx, avx512));
         }
 #endif
-        list.push_back(FASTLSTM_KERNELS(avx512bf16));
+        list.push_back(FASTLSTM_KERNELS(avx512bf16, avx512));
       }
-      list.push_back(FASTLSTM_KERNELS(avx512));
+      list.push_back(FASTLSTM_KERNELS(avx512, avx512));
     }
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
-      list.push_back(FASTLSTM_KERNELS(avx2));
+      list.push_back(FASTLSTM_KERNELS(avx2, avx2));
     }
 #endif
-    list.push_back(FASTLSTM_KERNELS(portable));
+    list.push_back(FASTLSTM_KERNELS(portable, portable));
     return list;
   }();
   return best_first;

@@ -25,35 +25,52 @@ else()
   set(FASTLSTM_THREADS Threads::Threads)
 endif()
 
-# The recurrence, compiled for one instruction set; dispatch.cpp chooses at run time.
+# Adds to `target` what is compiled for one instruction set, with the flags that follow: the
+# recurrence or the stepping object. dispatch.cpp chooses at run time.
 # Contraction makes a * b + c one fused instruction: it is off by default in strict C++.
-function(add_recurrence target isa)
-  set(here ${CMAKE_CURRENT_FUNCTION_LIST_DIR})
-  add_library(recurrence_${isa} OBJECT ${here}/forward.cpp ${here}/backward.cpp
-              ${here}/checksum.cpp ${here}/peak.cpp ${here}/stream.cpp)
-  target_compile_definitions(recurrence_${isa} PRIVATE FASTLSTM_ISA=${isa})
-  target_compile_options(recurrence_${isa} PRIVATE -ffp-contract=fast -fno-math-errno ${ARGN})
-  target_link_libraries(recurrence_${isa} PRIVATE ${FASTLSTM_THREADS})
-  target_link_libraries(${target} PRIVATE recurrence_${isa})
+set(FASTLSTM_recurrence_SOURCES forward.cpp backward.cpp checksum.cpp peak.cpp)
+set(FASTLSTM_stream_SOURCES stream.cpp)
+function(add_isa target what isa)
+  set(sources ${FASTLSTM_${what}_SOURCES})
+  list(TRANSFORM sources PREPEND ${CMAKE_CURRENT_FUNCTION_LIST_DIR}/)
+  add_library(${what}_${isa} OBJECT ${sources})
+  target_compile_definitions(${what}_${isa} PRIVATE FASTLSTM_ISA=${isa})
+  target_compile_options(${what}_${isa} PRIVATE -ffp-contract=fast -fno-math-errno ${ARGN})
+  target_link_libraries(${what}_${isa} PRIVATE ${FASTLSTM_THREADS})
+  target_link_libraries(${target} PRIVATE ${what}_${isa})
 endfunction()
 
-# Adds the kernels of every instruction set, and the choice among them, to `target`.
-function(add_kernels target)
+set(FASTLSTM_AVX512_FLAGS -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma
+                          -mprefer-vector-width=512)
+
+# Adds the stepping object of csrc/stream.h, and the choice among the instruction sets, to `target`.
+function(add_stream target)
   set(here ${CMAKE_CURRENT_FUNCTION_LIST_DIR})
   target_sources(${target} PRIVATE ${here}/dispatch.cpp ${here}/stream_object.cpp)
-  add_recurrence(${target} portable)
+  add_isa(${target} stream portable)
   if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
     target_compile_definitions(${target} PRIVATE FASTLSTM_X86)
-    add_recurrence(${target} avx2 -mavx2 -mfma)
-    set(avx512 -mavx512f -mavx512dq -mavx512bw -mavx512vl -mfma -mprefer-vector-width=512)
-    add_recurrence(${target} avx512 ${avx512})
-    add_recurrence(${target} avx512bf16 ${avx512} -mavx512bf16)
+    add_isa(${target} stream avx2 -mavx2 -mfma)
+    add_isa(${target} stream avx512 ${FASTLSTM_AVX512_FLAGS})
+  endif()
+  target_link_libraries(${target} PRIVATE ${FASTLSTM_THREADS})
+endfunction()
+
+# Adds the kernels of every instruction set, the stepping object too, to `target`.
+function(add_kernels target)
+  add_stream(${target})
+  target_compile_definitions(${target} PRIVATE FASTLSTM_RECURRENCE)
+  add_isa(${target} recurrence portable)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+    set(avx512 ${FASTLSTM_AVX512_FLAGS})
+    add_isa(${target} recurrence avx2 -mavx2 -mfma)
+    add_isa(${target} recurrence avx512 ${avx512})
+    add_isa(${target} recurrence avx512bf16 ${avx512} -mavx512bf16)
     # Only Linux is asked for tiles; g++ knows them from version 11 on.
     check_cxx_compiler_flag("-mamx-tile -mamx-bf16" FASTLSTM_HAS_AMX)
     if(FASTLSTM_HAS_AMX AND CMAKE_SYSTEM_NAME STREQUAL "Linux")
       target_compile_definitions(${target} PRIVATE FASTLSTM_AMX)
-      add_recurrence(${target} amx ${avx512} -mavx512bf16 -mamx-tile -mamx-bf16)
+      add_isa(${target} recurrence amx ${avx512} -mavx512bf16 -mamx-tile -mamx-bf16)
     endif()
   endif()
-  target_link_libraries(${target} PRIVATE ${FASTLSTM_THREADS})
 endfunction()
