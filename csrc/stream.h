@@ -76,9 +76,13 @@ int fastlstm_stream_step(fastlstm_stream* stream, const float* x, float* y);
 
 /* T steps, T >= 0, with the results of single steps to the bit: x (T, B, I), y (T, B, P). It is up
  * to twice as fast as single steps, because T steps read W_ih of each layer together.
- * x_stride: numbers from one step, row and input to the next, or NULL if x is contiguous. */
+ * x_stride: numbers from one step, row and input to the next, or NULL if x is contiguous.
+ * y_stride: numbers from one step and row to the next, or NULL if y is contiguous. */
 int fastlstm_stream_run(fastlstm_stream* stream, int64_t T, const float* x,
-                        const int64_t x_stride[3], float* y);
+                        const int64_t x_stride[3], float* y, const int64_t y_stride[2]);
+
+/* Changes B, up to the batch_size of the config, and sets all rows to the initial state. */
+int fastlstm_stream_resize(fastlstm_stream* stream, int64_t batch_size);
 
 /* Copies the state: h (L, B, P), c (L, B, H). */
 int fastlstm_stream_get_state(fastlstm_stream* stream, float* h, float* c);

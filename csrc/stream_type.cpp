@@ -89,10 +89,10 @@ int run_steps(StreamObject* self, int64_t T, const torch::Tensor& x, float* y) {
   const int64_t stride[] = {first ? x.strides[0] : 0, x.strides[first], x.strides[first + 1]};
   int code;
   if (self->microseconds * static_cast<double>(T) < kKeepsGil) {
-    code = fastlstm_stream_run(self->stream, T, data_of(x), stride, y);
+    code = fastlstm_stream_run(self->stream, T, data_of(x), stride, y, nullptr);
   } else {
     Py_BEGIN_ALLOW_THREADS;
-    code = fastlstm_stream_run(self->stream, T, data_of(x), stride, y);
+    code = fastlstm_stream_run(self->stream, T, data_of(x), stride, y, nullptr);
     Py_END_ALLOW_THREADS;
   }
   return code;

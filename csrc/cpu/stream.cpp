@@ -73,7 +73,7 @@ class Steps {
             row_stride());
 
     for (int64_t t = 0; t < steps; ++t) {
-      float* y = is_last ? call_.y + (first + t) * B * P : nullptr;
+      float* y = is_last ? call_.y + (first + t) * call_.y_stride[0] : nullptr;
       float* before = h(layer, slot_in(t));
       float* after = h(layer, slot_out(t, steps));
       for (int64_t b = 0; b < B; ++b) numbers_[b] = before + b * padded(P);
@@ -205,7 +205,7 @@ class Steps {
           const Vector h = cell_forward<StreamSimd, kPeepholes>(gates, peepholes, c);
           StreamSimd::store(c_row, c, lanes);
           StreamSimd::store(out + b * padded(H) + unit, h, lanes);
-          if (y) StreamSimd::store(y + b * H + unit, h, lanes);
+          if (y) StreamSimd::store(y + b * call_.y_stride[1] + unit, h, lanes);
         }
       });
     }
@@ -225,7 +225,7 @@ class Steps {
       for (int64_t b = 0; b < B; ++b) {
         const float* from = projected_ + b * kPanel;
         std::memcpy(after + b * padded(P) + panel * kPanel, from, size);
-        if (y) std::memcpy(y + b * P + panel * kPanel, from, size);
+        if (y) std::memcpy(y + b * call_.y_stride[1] + panel * kPanel, from, size);
       }
     }
   }

@@ -68,12 +68,14 @@ constexpr size_t stream_scratch(int64_t rows, int64_t I, int64_t widest) {
   return (rows * of_a_row + 8 * 64) / 64 * 64;
 }
 
-// T steps. x is (T, B, I) with strides in elements, y is (T, B, P) and contiguous.
+// T steps of x (T, B, I) and y (T, B, P). Strides count elements and may be negative; the last
+// dimension of y is contiguous.
 struct StreamCall {
   int64_t T;
   const float* x;
   int64_t x_stride[3];
   float* y;
+  int64_t y_stride[2];
 };
 
 }  // namespace fastlstm::cpu

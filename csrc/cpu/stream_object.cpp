@@ -108,13 +108,11 @@ class Stream {
   explicit Stream(const fastlstm_stream_config& config)
       : kernels_(kernels(checked(config).isa ? config.isa : "auto")),
         lanes_(kernels_.stream_lanes()) {
-    constexpr int64_t kBlockRows = 24;  // a multiple of the rows that share a loaded weight
     plan_.type = static_cast<WeightType>(config.weight_type);
     plan_.has_projection = config.proj_size > 0;
-    plan_.B = config.batch_size, plan_.I = config.input_size, plan_.H = config.hidden_size;
+    most_rows_ = config.batch_size, plan_.I = config.input_size, plan_.H = config.hidden_size;
     plan_.P = plan_.has_projection ? config.proj_size : plan_.H;
     plan_.L = config.num_layers;
-    plan_.max_steps = greater(1, kBlockRows / plan_.B);
     plan_.has_vnni = kernels_.stream_has_vnni();
     check_layers(config.layers);
 
@@ -132,13 +130,21 @@ class Stream {
     rest = Workspace(memory_->data());
     lay_out(weights, rest);
     pack(config.layers, config.h_0, config.c_0);
-    reset(nullptr);
+    resize(config.batch_size);
   }
 
   // The flag of a stream in use.
   std::atomic<bool> busy{false};
 
   const StreamPlan& plan() const { return plan_; }
+
+  // Uses so many of the rows there is memory for, from the initial state on.
+  void resize(int64_t batch_size) {
+    check("batch_size", batch_size, 1, most_rows_);
+    plan_.B = batch_size;
+    plan_.max_steps = greater(1, kBlockRows / batch_size);
+    reset(nullptr);
+  }
 
   void run(StreamCall call) {
     check("T", call.T, 0, INT64_MAX);
@@ -220,6 +226,8 @@ class Stream {
   }
 
  private:
+  static constexpr int64_t kBlockRows = 24;  // a multiple of the rows that share a loaded weight
+
   struct Sizes {
     int64_t B, H, P;
   };
@@ -239,8 +247,8 @@ class Stream {
   }
 
   void lay_out(Workspace& weights, Workspace& rest) {
-    const auto [B, H, P] = sizes();
-    const int64_t units = panels() * lanes_, rows = plan_.max_steps * B;
+    const int64_t H = plan_.H, P = plan_.P, B = most_rows_;
+    const int64_t units = panels() * lanes_, rows = greater(kBlockRows, B);  // of a block
     for (int64_t l = 0; l < plan_.L; ++l) {
       StreamLayer& layer = layers_[l];
       lay_out(layer.weight_ih, panels(), inputs(l), weights, rest);
@@ -250,7 +258,7 @@ class Stream {
       }
       layer.bias = rest.take<float>(4 * units);
       layer.peepholes = rest.take<float>(3 * units);
-      layer.h = rest.take<float>((plan_.max_steps + 1) * B * padded(P));
+      layer.h = rest.take<float>((rows + B) * padded(P));
       layer.c = rest.take<float>(B * padded(H));
       layer.h_0 = rest.take<float>(P);
       layer.c_0 = rest.take<float>(H);
@@ -265,6 +273,7 @@ class Stream {
   const Kernels& kernels_;
   const int64_t lanes_;
   StreamPlan plan_{};
+  int64_t most_rows_;
   std::unique_ptr<StreamLayer[]> layers_;
   std::unique_ptr<Memory> weight_memory_, memory_;
 };
@@ -306,17 +315,22 @@ fastlstm_stream* fastlstm_stream_create(const fastlstm_stream_config* config) {
 void fastlstm_stream_destroy(fastlstm_stream* stream) { delete stream; }
 
 int fastlstm_stream_step(fastlstm_stream* stream, const float* x, float* y) {
-  return fastlstm_stream_run(stream, 1, x, nullptr, y);
+  return fastlstm_stream_run(stream, 1, x, nullptr, y, nullptr);
 }
 
 int fastlstm_stream_run(fastlstm_stream* stream, int64_t T, const float* x,
-                        const int64_t x_stride[3], float* y) {
+                        const int64_t x_stride[3], float* y, const int64_t y_stride[2]) {
   return with(stream, [&] {
-    const int64_t B = stream->plan().B, I = stream->plan().I;
-    StreamCall call{T, x, {B * I, I, 1}, y};
+    const int64_t B = stream->plan().B, I = stream->plan().I, P = stream->plan().P;
+    StreamCall call{T, x, {B * I, I, 1}, y, {B * P, P}};
     if (x_stride) std::memcpy(call.x_stride, x_stride, sizeof(call.x_stride));
+    if (y_stride) std::memcpy(call.y_stride, y_stride, sizeof(call.y_stride));
     stream->run(call);
   });
+}
+
+int fastlstm_stream_resize(fastlstm_stream* stream, int64_t batch_size) {
+  return with(stream, [&] { stream->resize(batch_size); });
 }
 
 int fastlstm_stream_get_state(fastlstm_stream* stream, float* h, float* c) {

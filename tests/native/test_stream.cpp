@@ -187,9 +187,9 @@ void run(const Case& c, const char* isa) {
   expect(!fastlstm_stream_reset(stream, nullptr), where, "reset");
   for (int64_t t = 0, size = 1; t < c.T; t += size++) {
     const int64_t T = std::min(size, c.T - t);
-    expect(
-        !fastlstm_stream_run(stream, T, data.x.data() + t * in, nullptr, chunks.data() + t * out),
-        where, "run");
+    expect(!fastlstm_stream_run(stream, T, data.x.data() + t * in, nullptr, chunks.data() + t * out,
+                                nullptr),
+           where, "run");
   }
   expect(steps == chunks, where, "chunks differ from steps");
 
@@ -199,9 +199,31 @@ void run(const Case& c, const char* isa) {
   std::vector<uint8_t> mask(c.B, 1);
   expect(!fastlstm_stream_reset(stream, mask.data()), where, "reset of rows");
   const int64_t stride[] = {2 * in, 2 * c.I, 2};
-  expect(!fastlstm_stream_run(stream, c.T, spread.data(), stride, strided.data()), where,
+  expect(!fastlstm_stream_run(stream, c.T, spread.data(), stride, strided.data(), nullptr), where,
          "strides");
   expect(steps == strided, where, "strides differ");
+
+  // y too may have strides, here backwards in time; and all rows start again after a resize.
+  Floats backwards(c.T * out);
+  const int64_t y_stride[] = {-out, c.out()};
+  expect(!fastlstm_stream_resize(stream, 1), where, "resize");
+  expect(!fastlstm_stream_step(stream, data.x.data(), backwards.data()), where, "step of a row");
+  expect(std::equal(steps.begin(), steps.begin() + c.out(), backwards.begin()), where, "one row");
+  expect(fastlstm_stream_resize(stream, c.B + 1) == FASTLSTM_INVALID, where, "more rows");
+  expect(!fastlstm_stream_resize(stream, c.B), where, "resize");
+  expect(!fastlstm_stream_run(stream, c.T, data.x.data(), nullptr,
+                              backwards.data() + (c.T - 1) * out, y_stride),
+         where, "strides of y");
+  for (int64_t t = 0; t < c.T; ++t) {
+    expect(std::equal(steps.begin() + t * out, steps.begin() + (t + 1) * out,
+                      backwards.begin() + (c.T - 1 - t) * out),
+           where, "strides of y differ");
+  }
+  expect(!fastlstm_stream_reset(stream, nullptr), where, "reset");
+  Floats once(c.T * out);
+  expect(!fastlstm_stream_run(stream, c.T, data.x.data(), nullptr, once.data(), nullptr), where,
+         "run");
+  expect(once == steps, where, "one chunk differs");
 
   // The state that was read goes on like the stream that it was read from.
   const Data other(c);
@@ -273,8 +295,9 @@ void run_errors() {
   expect(fastlstm_stream_step(nullptr, y, y) == FASTLSTM_INVALID, "stream", "NULL");
   expect(fastlstm_stream_step(stream, nullptr, y) == FASTLSTM_INVALID, "x", "NULL");
   expect(fastlstm_stream_step(stream, y, nullptr) == FASTLSTM_INVALID, "y", "NULL");
-  expect(fastlstm_stream_run(stream, -1, y, nullptr, y) == FASTLSTM_INVALID, "T", "-1");
-  expect(fastlstm_stream_run(stream, 0, nullptr, nullptr, nullptr) == FASTLSTM_OK, "T", "0");
+  expect(fastlstm_stream_run(stream, -1, y, nullptr, y, nullptr) == FASTLSTM_INVALID, "T", "-1");
+  expect(fastlstm_stream_run(stream, 0, nullptr, nullptr, nullptr, nullptr) == FASTLSTM_OK, "T",
+         "0");
   expect(fastlstm_stream_get_state(stream, nullptr, y) == FASTLSTM_INVALID, "h", "NULL");
   fastlstm_stream_destroy(stream);
   fastlstm_stream_destroy(nullptr);
