@@ -1,10 +1,11 @@
 #include "stream_type.h"
 
-#include <string>
+#include <atomic>
+#include <cstring>
 #include <vector>
 
-#include "stream.h"
-#include "tensors.h"
+#include "cpu/kernels.h"
+#include "stream_arguments.h"
 
 namespace py = pybind11;
 
@@ -19,70 +20,15 @@ struct StreamObject {
   PyObject* output;
   Py_buffer buffer;
   int64_t L, B, I, H, P;
-  double microseconds;  // of a step, about
+  double microseconds;             // of a step, about
+  std::vector<char>* signature;    // of the weights that are packed, or null
+  std::atomic<bool> runs_a_layer;  // a call of _run_layer is not over
 };
 
 StreamObject* self_of(PyObject* object) { return reinterpret_cast<StreamObject*>(object); }
 
 // A shorter step keeps the GIL: giving it up and taking it again can cost more.
 constexpr double kKeepsGil = 20;
-
-// Raises what a code of csrc/stream.h means. Returns null.
-PyObject* raise(int code) {
-  PyErr_SetString(code == FASTLSTM_INVALID ? PyExc_ValueError : PyExc_RuntimeError,
-                  fastlstm_last_error());
-  return nullptr;
-}
-
-PyObject* none_or_raise(int code) {
-  if (code != FASTLSTM_OK) return raise(code);
-  Py_RETURN_NONE;
-}
-
-std::string text_of(const py::object& object) { return py::str(object).cast<std::string>(); }
-
-std::string size_text(const int64_t* sizes, int dims) {
-  std::string text = "(";
-  for (int i = 0; i < dims; ++i)
-    text += (i ? ", " : "") + (sizes[i] < 0 ? "T" : std::to_string(sizes[i]));
-  return text + ")";
-}
-
-// Raises that a tensor is not what is expected.
-void refuse(const char* name, PyObject* object, const int64_t* sizes, int dims) {
-  try {
-    const py::handle tensor(object);
-    const std::string expected = std::string(name) + ": expected a float32 tensor " +
-                                 size_text(sizes, dims) + " on the CPU, got ";
-    if (!py::hasattr(tensor, "dtype") || !py::hasattr(tensor, "device")) {
-      PyErr_SetString(PyExc_TypeError, (expected + Py_TYPE(object)->tp_name).c_str());
-      return;
-    }
-    std::string dtype = text_of(tensor.attr("dtype"));
-    if (dtype.rfind("torch.", 0) == 0) dtype.erase(0, 6);
-    std::string got = dtype + " " + text_of(py::tuple(py::list(tensor.attr("shape")))) + " on " +
-                      text_of(tensor.attr("device"));
-    if (!torch::is_plain(object)) got = std::string("a ") + Py_TYPE(object)->tp_name + " of " + got;
-    PyErr_SetString(PyExc_ValueError, (expected + got).c_str());
-  } catch (py::error_already_set& error) {
-    error.restore();
-  }
-}
-
-// Reads a float32 tensor of these sizes; a negative size is any. Raises and returns false for
-// another object.
-bool read(const char* name, PyObject* object, const int64_t* sizes, int dims, torch::Tensor& tensor,
-          bool contiguous = true) {
-  bool is_right = torch::read(object, tensor) && tensor.type == torch::Type::float32 &&
-                  tensor.dims == dims && (!contiguous || tensor.is_contiguous());
-  for (int i = 0; is_right && i < dims; ++i) {
-    is_right = sizes[i] < 0 || tensor.sizes[i] == sizes[i];
-  }
-  if (!is_right) refuse(name, object, sizes, dims);
-  return is_right;
-}
-
-float* data_of(const torch::Tensor& tensor) { return reinterpret_cast<float*>(tensor.data); }
 
 int run_steps(StreamObject* self, int64_t T, const torch::Tensor& x, float* y) {
   const int first = x.dims - 2;
@@ -164,55 +110,6 @@ PyObject* reset(PyObject* object, PyObject* rows) {
   return none_or_raise(fastlstm_stream_reset(self->stream, flags));
 }
 
-// The weights as Python passes them: a list with a tuple of six tensors or None for each layer, in
-// the order of fastlstm_layer, and h_0 (L, P) and c_0 (L, H) or None.
-struct Weights {
-  std::vector<fastlstm_layer> layers;
-  const float *h_0 = nullptr, *c_0 = nullptr;
-
-  // Raises and returns false if a tensor has other sizes.
-  bool read(int64_t L, int64_t I, int64_t H, int64_t proj_size, PyObject* list, PyObject* h_object,
-            PyObject* c_object) {
-    const int64_t P = proj_size ? proj_size : H;
-    if (PyList_GET_SIZE(list) != L) {
-      PyErr_SetString(PyExc_ValueError, "layers: expected num_layers tuples");
-      return false;
-    }
-    for (int64_t l = 0; l < L; ++l) {
-      PyObject* layer = PyList_GET_ITEM(list, l);
-      if (!PyTuple_Check(layer) || PyTuple_GET_SIZE(layer) != 6) {
-        PyErr_SetString(PyExc_TypeError, "layers: expected tuples of six tensors or None");
-        return false;
-      }
-      const int64_t matrix_ih[] = {4 * H, l ? P : I}, matrix_hh[] = {4 * H, P};
-      const int64_t vector[] = {4 * H}, peepholes[] = {3 * H}, matrix_hr[] = {P, H};
-      fastlstm_layer& to = layers.emplace_back();
-      const auto item = [&](int i) { return PyTuple_GET_ITEM(layer, i); };
-      if (!set("weight_ih", item(0), matrix_ih, 2, to.weight_ih) ||
-          !set("weight_hh", item(1), matrix_hh, 2, to.weight_hh) ||
-          !set("bias_ih", item(2), vector, 1, to.bias_ih) ||
-          !set("bias_hh", item(3), vector, 1, to.bias_hh) ||
-          !set("weight_ch", item(4), peepholes, 1, to.weight_ch) ||
-          !set("weight_hr", item(5), matrix_hr, 2, to.weight_hr)) {
-        return false;
-      }
-    }
-    const int64_t h_sizes[] = {L, P}, c_sizes[] = {L, H};
-    return set("h_0", h_object, h_sizes, 2, h_0) && set("c_0", c_object, c_sizes, 2, c_0);
-  }
-
- private:
-  static bool set(const char* name, PyObject* object, const int64_t* sizes, int dims,
-                  const float*& to) {
-    to = nullptr;
-    if (object == Py_None) return true;
-    torch::Tensor tensor;
-    if (!fastlstm::read(name, object, sizes, dims, tensor)) return false;
-    to = data_of(tensor);
-    return true;
-  }
-};
-
 PyObject* set_weights(PyObject* object, PyObject* const* arguments, Py_ssize_t count) {
   StreamObject* self = self_of(object);
   if (count != 3 || !PyList_Check(arguments[0])) {
@@ -230,6 +127,97 @@ PyObject* set_weights(PyObject* object, PyObject* const* arguments, Py_ssize_t c
   code = fastlstm_stream_set_weights(self->stream, weights.layers.data(), weights.h_0, weights.c_0);
   Py_END_ALLOW_THREADS;
   return none_or_raise(code);
+}
+
+// What tells whether the weights of a stream of one layer are those that were packed: a checksum of
+// W_ih and W_hh, and a copy of everything smaller.
+std::vector<char> signature_of(const StreamObject* self, const fastlstm_layer& layer) {
+  LstmShape shape{};
+  shape.G = 1, shape.H = self->H, shape.I = self->I, shape.P = self->P;
+  const int num_threads = fastlstm_stream_num_threads(self->stream);
+  const uint64_t checksum =
+      cpu::kernels("auto").checksum(shape, {layer.weight_ih, 0}, {layer.weight_hh, 0}, num_threads);
+  std::vector<char> bytes;
+  const auto add = [&](const void* data, int64_t size) {
+    const char* first = static_cast<const char*>(data);
+    bytes.push_back(data != nullptr);
+    if (data) bytes.insert(bytes.end(), first, first + size);
+  };
+  constexpr int64_t kFloat = sizeof(float);
+  add(&checksum, sizeof(checksum));
+  add(layer.bias_ih, 4 * self->H * kFloat);
+  add(layer.bias_hh, 4 * self->H * kFloat);
+  add(layer.weight_ch, 3 * self->H * kFloat);
+  add(layer.weight_hr, self->P * self->H * kFloat);
+  return bytes;
+}
+
+// is_current(layer): whether the stream of one layer has these weights. The first call is to be
+// with the weights that it was made of, and returns true.
+PyObject* is_current(PyObject* object, PyObject* layer) {
+  StreamObject* self = self_of(object);
+  const auto list = py::reinterpret_steal<py::object>(PyList_New(1));
+  if (!list) return nullptr;
+  Py_INCREF(layer);
+  PyList_SET_ITEM(list.ptr(), 0, layer);
+  Weights weights;
+  const int64_t proj_size = self->P == self->H ? 0 : self->P;
+  if (!weights.read(1, self->I, self->H, proj_size, list.ptr(), Py_None, Py_None)) return nullptr;
+  std::vector<char> now;
+  Py_BEGIN_ALLOW_THREADS;
+  now = signature_of(self, weights.layers[0]);
+  Py_END_ALLOW_THREADS;
+  if (!self->signature) self->signature = new std::vector<char>(now);
+  return PyBool_FromLong(now == *self->signature);
+}
+
+// run_layer(x, y, hx, cx, hy, cy, group, reverse): a whole sequence in one layer and direction.
+// x (T, B, I); y (T, B, G, P), hx and hy (G, B, P), cx and cy (G, B, H) are contiguous, and the
+// group's part is read and written. B is at most the stream's batch_size. Returns whether it was
+// done: false if another thread is using the stream.
+PyObject* run_layer(PyObject* object, PyObject* const* arguments, Py_ssize_t count) {
+  StreamObject* self = self_of(object);
+  torch::Tensor x, y, hx, cx, hy, cy;
+  if (count != 8) {
+    PyErr_SetString(PyExc_TypeError, "expected x, y, hx, cx, hy, cy, group, reverse");
+    return nullptr;
+  }
+  const int64_t group = PyLong_AsLongLong(arguments[6]);
+  const int is_reverse = PyObject_IsTrue(arguments[7]);
+  if (PyErr_Occurred()) return nullptr;
+  const int64_t any[] = {-1, -1, self->I};
+  if (!read("x", arguments[0], any, 3, x, false)) return nullptr;
+  const int64_t T = x.sizes[0], B = x.sizes[1], P = self->P;
+  const int64_t y_sizes[] = {T, B, -1, P};
+  if (!read("y", arguments[1], y_sizes, 4, y)) return nullptr;
+  const int64_t G = y.sizes[2], h_sizes[] = {G, B, P}, c_sizes[] = {G, B, self->H};
+  if (!read("hx", arguments[2], h_sizes, 3, hx) || !read("cx", arguments[3], c_sizes, 3, cx) ||
+      !read("hy", arguments[4], h_sizes, 3, hy) || !read("cy", arguments[5], c_sizes, 3, cy)) {
+    return nullptr;
+  }
+  if (group < 0 || group >= G || T < 1) {
+    PyErr_SetString(PyExc_ValueError, "group: expected one of y, and at least one step");
+    return nullptr;
+  }
+  if (self->runs_a_layer.exchange(true)) Py_RETURN_FALSE;
+  const int64_t last = is_reverse ? T - 1 : 0, sign = is_reverse ? -1 : 1;
+  const int64_t x_stride[] = {sign * x.strides[0], x.strides[1], x.strides[2]};
+  const int64_t y_stride[] = {sign * B * G * P, G * P};
+  const int64_t h_at = group * B * P, c_at = group * B * self->H;
+  fastlstm_stream* stream = self->stream;
+  int code;
+  Py_BEGIN_ALLOW_THREADS;
+  code = fastlstm_stream_resize(stream, B);
+  if (!code) code = fastlstm_stream_set_state(stream, data_of(hx) + h_at, data_of(cx) + c_at);
+  if (!code) {
+    code = fastlstm_stream_run(stream, T, data_of(x) + last * x.strides[0], x_stride,
+                               data_of(y) + last * B * G * P + group * P, y_stride);
+  }
+  if (!code) code = fastlstm_stream_get_state(stream, data_of(hy) + h_at, data_of(cy) + c_at);
+  Py_END_ALLOW_THREADS;
+  self->runs_a_layer = false;
+  if (code != FASTLSTM_OK) return raise(code);
+  Py_RETURN_TRUE;
 }
 
 PyObject* num_threads(PyObject* object, PyObject*) {
@@ -285,6 +273,7 @@ void destroy(PyObject* object) {
   StreamObject* self = self_of(object);
   PyTypeObject* type = Py_TYPE(object);
   fastlstm_stream_destroy(self->stream);
+  delete self->signature;
   Py_XDECREF(self->output);
   if (self->buffer.obj) PyBuffer_Release(&self->buffer);
   type->tp_free(object);
@@ -310,6 +299,13 @@ PyMethodDef methods[] = {
     {"_set_weights", method(set_weights), METH_FASTCALL,
      "_set_weights(self, layers: list, h_0: torch.Tensor | None, c_0: torch.Tensor | None)"
      " -> None\n\nPack other weights."},
+    {"_is_current", is_current, METH_O,
+     "_is_current(self, layer: tuple) -> bool\n\n"
+     "Whether the weights of a stream of one layer are those of the first such call."},
+    {"_run_layer", method(run_layer), METH_FASTCALL,
+     "_run_layer(self, x: torch.Tensor, y: torch.Tensor, hx: torch.Tensor, cx: torch.Tensor, "
+     "hy: torch.Tensor, cy: torch.Tensor, group: int, reverse: bool) -> bool\n\n"
+     "Run a sequence in one group of a layer; false if another thread is using the stream."},
     {"_num_threads", num_threads, METH_NOARGS,
      "_num_threads(self) -> int\n\nThe threads of a step."},
     {nullptr, nullptr, 0, nullptr}};

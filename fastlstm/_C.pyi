@@ -166,11 +166,27 @@ class Stream:
     def _get_state(self, h: torch.Tensor, c: torch.Tensor) -> None:
         """Write the state to tensors."""
 
+    def _is_current(self, layer: tuple) -> bool:
+        """Whether the weights of a stream of one layer are those of the first such call."""
+
     def _num_threads(self) -> int:
         """The threads of a step."""
 
     def _reset(self, rows: bytes | None) -> None:
         """Set rows to the initial state."""
+
+    def _run_layer(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        hx: torch.Tensor,
+        cx: torch.Tensor,
+        hy: torch.Tensor,
+        cy: torch.Tensor,
+        group: int,
+        reverse: bool,
+    ) -> bool:
+        """Run a sequence in one group of a layer; false if another thread is using the stream."""
 
     def _set_state(self, h: torch.Tensor, c: torch.Tensor) -> None:
         """Read the state from tensors."""

@@ -8,6 +8,7 @@ import torch
 
 from fastlstm import renamed
 from fastlstm.backends.cpu.prepacked import PackedWeights, PrepackedWeights  # noqa: F401
+from fastlstm.backends.cpu.stored import RoundedWeights
 from fastlstm.call import LSTMWeights
 from fastlstm.functional import lstm, lstm_cell, lstm_sequence
 from fastlstm.models.byte_lstm import ByteLSTM
@@ -25,7 +26,7 @@ from fastlstm.nn.stream import Stream
 from fastlstm.op import flops  # noqa: F401, it registers formulas
 
 # So that torch.load takes whole models where it allows known classes only (weights_only=True).
-torch.serialization.add_safe_globals([LSTM, LSTMCell, PrepackedWeights])
+torch.serialization.add_safe_globals([LSTM, LSTMCell, PrepackedWeights, RoundedWeights])
 torch.serialization.add_safe_globals(  # files of version 0.1
     [
         (LSTM, "fastlstm.modules.LSTM"),

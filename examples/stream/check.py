@@ -1,6 +1,6 @@
 """Write an LSTM and a sequence to a file, run the program on it, and check what it computed.
 
-    python examples/stream/check.py build/stream/stream
+python examples/stream/check.py build/stream/stream
 """
 
 import subprocess

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm.backends.cpu.prepacked import PrepackedWeights
 from fastlstm.backends.select import check_backend
 from fastlstm.call import SequenceLayout, Wanted
 from fastlstm.checks import check_input
@@ -76,7 +75,6 @@ class LSTM(LSTMBase):
     weight_hh_l0: Tensor
     h_0: Tensor
     c_0: Tensor
-    _packed: list[PrepackedWeights] | None = None  # its name in pickles of version 0.1
 
     def __init__(
         self,
@@ -194,10 +192,11 @@ class LSTM(LSTMBase):
                 hx = None if hx is None else (hx[0].unsqueeze(1), hx[1].unsqueeze(1))
         if hx is None and self.learn_initial_state:
             hx = self._initial_state(input)
+        weights, prepacked = self._weights_for(input, hx)
         output, (hy, cy), *cells = lstm(
             input,
             hx,
-            self.weights(),
+            weights,
             bidirectional=self.bidirectional,
             batch_first=self.batch_first,
             dropout=self.dropout,
@@ -207,7 +206,7 @@ class LSTM(LSTMBase):
             return_all_cells=return_all_cells,
             return_sequence=return_sequence,
             checkpoint_every=self.checkpoint_every,
-            prepacked=self._packed,
+            prepacked=prepacked,
             backend=self.backend,
         )
         if not batched:
@@ -226,31 +225,6 @@ class LSTM(LSTMBase):
             self.h_0.unsqueeze(1).expand(-1, B, -1),
             self.c_0.unsqueeze(1).expand(-1, B, -1),
         )
-
-    def freeze(self) -> LSTM:
-        """Cache the weights in the CPU kernels' layout between calls in inference; return self.
-
-        Without the cache every call packs the weights into that layout again, which costs time
-        where T * B is between some 16 and 200. With it a call computes a checksum of the weights
-        and packs them only if they have changed, so that results are always those of the current
-        weights. The cache takes as much memory as the weights. Copies and pickles of the module
-        are frozen too, with caches of their own. Other backends, calls that record gradients and
-        compiled calls do not use it.
-
-        Example:
-            >>> lstm = fastlstm.LSTM(8, 16).eval().freeze()
-            >>> with torch.no_grad():
-            ...     output, state = lstm(torch.randn(50, 2, 8))
-            >>> output.shape
-            torch.Size([50, 2, 16])
-        """
-        self._packed = [PrepackedWeights() for _ in range(self.num_layers)]
-        return self
-
-    def unfreeze(self) -> LSTM:
-        """Drop the cache of :meth:`freeze`; return self."""
-        self._packed = None
-        return self
 
     def problem(self, input: Tensor | PackedSequence | None = None) -> Problem:
         """The question that a call with this input puts to the backends, for ``explain``."""

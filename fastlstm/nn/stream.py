@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from fastlstm import _C
+from fastlstm.backends.cpu.stored import WEIGHT_TYPES
 
-_WEIGHT_TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}  # as csrc/stream.h numbers them
 _MODULE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -68,8 +68,8 @@ class Stream(_C.Stream):
             raise TypeError(f"batch_size: expected an int, got {type(batch_size).__name__}")
         if batch_size < 1:
             raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
-        if dtype_of_weights not in _WEIGHT_TYPES:
-            known = ", ".join(_WEIGHT_TYPES)
+        if dtype_of_weights not in WEIGHT_TYPES:
+            known = ", ".join(WEIGHT_TYPES)
             raise ValueError(f"dtype_of_weights: expected {known}, got {dtype_of_weights!r}")
         P = lstm.proj_size or lstm.hidden_size
         buffer = bytearray(4 * batch_size * P)
@@ -85,7 +85,7 @@ class Stream(_C.Stream):
             layers=layers,
             h_0=h_0,
             c_0=c_0,
-            weight_type=_WEIGHT_TYPES[dtype_of_weights],
+            weight_type=WEIGHT_TYPES[dtype_of_weights],
             output=output,
             buffer=buffer,
             num_threads=torch.get_num_threads(),

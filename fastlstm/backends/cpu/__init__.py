@@ -85,6 +85,8 @@ def forward(
         if not (wanted.train and wanted.checkpoint_every):
             reserve = reserve.to(dtype)
         return Results._make((*(output.to(dtype) for output in outputs), reserve))
+    if prepacked is not None and (done := prepacked.run(call, wanted)) is not None:
+        return done
     input, weights, hx, cx, layout = call
     train, returns_y, returns_cells, every = wanted
     (G, B, P), H = hx.shape, cx.shape[2]

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastlstm import _C
 from fastlstm.backends.pointers import allocate
+from fastlstm.call import Call, Results, Wanted
 
 
 class PrepackedWeights:
@@ -36,6 +37,10 @@ class PrepackedWeights:
 
     def __reduce__(self) -> tuple[type[PrepackedWeights], tuple[()]]:
         return PrepackedWeights, ()
+
+    def run(self, call: Call, wanted: Wanted) -> Results | None:
+        """Run a call by other kernels than ``lstm_forward``; None, as these weights have none."""
+        return None
 
     def of(
         self,

@@ -1,0 +1,166 @@
+"""``LSTM.freeze(dtype=...)``: inference computes with rounded weights, everything else does not."""
+
+import copy
+import pickle
+import threading
+
+import pytest
+import torch
+from torch.nn.utils.rnn import pack_sequence
+
+import fastlstm
+from fastlstm.backends.cpu.stored import MOST_ROWS, rounded
+
+DTYPES = ("bfloat16", "int8")
+# The kernels of steps multiply x and h as 16-bit integers with int8 weights.
+TOLERANCE = {"bfloat16": 3e-6, "int8": 2e-4}
+
+
+def make(seed=0, **options):
+    torch.manual_seed(seed)
+    return fastlstm.LSTM(21, 35, **options).eval()
+
+
+def with_rounded_weights(module, dtype):
+    """A plain module with the weights that a frozen one computes with."""
+    module = copy.deepcopy(module).unfreeze()
+    with torch.no_grad():
+        for weights in module.weights():
+            for weight, value in zip(weights, rounded(weights, dtype), strict=True):
+                if weight is not None:
+                    weight.copy_(value)
+    return module
+
+
+def assert_close(found, expected, dtype):
+    for one, other in zip(found, expected, strict=True):
+        if isinstance(one, tuple):
+            assert_close(one, other, dtype)
+        elif one is not None:
+            torch.testing.assert_close(one, other, rtol=0, atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("B", [1, 2, MOST_ROWS, MOST_ROWS + 1])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 2, "bidirectional": True, "peephole": True},
+        {"num_layers": 2, "bidirectional": True, "proj_size": 9, "batch_first": True},
+        {"bias": False, "learn_initial_state": True},
+    ],
+)
+def test_inference_is_that_of_rounded_weights(options, B, dtype):
+    module = make(**options)
+    expected = with_rounded_weights(module, dtype)
+    assert module.freeze(dtype) is module
+    x = torch.randn((B, 30, 21) if module.batch_first else (30, B, 21))
+    with torch.no_grad():
+        for input in (x, x[:1], x.flip(0, 1, 2)[..., ::1]):
+            assert_close(module(input), expected(input), dtype)
+        _, state = expected(x)
+        assert_close(module(x, state), expected(x, state), dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("backend", ["auto", "cpu", "torch", "reference"])
+def test_every_kind_of_call(backend, dtype):
+    module = make(bidirectional=True, backend=backend)
+    expected = with_rounded_weights(module, dtype)
+    module.freeze(dtype)
+    x, lengths = torch.randn(9, 2, 21), torch.tensor([4, 9])
+    with torch.no_grad():
+        assert_close(module(x), expected(x), dtype)
+        assert_close(module(x[:, 0]), expected(x[:, 0]), dtype)
+        assert_close(module(x, lengths=lengths), expected(x, lengths=lengths), dtype)
+        packed = pack_sequence([x[:, 0], x[:3, 1]])
+        assert_close(module(packed)[0][:1], expected(packed)[0][:1], dtype)
+        if backend != "torch":
+            reset = torch.rand(9, 2) < 0.3
+            assert_close(module(x, reset=reset), expected(x, reset=reset), dtype)
+            found = module(x, return_all_cells=True, return_sequence=False)
+            assert_close(found, expected(x, return_all_cells=True, return_sequence=False), dtype)
+        if backend == "auto":
+            batch = torch.randn(3, 9, 2, 21)
+            assert_close(
+                torch.func.vmap(lambda x: module(x)[0])(batch),
+                [expected(x)[0] for x in batch],
+                dtype,
+            )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_training_uses_the_weights_as_they_are(dtype):
+    module, x = make(), torch.randn(9, 2, 21)
+    y = module(x)[0]
+    y.sum().backward()
+    frozen = copy.deepcopy(module).freeze(dtype)
+    frozen.zero_grad()
+    assert torch.equal(frozen(x)[0], y)
+    frozen(x)[0].sum().backward()
+    for one, other in zip(module.parameters(), frozen.parameters(), strict=True):
+        assert torch.equal(one.grad, other.grad)
+    assert list(frozen.state_dict()) == list(module.state_dict())
+    with torch.no_grad():
+        assert not torch.equal(frozen(x)[0], y)
+        assert torch.equal(frozen.unfreeze()(x)[0], module(x)[0])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "name",
+    ["weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0", "weight_ch_l0", "weight_hr_l0"],
+)
+@pytest.mark.parametrize("B", [1, 6])
+def test_every_write_is_seen(B, name, dtype):
+    module, x = make(peephole=True, proj_size=9).freeze(dtype), torch.randn(9, B, 21)
+    with torch.no_grad():
+        before = module(x)[0]
+        getattr(module, name).data.numpy()[..., -1] += 0.5
+        assert_close(module(x), with_rounded_weights(module, dtype)(x), dtype)
+        assert not torch.equal(module(x)[0], before)
+
+
+def test_other_weights_and_dtypes():
+    module, x = make().freeze("int8"), torch.randn(9, 2, 21)
+    with torch.no_grad():
+        module(x)
+        module.load_state_dict(make(1).state_dict(), assign=True)
+        assert_close(module(x), with_rounded_weights(module, "int8")(x), "int8")
+        module.double()
+        assert_close(module(x.double()), with_rounded_weights(module, "int8")(x.double()), "int8")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_copies_and_pickles(dtype):
+    module, x = make().freeze(dtype), torch.randn(9, 2, 21)
+    with torch.no_grad():
+        y = module(x)[0]
+        for other in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+            assert torch.equal(other(x)[0], y)
+
+
+def test_threads():
+    """Calls at the same time have the results of the same weights."""
+    module, x = make().freeze("bfloat16"), torch.randn(300, 2, 21)
+    with torch.no_grad():
+        expected = module(x)[0]
+    found = []
+
+    def call():
+        with torch.no_grad():
+            found.extend(module(x)[0] for _ in range(5))
+
+    threads = [threading.Thread(target=call) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 20
+    assert all(torch.allclose(y, expected, atol=1e-5) for y in found)
+
+
+def test_an_unknown_dtype_is_refused():
+    with pytest.raises(ValueError, match="dtype: expected bfloat16, int8 or None, got 'int4'"):
+        make().freeze("int4")
