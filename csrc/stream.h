@@ -95,7 +95,7 @@ int fastlstm_stream_reset(fastlstm_stream* stream, const uint8_t* rows);
 int fastlstm_stream_set_weights(fastlstm_stream* stream, const fastlstm_layer* layers,
                                 const float* h_0, const float* c_0);
 
-/* The threads of a step. */
+/* The most threads of a step. It runs on one where other programs keep the cores busy. */
 int fastlstm_stream_num_threads(const fastlstm_stream* stream);
 
 /* One sentence about the last error in this thread; empty if there was none. Valid until the next

@@ -307,7 +307,7 @@ PyMethodDef methods[] = {
      "hy: torch.Tensor, cy: torch.Tensor, group: int, reverse: bool) -> bool\n\n"
      "Run a sequence in one group of a layer; false if another thread is using the stream."},
     {"_num_threads", num_threads, METH_NOARGS,
-     "_num_threads(self) -> int\n\nThe threads of a step."},
+     "_num_threads(self) -> int\n\nThe most threads of a step."},
     {nullptr, nullptr, 0, nullptr}};
 
 PyType_Slot slots[] = {

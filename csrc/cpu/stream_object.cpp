@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -103,6 +104,40 @@ void copy_rows(float* to, int64_t to_stride, const float* from, int64_t from_str
   }
 }
 
+// How many threads the next call runs on. While other programs keep the cores busy, a thread may
+// wait for a time slice, 4 ms or more, and the others with it: at H = 256 a step took 16 ms where
+// one thread needs 24 us. After such a call the next ones run on one thread, 16 at first, and twice
+// as many each time that the next try stalls too. The results do not depend on the threads.
+class ThreadChoice {
+ public:
+  void set_most(int most) { most_ = most; }
+  int most() const { return most_; }
+  int next() const { return alone_ ? 1 : most_; }
+
+  // Runs `body` and watches how long it takes. `expected` is about what one thread takes.
+  template <class Body>
+  void watch(double expected_microseconds, const Body& body) {
+    if (most_ == 1) return body();
+    if (alone_) {
+      --alone_;
+      return body();
+    }
+    const auto start = std::chrono::steady_clock::now();
+    body();
+    const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
+    if (took.count() > 1000 + 4 * expected_microseconds) {
+      alone_ = back_off_;
+      back_off_ = static_cast<int>(lesser(2 * back_off_, kMostCalls));
+    } else {
+      back_off_ = kFewestCalls;
+    }
+  }
+
+ private:
+  static constexpr int kFewestCalls = 16, kMostCalls = 1 << 16;
+  int most_ = 1, alone_ = 0, back_off_ = kFewestCalls;
+};
+
 class Stream {
  public:
   explicit Stream(const fastlstm_stream_config& config)
@@ -121,6 +156,7 @@ class Stream {
     Workspace weights(nullptr), rest(nullptr);
     plan_.num_threads = 1;
     lay_out(weights, rest);
+    numbers_ = weights.bytes() * numbers_per_word(plan_.type) / 4;
     plan_.num_threads = threads_for(weights.bytes(), panels(), config.num_threads);
     weights = rest = Workspace(nullptr);
     lay_out(weights, rest);
@@ -129,6 +165,7 @@ class Stream {
     weights = Workspace(weight_memory_->data());
     rest = Workspace(memory_->data());
     lay_out(weights, rest);
+    threads_.set_most(plan_.num_threads);
     pack(config.layers, config.h_0, config.c_0);
     resize(config.batch_size);
   }
@@ -137,6 +174,7 @@ class Stream {
   std::atomic<bool> busy{false};
 
   const StreamPlan& plan() const { return plan_; }
+  int most_threads() const { return threads_.most(); }
 
   // Uses so many of the rows there is memory for, from the initial state on.
   void resize(int64_t batch_size) {
@@ -151,7 +189,10 @@ class Stream {
     if (call.T == 0) return;
     check_address("y", call.y);
     if (plan_.I) check_address("x", call.x);
-    kernels_.stream_run(plan_, call);
+    plan_.num_threads = threads_.next();
+    // A weight takes some 40 ps for the first row, and half of that for others.
+    const double step = 40e-6 * static_cast<double>(numbers_) * (1 + 0.5 * (plan_.B - 1.0));
+    threads_.watch(step * static_cast<double>(call.T), [&] { kernels_.stream_run(plan_, call); });
   }
 
   void get_state(float* h, float* c) const {
@@ -273,7 +314,8 @@ class Stream {
   const Kernels& kernels_;
   const int64_t lanes_;
   StreamPlan plan_{};
-  int64_t most_rows_;
+  int64_t most_rows_, numbers_;  // numbers_: of all weights, about
+  ThreadChoice threads_;
   std::unique_ptr<StreamLayer[]> layers_;
   std::unique_ptr<Memory> weight_memory_, memory_;
 };
@@ -354,7 +396,7 @@ int fastlstm_stream_set_weights(fastlstm_stream* stream, const fastlstm_layer* l
 }
 
 int fastlstm_stream_num_threads(const fastlstm_stream* stream) {
-  return stream ? stream->plan().num_threads : 0;
+  return stream ? stream->most_threads() : 0;
 }
 
 const char* fastlstm_last_error(void) { return last_error; }
