@@ -4,7 +4,6 @@ Every shape and lifetime is in csrc/lstm.h, and for ``cuda`` in csrc/cuda/kernel
 
 import collections.abc
 import typing
-
 import torch
 import typing_extensions
 
@@ -170,7 +169,7 @@ class Stream:
         """Whether the weights of a stream of one layer are those of the first such call."""
 
     def _num_threads(self) -> int:
-        """The threads of a step."""
+        """The most threads of a step."""
 
     def _reset(self, rows: bytes | None) -> None:
         """Set rows to the initial state."""

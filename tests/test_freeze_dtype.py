@@ -16,6 +16,15 @@ DTYPES = ("bfloat16", "int8")
 TOLERANCE = {"bfloat16": 3e-6, "int8": 2e-4}
 
 
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """Two threads on a busy machine make these short calls a hundred times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 def make(seed=0, **options):
     torch.manual_seed(seed)
     return fastlstm.LSTM(21, 35, **options).eval()
