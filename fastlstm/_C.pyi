@@ -4,6 +4,7 @@ Every shape and lifetime is in csrc/lstm.h, and for ``cuda`` in csrc/cuda/kernel
 
 import collections.abc
 import typing
+
 import torch
 import typing_extensions
 
