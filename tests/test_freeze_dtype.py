@@ -131,6 +131,15 @@ def test_every_write_is_seen(B, name, dtype):
         assert not torch.equal(module(x)[0], before)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_compiled(dtype):
+    module, x = make(bidirectional=True).freeze(dtype), torch.randn(9, 2, 21)
+    compiled = torch.compile(module, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        assert_close(compiled(x), with_rounded_weights(module, dtype)(x), dtype)
+    torch.testing.assert_close(compiled(x)[0], copy.deepcopy(module).unfreeze()(x)[0])
+
+
 def test_other_weights_and_dtypes():
     module, x = make().freeze("int8"), torch.randn(9, 2, 21)
     with torch.no_grad():

@@ -5,11 +5,11 @@
  * bias_ih, bias_hh, weight_ch if there are peepholes, weight_hr if there is a projection; then
  * x (T, B, I). OUTPUT: y (T, B, P).
  */
+#include "stream.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
-
-#include "stream.h"
 
 static int fail(const char* what) {
   fprintf(stderr, "stream: %s\n", what);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from itertools import islice
-from operator import is_
+from operator import attrgetter, is_
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -180,7 +180,9 @@ class LSTMBase(nn.RNNBase):
             return weights, self._packed
         data = input.data if isinstance(input, PackedSequence) else input
         tensors = (data, *(hx or ()), *(w for own in weights for w in own if w is not None))
-        if torch.is_grad_enabled() and any(map(requires_grad, tensors)):
+        # A compiler cannot follow requires_grad(), which looks into transforms.
+        asks = attrgetter("requires_grad") if torch.compiler.is_compiling() else requires_grad
+        if torch.is_grad_enabled() and any(map(asks, tensors)):
             return weights, None
         return self._packed.of(weights, 1 + self.bidirectional)
 
