@@ -287,9 +287,26 @@ PyCFunction method(Function function) {
 
 PyMethodDef methods[] = {
     {"step", step, METH_O,
-     "step(self, x: torch.Tensor) -> torch.Tensor\n\nRun one step of every row."},
+     "step(self, x: torch.Tensor) -> torch.Tensor\n\n"
+     "Run one step of every row.\n\n"
+     "Args:\n"
+     "    x: (B, I), float32, on the CPU, with any strides.\n\n"
+     "Returns:\n"
+     "    y (B, P), the last layer's h: one tensor, which the next step overwrites. Clone it to\n"
+     "    keep it.\n\n"
+     "Raises:\n"
+     "    TypeError: x is no Tensor.\n"
+     "    ValueError: x has another size, dtype or device, or is of a subclass of Tensor.\n"
+     "    RuntimeError: another thread is using the stream."},
     {"run", run, METH_O,
-     "run(self, x: torch.Tensor) -> torch.Tensor\n\nRun several steps of every row."},
+     "run(self, x: torch.Tensor) -> torch.Tensor\n\n"
+     "Run T steps of every row: the results of single steps to the bit, in less time.\n\n"
+     "Args:\n"
+     "    x: (T, B, I), float32, on the CPU, with any strides; also if ``lstm.batch_first``.\n\n"
+     "Returns:\n"
+     "    y (T, B, P), a new tensor.\n\n"
+     "Raises:\n"
+     "    TypeError, ValueError, RuntimeError: as :meth:`step` does."},
     {"_get_state", method(get_state), METH_FASTCALL,
      "_get_state(self, h: torch.Tensor, c: torch.Tensor) -> None\n\nWrite the state to tensors."},
     {"_set_state", method(set_state), METH_FASTCALL,

@@ -197,10 +197,31 @@ class Stream:
         """Pack other weights."""
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
-        """Run several steps of every row."""
+        """Run T steps of every row: the results of single steps to the bit, in less time.
+
+        Args:
+            x: (T, B, I), float32, on the CPU, with any strides; also if ``lstm.batch_first``.
+
+        Returns:
+            y (T, B, P), a new tensor.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as :meth:`step` does."""
 
     def step(self, x: torch.Tensor) -> torch.Tensor:
-        """Run one step of every row."""
+        """Run one step of every row.
+
+        Args:
+            x: (B, I), float32, on the CPU, with any strides.
+
+        Returns:
+            y (B, P), the last layer's h: one tensor, which the next step overwrites. Clone it to
+            keep it.
+
+        Raises:
+            TypeError: x is no Tensor.
+            ValueError: x has another size, dtype or device, or is of a subclass of Tensor.
+            RuntimeError: another thread is using the stream."""
 
 class cuda:
     """The kernels for GPUs: functions, if ``built``.

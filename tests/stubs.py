@@ -79,4 +79,5 @@ def _read(path):
 
 if __name__ == "__main__":
     STUB.write_text(ast.unparse(generate()))
-    subprocess.run([sys.executable, "-m", "ruff", "format", STUB], check=True)
+    for command in (["check", "--fix"], ["format"]):
+        subprocess.run([sys.executable, "-m", "ruff", *command, STUB], check=True)
