@@ -78,11 +78,18 @@ class Memory {
   void* data_;
 };
 
-// Below 512 KiB of weights, waking a second thread and waiting for it costs more than it saves.
-int threads_for(int64_t weight_bytes, int64_t panels, int num_threads) {
-  if (weight_bytes < 512 * 1024) return 1;
-  return static_cast<int>(lesser(num_threads, panels));
+// About how long a step of B rows takes on one thread: reading the weights, or the arithmetic.
+double step_microseconds(WeightType type, int64_t weight_bytes, int64_t B) {
+  const auto bytes = static_cast<double>(weight_bytes);
+  const double numbers = bytes * static_cast<double>(numbers_per_word(type)) / 4;
+  const double of_a_number = type == WeightType::int8 ? 10e-6 : 18e-6;
+  const double reading = bytes * 10e-6, arithmetic = numbers * static_cast<double>(B) * of_a_number;
+  return reading > arithmetic ? reading : arithmetic;
 }
+
+// In a shorter step, waking a second thread and waiting for it costs more than it saves. With one
+// row this is a step that reads 512 KiB of weights.
+constexpr double kSharedStep = 512 * 1024 * 10e-6;
 
 // Checks the sizes. Within these limits no product of sizes overflows.
 const fastlstm_stream_config& checked(const fastlstm_stream_config& config) {
@@ -125,7 +132,7 @@ class ThreadChoice {
     const auto start = std::chrono::steady_clock::now();
     body();
     const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
-    if (took.count() > 1000 + 4 * expected_microseconds) {
+    if (took.count() > 1000 + 10 * expected_microseconds) {
       alone_ = back_off_;
       back_off_ = static_cast<int>(lesser(2 * back_off_, kMostCalls));
     } else {
@@ -156,8 +163,9 @@ class Stream {
     Workspace weights(nullptr), rest(nullptr);
     plan_.num_threads = 1;
     lay_out(weights, rest);
-    numbers_ = weights.bytes() * numbers_per_word(plan_.type) / 4;
-    plan_.num_threads = threads_for(weights.bytes(), panels(), config.num_threads);
+    weight_bytes_ = weights.bytes();
+    num_threads_ = static_cast<int>(lesser(config.num_threads, panels()));
+    plan_.num_threads = threads_for(most_rows_);
     weights = rest = Workspace(nullptr);
     lay_out(weights, rest);
     weight_memory_ = std::make_unique<Memory>(weights.bytes());
@@ -165,7 +173,6 @@ class Stream {
     weights = Workspace(weight_memory_->data());
     rest = Workspace(memory_->data());
     lay_out(weights, rest);
-    threads_.set_most(plan_.num_threads);
     pack(config.layers, config.h_0, config.c_0);
     resize(config.batch_size);
   }
@@ -181,6 +188,7 @@ class Stream {
     check("batch_size", batch_size, 1, most_rows_);
     plan_.B = batch_size;
     plan_.max_steps = greater(1, kBlockRows / batch_size);
+    threads_.set_most(threads_for(batch_size));
     reset(nullptr);
   }
 
@@ -190,8 +198,7 @@ class Stream {
     check_address("y", call.y);
     if (plan_.I) check_address("x", call.x);
     plan_.num_threads = threads_.next();
-    // A weight takes some 40 ps for the first row, and half of that for others.
-    const double step = 40e-6 * static_cast<double>(numbers_) * (1 + 0.5 * (plan_.B - 1.0));
+    const double step = step_microseconds(plan_.type, weight_bytes_, plan_.B);
     threads_.watch(step * static_cast<double>(call.T), [&] { kernels_.stream_run(plan_, call); });
   }
 
@@ -274,6 +281,9 @@ class Stream {
   };
   Sizes sizes() const { return {plan_.B, plan_.H, plan_.P}; }
   int64_t inputs(int64_t l) const { return l ? plan_.P : plan_.I; }
+  int threads_for(int64_t B) const {
+    return step_microseconds(plan_.type, weight_bytes_, B) < kSharedStep ? 1 : num_threads_;
+  }
   int64_t panels() const { return ceil_div(plan_.H, lanes_); }
   // h (B, padded(P)) of a layer now.
   float* h_of(int64_t l) const { return layers_[l].h + plan_.slot * plan_.B * padded(plan_.P); }
@@ -314,7 +324,8 @@ class Stream {
   const Kernels& kernels_;
   const int64_t lanes_;
   StreamPlan plan_{};
-  int64_t most_rows_, numbers_;  // numbers_: of all weights, about
+  int64_t most_rows_, weight_bytes_;
+  int num_threads_;
   ThreadChoice threads_;
   std::unique_ptr<StreamLayer[]> layers_;
   std::unique_ptr<Memory> weight_memory_, memory_;
