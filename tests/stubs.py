@@ -1,6 +1,7 @@
 """The stub of the compiled module, by pybind11-stubgen: ``make stubs`` writes fastlstm/_C.pyi.
 
-The submodule ``cuda`` becomes a class in the same file, so the module must be built with CUDA.
+The submodule ``cuda`` becomes a class in the same file. If the module was built without CUDA, the
+class stays as it was.
 """
 
 import ast
@@ -8,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from fastlstm import _C
 
 STUB = Path(__file__).parents[1] / "fastlstm" / "_C.pyi"
 
@@ -78,6 +81,9 @@ def _read(path):
 
 
 if __name__ == "__main__":
-    STUB.write_text(ast.unparse(generate()))
+    tree = generate()
+    if not _C.cuda.built:
+        tree.body[-1] = ast.parse(STUB.read_text()).body[-1]
+    STUB.write_text(ast.unparse(tree))
     for command in (["check", "--fix"], ["format"]):
         subprocess.run([sys.executable, "-m", "ruff", *command, STUB], check=True)
