@@ -1,6 +1,7 @@
 """The compiled kernels. Tensors are passed as addresses, strides in elements; 0 means none.
 
 Every shape and lifetime is in csrc/lstm.h, and for ``cuda`` in csrc/cuda/kernels.h."""
+
 import collections.abc
 import typing
 
@@ -13,28 +14,147 @@ def fma_flops(isa: str, num_threads: int) -> float:
 def isas() -> list[str]:
     """The instruction sets available here, best first."""
 
-def lstm_backward(*, dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, checkpoint_every: int, reverse: collections.abc.Sequence[bool] | bytes, lengths: int, by_length: int, first_row: int, reset: int, input: int, input_stride: tuple[int, int, int], weight_ih: tuple[int, int], bias_ih: tuple[int, int], bias_hh: tuple[int, int], weight_hh: tuple[int, int], weight_ch: tuple[int, int], weight_hr: tuple[int, int], hx: int, cx: int, workspace: int, dy: int, dy_stride: tuple[int, int, int], dhy: int, dcy: int, dcells: int, y: int, reserve: int, checkpoints: int, dinput: int, dinput_stride: tuple[int, int, int], dweight_ih: int, dbias: int, dweight_hh: int, dweight_ch: int, dweight_hr: int, dhx: int, dcx: int, num_threads: int, isa: str) -> None:
+def lstm_backward(
+    *,
+    dtype: str,
+    T: int,
+    B: int,
+    G: int,
+    H: int,
+    I: int,
+    P: int,
+    checkpoint_every: int,
+    reverse: collections.abc.Sequence[bool] | bytes,
+    lengths: int,
+    by_length: int,
+    first_row: int,
+    reset: int,
+    input: int,
+    input_stride: tuple[int, int, int],
+    weight_ih: tuple[int, int],
+    bias_ih: tuple[int, int],
+    bias_hh: tuple[int, int],
+    weight_hh: tuple[int, int],
+    weight_ch: tuple[int, int],
+    weight_hr: tuple[int, int],
+    hx: int,
+    cx: int,
+    workspace: int,
+    dy: int,
+    dy_stride: tuple[int, int, int],
+    dhy: int,
+    dcy: int,
+    dcells: int,
+    y: int,
+    reserve: int,
+    checkpoints: int,
+    dinput: int,
+    dinput_stride: tuple[int, int, int],
+    dweight_ih: int,
+    dbias: int,
+    dweight_hh: int,
+    dweight_ch: int,
+    dweight_hr: int,
+    dhx: int,
+    dcx: int,
+    num_threads: int,
+    isa: str,
+) -> None:
     """The backward pass of a layer, all directions. Arguments are the fields of LstmBackward."""
 
-def lstm_backward_workspace(dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, checkpoint_every: int, num_threads: int, isa: str) -> int:
+def lstm_backward_workspace(
+    dtype: str,
+    T: int,
+    B: int,
+    G: int,
+    H: int,
+    I: int,
+    P: int,
+    checkpoint_every: int,
+    num_threads: int,
+    isa: str,
+) -> int:
     """Bytes of scratch that lstm_backward needs."""
 
-def lstm_checksum(*, dtype: str, G: int, H: int, I: int, P: int, weight_ih: tuple[int, int], weight_hh: tuple[int, int], num_threads: int, isa: str) -> int:
+def lstm_checksum(
+    *,
+    dtype: str,
+    G: int,
+    H: int,
+    I: int,
+    P: int,
+    weight_ih: tuple[int, int],
+    weight_hh: tuple[int, int],
+    num_threads: int,
+    isa: str,
+) -> int:
     """64 bits that change when W_ih or W_hh do; not cryptographic."""
 
-def lstm_forward(*, dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, checkpoint_every: int, reverse: collections.abc.Sequence[bool] | bytes, lengths: int, by_length: int, first_row: int, reset: int, input: int, input_stride: tuple[int, int, int], weight_ih: tuple[int, int], bias_ih: tuple[int, int], bias_hh: tuple[int, int], weight_hh: tuple[int, int], weight_ch: tuple[int, int], weight_hr: tuple[int, int], hx: int, cx: int, workspace: int, y: int, hy: int, cy: int, cells: int, reserve: int, checkpoints: int, prepacked: int, is_prepacked: bool, num_threads: int, isa: str) -> None:
+def lstm_forward(
+    *,
+    dtype: str,
+    T: int,
+    B: int,
+    G: int,
+    H: int,
+    I: int,
+    P: int,
+    checkpoint_every: int,
+    reverse: collections.abc.Sequence[bool] | bytes,
+    lengths: int,
+    by_length: int,
+    first_row: int,
+    reset: int,
+    input: int,
+    input_stride: tuple[int, int, int],
+    weight_ih: tuple[int, int],
+    bias_ih: tuple[int, int],
+    bias_hh: tuple[int, int],
+    weight_hh: tuple[int, int],
+    weight_ch: tuple[int, int],
+    weight_hr: tuple[int, int],
+    hx: int,
+    cx: int,
+    workspace: int,
+    y: int,
+    hy: int,
+    cy: int,
+    cells: int,
+    reserve: int,
+    checkpoints: int,
+    prepacked: int,
+    is_prepacked: bool,
+    num_threads: int,
+    isa: str,
+) -> None:
     """The forward pass of a layer, all directions. Arguments are the fields of LstmForward."""
 
 def lstm_forward_prepacked(dtype: str, G: int, H: int, I: int, P: int, isa: str) -> int:
     """Bytes of prepacked weights, which lstm_forward can reuse."""
 
-def lstm_forward_streams(dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, isa: str) -> bool:
+def lstm_forward_streams(
+    dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, isa: str
+) -> bool:
     """Whether lstm_forward reads weights as they lie, and packs none, without prepacked ones."""
 
-def lstm_forward_workspace(dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, num_threads: int, isa: str) -> int:
+def lstm_forward_workspace(
+    dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, num_threads: int, isa: str
+) -> int:
     """Bytes of scratch that lstm_forward needs."""
 
-def lstm_prepack(*, dtype: str, G: int, H: int, I: int, P: int, weight_ih: tuple[int, int], weight_hh: tuple[int, int], prepacked: int, num_threads: int, isa: str) -> None:
+def lstm_prepack(
+    *,
+    dtype: str,
+    G: int,
+    H: int,
+    I: int,
+    P: int,
+    weight_ih: tuple[int, int],
+    weight_hh: tuple[int, int],
+    prepacked: int,
+    num_threads: int,
+    isa: str,
+) -> None:
     """Writes W_ih and W_hh in the kernel's layout to the memory at prepacked."""
 
 class Stream:
@@ -55,41 +175,53 @@ class Stream:
     def _reset(self, rows: bytes | None) -> None:
         """Set rows to the initial state."""
 
-    def _run_layer(self, x: torch.Tensor, y: torch.Tensor, hx: torch.Tensor, cx: torch.Tensor, hy: torch.Tensor, cy: torch.Tensor, group: int, reverse: bool) -> bool:
+    def _run_layer(
+        self,
+        x: torch.Tensor,
+        y: torch.Tensor,
+        hx: torch.Tensor,
+        cx: torch.Tensor,
+        hy: torch.Tensor,
+        cy: torch.Tensor,
+        group: int,
+        reverse: bool,
+    ) -> bool:
         """Run a sequence in one group of a layer; false if another thread is using the stream."""
 
     def _set_state(self, h: torch.Tensor, c: torch.Tensor) -> None:
         """Read the state from tensors."""
 
-    def _set_weights(self, layers: list, h_0: torch.Tensor | None, c_0: torch.Tensor | None) -> None:
+    def _set_weights(
+        self, layers: list, h_0: torch.Tensor | None, c_0: torch.Tensor | None
+    ) -> None:
         """Pack other weights."""
 
     def run(self, x: torch.Tensor) -> torch.Tensor:
         """Run T steps of every row: the results of single steps to the bit, in less time.
 
-Args:
-    x: (T, B, I), float32, on the CPU, with any strides; also if ``lstm.batch_first``.
+        Args:
+            x: (T, B, I), float32, on the CPU, with any strides; also if ``lstm.batch_first``.
 
-Returns:
-    y (T, B, P), a new tensor.
+        Returns:
+            y (T, B, P), a new tensor.
 
-Raises:
-    TypeError, ValueError, RuntimeError: as :meth:`step` does."""
+        Raises:
+            TypeError, ValueError, RuntimeError: as :meth:`step` does."""
 
     def step(self, x: torch.Tensor) -> torch.Tensor:
         """Run one step of every row.
 
-Args:
-    x: (B, I), float32, on the CPU, with any strides.
+        Args:
+            x: (B, I), float32, on the CPU, with any strides.
 
-Returns:
-    y (B, P), the last layer's h: one tensor, which the next step overwrites. Clone it to
-    keep it.
+        Returns:
+            y (B, P), the last layer's h: one tensor, which the next step overwrites. Clone it to
+            keep it.
 
-Raises:
-    TypeError: x is no Tensor.
-    ValueError: x has another size, dtype or device, or is of a subclass of Tensor.
-    RuntimeError: another thread is using the stream."""
+        Raises:
+            TypeError: x is no Tensor.
+            ValueError: x has another size, dtype or device, or is of a subclass of Tensor.
+            RuntimeError: another thread is using the stream."""
 
 class cuda:
     """The kernels for GPUs: functions, if ``built``.
@@ -97,22 +229,104 @@ class cuda:
     ``stream`` is a cudaStream_t, ``products`` "tf32" or "tf32x3", ``direction`` "forward" or
     "backward", ``plan`` one of ``plans``, or a ValueError is raised. ``layered``: the groups are
     the layers of one LSTM."""
+
     built: bool
     reason: str | None
-    'why they were not built'
+    "why they were not built"
     architectures: tuple[int, ...]
-    'that they were compiled for, as 90 for sm_90'
+    "that they were compiled for, as 90 for sm_90"
 
     @staticmethod
-    def backward(*, dtype: str, T: int, B: int, G: int, H: int, reverse: collections.abc.Sequence[bool] | bytes, lengths: int, reset: int, layered: bool, weight_ih: tuple[int, int], weight_hh: tuple[int, int], weight_ch: tuple[int, int], hx: int, cx: int, workspace: int, dy: int, dy_stride: tuple[int, int, int], dhy: int, dcy: int, dcells: int, reserve: int, digates: int, digates_stride: tuple[int, int, int], dbias: int, dweight_ch: int, dhx: int, dcx: int, device: int, stream: int, products: str, plan: dict[str, int]) -> None:
+    def backward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        layered: bool,
+        weight_ih: tuple[int, int],
+        weight_hh: tuple[int, int],
+        weight_ch: tuple[int, int],
+        hx: int,
+        cx: int,
+        workspace: int,
+        dy: int,
+        dy_stride: tuple[int, int, int],
+        dhy: int,
+        dcy: int,
+        dcells: int,
+        reserve: int,
+        digates: int,
+        digates_stride: tuple[int, int, int],
+        dbias: int,
+        dweight_ch: int,
+        dhx: int,
+        dcx: int,
+        device: int,
+        stream: int,
+        products: str,
+        plan: dict[str, int],
+    ) -> None:
         """The backward pass in one launch. Arguments are the fields of RecurrenceBackward."""
 
     @staticmethod
-    def cell_backward(*, dtype: str, T: int, B: int, G: int, H: int, reverse: collections.abc.Sequence[bool] | bytes, lengths: int, reset: int, step: int, dy: int, dy_stride: tuple[int, int, int], dcells: int, reserve: int, weight_ch: tuple[int, int], cx: int, digates: int, digates_stride: tuple[int, int, int], dhgates: int, dh: int, dc: int, dbias: int, dweight_ch: int, device: int, stream: int) -> None:
+    def cell_backward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        step: int,
+        dy: int,
+        dy_stride: tuple[int, int, int],
+        dcells: int,
+        reserve: int,
+        weight_ch: tuple[int, int],
+        cx: int,
+        digates: int,
+        digates_stride: tuple[int, int, int],
+        dhgates: int,
+        dh: int,
+        dc: int,
+        dbias: int,
+        dweight_ch: int,
+        device: int,
+        stream: int,
+    ) -> None:
         """One step of the backward pass. Arguments are the fields of CellBackward."""
 
     @staticmethod
-    def cell_forward(*, dtype: str, T: int, B: int, G: int, H: int, reverse: collections.abc.Sequence[bool] | bytes, lengths: int, reset: int, step: int, igates: int, igates_stride: tuple[int, int, int], hgates: int, weight_ch: tuple[int, int], h: int, c: int, y: int, cells: int, reserve: int, device: int, stream: int) -> None:
+    def cell_forward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        step: int,
+        igates: int,
+        igates_stride: tuple[int, int, int],
+        hgates: int,
+        weight_ch: tuple[int, int],
+        h: int,
+        c: int,
+        y: int,
+        cells: int,
+        reserve: int,
+        device: int,
+        stream: int,
+    ) -> None:
         """One step of the forward pass. Arguments are the fields of CellForward."""
 
     @staticmethod
@@ -124,13 +338,64 @@ class cuda:
         """What the plans depend on: major, minor, multiprocessors, shared_memory."""
 
     @staticmethod
-    def forward(*, dtype: str, T: int, B: int, G: int, H: int, reverse: collections.abc.Sequence[bool] | bytes, lengths: int, reset: int, layered: bool, weight_ih: tuple[int, int], weight_hh: tuple[int, int], weight_ch: tuple[int, int], hx: int, cx: int, workspace: int, igates: int, igates_stride: tuple[int, int, int], bias: tuple[int, int], y: int, y_below: int, hy: int, cy: int, cells: int, reserve: int, device: int, stream: int, products: str, plan: dict[str, int]) -> None:
+    def forward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        layered: bool,
+        weight_ih: tuple[int, int],
+        weight_hh: tuple[int, int],
+        weight_ch: tuple[int, int],
+        hx: int,
+        cx: int,
+        workspace: int,
+        igates: int,
+        igates_stride: tuple[int, int, int],
+        bias: tuple[int, int],
+        y: int,
+        y_below: int,
+        hy: int,
+        cy: int,
+        cells: int,
+        reserve: int,
+        device: int,
+        stream: int,
+        products: str,
+        plan: dict[str, int],
+    ) -> None:
         """The forward pass in one launch. Arguments are the fields of RecurrenceForward."""
 
     @staticmethod
-    def plans(direction: str, dtype: str, B: int, G: int, H: int, *, layered: bool=False, products: str, device: dict[str, int]) -> tuple[list[dict[str, int]], str]:
+    def plans(
+        direction: str,
+        dtype: str,
+        B: int,
+        G: int,
+        H: int,
+        *,
+        layered: bool = False,
+        products: str,
+        device: dict[str, int],
+    ) -> tuple[list[dict[str, int]], str]:
         """The plans that fit on the device, best first; and why there is none, or ""."""
 
     @staticmethod
-    def step_ns(direction: str, dtype: str, B: int, G: int, H: int, *, layered: bool=False, products: str, plan: dict[str, int], costs: dict[str, float]) -> float:
+    def step_ns(
+        direction: str,
+        dtype: str,
+        B: int,
+        G: int,
+        H: int,
+        *,
+        layered: bool = False,
+        products: str,
+        plan: dict[str, int],
+        costs: dict[str, float],
+    ) -> float:
         """What the model expects a step of the plan to take."""
