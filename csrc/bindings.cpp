@@ -2,6 +2,8 @@
 //
 // No torch header and no libtorch: one build serves every torch version. Nothing is checked here
 // beyond what would crash the interpreter; the functions of Python do that once, for all backends.
+#include "direct/bindings.h"
+
 #include <pybind11/stl.h>
 
 #include <stdexcept>
@@ -12,6 +14,7 @@
 
 #include "arguments.h"
 #include "cpu/kernels.h"
+#include "scratch.h"
 #include "stream_type.h"
 #ifdef FASTLSTM_CUDA
 #include "cuda/bindings.h"
@@ -22,10 +25,6 @@ using namespace py::literals;
 
 namespace fastlstm {
 namespace {
-
-struct alignas(64) CacheLine {
-  char bytes[64];
-};
 
 // A tensor's address, and a weight as Python passes it: group 0's address, elements to the next.
 using Address = uintptr_t;
@@ -48,12 +47,11 @@ void check_num_threads(int num_threads) {
 }
 
 LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
-                int64_t P, int64_t checkpoint_every = 0) {
+                int64_t P) {
   LstmShape shape{};
   shape.dtype = parse_dtype(dtype);
   check_dtype(shape.dtype);
   shape.T = T, shape.B = B, shape.G = G, shape.H = H, shape.I = I, shape.P = P;
-  shape.checkpoint_every = checkpoint_every;
   return shape;
 }
 
@@ -83,14 +81,20 @@ void lstm_forward(const Arguments<LstmForward>& call) {
   if (!check(call)) return;
   const auto& kernels = cpu::kernels(call.isa);
   const py::gil_scoped_release release;
-  kernels.forward(call, call.num_threads);
+  Scratch scratch;
+  LstmForward forward = call;
+  forward.workspace = scratch.take(kernels.forward_workspace(call.shape, call.num_threads));
+  kernels.forward(forward, call.num_threads);
 }
 
 void lstm_backward(const Arguments<LstmBackward>& call) {
   if (!check(call)) return;
   const auto& kernels = cpu::kernels(call.isa);
   const py::gil_scoped_release release;
-  kernels.backward(call, call.num_threads);
+  Scratch scratch;
+  LstmBackward backward = call;
+  backward.workspace = scratch.take(kernels.backward_workspace(call.shape, call.num_threads));
+  kernels.backward(backward, call.num_threads);
 }
 
 bool lstm_forward_streams(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
@@ -103,20 +107,6 @@ size_t lstm_forward_prepacked(const std::string& dtype, int64_t G, int64_t H, in
   return cpu::kernels(isa).forward_prepacked(sizes(dtype, 0, 0, G, H, I, P));
 }
 
-size_t lstm_forward_workspace(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
-                              int64_t I, int64_t P, int num_threads, const std::string& isa) {
-  check_num_threads(num_threads);
-  return cpu::kernels(isa).forward_workspace(sizes(dtype, T, B, G, H, I, P), num_threads);
-}
-
-size_t lstm_backward_workspace(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
-                               int64_t I, int64_t P, int64_t checkpoint_every, int num_threads,
-                               const std::string& isa) {
-  check_num_threads(num_threads);
-  const LstmShape shape = sizes(dtype, T, B, G, H, I, P, checkpoint_every);
-  return cpu::kernels(isa).backward_workspace(shape, num_threads);
-}
-
 void lstm_prepack(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
                   const Weight& weight_ih, const Weight& weight_hh, Address prepacked,
                   int num_threads, const std::string& isa) {
@@ -127,9 +117,9 @@ void lstm_prepack(const std::string& dtype, int64_t G, int64_t H, int64_t I, int
   call.weight_hh = weight(weight_hh);
   call.prepacked = reinterpret_cast<void*>(prepacked);
   const auto& kernels = cpu::kernels(isa);
-  std::vector<CacheLine> workspace(kernels.forward_workspace(call.shape, num_threads) / 64 + 1);
-  call.workspace = workspace.data();
   const py::gil_scoped_release release;
+  Scratch scratch;
+  call.workspace = scratch.take(kernels.forward_workspace(call.shape, num_threads));
   kernels.forward(call, num_threads);
 }
 
@@ -171,12 +161,6 @@ PYBIND11_MODULE(_C, module) {
       "Whether lstm_forward reads weights as they lie, and packs none, without prepacked ones.");
   module.def("lstm_forward_prepacked", &lstm_forward_prepacked, "dtype"_a, "G"_a, "H"_a, "I"_a,
              "P"_a, "isa"_a, "Bytes of prepacked weights, which lstm_forward can reuse.");
-  module.def("lstm_forward_workspace", &lstm_forward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
-             "H"_a, "I"_a, "P"_a, "num_threads"_a, "isa"_a,
-             "Bytes of scratch that lstm_forward needs.");
-  module.def("lstm_backward_workspace", &lstm_backward_workspace, "dtype"_a, "T"_a, "B"_a, "G"_a,
-             "H"_a, "I"_a, "P"_a, "checkpoint_every"_a, "num_threads"_a, "isa"_a,
-             "Bytes of scratch that lstm_backward needs.");
   module.def("lstm_prepack", &lstm_prepack, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
              "weight_ih"_a, "weight_hh"_a, "prepacked"_a, "num_threads"_a, "isa"_a,
              "Writes W_ih and W_hh in the kernel's layout to the memory at prepacked.");
@@ -185,8 +169,12 @@ PYBIND11_MODULE(_C, module) {
              "64 bits that change when W_ih or W_hh do; not cryptographic.");
   module.def("fma_flops", &fma_flops, "isa"_a, "num_threads"_a,
              "Floating-point operations a second of a loop of nothing but float32 multiply-adds.");
+  module.def(
+      "poison_scratch", [](bool poisoned) { Scratch::is_poisoned = poisoned; }, "poisoned"_a,
+      "Whether the memory that kernels work in is NaN at first, for tests.");
   module.def("isas", &cpu::isas, "The instruction sets available here, best first.");
 
+  direct::bind(module);
   define_stream(module);
 
   py::module_ cuda = module.def_submodule(

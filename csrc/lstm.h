@@ -101,7 +101,8 @@ struct LstmBackward : LstmCall {
   void* dcx;  // (G, B, H)
 };
 
-// Calls visit(name, field) for every field of a struct. Python passes the fields by these names.
+// Calls visit(name, field) for every field of a struct but the workspace. Python passes the fields
+// by these names.
 template <class Visit>
 void for_each_field(LstmShape& shape, Visit&& visit) {
   visit("dtype", shape.dtype);
@@ -132,7 +133,6 @@ void for_each_field(LstmCall& call, Visit&& visit) {
   visit("weight_hr", call.weight_hr);
   visit("hx", call.hx);
   visit("cx", call.cx);
-  visit("workspace", call.workspace);
 }
 
 template <class Visit>

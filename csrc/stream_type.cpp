@@ -62,8 +62,8 @@ PyObject* run(PyObject* object, PyObject* x_object) {
   if (!read("x", x_object, sizes, 3, x, false)) return nullptr;
   const int64_t T = x.sizes[0];
   const int64_t out_sizes[] = {T, self->B, self->P};
-  const int64_t out_strides[] = {self->B * self->P, self->P, 1};
-  PyObject* output = torch::allocate(x_object, out_sizes, out_strides, 3);
+  PyObject* output = PyObject_CallMethod(x_object, "new_empty", "LLL", (long long)T,
+                                         (long long)self->B, (long long)self->P);
   if (!output) return nullptr;
   int code = FASTLSTM_INVALID;
   if (read("y", output, out_sizes, 3, y)) code = run_steps(self, T, x, data_of(y));

@@ -11,20 +11,23 @@ namespace {
 
 // What this file uses of torch. The objects are kept forever, as torch is.
 struct Torch {
-  PyObject *tensor_class, *parameter_class, *strided;
+  PyObject *tensor_class, *parameter_class, *strided, *is_neg, *empty_strided, *get_default_dtype;
   PyObject* dtypes[6];  // in the order of Type
   const dlpack::ExchangeApi* exchange = nullptr;
   bool uses_exchange;
 
-  PyObject* const is_neg = PyUnicode_InternFromString("is_neg");
-  PyObject* const new_empty_strided = PyUnicode_InternFromString("new_empty_strided");
+  PyObject* const dtype_keyword = PyTuple_Pack(1, PyUnicode_InternFromString("dtype"));
   PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
+  PyObject* const storage_offset = PyUnicode_InternFromString("storage_offset");
   PyObject* const stride = PyUnicode_InternFromString("stride");
 
   Torch() {
     const py::module_ torch = py::module_::import("torch");
     tensor_class = py::object(torch.attr("Tensor")).release().ptr();
     parameter_class = py::object(py::module_::import("torch.nn").attr("Parameter")).release().ptr();
+    is_neg = py::object(torch.attr("Tensor").attr("is_neg")).release().ptr();
+    empty_strided = py::object(torch.attr("empty_strided")).release().ptr();
+    get_default_dtype = py::object(torch.attr("get_default_dtype")).release().ptr();
     strided = py::object(torch.attr("strided")).release().ptr();
     int index = 0;
     for (const char* name : {"float32", "float64", "bfloat16", "int32", "int64", "bool"}) {
@@ -97,6 +100,19 @@ bool read_attributes(py::handle object, Tensor& tensor) {
   return true;
 }
 
+// Whether a tensor's memory is there for certain. If it was freed, and if torch represents zeros by
+// a flag alone, the address is the offset in no memory at all: less than a terabyte.
+bool is_there(PyObject* object, const Tensor& tensor) {
+  const auto address = reinterpret_cast<uintptr_t>(tensor.data);
+  if (address >= uintptr_t{1} << 40) return true;
+  PyObject* const offset = PyObject_CallMethodNoArgs(object, torch().storage_offset);
+  const bool is_offset =
+      !offset || address == PyLong_AsUnsignedLongLong(offset) * bytes_of(tensor.type);
+  Py_XDECREF(offset);
+  PyErr_Clear();
+  return !is_offset;
+}
+
 }  // namespace
 
 bool Tensor::has_sizes(const int64_t* expected, int size_count) const {
@@ -134,13 +150,14 @@ int64_t bytes_of(Type type) {
   }
 }
 
+PyObject* dtype_of(Type type) { return torch().dtypes[static_cast<int>(type)]; }
+
 bool is_plain(PyObject* object) {
   const auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
   return type == torch().tensor_class || type == torch().parameter_class;
 }
 
-bool read(PyObject* object, Tensor& tensor) {
-  if (!is_plain(object)) return false;
+bool read_new(PyObject* object, Tensor& tensor) {
   bool is_read = false;
   if (torch().uses_exchange) {
     is_read = read_exchanged(object, tensor);
@@ -151,29 +168,39 @@ bool read(PyObject* object, Tensor& tensor) {
     } catch (const py::cast_error&) {   // as a size that is a symbol
     }
   }
-  if (!is_read || (tensor.data == nullptr && tensor.count() > 0)) {
-    PyErr_Clear();
-    return false;
-  }
-  PyObject* is_negated = PyObject_CallMethodNoArgs(object, torch().is_neg);
+  if (!is_read) PyErr_Clear();
+  return is_read && (is_there(object, tensor) || tensor.count() == 0);
+}
+
+bool read(PyObject* object, Tensor& tensor) {
+  if (!is_plain(object) || !read_new(object, tensor)) return false;
+  PyObject* const is_negated = PyObject_Vectorcall(torch().is_neg, &object, 1, nullptr);
   if (!is_negated) PyErr_Clear();
   Py_XDECREF(is_negated);
   return is_negated == Py_False;
 }
 
-PyObject* allocate(PyObject* like, const int64_t* sizes, const int64_t* strides, int count) {
-  PyObject* const both[] = {PyTuple_New(count), PyTuple_New(count)};
+bool is_default(Type type) {
+  PyObject* const dtype = PyObject_Vectorcall(torch().get_default_dtype, nullptr, 0, nullptr);
+  if (!dtype) PyErr_Clear();
+  Py_XDECREF(dtype);
+  return dtype == dtype_of(type);
+}
+
+PyObject* allocate(Type type, bool is_default, const int64_t* sizes, const int64_t* strides,
+                   int count) {
+  PyObject* const arguments[] = {PyTuple_New(count), PyTuple_New(count), dtype_of(type)};
   PyObject* made = nullptr;
-  if (both[0] && both[1]) {
+  if (arguments[0] && arguments[1]) {
     for (int i = 0; i < count; ++i) {
-      PyTuple_SET_ITEM(both[0], i, PyLong_FromLongLong(sizes[i]));
-      PyTuple_SET_ITEM(both[1], i, PyLong_FromLongLong(strides[i]));
+      PyTuple_SET_ITEM(arguments[0], i, PyLong_FromLongLong(sizes[i]));
+      PyTuple_SET_ITEM(arguments[1], i, PyLong_FromLongLong(strides[i]));
     }
-    PyObject* arguments[] = {like, both[0], both[1]};
-    made = PyObject_VectorcallMethod(torch().new_empty_strided, arguments, 3, nullptr);
+    PyObject* const keywords = is_default ? nullptr : torch().dtype_keyword;
+    made = PyObject_Vectorcall(torch().empty_strided, arguments, 2, keywords);
   }
-  Py_XDECREF(both[0]);
-  Py_XDECREF(both[1]);
+  Py_XDECREF(arguments[0]);
+  Py_XDECREF(arguments[1]);
   return made;
 }
 

@@ -29,6 +29,7 @@ struct Tensor {
 };
 
 int64_t bytes_of(Type type);
+PyObject* dtype_of(Type type);  // torch.float32 and so on; a borrowed reference
 
 // Reads a plain tensor: one of class torch.Tensor or torch.nn.Parameter itself, dense, on the CPU,
 // of a type above, with at most kMaxDims dimensions. Returns false for every other object, also for
@@ -36,12 +37,20 @@ int64_t bytes_of(Type type);
 // Python error is set.
 bool read(PyObject* object, Tensor& tensor);
 
-// The same for a tensor of class torch.Tensor alone or torch.nn.Parameter alone.
+// The same for a tensor that was made here, which torch does not negate: without asking.
+bool read_new(PyObject* object, Tensor& tensor);
+
+// Whether the object is of class torch.Tensor or torch.nn.Parameter itself.
 bool is_plain(PyObject* object);
 
-// A new tensor with the dtype of `like`, which is on the CPU, with anything in it. It returns null,
-// with a Python error set, if there is no memory. `count` dimensions.
-PyObject* allocate(PyObject* like, const int64_t* sizes, const int64_t* strides, int count);
+// Whether torch makes tensors of this type if it is asked for none. To name a type takes torch
+// 0.12 us.
+bool is_default(Type type);
+
+// A new tensor of `count` dimensions on torch's default device, with anything in it. It returns
+// null, with a Python error set, if there is no memory.
+PyObject* allocate(Type type, bool is_default, const int64_t* sizes, const int64_t* strides,
+                   int count);
 
 // Chooses how tensors are read: through DLPack, which is the default where torch has it, or by
 // their attributes. Returns what was chosen; for tests.

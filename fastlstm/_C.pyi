@@ -8,6 +8,24 @@ import typing
 import torch
 import typing_extensions
 
+def direct_cell(
+    module: typing.Any, record: typing.Any, input: typing.Any, hx: typing.Any
+) -> tuple | None:
+    """The outputs of LSTMCell.forward, or None if the general path has to compute them."""
+
+def direct_gradients(layout: tuple, saved: tuple, grads: tuple, needs: tuple) -> tuple | None:
+    """The gradients of a direct call's tensors, or None if the general path has to compute them."""
+
+def direct_lstm(
+    module: typing.Any,
+    record: typing.Any,
+    input: typing.Any,
+    hx: typing.Any,
+    lengths: typing.Any,
+    reset: typing.Any,
+) -> tuple | None:
+    """The outputs of LSTM.forward, or None if the general path has to compute them."""
+
 def fma_flops(isa: str, num_threads: int) -> float:
     """Floating-point operations a second of a loop of nothing but float32 multiply-adds."""
 
@@ -39,7 +57,6 @@ def lstm_backward(
     weight_hr: tuple[int, int],
     hx: int,
     cx: int,
-    workspace: int,
     dy: int,
     dy_stride: tuple[int, int, int],
     dhy: int,
@@ -61,20 +78,6 @@ def lstm_backward(
     isa: str,
 ) -> None:
     """The backward pass of a layer, all directions. Arguments are the fields of LstmBackward."""
-
-def lstm_backward_workspace(
-    dtype: str,
-    T: int,
-    B: int,
-    G: int,
-    H: int,
-    I: int,
-    P: int,
-    checkpoint_every: int,
-    num_threads: int,
-    isa: str,
-) -> int:
-    """Bytes of scratch that lstm_backward needs."""
 
 def lstm_checksum(
     *,
@@ -115,7 +118,6 @@ def lstm_forward(
     weight_hr: tuple[int, int],
     hx: int,
     cx: int,
-    workspace: int,
     y: int,
     hy: int,
     cy: int,
@@ -137,11 +139,6 @@ def lstm_forward_streams(
 ) -> bool:
     """Whether lstm_forward reads weights as they lie, and packs none, without prepacked ones."""
 
-def lstm_forward_workspace(
-    dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, num_threads: int, isa: str
-) -> int:
-    """Bytes of scratch that lstm_forward needs."""
-
 def lstm_prepack(
     *,
     dtype: str,
@@ -156,6 +153,13 @@ def lstm_prepack(
     isa: str,
 ) -> None:
     """Writes W_ih and W_hh in the kernel's layout to the memory at prepacked."""
+
+def poison_scratch(poisoned: bool) -> None:
+    """Whether the memory that kernels work in is NaN at first, for tests."""
+
+def set_direct(reading: str) -> bool:
+    """How direct calls read tensors: "dlpack", the default, "attributes", or "off": there are none.
+    Returns False if this torch lacks it. For tests."""
 
 class Stream:
     """A stepping object: see csrc/stream.h and fastlstm.Stream."""

@@ -1,12 +1,14 @@
 """Fixtures for all test files, and fixtures that every test runs with."""
 
 import zlib
+from contextlib import nullcontext
 
 import emulation
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fastlstm import _C
 from fastlstm.backends import select
 from fastlstm.kernels import INTERPRETED
 from fastlstm.problem import Problem
@@ -28,10 +30,12 @@ def _same_seed_and_poisoned_memory():
     torch.backends.cudnn.allow_tf32 = False
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = True
+    _C.poison_scratch(True)
     torch.manual_seed(0)
     yield
     torch.backends.cudnn.allow_tf32 = tf32
     torch.set_num_threads(threads)
+    _C.set_direct("dlpack")
     torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
 
@@ -120,11 +124,9 @@ class _Listener(TorchDispatchMode):
         return function(*args, **kwargs or {})
 
 
-@pytest.fixture(params=["direct", "op"])
+@pytest.fixture(params=["direct", "autograd", "op"])
 def path(request):
-    """Both paths to the kernels in turn: directly, and by the op of ``torch.library``."""
-    if request.param == "direct":
-        yield
-    else:
-        with _Listener():
-            yield
+    """Each path to the kernels: a direct call, the general path's function, and the op."""
+    _C.set_direct("dlpack" if request.param == "direct" else "off")
+    with _Listener() if request.param == "op" else nullcontext():
+        yield request.param

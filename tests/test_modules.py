@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import fastlstm
-from fastlstm import backends
+from fastlstm import _C, backends
 
 LENGTHS = torch.tensor([3, 5, 1, 4])
 CONFIGURATIONS = [
@@ -106,6 +106,7 @@ def test_backward_in_eval_mode(backend, peephole):
 
 
 def test_reserve_is_kept_for_training_only(monkeypatch):
+    _C.set_direct("off")
     reserves = []
     original = backends.cpu.forward
 

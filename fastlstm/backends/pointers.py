@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,23 +11,30 @@ from torch import Tensor
 
 from fastlstm.call import Call, GroupWeights, OutputGradients, Saved, SequenceLayout
 
-# A larger workspace is freed after the call. The system clears fresh memory page by page: for
-# 36 MB that took 10 ms, as long as the rest of that call.
-_KEPT_BYTES = 256 * 2**20
+# A lower address may be an offset in no memory at all. Offsets are less than a terabyte.
+_LOW_ADDRESS = 2**40
+
+
+def is_there(tensor: Tensor) -> bool:
+    """Whether the tensor's memory is there for certain."""
+    address = tensor.data_ptr()
+    return address > _LOW_ADDRESS or address != tensor.storage_offset() * tensor.element_size()
 
 
 def materialized(name: str, tensor: Tensor) -> Tensor:
     """The tensor, or a copy if torch represents its sign, or that it is zero, by a flag only.
 
     Raises:
-        RuntimeError: the memory was freed, as FSDP frees that of parameters. Its address is then 0,
-            which kernels take for "not given".
+        RuntimeError: the memory was freed, as FSDP frees that of parameters. The address is then
+            the offset in that memory.
     """
     if tensor.is_neg():
         return tensor.resolve_neg()
-    if tensor.data_ptr() == 0 and tensor.numel() > 0:
-        if tensor._is_zerotensor():
-            return tensor.clone()
+    if is_there(tensor) or tensor.numel() == 0:
+        return tensor
+    if tensor._is_zerotensor():
+        return tensor.clone()
+    if tensor.untyped_storage().data_ptr() == 0:
         raise RuntimeError(
             f"{name}: expected {tensor.numel()} numbers in memory, "
             f"got a storage of {tensor.untyped_storage().nbytes()} bytes: it was freed"
@@ -43,7 +49,7 @@ def materialized_call(call: Call) -> Call:
     for parameter in weights:
         tensors += parameter
     tensors += [tensor for tensor in layout[1:] if tensor is not None]
-    if all(map(Tensor.data_ptr, tensors)) and not any(map(Tensor.is_neg, tensors)):
+    if all(map(is_there, tensors)) and not any(map(Tensor.is_neg, tensors)):
         return call
     groups = [
         [materialized(f"{name}[{g}]", weight) for g, weight in enumerate(parameter)]
@@ -70,7 +76,7 @@ def materialized_backward(
     names = (*grads._fields, "y", "reserve")
     tensors = [
         tensor
-        if tensor is None or (tensor.data_ptr() and not tensor.is_neg())
+        if tensor is None or (is_there(tensor) and not tensor.is_neg())
         else materialized(name, tensor)
         for name, tensor in zip(names, (*grads, y, reserve), strict=True)
     ]
@@ -144,24 +150,6 @@ def allocate(size: int) -> Tensor:
     return torch.empty(size, dtype=torch.uint8, device="cpu")
 
 
-class _Scratch(threading.local):
-    """The workspace that a thread keeps for its next call."""
-
-    memory = allocate(0)
-
-
-_scratch = _Scratch()
-
-
-def workspace(size: int) -> Tensor:
-    """At least ``size`` bytes, with anything in them."""
-    if size > _KEPT_BYTES:
-        return allocate(size)
-    if _scratch.memory.numel() < size:
-        _scratch.memory = allocate(size)
-    return _scratch.memory
-
-
 def row_arguments(call: Call) -> tuple[int, dict[str, Any], Sequence[Tensor | None]]:
     """(T, the kernels' arguments about the rows, the owners of the memory).
 
@@ -179,7 +167,7 @@ def row_arguments(call: Call) -> tuple[int, dict[str, Any], Sequence[Tensor | No
         first_row = batch_sizes.cumsum(0) - batch_sizes
     elif lengths is not None:
         lengths = lengths.to(torch.int64).clamp(0, T).contiguous()
-        by_length = lengths.argsort(descending=True)
+        by_length = lengths.argsort(descending=True, stable=True)
     reset = None if reset is None else reset.contiguous()
     owners = [lengths, by_length, first_row, reset]
     names = ("lengths", "by_length", "first_row", "reset")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
+from fastlstm._C import direct_lstm
 from fastlstm.backends.select import check_backend
 from fastlstm.call import SequenceLayout, Wanted
 from fastlstm.checks import check_input
 from fastlstm.functional import lstm, make_layers
 from fastlstm.layout_checks import steps_between_checkpoints, tensor_of
+from fastlstm.nn.direct import record
 from fastlstm.nn.lstm_base import BEYOND_TORCH, LSTMBase, options_repr
 from fastlstm.nn.scripting import TorchLSTM, arguments_of, scriptable
 from fastlstm.problem import Problem, pose_problem
@@ -125,10 +127,6 @@ class LSTM(LSTMBase):
             self.h_0 = nn.Parameter(self.weight_hh_l0.new_zeros(rows, proj_size or hidden_size))
             self.c_0 = nn.Parameter(self.weight_hh_l0.new_zeros(rows, hidden_size))
 
-    def _bound(self) -> float:
-        """The largest weight that is drawn; ``hidden_size**-0.5`` differs in the last bit."""
-        return 1.0 / math.sqrt(self.hidden_size)
-
     def reset_parameters(self) -> None:
         """Draw all weights again, as ``nn.LSTM`` does; set learnt initial states to zero."""
         bound = self._bound()
@@ -137,10 +135,6 @@ class LSTM(LSTMBase):
                 nn.init.zeros_(parameter)
             else:
                 nn.init.uniform_(parameter, -bound, bound)
-
-    def _suffixes(self) -> list[str]:
-        directions = ["", "_reverse"] if self.bidirectional else [""]
-        return [f"l{layer}{d}" for layer in range(self.num_layers) for d in directions]
 
     def forward(
         self,
@@ -179,6 +173,11 @@ class LSTM(LSTMBase):
             AttributeError, IndexError, RuntimeError, TypeError, ValueError: as ``nn.LSTM`` and
                 :func:`fastlstm.lstm_sequence` do.
         """
+        is_usual = return_sequence and not return_all_cells and type(self).weights is LSTM.weights
+        if is_usual and not is_compiling():
+            outputs = direct_lstm(self, record, input, hx, lengths, reset)
+            if outputs is not None:
+                return outputs
         batched = True
         if not isinstance(input, PackedSequence):
             check_input(input, hx)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from itertools import islice
 from operator import attrgetter, is_
@@ -112,6 +113,14 @@ class LSTMBase(nn.RNNBase):
         """Set the state, which may be that of an ``nn.LSTM`` or of an older version."""
         options = {"learn_initial_state": False, "checkpoint_every": None}
         super().__setstate__(BEYOND_TORCH | options | state)
+
+    def _bound(self) -> float:
+        """The largest weight that is drawn; ``hidden_size**-0.5`` differs in the last bit."""
+        return 1.0 / math.sqrt(self.hidden_size)
+
+    def _suffixes(self) -> list[str]:
+        directions = ["", "_reverse"] if self.bidirectional else [""]
+        return [f"l{layer}{d}" for layer in range(self.num_layers) for d in directions]
 
     def _current_weights(self) -> list[Tensor]:
         """The weights that ``nn.LSTM`` would use, in the order of ``_flat_weights``.

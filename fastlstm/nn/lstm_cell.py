@@ -7,11 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
+from fastlstm._C import direct_cell
 from fastlstm.backends.select import check_backend
 from fastlstm.call import LSTMWeights, Wanted
 from fastlstm.cell_checks import check_cell_input
 from fastlstm.functional import lstm_cell, make_cell
+from fastlstm.nn.direct import record
 from fastlstm.nn.lstm import EXAMPLE_BATCH
 from fastlstm.nn.lstm_base import BEYOND_TORCH, check_sizes, options_repr
 from fastlstm.nn.scripting import scriptable
@@ -82,6 +85,10 @@ class LSTMCell(nn.RNNCellBase):
             AttributeError, RuntimeError, TypeError, ValueError: as ``nn.LSTMCell`` does.
             ValueError: a backend that cannot run this call.
         """
+        if type(self).weights is LSTMCell.weights and not is_compiling():
+            outputs = direct_cell(self, record, input, hx)
+            if outputs is not None:
+                return outputs
         check_cell_input(input, hx)
         weights = self.weights()
         check_sizes(self, weights)

@@ -115,7 +115,6 @@ def forward(
     # A call that reads each weight a few times only packs none, and needs no checksum.
     if prepacked is not None and not _C.lstm_forward_streams(*sizes, isa):
         kept = prepacked.of((sizes[0], *sizes[3:]), parameters, threads, isa)
-    workspace = pointers.workspace(_C.lstm_forward_workspace(*sizes, threads, isa))
     _C.lstm_forward(
         **dict(zip(_SIZES, sizes, strict=True)),
         **about_rows,
@@ -133,7 +132,6 @@ def forward(
         checkpoints=reserve.data_ptr() if train and every else 0,
         prepacked=0 if kept is None else kept.data_ptr(),
         is_prepacked=kept is not None,
-        workspace=workspace.data_ptr(),
         num_threads=threads,
         isa=isa,
     )
@@ -162,7 +160,7 @@ def backward(
     dinput = y.new_empty(input.shape if needs.input else 0)
     sums = torch.float32 if dtype is torch.bfloat16 else dtype  # in which the kernels add up
     dweights = [
-        y.new_empty(size if needed else 0, dtype=sums)
+        buffer_pool.empty(size if needed else (0,), sums)
         for size, needed in zip(sizes_of, needs[1:], strict=True)
     ]
     dhx, dcx = y.new_empty(G, B, P), y.new_empty(G, B, H)
@@ -184,7 +182,6 @@ def backward(
     if not every:  # only the steps that are run again need biases
         weights = weights._replace(bias_ih=(), bias_hh=())
     parameters, _weight_owners = pointers.group_pointers(weights)
-    workspace = pointers.workspace(_C.lstm_backward_workspace(*sizes, every, threads, isa))
     asked = [
         gradient.data_ptr() if need else 0
         for gradient, need in zip((dinput, *dweights), needs, strict=True)
@@ -215,7 +212,6 @@ def backward(
         dweight_hr=asked[5],
         dhx=dhx.data_ptr(),
         dcx=dcx.data_ptr(),
-        workspace=workspace.data_ptr(),
         num_threads=threads,
         isa=isa,
     )

@@ -53,7 +53,9 @@ def _take(size: int) -> Tensor:
 
 
 def empty(sizes: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A tensor on the CPU with anything in it, for data that lives until the backward pass only.
+    """A tensor on the CPU with anything in it, for what the next training step makes anew.
+
+    That is the data which a backward pass reads, and the gradients of weights.
 
     Its memory returns to the pool when the last tensor on it is freed. It cannot be resized.
     """

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fastlstm import _C
 from fastlstm.backends.cpu.prepacked import PrepackedWeights
+from fastlstm.backends.pointers import is_there
 from fastlstm.call import Call, LSTMWeights, Results, Wanted
 
 # The types and their numbers in csrc/stream.h.
@@ -141,7 +142,7 @@ def _can_be_kept(weights: LSTMWeights) -> bool:
             and weight.layout == torch.strided
             and weight.is_contiguous()
             and not torch._C._functorch.is_functorch_wrapped_tensor(weight)
-            and (weight.data_ptr() != 0 or weight.numel() == 0)
+            and (is_there(weight) or weight.numel() == 0)
             and not weight.is_neg()
         )
         for weight in weights

@@ -1,0 +1,188 @@
+#include "bindings.h"
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../cpu/kernels.h"
+#include "observers.h"
+#include "passes.h"
+
+namespace py = pybind11;
+
+namespace fastlstm::direct {
+namespace {
+
+bool is_enabled = true;
+
+bool requires_grad(PyObject* tensor) {
+  static PyObject* const name = PyUnicode_InternFromString("requires_grad");
+  PyObject* const value = PyObject_GetAttr(tensor, name);
+  if (!value) PyErr_Clear();
+  Py_XDECREF(value);
+  return value != Py_False;
+}
+
+bool streams(const Call& call) {
+  for (int layer = 0; layer < call.layout.num_layers; ++layer) {
+    if (!cpu::kernels("auto").forward_streams(call.shape(layer))) return false;
+  }
+  return true;
+}
+
+// In training PyTorch's own functions may be faster for few units and a wide input: the general
+// path decides.
+bool may_be_slower(const Call& call) { return call.H <= 8 && call.I >= 128; }
+
+// Calls record(layout, outputs, kept, input, hx, cx, weights ...), which lets autograd know, and
+// puts the outputs that it returns in the place of those that came.
+void let_autograd_know(PyObject* record, const Request& request, Results& results) {
+  py::tuple kept(results.kept.size());
+  for (size_t i = 0; i < kept.size(); ++i) kept[i] = results.kept[i];
+  const bool is_cell = request.layout.is_cell;
+  PyObject* const all[] = {results.y.ptr(), results.hy.ptr(), results.cy.ptr()};
+  const auto pack = [&] {
+    return is_cell ? PyTuple_Pack(2, all[1], all[2]) : PyTuple_Pack(3, all[0], all[1], all[2]);
+  };
+  const py::object layout = owned(to_python(request.layout)), outputs = owned(pack());
+  std::vector<PyObject*> arguments = {layout.ptr(), outputs.ptr(), kept.ptr()};
+  arguments.insert(arguments.end(), request.tensors.begin(), request.tensors.end());
+  const py::tuple recorded =
+      owned(PyObject_Vectorcall(record, arguments.data(), arguments.size(), nullptr));
+  if (!is_cell) results.y = recorded[0];
+  results.hy = recorded[recorded.size() - 2];
+  results.cy = recorded[recorded.size() - 1];
+}
+
+// Computes the results of a module's call. Returns false if the general path has to.
+bool call_module(Request& request, PyObject* record, Results& results) {
+  if (is_watched() || is_autocast_enabled()) return false;
+  const Objects& tensors = request.tensors;
+  bool train = false;
+  if (is_grad_enabled()) {
+    for (PyObject* tensor : tensors) train = train || requires_grad(tensor);
+  }
+  if (train ? request.is_inference : request.is_rounded) return false;
+  Scratch scratch;
+  Call call;
+  if (!call.read(request.layout, tensors.data(), scratch) || (train && may_be_slower(call)) ||
+      (!train && request.is_frozen && !streams(call))) {
+    return false;
+  }
+  results = forward(call, train, scratch);
+  if (train) let_autograd_know(record, request, results);
+  return true;
+}
+
+template <class Run>
+PyObject* guarded(const Run& run) {
+  try {
+    return run().release().ptr();
+  } catch (py::error_already_set& error) {
+    error.restore();
+  } catch (const std::bad_alloc&) {
+    PyErr_NoMemory();
+  } catch (const std::exception& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+  }
+  return nullptr;
+}
+
+PyObject* lstm(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    if (count != 6) throw py::type_error("direct_lstm: expected 6 arguments");
+    Request request;
+    Results results;
+    if (!is_enabled || !request.of_lstm(arguments[0], arguments + 2) ||
+        !call_module(request, arguments[1], results)) {
+      return py::none();
+    }
+    const py::object states = owned(PyTuple_Pack(2, results.hy.ptr(), results.cy.ptr()));
+    return owned(PyTuple_Pack(2, results.y.ptr(), states.ptr()));
+  });
+}
+
+PyObject* cell(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    if (count != 4) throw py::type_error("direct_cell: expected 4 arguments");
+    Request request;
+    Results results;
+    if (!is_enabled || !request.of_cell(arguments[0], arguments + 2) ||
+        !call_module(request, arguments[1], results)) {
+      return py::none();
+    }
+    return owned(PyTuple_Pack(2, results.hy.ptr(), results.cy.ptr()));
+  });
+}
+
+// (layout, saved tensors: those of the call and what forward kept, grads, needs)
+PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    if (count != 4) throw py::type_error("direct_gradients: expected 4 arguments");
+    for (int i = 0; i < 4; ++i) {
+      if (!PyTuple_Check(arguments[i])) throw py::type_error("direct_gradients: expected tuples");
+    }
+    if (!is_enabled || is_watched() || is_grad_enabled()) return py::none();
+    const Layout layout = to_layout(arguments[0]);
+    PyObject* const* const saved = PySequence_Fast_ITEMS(arguments[1]);
+    const int num_tensors = layout.count();
+    if (PyTuple_GET_SIZE(arguments[1]) != num_tensors + 2 * layout.num_layers ||
+        PyTuple_GET_SIZE(arguments[2]) != (layout.is_cell ? 2 : 3) ||
+        PyTuple_GET_SIZE(arguments[3]) != num_tensors) {
+      throw py::type_error("direct_gradients: expected tuples that belong to the layout");
+    }
+    std::vector<bool> needs;
+    for (int i = 0; i < num_tensors; ++i) {
+      needs.push_back(PyTuple_GET_ITEM(arguments[3], i) == Py_True);
+    }
+    Scratch scratch;
+    Call call;
+    std::vector<py::object> found;
+    if (!call.read(layout, saved, scratch) ||
+        !backward(call, saved + num_tensors, PySequence_Fast_ITEMS(arguments[2]), needs, scratch,
+                  found)) {
+      return py::none();
+    }
+    py::tuple result(found.size());
+    for (size_t i = 0; i < found.size(); ++i) result[i] = std::move(found[i]);
+    return result;
+  });
+}
+
+bool set_reading(const std::string& reading) {
+  is_enabled = reading != "off";
+  return torch::read_through_dlpack(reading == "dlpack") == (reading == "dlpack");
+}
+
+PyMethodDef methods[] = {
+    {"direct_lstm", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(lstm)),
+     METH_FASTCALL,
+     "direct_lstm(module: object, record: object, input: object, hx: object, lengths: object, "
+     "reset: object, /) -> tuple | None\n\n"
+     "The outputs of LSTM.forward, or None if the general path has to compute them."},
+    {"direct_cell", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(cell)),
+     METH_FASTCALL,
+     "direct_cell(module: object, record: object, input: object, hx: object, /) -> tuple | None\n\n"
+     "The outputs of LSTMCell.forward, or None if the general path has to compute them."},
+    {"direct_gradients", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(gradients)),
+     METH_FASTCALL,
+     "direct_gradients(layout: tuple, saved: tuple, grads: tuple, needs: tuple, /) -> tuple | "
+     "None\n\n"
+     "The gradients of a direct call's tensors, or None if the general path has to compute them."},
+};
+
+}  // namespace
+
+void bind(py::module_& module) {
+  const py::object name = module.attr("__name__");
+  for (PyMethodDef& method : methods) {
+    module.attr(method.ml_name) =
+        py::reinterpret_steal<py::object>(PyCFunction_NewEx(&method, nullptr, name.ptr()));
+  }
+  module.def(
+      "set_direct", &set_reading, py::arg("reading"),
+      "How direct calls read tensors: \"dlpack\", the default, \"attributes\", or \"off\": there "
+      "are none.\nReturns False if this torch lacks it. For tests.");
+}
+
+}  // namespace fastlstm::direct

@@ -1,0 +1,233 @@
+#include "call.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+namespace fastlstm::direct {
+namespace {
+
+using torch::Tensor;
+using torch::Type;
+
+constexpr bool kForward[] = {false}, kBothWays[] = {false, true};
+
+template <class Visit>
+void for_each_field(Layout& layout, const Visit& visit) {
+  for (int* field :
+       {&layout.input_size, &layout.hidden_size, &layout.num_layers, &layout.num_directions,
+        &layout.is_cell, &layout.batch_first, &layout.has_bias, &layout.has_peepholes,
+        &layout.has_states, &layout.has_lengths, &layout.has_reset}) {
+    visit(*field);
+  }
+}
+
+// Copies the elements of the last dimensions, from `dim` on, in order.
+char* copy(const Tensor& tensor, int dim, const char* from, char* to) {
+  const int64_t item = torch::bytes_of(tensor.type);
+  if (dim == tensor.dims) return std::copy_n(from, item, to);
+  for (int64_t i = 0; i < tensor.sizes[dim]; ++i) {
+    to = copy(tensor, dim + 1, from + i * tensor.strides[dim] * item, to);
+  }
+  return to;
+}
+
+// Adds one direction's parameter to the groups of a layer, which lie `stride` elements apart.
+bool add_group(const Tensor& tensor, int64_t direction, LstmWeight& weight) {
+  if (direction == 0) return weight = {tensor.data, 0}, true;
+  const int64_t step = tensor.data - static_cast<const char*>(weight.data);
+  weight.stride = step / torch::bytes_of(tensor.type);
+  return step % torch::bytes_of(tensor.type) == 0;
+}
+
+}  // namespace
+
+PyObject* to_python(const Layout& layout) {
+  PyObject* const tuple = PyTuple_New(Layout::kFields);
+  Py_ssize_t i = 0;
+  Layout fields = layout;
+  if (!tuple) return nullptr;
+  for_each_field(fields, [&](int field) { PyTuple_SET_ITEM(tuple, i++, PyLong_FromLong(field)); });
+  return tuple;
+}
+
+Layout to_layout(PyObject* tuple) {
+  Layout layout;
+  Py_ssize_t i = 0;
+  for_each_field(layout, [&](int& field) {
+    field = static_cast<int>(PyLong_AsLong(PyTuple_GET_ITEM(tuple, i++)));
+  });
+  return layout;
+}
+
+const char* contiguous(const Tensor& tensor, Scratch& scratch) {
+  if (tensor.is_contiguous()) return tensor.data;
+  char* const copied =
+      static_cast<char*>(scratch.take(tensor.count() * torch::bytes_of(tensor.type)));
+  copy(tensor, 0, tensor.data, copied);
+  return copied;
+}
+
+bool Call::read(const Layout& new_layout, PyObject* const* tensors, Scratch& scratch) {
+  layout = new_layout;
+  I = layout.input_size, H = layout.hidden_size;
+  PyObject* const* const states = tensors + 1;
+  PyObject* const* const weights = states + 2 * layout.has_states;
+  PyObject* const* const rest = weights + layout.groups() * layout.weights_per_group();
+  return I > 0 && H > 0 && read_input(tensors[0], scratch) && read_weights(weights) &&
+         read_states(states, scratch) && (!layout.has_lengths || read_lengths(rest[0], scratch)) &&
+         (!layout.has_reset || read_reset(rest[layout.has_lengths], scratch));
+}
+
+bool Call::read_input(PyObject* object, Scratch& scratch) {
+  Tensor input;
+  if (!torch::read(object, input)) return false;
+  type = input.type;
+  is_default = torch::is_default(type);
+  const int last = input.dims - 1, with_batch = layout.is_cell ? 2 : 3;
+  is_batched = input.dims == with_batch;
+  if ((!is_batched && input.dims != with_batch - 1) || input.sizes[last] != I ||
+      (type != Type::float32 && type != Type::float64 && type != Type::bfloat16)) {
+    return false;
+  }
+  x = input.data;
+  if (input.strides[last] != 1 && I > 1) {
+    x = contiguous(input, scratch);
+    for (int64_t dim = last, stride = 1; dim >= 0; stride *= input.sizes[dim--]) {
+      input.strides[dim] = stride;
+    }
+  }
+  T = B = 1;
+  if (!layout.is_cell) {
+    const int time = is_batched && layout.batch_first;
+    T = input.sizes[time], x_stride[0] = input.strides[time];
+  }
+  if (is_batched) {
+    const int batch = !layout.is_cell && !layout.batch_first;
+    B = input.sizes[batch], x_stride[1] = input.strides[batch];
+  }
+  return T > 0 && B > 0;
+}
+
+bool Call::read_weights(PyObject* const* tensors) {
+  layers.resize(layout.num_layers);
+  for (int group = 0; group < layout.groups(); ++group) {
+    const int layer = group / layout.num_directions, direction = group % layout.num_directions;
+    LayerWeights& of_layer = layers[layer];
+    const auto add = [&](LstmWeight& weight, int64_t rows, int64_t columns) {
+      Tensor tensor;
+      const int64_t sizes[] = {rows, columns};
+      return torch::read(*tensors++, tensor) && tensor.type == type &&
+             tensor.has_sizes(sizes, columns < 0 ? 1 : 2) && tensor.is_contiguous() &&
+             add_group(tensor, direction, weight);
+    };
+    const bool fits = add(of_layer.weight_ih, 4 * H, input_size(layer)) &&
+                      add(of_layer.weight_hh, 4 * H, H) &&
+                      (!layout.has_bias ||
+                       (add(of_layer.bias_ih, 4 * H, -1) && add(of_layer.bias_hh, 4 * H, -1))) &&
+                      (!layout.has_peepholes || add(of_layer.weight_ch, 3 * H, -1));
+    if (!fits) return false;
+  }
+  return true;
+}
+
+bool Call::read_states(PyObject* const* tensors, Scratch& scratch) {
+  const size_t bytes = layout.num_layers * states() * item();
+  if (!layout.has_states) {
+    hx = cx = static_cast<char*>(std::memset(scratch.take(bytes), 0, bytes));
+    return true;
+  }
+  const int64_t batched[] = {layout.groups(), B, H}, single[] = {layout.groups(), H};
+  const int64_t* const sizes = is_batched ? batched : single;
+  const int skipped = layout.is_cell;  // a cell's states have no dimension of layers
+  for (const char** state : {&hx, &cx}) {
+    Tensor tensor;
+    if (!torch::read(*tensors++, tensor) || tensor.type != type ||
+        !tensor.has_sizes(sizes + skipped, (is_batched ? 3 : 2) - skipped)) {
+      return false;
+    }
+    *state = contiguous(tensor, scratch);
+  }
+  return true;
+}
+
+bool Call::read_lengths(PyObject* object, Scratch& scratch) {
+  Tensor tensor;
+  if (!is_batched || !torch::read(object, tensor) || tensor.dims != 1 || tensor.sizes[0] != B ||
+      (tensor.type != Type::int32 && tensor.type != Type::int64)) {
+    return false;
+  }
+  auto* const steps = static_cast<int64_t*>(scratch.take(2 * B * sizeof(int64_t)));
+  int64_t* const order = steps + B;
+  for (int64_t b = 0; b < B; ++b) {
+    const int64_t at = b * tensor.strides[0];
+    steps[b] = tensor.type == Type::int32 ? reinterpret_cast<const int32_t*>(tensor.data)[at]
+                                          : reinterpret_cast<const int64_t*>(tensor.data)[at];
+    if (steps[b] < 1 || steps[b] > T) return false;
+  }
+  std::iota(order, order + B, 0);
+  std::stable_sort(order, order + B, [&](int64_t a, int64_t b) { return steps[a] > steps[b]; });
+  lengths = steps, by_length = order;
+  return true;
+}
+
+bool Call::read_reset(PyObject* object, Scratch& scratch) {
+  Tensor tensor;
+  if (!torch::read(object, tensor) || tensor.type != Type::boolean) return false;
+  const int64_t time_first[] = {T, B}, batch_first[] = {B, T};
+  const bool swaps = is_batched && layout.batch_first;
+  if (!tensor.has_sizes(swaps ? batch_first : time_first, is_batched ? 2 : 1)) return false;
+  if (swaps) {
+    std::swap(tensor.sizes[0], tensor.sizes[1]);
+    std::swap(tensor.strides[0], tensor.strides[1]);
+  }
+  reset = reinterpret_cast<const uint8_t*>(contiguous(tensor, scratch));
+  return true;
+}
+
+LstmShape Call::shape(int layer) const {
+  LstmShape shape{};
+  shape.dtype = type == Type::float32   ? DType::float32
+                : type == Type::float64 ? DType::float64
+                                        : DType::bfloat16;
+  shape.T = T, shape.B = B, shape.G = G(), shape.H = H, shape.I = input_size(layer);
+  shape.reverse = G() == 1 ? kForward : kBothWays;
+  shape.lengths = lengths, shape.by_length = by_length, shape.reset = reset;
+  return shape;
+}
+
+void Call::fill(LstmCall& call, int layer, const char* input, const int64_t* strides) const {
+  const LayerWeights& weights = layers[layer];
+  call.shape = shape(layer);
+  call.input = input;
+  call.input_stride[0] = strides[0], call.input_stride[1] = strides[1], call.input_stride[2] = 0;
+  call.weight_ih = weights.weight_ih, call.weight_hh = weights.weight_hh;
+  call.bias_ih = weights.bias_ih, call.bias_hh = weights.bias_hh;
+  call.weight_ch = weights.weight_ch;
+  call.hx = hx + layer * states() * item();
+  call.cx = cx + layer * states() * item();
+}
+
+PyObject* Call::new_sequence(int64_t n) const {
+  if (layout.is_cell || !is_batched) {
+    const int64_t sizes[] = {rows(), n}, strides[] = {n, 1};
+    const int skipped = layout.is_cell && !is_batched;
+    return torch::allocate(type, is_default, sizes + skipped, strides + skipped, 2 - skipped);
+  }
+  const int64_t time_first[] = {T, B, n}, batch_first[] = {B, T, n};
+  const int64_t by_time[] = {B * n, n, 1}, by_batch[] = {n, B * n, 1};
+  return layout.batch_first ? torch::allocate(type, is_default, batch_first, by_batch, 3)
+                            : torch::allocate(type, is_default, time_first, by_time, 3);
+}
+
+PyObject* Call::new_states() const {
+  const int64_t batched[] = {layout.groups(), B, H}, of_batched[] = {B * H, H, 1};
+  const int64_t single[] = {layout.groups(), H}, of_single[] = {H, 1};
+  const int skipped = layout.is_cell;
+  return is_batched ? torch::allocate(type, is_default, batched + skipped, of_batched + skipped,
+                                      3 - skipped)
+                    : torch::allocate(type, is_default, single + skipped, of_single + skipped,
+                                      2 - skipped);
+}
+
+}  // namespace fastlstm::direct

@@ -1,0 +1,124 @@
+// A call of LSTM.forward or LSTMCell.forward that needs none of the general path.
+//
+// The general path is fastlstm/nn and fastlstm/functional.py: some 50 us of Python. A direct call
+// checks the same in 2 us. It only answers what it understands in full. For everything else, and
+// for every error, it returns false before it has done anything, and the general path answers.
+#pragma once
+
+#include <Python.h>
+
+#include <vector>
+
+#include "../lstm.h"
+#include "../scratch.h"
+#include "../tensors.h"
+
+namespace fastlstm::direct {
+
+// How the tensors of a call are to be read. In Python it is a tuple of integers in this order.
+struct Layout {
+  int input_size = 0, hidden_size = 0, num_layers = 1, num_directions = 1;
+  int is_cell = 0;      // input (B, I): one step, without a dimension for it
+  int batch_first = 0;  // input and reset are (B, T, ...)
+  int has_bias = 0, has_peepholes = 0;
+  int has_states = 0;  // hx and cx are among the tensors; else they are zero
+  int has_lengths = 0, has_reset = 0;
+
+  static constexpr int kFields = 11;
+  int groups() const { return num_layers * num_directions; }
+  int weights_per_group() const { return 2 + 2 * has_bias + has_peepholes; }
+  // The tensors of a call: input, hx, cx, the weights of each group, lengths, reset.
+  int count() const {
+    return 1 + 2 * has_states + groups() * weights_per_group() + has_lengths + has_reset;
+  }
+};
+
+PyObject* to_python(const Layout& layout);
+Layout to_layout(PyObject* tuple);
+
+// Objects that live as long as this does: another thread may replace a parameter while kernels run.
+class Objects {
+ public:
+  Objects() { objects_.reserve(8); }
+  ~Objects() {
+    for (PyObject* object : objects_) Py_DECREF(object);
+  }
+  Objects(const Objects&) = delete;
+  Objects& operator=(const Objects&) = delete;
+
+  void add(PyObject* object) {
+    objects_.push_back(object);
+    Py_INCREF(object);
+  }
+  PyObject* const* data() const { return objects_.data(); }
+  auto begin() const { return objects_.begin(); }
+  auto end() const { return objects_.end(); }
+
+ private:
+  std::vector<PyObject*> objects_;
+};
+
+// The parameters of all directions of one layer.
+struct LayerWeights {
+  LstmWeight weight_ih, weight_hh, bias_ih, bias_hh, weight_ch;
+};
+
+// A call whose tensors are checked against each other.
+struct Call {
+  Layout layout;
+  torch::Type type;
+  bool is_default;  // torch::is_default(type)
+  int64_t T, B, I, H;
+  bool is_batched;
+  const char* x;
+  int64_t x_stride[2] = {0, 0};  // of T and B
+  const char *hx, *cx;           // (L * D, B, H)
+  std::vector<LayerWeights> layers;
+  const int64_t *lengths = nullptr, *by_length = nullptr;
+  const uint8_t* reset = nullptr;
+
+  int64_t G() const { return layout.num_directions; }
+  int64_t item() const { return torch::bytes_of(type); }
+  int64_t input_size(int layer) const { return layer ? G() * H : I; }
+  // Elements of y, and of all states h or c of one layer.
+  int64_t rows() const { return T * B; }
+  int64_t states() const { return G() * B * H; }
+
+  // Reads layout.count() tensors. Copies that the kernels need are taken from the scratch memory.
+  bool read(const Layout& layout, PyObject* const* tensors, Scratch& scratch);
+
+  // The sizes of a layer's call. `reverse` points to static memory.
+  LstmShape shape(int layer) const;
+  void fill(LstmCall& call, int layer, const char* input, const int64_t* strides) const;
+
+  // New tensors: (T, B, n) in the layout of the input, and (L * D, B, H) in that of hx.
+  PyObject* new_sequence(int64_t n) const;
+  PyObject* new_states() const;
+
+ private:
+  bool read_input(PyObject* tensor, Scratch& scratch);
+  bool read_weights(PyObject* const* tensors);
+  bool read_states(PyObject* const* tensors, Scratch& scratch);
+  bool read_lengths(PyObject* tensor, Scratch& scratch);
+  bool read_reset(PyObject* tensor, Scratch& scratch);
+};
+
+// The tensor's elements in order: its own memory, or a copy.
+const char* contiguous(const torch::Tensor& tensor, Scratch& scratch);
+
+// What a module asks of its call.
+struct Request {
+  Layout layout;
+  Objects tensors;
+  bool is_frozen = false;     // the module keeps prepacked weights
+  bool is_rounded = false;    // inference computes with rounded weights
+  bool is_inference = false;  // the call is not understood if gradients are recorded
+
+  // Find the tensors of a call in a module's attributes and its arguments: (input, hx, lengths,
+  // reset) or (input, hx), all but the input may be None. False if an attribute or a type is not
+  // the usual one.
+  bool of_lstm(PyObject* module, PyObject* const* arguments);
+  bool of_cell(PyObject* module, PyObject* const* arguments);
+};
+
+}  // namespace fastlstm::direct

@@ -1,0 +1,71 @@
+#include "../cpu/kernels.h"
+#include "observers.h"
+#include "passes.h"
+
+namespace py = pybind11;
+
+namespace fastlstm::direct {
+
+py::object pooled(const Call& call, const std::vector<int64_t>& sizes) {
+  static const py::module_* const pool =
+      new py::module_(py::module_::import("fastlstm.backends.cpu.buffer_pool"));
+  static PyObject* const empty = py::object(pool->attr("empty")).release().ptr();
+  static const auto least_bytes = pool->attr("_LEAST_BYTES").cast<int64_t>();
+  const int count = static_cast<int>(sizes.size());
+  std::vector<int64_t> strides(count);
+  int64_t size = 1;
+  for (int i = count - 1; i >= 0; --i) {
+    strides[i] = size;
+    size *= sizes[i];
+  }
+  if (size * call.item() < least_bytes) {  // empty does the same in 2 us
+    return owned(torch::allocate(call.type, call.is_default, sizes.data(), strides.data(), count));
+  }
+  py::tuple tuple(count);
+  for (int i = 0; i < count; ++i) tuple[i] = sizes[i];
+  return py::handle(empty)(tuple, py::handle(torch::dtype_of(call.type)));
+}
+
+Results forward(const Call& call, bool train, Scratch& scratch) {
+  const int num_layers = call.layout.num_layers;
+  const int64_t width = call.G() * call.H, y_bytes = call.rows() * width * call.item();
+  Results results;
+  results.hy = owned(call.new_states()), results.cy = owned(call.new_states());
+  char *const hy_data = data_of(results.hy), *const cy_data = data_of(results.cy);
+  std::vector<LstmForward> calls(num_layers);
+  std::vector<py::object> reserves;
+  for (int layer = 0; layer < num_layers; ++layer) {
+    LstmForward& one = calls[layer];
+    const bool is_last = layer + 1 == num_layers;
+    const int64_t strides[] = {call.B * width, width};
+    call.fill(one, layer, layer ? static_cast<char*>(calls[layer - 1].y) : call.x,
+              layer ? strides : call.x_stride);
+    if (call.layout.is_cell) {
+      results.y = results.hy;
+    } else if (is_last || train) {
+      results.y = owned(call.new_sequence(width));
+      one.y = data_of(results.y);
+    } else {
+      one.y = scratch.take(y_bytes);
+    }
+    one.hy = hy_data + layer * call.states() * call.item();
+    one.cy = cy_data + layer * call.states() * call.item();
+    if (!train) continue;
+    results.kept.push_back(results.y);
+    reserves.push_back(pooled(call, {call.T, call.B, call.G(), 5 * call.H}));
+    one.reserve = data_of(reserves.back());
+  }
+  const auto& kernels = cpu::kernels("auto");
+  const int threads = num_threads();
+  run_kernels(call, [&] {
+    for (LstmForward& one : calls) {
+      Scratch of_layer;
+      one.workspace = of_layer.take(kernels.forward_workspace(one.shape, threads));
+      kernels.forward(one, threads);
+    }
+  });
+  results.kept.insert(results.kept.end(), reserves.begin(), reserves.end());
+  return results;
+}
+
+}  // namespace fastlstm::direct
