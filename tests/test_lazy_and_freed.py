@@ -78,6 +78,32 @@ def test_zero_by_a_flag(fused_backend, name, train):
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.parametrize("train", [False, True])
+def test_part_of_what_is_zero_by_a_flag(fused_backend, train):
+    """Its address is the offset in no memory, which is not 0."""
+    values = arguments()
+    lazy, plain = (
+        values | {"hx": make((4, B, H))[2:], "cx": make((3, B, H))[1:]}
+        for make in (torch._efficientzerotensor, torch.zeros)
+    )
+    found, expected = (run(fused_backend, each, train) for each in (lazy, plain))
+    for mine, theirs in zip(found, expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+@pytest.mark.parametrize("name", ["hx", "weight_hh"])
+def test_part_of_freed_memory(fused_backend, name):
+    """As FSDP frees a parameter that holds many."""
+
+    def change(tensor):
+        part = torch.stack([tensor, tensor])[1]
+        part.untyped_storage().resize_(0)
+        return part
+
+    with pytest.raises(RuntimeError, match=r"freed|not allocated"):
+        run(fused_backend, changed(arguments(), name, change), False)
+
+
 @pytest.mark.parametrize("lazy", [torch._neg_view, lambda t: torch._efficientzerotensor(t.shape)])
 @pytest.mark.parametrize("output", [0, 1, 2], ids=["dy", "dhy", "dcy"])
 def test_gradients_that_arrive_in_a_flag(fused_backend, output, lazy):
