@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -123,6 +123,22 @@ def fastest_of_torch(seconds: Mapping[str, list[float]]) -> str:
     return min(names, key=lambda name: statistics.median(seconds[name]))
 
 
+def better_threads(seconds: Mapping[str, list[float]]) -> dict[str, str]:
+    """Return for each function, without a number of threads, its fastest name in ``seconds``."""
+    best: dict[str, str] = {}
+    for name in sorted(seconds, key=lambda name: statistics.median(seconds[name])):
+        best.setdefault(name.removesuffix(ONE_THREAD), name)
+    return best
+
+
+def spread(values: Sequence[float]) -> float:
+    """Return the interquartile range as a share of the median."""
+    if len(values) < 2:
+        return 0.0
+    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
+    return (third - first) / median
+
+
 def median_ms(seconds: list[float]) -> float:
     """Return the median in milliseconds."""
     return 1e3 * statistics.median(seconds)
@@ -130,5 +146,9 @@ def median_ms(seconds: list[float]) -> float:
 
 def ratio(seconds: Mapping[str, list[float]], slow: str, fast: str) -> float:
     """Return how many times as long ``slow`` takes as ``fast``, the median over the rounds."""
-    rounds = zip(seconds[slow], seconds[fast], strict=True)
-    return statistics.median(a / b for a, b in rounds)
+    return statistics.median(ratios(seconds, slow, fast))
+
+
+def ratios(seconds: Mapping[str, list[float]], slow: str, fast: str) -> list[float]:
+    """Return how many times as long ``slow`` takes as ``fast`` in each round."""
+    return [a / b for a, b in zip(seconds[slow], seconds[fast], strict=True)]
