@@ -11,6 +11,10 @@
 #   make sanitize   the same with AddressSanitizer and UBSan, then with ThreadSanitizer
 #   make aarch64    the same for 64-bit ARM, cross-compiled and run by qemu
 #
+# Another builds the module of Python with AddressSanitizer and UBSan, and runs the tests of direct calls
+# and of streams:
+#   make sanitize-calls
+#
 # One more runs torch's own tests with our classes in the place of torch's:
 #   make conformance TORCH_TESTS=path/to/pytorch/test
 
@@ -30,7 +34,7 @@ define run_native
 	$(CMAKE) --build build/$(1) --parallel $(shell nproc) --target check
 endef
 
-.PHONY: demo report test lint stubs format slow wheel native sanitize aarch64 conformance clean
+.PHONY: demo report test lint stubs format slow wheel native sanitize sanitize-calls aarch64 conformance clean
 
 demo: .venv/.built
 	$(BIN)/fastlstm fit --config configs/demo.yaml $(if $(wildcard $(LAST)),--ckpt_path last)
@@ -73,6 +77,13 @@ native:
 sanitize:
 	$(call run_native,asan,$(MEMORY))
 	$(call run_native,tsan,-DSANITIZE=thread)
+
+sanitize-calls: .venv/.built
+	CXXFLAGS="-fsanitize=address,undefined -fno-sanitize=vptr" FASTLSTM_CUDA_ARCHITECTURES=OFF \
+	  $(BIN)/python setup.py --quiet build --build-base build/calls
+	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
+	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$$(echo build/calls/lib*) \
+	  $(BIN)/python -m pytest -p no:cacheprovider tests/test_direct*.py tests/test_stream*.py
 
 aarch64:
 	@for tool in $(ARM_TOOLS); do command -v $$tool > /dev/null || { \
