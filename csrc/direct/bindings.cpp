@@ -122,6 +122,10 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     for (int i = 0; i < 4; ++i) {
       if (!PyTuple_Check(arguments[i])) throw py::type_error("direct_gradients: expected tuples");
     }
+    if (PyTuple_GET_SIZE(arguments[0]) != Layout::kFields) {
+      throw py::type_error("direct_gradients: expected a layout of " +
+                           std::to_string(Layout::kFields) + " integers");
+    }
     if (!is_enabled || is_watched() || is_grad_enabled()) return py::none();
     const Layout layout = to_layout(arguments[0]);
     PyObject* const* const saved = PySequence_Fast_ITEMS(arguments[1]);
