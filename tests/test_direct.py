@@ -56,6 +56,23 @@ def test_cell(bias, peephole, dtype):
             assert_same(trained, cell, input, given)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("I, H", [(300, 260), (64, 128), (1000, 200), (33, 515)])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}])
+def test_one_step_of_a_few_rows_does_not_depend_on_the_threads(I, H, options, dtype):
+    """So a call may use fewer threads where other programs keep the cores busy."""
+    module = fastlstm.LSTM(I, H, dtype=dtype, **options)
+    for rows in range(1, 7):
+        x, found = torch.randn(1, rows, I, dtype=dtype), []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                y, (h, c) = module(x)
+            found.append(torch.cat([y.flatten(), h.flatten(), c.flatten()]))
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2])
+
+
 class _Subclass(torch.Tensor):
     pass
 

@@ -83,6 +83,7 @@ struct Call {
   // Elements of y, and of all states h or c of one layer.
   int64_t rows() const { return T * B; }
   int64_t states() const { return G() * B * H; }
+  double flops() const { return 8.0 * rows() * layout.groups() * H * (I + H); }  // about
 
   // Reads layout.count() tensors. Copies that the kernels need are taken from the scratch memory.
   bool read(const Layout& layout, PyObject* const* tensors, Scratch& scratch);

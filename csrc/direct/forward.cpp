@@ -1,10 +1,24 @@
 #include "../cpu/kernels.h"
+#include "../cpu/thread_choice.h"
 #include "observers.h"
 #include "passes.h"
 
 namespace py = pybind11;
 
 namespace fastlstm::direct {
+
+namespace {
+
+constexpr double kFlopsPerMicrosecond =
+    2e4;  // few, as of a call that reads its weights from memory
+
+// Whether a call gets fewer threads after one that waited for a thread: one step of a few rows,
+// whose results do not depend on the number of threads, if it is not too short for a second one.
+bool is_watched_for_stalls(const Call& call) {
+  return call.T == 1 && call.B <= 6 && call.flops() >= 2e5;
+}
+
+}  // namespace
 
 py::object pooled(const Call& call, const std::vector<int64_t>& sizes) {
   static const py::module_* const pool =
@@ -57,12 +71,19 @@ Results forward(const Call& call, bool train, Scratch& scratch) {
   }
   const auto& kernels = cpu::kernels("auto");
   const int threads = num_threads();
-  run_kernels(call, [&] {
+  const auto run = [&](int used) {
     for (LstmForward& one : calls) {
       Scratch of_layer;
-      one.workspace = of_layer.take(kernels.forward_workspace(one.shape, threads));
-      kernels.forward(one, threads);
+      one.workspace = of_layer.take(kernels.forward_workspace(one.shape, used));
+      kernels.forward(one, used);
     }
+  };
+  run_kernels(call, [&] {
+    if (!is_watched_for_stalls(call)) return run(threads);
+    static thread_local cpu::ThreadChoice choice;
+    choice.set_most(threads);
+    const int used = choice.next();
+    choice.watch(call.flops() / kFlopsPerMicrosecond, [&] { run(used); });
   });
   results.kept.insert(results.kept.end(), reserves.begin(), reserves.end());
   return results;

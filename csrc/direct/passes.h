@@ -14,8 +14,7 @@ namespace fastlstm::direct {
 // and to take it again costs 0.1 us, or far more if other threads want it.
 template <class Run>
 void run_kernels(const Call& call, const Run& run) {
-  const double flops = 8.0 * call.rows() * call.layout.groups() * call.H * (call.I + call.H);
-  if (flops < 1e6) return run();
+  if (call.flops() < 1e6) return run();
   const pybind11::gil_scoped_release release;
   run();
 }
