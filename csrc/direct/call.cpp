@@ -22,14 +22,32 @@ void for_each_field(Layout& layout, const Visit& visit) {
   }
 }
 
-// Copies the elements of the last dimensions, from `dim` on, in order.
-char* copy(const Tensor& tensor, int dim, const char* from, char* to) {
-  const int64_t item = torch::bytes_of(tensor.type);
-  if (dim == tensor.dims) return std::copy_n(from, item, to);
+template <class Item>
+Item* copy_row(const Item* from, int64_t stride, int64_t count, Item* to) {
+  if (stride == 0) {
+    std::fill_n(to, count, *from);
+  } else {
+    for (int64_t i = 0; i < count; ++i) to[i] = from[i * stride];
+  }
+  return to + count;
+}
+
+// Copies the elements of the dimensions from `dim` on, in order. Returns the end of the copy.
+template <class Item>
+Item* copy(const Tensor& tensor, int dim, const Item* from, Item* to) {
+  if (dim + 1 >= tensor.dims) {
+    const int64_t count = tensor.dims > 0 ? tensor.sizes[dim] : 1;
+    return copy_row(from, tensor.dims > 0 ? tensor.strides[dim] : 0, count, to);
+  }
   for (int64_t i = 0; i < tensor.sizes[dim]; ++i) {
-    to = copy(tensor, dim + 1, from + i * tensor.strides[dim] * item, to);
+    to = copy(tensor, dim + 1, from + i * tensor.strides[dim], to);
   }
   return to;
+}
+
+template <class Item>
+void copy_all(const Tensor& tensor, char* to) {
+  copy(tensor, 0, reinterpret_cast<const Item*>(tensor.data), reinterpret_cast<Item*>(to));
 }
 
 // Adds one direction's parameter to the groups of a layer, which lie `stride` elements apart.
@@ -64,7 +82,19 @@ const char* contiguous(const Tensor& tensor, Scratch& scratch) {
   if (tensor.is_contiguous()) return tensor.data;
   char* const copied =
       static_cast<char*>(scratch.take(tensor.count() * torch::bytes_of(tensor.type)));
-  copy(tensor, 0, tensor.data, copied);
+  switch (torch::bytes_of(tensor.type)) {
+    case 1:
+      copy_all<uint8_t>(tensor, copied);
+      break;
+    case 2:
+      copy_all<uint16_t>(tensor, copied);
+      break;
+    case 4:
+      copy_all<uint32_t>(tensor, copied);
+      break;
+    default:
+      copy_all<uint64_t>(tensor, copied);
+  }
   return copied;
 }
 
