@@ -1,6 +1,6 @@
 """How long the path of a call through the package is: functions entered, files, changes of file.
 
-Most of the time of a call of few numbers goes into this path, and it is what a reader follows.
+This is the general path, which a reader follows; a direct call enters the module's forward alone.
 """
 
 import itertools
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 import fastlstm
+from fastlstm import _C
 
 PACKAGE = str(Path(fastlstm.__file__).parent)
 
@@ -46,7 +47,17 @@ def _assert_short(files, functions, distinct, changes):
     )
 
 
+def test_a_direct_call():
+    lstm, x = fastlstm.LSTM(64, 64), torch.randn(20, 4, 64)
+    lstm(x)[0].sum().backward()
+    (y, _), files = _path(lambda: lstm(x))
+    _assert_short(files, 2, 2, 1)
+    _, files = _path(lambda: y.sum().backward())
+    _assert_short(files, 1, 1, 0)
+
+
 def test_inference():
+    _C.set_direct("off")
     lstm, x = fastlstm.LSTM(64, 64), torch.randn(20, 4, 64)
     with torch.no_grad():
         lstm(x)
@@ -55,6 +66,7 @@ def test_inference():
 
 
 def test_training():
+    _C.set_direct("off")
     lstm, x = fastlstm.LSTM(64, 64), torch.randn(20, 4, 64)
     lstm(x)[0].sum().backward()
     (y, _), files = _path(lambda: lstm(x))

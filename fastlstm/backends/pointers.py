@@ -49,7 +49,8 @@ def materialized_call(call: Call) -> Call:
     for parameter in weights:
         tensors += parameter
     tensors += [tensor for tensor in layout[1:] if tensor is not None]
-    if all(map(is_there, tensors)) and not any(map(Tensor.is_neg, tensors)):
+    are_there = min(map(Tensor.data_ptr, tensors)) > _LOW_ADDRESS or all(map(is_there, tensors))
+    if are_there and not any(map(Tensor.is_neg, tensors)):
         return call
     groups = [
         [materialized(f"{name}[{g}]", weight) for g, weight in enumerate(parameter)]
@@ -76,7 +77,7 @@ def materialized_backward(
     names = (*grads._fields, "y", "reserve")
     tensors = [
         tensor
-        if tensor is None or (is_there(tensor) and not tensor.is_neg())
+        if tensor is None or (tensor.data_ptr() > _LOW_ADDRESS and not tensor.is_neg())
         else materialized(name, tensor)
         for name, tensor in zip(names, (*grads, y, reserve), strict=True)
     ]

@@ -160,7 +160,7 @@ def backward(
     dinput = y.new_empty(input.shape if needs.input else 0)
     sums = torch.float32 if dtype is torch.bfloat16 else dtype  # in which the kernels add up
     dweights = [
-        buffer_pool.empty(size if needed else (0,), sums)
+        y.new_empty(size if needed else 0, dtype=sums)
         for size, needed in zip(sizes_of, needs[1:], strict=True)
     ]
     dhx, dcx = y.new_empty(G, B, P), y.new_empty(G, B, H)
