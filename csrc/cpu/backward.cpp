@@ -50,7 +50,7 @@ class Backward : Arrays<S> {
         gates_(4 * shape_.H),
         strips_(ceil_div(shape_.H, kWidth)),
         hidden_strips_(ceil_div(hidden_size_, kWidth)),
-        block_(lesser(ceil_div(kChunk<S>, shape_.B + 1), shape_.T)),
+        block_(lesser(ceil_div(chunk_rows<S>(shape_), shape_.B + 1), shape_.T)),
         threads_(worthwhile_threads(shape_, num_threads, 2)),
         weights_fit_l2_(plan_for(threads_).weights_fit_l2),
         workspace_(call.workspace),
