@@ -23,7 +23,8 @@ class Backward : Arrays<S> {
       Arrays<S>::hidden_size_, Arrays<S>::order_;
   using V = Simd<Sum<S>>;
   using Value = typename V::Value;
-  static constexpr int kWidth = kStripWidth<S>;
+  static constexpr int kUnits = kLanes<S>;
+  static constexpr int kWidth = kStripWidth<S>;  // of a row of products
 
   // Pointers to the data of one row of the batch at one step.
   struct Row {
@@ -48,8 +49,8 @@ class Backward : Arrays<S> {
       : Arrays<S>(call.shape),
         call_(call),
         gates_(4 * shape_.H),
-        strips_(ceil_div(shape_.H, kWidth)),
-        hidden_strips_(ceil_div(hidden_size_, kWidth)),
+        panels_(ceil_div(shape_.H, kUnits)),
+        hidden_panels_(ceil_div(hidden_size_, kUnits)),
         block_(lesser(ceil_div(chunk_rows<S>(shape_), shape_.B + 1), shape_.T)),
         threads_(worthwhile_threads(shape_, num_threads, 2)),
         weights_fit_l2_(plan_for(threads_).weights_fit_l2),
@@ -60,8 +61,8 @@ class Backward : Arrays<S> {
         dc_(workspace_.take<Sum<S>>(shape_.G * shape_.B * shape_.H)),
         dh_(workspace_.take<Sum<S>>(threads_ * shape_.B * kWidth)),
         dweight_ch_(workspace_.take<Sum<S>>(threads_ * dweight_ch_size())),
-        weight_hh_(workspace_.take<Word<S>>(shape_.G * hidden_strips_ * strip_words<S>(gates_))),
-        weight_hr_(workspace_.take<Word<S>>(shape_.G * strips_ * strip_words<S>(shape_.P))),
+        weight_hh_(workspace_.take<Word<S>>(shape_.G * hidden_panels_ * vector_words(gates_))),
+        weight_hr_(workspace_.take<Word<S>>(shape_.G * panels_ * vector_words(shape_.P))),
         row_blocks_(workspace_.take<Word<S>>(threads_ * row_block_words())),
         recomputation_(call, num_threads, block_, workspace_),
         buffers_(call, block_, workspace_),
@@ -78,7 +79,7 @@ class Backward : Arrays<S> {
       const TileScope tiles;
       const Plan plan = plan_for(team.size());
       Plan hidden = plan;
-      hidden.panels = hidden_strips_;
+      hidden.panels = hidden_panels_;
       const Scratch scratch = {
           rows_ + team.thread() * shape_.B,
           dh_ + team.thread() * shape_.B * kWidth,
@@ -93,7 +94,7 @@ class Backward : Arrays<S> {
       const auto of_cell = [&](const Tile& tile, int64_t s) {
         step(Stage::cell, tile, s, scratch);
       };
-      prepare(team, scratch);
+      prepare(team, plan, hidden, scratch);
       gradients_.prepare(team);
       recomputation_.prepare(team);
       team.barrier();
@@ -133,31 +134,60 @@ class Backward : Arrays<S> {
   };
 
   Plan plan_for(int threads) const {
-    const int64_t weight_bytes = hidden_strips_ * strip_words<S>(gates_) * sizeof(Word<S>);
-    return Plan(shape_, threads, strips_, weight_bytes);
+    const int64_t weight_bytes = hidden_panels_ * vector_words(gates_) * sizeof(Word<S>);
+    return Plan(shape_, threads, panels_, weight_bytes);
+  }
+
+  // Words of one packed vector of columns. The strips of a weight lie one after the other.
+  static constexpr int64_t vector_words(int64_t depth) { return words_of<S>(depth) * kUnits; }
+
+  // Calls visit(first panel, panels) for the strips that cover `panels`: as wide as can be. On
+  // tiles a strip has 4, 2 or 1 vectors.
+  template <class Visit>
+  static void for_each_strip(Range panels, const Visit& visit) {
+    for (int64_t panel = panels.begin; panel < panels.end;) {
+      int64_t width = lesser(panels.end - panel, kColumns);
+      if (kOnTiles<S> && width == 3) width = 2;
+      visit(panel, width);
+      panel += width;
+    }
   }
 
   // Packs W_hh and W_hr, and clears the sums.
-  void prepare(const Team& team, const Scratch& scratch) const {
+  void prepare(const Team& team, const Plan& plan, const Plan& hidden,
+               const Scratch& scratch) const {
     prepare_order(team);
-    pack_weight(team, call_.weight_hh, gates_, hidden_size_, weight_hh_);
-    if (shape_.P) pack_weight(team, call_.weight_hr, shape_.P, shape_.H, weight_hr_);
+    pack_weight(team, hidden, call_.weight_hh, gates_, hidden_size_, weight_hh_);
+    if (shape_.P) pack_weight(team, plan, call_.weight_hr, shape_.P, shape_.H, weight_hr_);
     for (int64_t i = 0; i < dweight_ch_size(); ++i) scratch.dweight_ch[i] = 0;
   }
-  void pack_weight(const Team& team, const LstmWeight& from, int64_t depth, int64_t columns,
-                   Word<S>* to) const {
-    const int64_t strips = ceil_div(columns, kWidth);
-    const Range mine = share(shape_.G * strips, team.thread(), team.size());
-    for (int64_t i = mine.begin; i < mine.end; ++i) {
-      const S* weight = of_group(from, i / strips);
-      pack_rows<S>([&](int64_t k) { return weight + k * columns; }, depth, i % strips * kWidth,
-                   columns, 1, to + i * strip_words<S>(depth));
+  // Packs the strips of this thread's tiles; or, if all tiles have all panels, some strips.
+  void pack_weight(const Team& team, const Plan& plan, const LstmWeight& from, int64_t depth,
+                   int64_t columns, Word<S>* to) const {
+    int64_t strip = 0;
+    const auto pack = [&](int64_t group, int64_t panel, int64_t panels) {
+      if (plan.by_rows && strip++ % team.size() != team.thread()) return;
+      const S* weight = of_group(from, group);
+      pack_rows<S>([&](int64_t k) { return weight + k * columns; }, depth, panel * kUnits,
+                   lesser((panel + panels) * kUnits, columns), 1,
+                   to + (group * plan.panels + panel) * vector_words(depth));
+    };
+    if (plan.by_rows) {
+      for (int64_t group = 0; group < shape_.G; ++group) {
+        for_each_strip({0, plan.panels},
+                       [&](int64_t panel, int64_t panels) { pack(group, panel, panels); });
+      }
+    } else {
+      plan.for_each_tile(shape_, team.thread(), [&](const Tile& tile) {
+        for_each_strip(tile.panels,
+                       [&](int64_t panel, int64_t panels) { pack(tile.group, panel, panels); });
+      });
     }
   }
 
   // Sets dc to dcy, before the last step.
   void start(const Tile& tile) const {
-    for_each_vector(tile, kWidth, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
+    for_each_vector(tile, kUnits, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
       const int64_t at = state(tile.group, b) * shape_.H + unit;
       const Value zero = {};
       V::store(dc_ + at, call_.dcy ? V::load(in(call_.dcy) + at, lanes) : zero, lanes);
@@ -167,7 +197,7 @@ class Backward : Arrays<S> {
   // Copies dhy to dhx for rows of length 0.
   void copy_dhy_of_empty_rows(const Tile& tile) const {
     if (!shape_.lengths) return;
-    for_each_vector(tile, kWidth, hidden_size_, [&](int64_t b, int64_t column, auto lanes) {
+    for_each_vector(tile, kUnits, hidden_size_, [&](int64_t b, int64_t column, auto lanes) {
       if (RowSteps(shape_, tile.group, b).length) return;
       const int64_t at = state(tile.group, b) * hidden_size_ + column;
       const Value zero = {};
@@ -176,7 +206,7 @@ class Backward : Arrays<S> {
   }
 
   void store_dcx(const Tile& tile) const {
-    for_each_vector(tile, kWidth, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
+    for_each_vector(tile, kUnits, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
       const int64_t at = state(tile.group, b) * shape_.H + unit;
       V::store(out(call_.dcx) + at, V::load(dc_ + at, lanes), lanes);
     });
@@ -193,18 +223,19 @@ class Backward : Arrays<S> {
     } else if (kPieces<S> > 1 && s > 0) {
       pack(gates_, count, digates_after, scratch);
     }
-    for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
+    for_each_strip(tile.panels, [&](int64_t panel, int64_t panels) {
+      const Range strip = {panel, panel + panels};
       if (stage == Stage::cell) {
-        product(weight_hr_, shape_.P, columns, tile, panel, count, dh_of_row, scratch);
+        product(weight_hr_, shape_.P, panels_, tile, strip, count, dh_of_row, scratch);
       } else if (s > 0) {
-        product(weight_hh_, gates_, columns, tile, panel, count, digates_after, scratch);
+        product(weight_hh_, gates_, hidden_panels_, tile, strip, count, digates_after, scratch);
       } else {
         std::memset(scratch.dh, 0, count * kWidth * sizeof(*scratch.dh));
       }
-      for (int v = 0; v < kColumns; ++v) {
-        const int64_t unit = panel * kWidth + v * V::kLanes;
-        const Sum<S>* dh = scratch.dh + v * V::kLanes;
-        with_lanes<V::kLanes>(unit, columns, [&](auto lanes) {
+      const Sum<S>* dh = scratch.dh;
+      for (int64_t unit = strip.begin * kUnits; unit < strip.end * kUnits;
+           unit += kUnits, dh += kUnits) {
+        with_lanes<kUnits>(unit, columns, [&](auto lanes) {
           if (stage == Stage::hidden) {
             store_dh(rows, count, dh, unit, lanes);
           } else if (call_.weight_ch.data) {
@@ -214,7 +245,7 @@ class Backward : Arrays<S> {
           }
         });
       }
-    }
+    });
   }
 
   // Packs rows of split floats, once for all panels.
@@ -227,23 +258,25 @@ class Backward : Arrays<S> {
     }
   }
 
-  // For each row, dh (a strip wide) = row (depth) times a strip of packed weights (depth, columns).
+  // For each row, dh = row (depth) times a strip of packed weights (depth, panels).
   template <class RowAt>
-  FASTLSTM_INLINE void product(const Word<S>* weights, int64_t depth, int64_t columns,
-                               const Tile& tile, int64_t panel, int64_t count, const RowAt& row_at,
+  FASTLSTM_INLINE void product(const Word<S>* weights, int64_t depth, int64_t panels,
+                               const Tile& tile, Range strip, int64_t count, const RowAt& row_at,
                                const Scratch& scratch) const {
-    const int64_t strips = ceil_div(columns, kWidth);
-    const Word<S>* first = weights + tile.group * strips * strip_words<S>(depth);
-    const Word<S>* weight = first + panel * strip_words<S>(depth);
+    const auto weight_at = [&](int64_t panel) {
+      return weights + (tile.group * panels + panel) * vector_words(depth);
+    };
+    const int64_t width = (strip.end - strip.begin) * kUnits;
+    const Word<S>* weight = weight_at(strip.begin);
     for (int64_t k = 0; k < depth; k += kChunk<S>) {
       const int64_t size = lesser(kChunk<S>, depth - k);
-      const bool is_last = k + size == depth && panel + 1 == tile.panels.end;
+      const bool is_last = k + size == depth && strip.end == tile.panels.end;
       const Word<S>* next = weights_fit_l2_ ? nullptr
-                            : is_last       ? first + tile.panels.begin * strip_words<S>(depth)
-                                            : weight + strip_words<S>(k + size);
-      const Strips<S> strip = {weight, 0, next, columns - panel * kWidth, words_of<S>(k)};
+                            : is_last       ? weight_at(tile.panels.begin)
+                                            : weight + words_of<S>(k + size) * width;
+      const Strips<S> part = {weight, 0, next, width, words_of<S>(k)};
       multiply_strips(
-          strip, 1, count, size, k > 0,
+          part, 1, count, size, k > 0,
           kPieces<S> > 1 ? scratch.blocks + words_of<S>(k) * count : nullptr,
           [&](int64_t i) { return Operand<S>{row_at(i) + k, scratch.dh + i * kWidth}; });
     }
@@ -254,8 +287,8 @@ class Backward : Arrays<S> {
   // they are a result.
   int64_t visit_rows(Stage stage, const Tile& tile, int64_t s, Row* rows) const {
     const int64_t H = shape_.H, g = tile.group, t = time_from_end(g, s);
-    const int64_t unit = tile.panels.begin * kWidth;
-    const int64_t units = lesser(tile.panels.end * kWidth, H) - unit;
+    const int64_t unit = tile.panels.begin * kUnits;
+    const int64_t units = lesser(tile.panels.end * kUnits, H) - unit;
     const auto clear = [&](auto* numbers) {
       if (stage == Stage::hidden) return;
       std::memset(static_cast<void*>(numbers + unit), 0, units * sizeof(*numbers));
@@ -382,8 +415,8 @@ class Backward : Arrays<S> {
 
   const LstmBackward& call_;
   const int64_t gates_;          // 4H
-  const int64_t strips_;         // of hidden units
-  const int64_t hidden_strips_;  // of h
+  const int64_t panels_;         // vectors of hidden units
+  const int64_t hidden_panels_;  // vectors of h
   const int64_t block_;          // steps
   const int threads_;
   const bool weights_fit_l2_;

@@ -157,17 +157,16 @@ __attribute__((noinline)) void multiply_rows(const S* const* rows, Spacing spaci
   }
 }
 
-template <class S, int kRows>
+template <class S, int kRows, int kVectors = kColumns>
 FASTLSTM_INLINE void multiply(int vectors, const S* const* rows, Spacing spacing,
                               const Word<S>* strip, const Word<S>* ahead, int64_t depth,
                               Sum<S>* const* c, bool add) {
-  if (vectors == kColumns) {
-    multiply_rows<S, kRows, kColumns>(rows, spacing, strip, ahead, depth, c, add);
-  } else if (vectors == kColumns / 2) {
-    multiply_rows<S, kRows, kColumns / 2>(rows, spacing, strip, ahead, depth, c, add);
-  } else {
-    multiply_rows<S, kRows, 1>(rows, spacing, strip, ahead, depth, c, add);
+  if constexpr (kVectors > 1) {
+    if (vectors < kVectors) {
+      return multiply<S, kRows, kVectors - 1>(vectors, rows, spacing, strip, ahead, depth, c, add);
+    }
   }
+  multiply_rows<S, kRows, kVectors>(rows, spacing, strip, ahead, depth, c, add);
 }
 
 // The same for up to kMaxRows rows and a strip of `vectors` vectors, as vectors_of() says.
