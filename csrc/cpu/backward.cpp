@@ -10,6 +10,7 @@
 // steps that a block needs.
 #include "gradients.h"
 #include "kernels.h"
+#include "recurrent_weight.h"
 #include "single_step.h"
 
 namespace fastlstm::cpu::FASTLSTM_ISA {
@@ -49,20 +50,18 @@ class Backward : Arrays<S> {
       : Arrays<S>(call.shape),
         call_(call),
         gates_(4 * shape_.H),
-        panels_(ceil_div(shape_.H, kUnits)),
-        hidden_panels_(ceil_div(hidden_size_, kUnits)),
-        block_(lesser(ceil_div(chunk_rows<S>(shape_), shape_.B + 1), shape_.T)),
+        block_(lesser(greater(kChunkRows<S> / greater(shape_.B, 1), 1), shape_.T)),
         threads_(worthwhile_threads(shape_, num_threads, 2)),
-        weights_fit_l2_(plan_for(threads_).weights_fit_l2),
         workspace_(call.workspace),
+        weight_hh_(shape_, call.weight_hh, gates_, hidden_size_, workspace_),
+        weight_hr_(shape_, call.weight_hr, shape_.P, shape_.H, workspace_),
+        weights_fit_l2_(plan_for(threads_).weights_fit_l2),
         progress_(workspace_.take<Progress>(threads_)),
         rows_(workspace_.take<Row>(threads_ * shape_.B)),
         zeros_(workspace_.take<S>(widest())),
         dc_(workspace_.take<Sum<S>>(shape_.G * shape_.B * shape_.H)),
         dh_(workspace_.take<Sum<S>>(threads_ * shape_.B * kWidth)),
         dweight_ch_(workspace_.take<Sum<S>>(threads_ * dweight_ch_size())),
-        weight_hh_(workspace_.take<Word<S>>(shape_.G * hidden_panels_ * vector_words(gates_))),
-        weight_hr_(workspace_.take<Word<S>>(shape_.G * panels_ * vector_words(shape_.P))),
         row_blocks_(workspace_.take<Word<S>>(threads_ * row_block_words())),
         recomputation_(call, num_threads, block_, workspace_),
         buffers_(call, block_, workspace_),
@@ -79,7 +78,7 @@ class Backward : Arrays<S> {
       const TileScope tiles;
       const Plan plan = plan_for(team.size());
       Plan hidden = plan;
-      hidden.panels = hidden_panels_;
+      hidden.panels = weight_hh_.panels();
       const Scratch scratch = {
           rows_ + team.thread() * shape_.B,
           dh_ + team.thread() * shape_.B * kWidth,
@@ -134,57 +133,17 @@ class Backward : Arrays<S> {
   };
 
   Plan plan_for(int threads) const {
-    const int64_t weight_bytes = hidden_panels_ * vector_words(gates_) * sizeof(Word<S>);
-    return Plan(shape_, threads, panels_, weight_bytes);
-  }
-
-  // Words of one packed vector of columns. The strips of a weight lie one after the other.
-  static constexpr int64_t vector_words(int64_t depth) { return words_of<S>(depth) * kUnits; }
-
-  // Calls visit(first panel, panels) for the strips that cover `panels`: as wide as can be. On
-  // tiles a strip has 4, 2 or 1 vectors.
-  template <class Visit>
-  static void for_each_strip(Range panels, const Visit& visit) {
-    for (int64_t panel = panels.begin; panel < panels.end;) {
-      int64_t width = lesser(panels.end - panel, kColumns);
-      if (kOnTiles<S> && width == 3) width = 2;
-      visit(panel, width);
-      panel += width;
-    }
+    return Plan(shape_, threads, ceil_div(shape_.H, kUnits), weight_hh_.bytes());
   }
 
   // Packs W_hh and W_hr, and clears the sums.
   void prepare(const Team& team, const Plan& plan, const Plan& hidden,
                const Scratch& scratch) const {
     prepare_order(team);
-    pack_weight(team, hidden, call_.weight_hh, gates_, hidden_size_, weight_hh_);
-    if (shape_.P) pack_weight(team, plan, call_.weight_hr, shape_.P, shape_.H, weight_hr_);
+    weight_hh_.pack(team, hidden);
+    if (shape_.P) weight_hr_.pack(team, plan);
     for (int64_t i = 0; i < dweight_ch_size(); ++i) scratch.dweight_ch[i] = 0;
   }
-  // Packs the strips of this thread's tiles; or, if all tiles have all panels, some strips.
-  void pack_weight(const Team& team, const Plan& plan, const LstmWeight& from, int64_t depth,
-                   int64_t columns, Word<S>* to) const {
-    int64_t strip = 0;
-    const auto pack = [&](int64_t group, int64_t panel, int64_t panels) {
-      if (plan.by_rows && strip++ % team.size() != team.thread()) return;
-      const S* weight = of_group(from, group);
-      pack_rows<S>([&](int64_t k) { return weight + k * columns; }, depth, panel * kUnits,
-                   lesser((panel + panels) * kUnits, columns), 1,
-                   to + (group * plan.panels + panel) * vector_words(depth));
-    };
-    if (plan.by_rows) {
-      for (int64_t group = 0; group < shape_.G; ++group) {
-        for_each_strip({0, plan.panels},
-                       [&](int64_t panel, int64_t panels) { pack(group, panel, panels); });
-      }
-    } else {
-      plan.for_each_tile(shape_, team.thread(), [&](const Tile& tile) {
-        for_each_strip(tile.panels,
-                       [&](int64_t panel, int64_t panels) { pack(tile.group, panel, panels); });
-      });
-    }
-  }
-
   // Sets dc to dcy, before the last step.
   void start(const Tile& tile) const {
     for_each_vector(tile, kUnits, shape_.H, [&](int64_t b, int64_t unit, auto lanes) {
@@ -223,12 +182,12 @@ class Backward : Arrays<S> {
     } else if (kPieces<S> > 1 && s > 0) {
       pack(gates_, count, digates_after, scratch);
     }
-    for_each_strip(tile.panels, [&](int64_t panel, int64_t panels) {
-      const Range strip = {panel, panel + panels};
+    const Word<S>* blocks = kPieces<S> > 1 ? scratch.blocks : nullptr;
+    RecurrentWeight<S>::for_each_strip(tile.panels, [&](Range strip) {
       if (stage == Stage::cell) {
-        product(weight_hr_, shape_.P, panels_, tile, strip, count, dh_of_row, scratch);
+        weight_hr_.multiply(tile, strip, count, dh_of_row, blocks, weights_fit_l2_, scratch.dh);
       } else if (s > 0) {
-        product(weight_hh_, gates_, hidden_panels_, tile, strip, count, digates_after, scratch);
+        weight_hh_.multiply(tile, strip, count, digates_after, blocks, weights_fit_l2_, scratch.dh);
       } else {
         std::memset(scratch.dh, 0, count * kWidth * sizeof(*scratch.dh));
       }
@@ -255,30 +214,6 @@ class Backward : Arrays<S> {
       pack_row_blocks<S>(
           count, lesser(kChunk<S>, depth - k), [&](int64_t i) { return row_at(i) + k; },
           scratch.blocks + words_of<S>(k) * count);
-    }
-  }
-
-  // For each row, dh = row (depth) times a strip of packed weights (depth, panels).
-  template <class RowAt>
-  FASTLSTM_INLINE void product(const Word<S>* weights, int64_t depth, int64_t panels,
-                               const Tile& tile, Range strip, int64_t count, const RowAt& row_at,
-                               const Scratch& scratch) const {
-    const auto weight_at = [&](int64_t panel) {
-      return weights + (tile.group * panels + panel) * vector_words(depth);
-    };
-    const int64_t width = (strip.end - strip.begin) * kUnits;
-    const Word<S>* weight = weight_at(strip.begin);
-    for (int64_t k = 0; k < depth; k += kChunk<S>) {
-      const int64_t size = lesser(kChunk<S>, depth - k);
-      const bool is_last = k + size == depth && strip.end == tile.panels.end;
-      const Word<S>* next = weights_fit_l2_ ? nullptr
-                            : is_last       ? weight_at(tile.panels.begin)
-                                            : weight + words_of<S>(k + size) * width;
-      const Strips<S> part = {weight, 0, next, width, words_of<S>(k)};
-      multiply_strips(
-          part, 1, count, size, k > 0,
-          kPieces<S> > 1 ? scratch.blocks + words_of<S>(k) * count : nullptr,
-          [&](int64_t i) { return Operand<S>{row_at(i) + k, scratch.dh + i * kWidth}; });
     }
   }
 
@@ -414,21 +349,18 @@ class Backward : Arrays<S> {
   }
 
   const LstmBackward& call_;
-  const int64_t gates_;          // 4H
-  const int64_t panels_;         // vectors of hidden units
-  const int64_t hidden_panels_;  // vectors of h
-  const int64_t block_;          // steps
+  const int64_t gates_;  // 4H
+  const int64_t block_;  // steps
   const int threads_;
-  const bool weights_fit_l2_;
   Workspace workspace_;  // its pieces are taken in the order of the members below
+  const RecurrentWeight<S> weight_hh_, weight_hr_;
+  const bool weights_fit_l2_;
   Progress* const progress_;
   Row* const rows_;
   S* const zeros_;  // (widest)
   Sum<S>* const dc_;
   Sum<S>* const dh_;
   Sum<S>* const dweight_ch_;
-  Word<S>* const weight_hh_;
-  Word<S>* const weight_hr_;
   Word<S>* const row_blocks_;
   const Recomputation<S> recomputation_;
   const StepBuffers<S> buffers_;

@@ -7,66 +7,19 @@
 #pragma once
 
 #include "arrays.h"
+#include "input_gradient.h"
 #include "products.h"
 #include "recompute.h"
+#include "step_buffers.h"
 #include "tasks.h"
 
 namespace fastlstm::cpu {
 namespace {
 
-// Strips of W_ih that are multiplied with the same rows of digates: as many as fit in L2, because
-// the rows are packed once for all of them.
-constexpr int kInputStrips = 8;
-// W_ih is packed once, and not again for every chunk, from T times B = this many rows on, and if it
-// is small.
-constexpr int64_t kPackRows = 1024;
-constexpr int64_t kPackBytes = 2 * 1024 * 1024;
-// Packed W_ih that stays in L3, so that parts of the rows can read it one after the other.
-constexpr int64_t kL3WeightBytes = 8 * 1024 * 1024;
-// Rows of dx, and slivers of digates (rows of dweight), of one task: about 50 us.
-constexpr int64_t kTaskRows = 64;
+// Slivers of digates (rows of dweight) and strips of x and h' of one task, about 50 us. The strips
+// stay in L2 while all slivers of a thread are multiplied with them.
 constexpr int64_t kTaskSlivers = 4;
-// Bytes of strips of x and h' that stay in L2 while all slivers of a thread are multiplied with
-// them.
-constexpr int64_t kStripBytes = 384 * 1024;
-
-// The rows of a chunk: those whose products are summed up before they are added to the gradients
-// of weights. Twice as many if these are in L3 or memory.
-template <class S>
-int64_t chunk_rows(const LstmShape& shape) {
-  const int64_t columns = shape.I + (shape.P ? shape.P : shape.H);
-  const int64_t bytes = 4 * shape.H * columns * int64_t{sizeof(Sum<S>)};
-  return bytes < 8 * 1024 * 1024 ? kChunk<S> : 2 * kChunk<S>;
-}
-
-// The numbers of the steps of a block that the recurrence writes and Gradients reads.
-template <class S>
-class StepBuffers : Arrays<S> {
-  using Arrays<S>::out, Arrays<S>::time_from_end, Arrays<S>::row_of, Arrays<S>::shape_;
-
- public:
-  StepBuffers(const LstmBackward& call, int64_t block, Workspace& workspace)
-      : Arrays<S>(call.shape),
-        call_(call),
-        digates_(shape_, block, 4 * shape_.H, workspace),
-        dh_(shape_, block, shape_.P, workspace),
-        hidden_(shape_, block, shape_.P ? shape_.H : 0, workspace) {}
-
-  // Whether digates are written to the caller's dinput, because they are its result.
-  bool digates_are_dinput() const { return call_.dinput && !shape_.I; }
-  // (4H)
-  S* digates(int64_t s, int64_t b, int64_t g) const {
-    if (!digates_are_dinput()) return digates_.row(s, b, g);
-    return out(call_.dinput) + row_of(time_from_end(g, s), b, g) * 4 * shape_.H;
-  }
-  // With a projection: (P) the gradient of h, and (H) the cell's output before the projection.
-  S* dh(int64_t s, int64_t b, int64_t g) const { return dh_.row(s, b, g); }
-  S* hidden(int64_t s, int64_t b, int64_t g) const { return hidden_.row(s, b, g); }
-
- private:
-  const LstmBackward& call_;
-  const RingBuffer<S> digates_, dh_, hidden_;
-};
+constexpr int64_t kTaskStrips = 3;
 
 // Adds up the gradients over the blocks. dx of a block is final, unless groups share dx.
 template <class S>
@@ -76,18 +29,6 @@ class Gradients : Arrays<S> {
   using V = Simd<Sum<S>>;
   using Value = typename V::Value;
   static constexpr int kWidth = kStripWidth<S>;
-  static constexpr int64_t kMostTaskRows = kChunk<S> + kMaxRows<S>;  // of dx: whole blocks of rows
-
-  // Pointers to the rows of a chunk: steps of one group within the rows' lengths.
-  struct Chunk {
-    int64_t count;
-    const S* digates[2 * kChunk<S>];
-    const S* x[2 * kChunk<S>];
-    const S* h[2 * kChunk<S>];  // h'
-    const S* dh[2 * kChunk<S>];
-    const S* hidden[2 * kChunk<S>];
-    S* dx[2 * kChunk<S>];
-  };
 
   // dweight (G, columns of left, columns) = or += left^T rows; null if it was not requested.
   struct Right {
@@ -111,10 +52,9 @@ class Gradients : Arrays<S> {
     Range slivers(int thread, int threads) const {
       return share(ceil_div(columns, kMaxRows<S>), thread, threads);
     }
-    // A task is kTaskSlivers slivers times so many strips.
-    int64_t tasks(int thread, int threads, int64_t strips_at_once) const {
+    int64_t tasks(int thread, int threads) const {
       const Range mine = slivers(thread, threads);
-      return ceil_div(mine.end - mine.begin, kTaskSlivers) * ceil_div(strips(), strips_at_once);
+      return ceil_div(mine.end - mine.begin, kTaskSlivers) * ceil_div(strips(), kTaskStrips);
     }
     // The right side that has the `strip`-th strip of both, and the strip's first column there.
     Place at(int64_t strip) const {
@@ -134,50 +74,21 @@ class Gradients : Arrays<S> {
         buffers_(buffers),
         zeros_(zeros),
         gates_(4 * shape_.H),
-        input_strips_(ceil_div(shape_.I, kWidth)),
-        packs_ih_(shape_.T * shape_.B >= kPackRows ||
-                  gates_ * shape_.I * int64_t{sizeof(S)} <= kPackBytes),
-        rows_(chunk_rows<S>(shape_)),
-        strips_at_once_(
-            greater(kStripBytes / (strip_words<S>(rows_) * int64_t{sizeof(Word<S>)}), 1)),
-        chunks_(workspace.take<Chunk>(threads)),
-        slivers_(workspace.take<Word<S>>((widest() + threads * kMaxRows<S>)*words_of<S>(rows_))),
+        chunks_(workspace.take<Chunk<S>>(threads)),
+        slivers_(
+            workspace.take<Word<S>>((widest() + threads * kMaxRows<S>)*words_of<S>(kChunkRows<S>))),
         tasks_(workspace.take<char>(threads * Tasks::kBytesPerThread)),
-        digates_blocks_(workspace.take<Word<S>>(
-            shape_.I ? threads * kMostTaskRows * block_words<S>(kChunk<S>) : 0)),
-        operands_(workspace.take<Word<S>>((ceil_div(widest(), kWidth) + input_strips_) *
-                                          strip_words<S>(rows_))),
-        weight_ih_(workspace.take<Word<S>>(
-            packs_ih_ ? shape_.G * input_strips_ * strip_words<S>(gates_)
-                      : threads * kInputStrips * strip_words<S>(kChunk<S>))),
-        dx_(workspace.take<Sum<S>>(threads * kInputStrips * kWidth * kMostTaskRows)) {}
+        operands_(
+            workspace.take<Word<S>>((ceil_div(widest(), kWidth) + ceil_div(shape_.I, kWidth)) *
+                                    strip_words<S>(kChunkRows<S>))),
+        input_gradient_(call, threads, workspace) {}
 
-  // Packs W_ih, and clears dx where it is summed up over groups or past a row's length. A barrier
-  // must follow.
-  void prepare(const Team& team) const {
-    const Range strips = share(shape_.G * input_strips_, team.thread(), team.size());
-    for (int64_t i = strips.begin; packs_ih_ && call_.dinput && i < strips.end; ++i) {
-      const S* weight = of_group(call_.weight_ih, i / input_strips_);
-      pack_rows<S>([&](int64_t k) { return weight + k * shape_.I; }, gates_,
-                   i % input_strips_ * kWidth, shape_.I, 1,
-                   weight_ih_ + i * strip_words<S>(gates_));
-    }
-    if (!has_dx() || !(sums_dx() || shape_.lengths)) return;
-    const Range steps = share(shape_.T, team.thread(), team.size());
-    for (int64_t t = steps.begin; t < steps.end; ++t) {
-      for (int64_t b = 0; b < shape_.B; ++b) {
-        const bool visits = RowSteps(shape_, 0, b).has_step(t);
-        if (visits ? !sums_dx() : shape_.first_row != nullptr) continue;
-        for (int64_t g = 0; g < (sums_dx() ? 1 : shape_.G); ++g) {
-          std::memset(static_cast<void*>(dinput(t, b, g)), 0, shape_.I * sizeof(S));
-        }
-      }
-    }
-  }
+  // A barrier must follow.
+  void prepare(const Team& team) const { input_gradient_.prepare(team); }
 
   // Adds a block of one group to the gradients of weights and biases, and computes its dx.
   void add(Team& team, int64_t group, Range block) const {
-    Chunk& chunk = chunks_[team.thread()];
+    Chunk<S>& chunk = chunks_[team.thread()];
     const Product gates = {
         chunk.digates,
         gates_,
@@ -190,14 +101,14 @@ class Gradients : Arrays<S> {
     bool begins = block.begin == 0;
     for (int64_t s = block.begin, b = 0; s < block.end; begins = false) {
       chunk.count = 0;
-      for (; s < block.end && chunk.count < rows_; b = b + 1 < shape_.B ? b + 1 : (++s, 0)) {
+      for (; s < block.end && chunk.count < kChunkRows<S>;
+           b = b + 1 < shape_.B ? b + 1 : (++s, 0)) {
         list_row(chunk, group, s, b);
       }
       if (chunk.count == 0 && !begins) break;
-      const Cut dx = cut_input_gradient(chunk.count, team.size());
-      multiply(team, group, gates, chunk.count, begins, dx.tasks(), [&](int64_t task) {
-        input_gradient(team, group, chunk, dx.rows_of(task), dx.strips_of(task));
-      });
+      multiply(team, group, gates, chunk.count, begins,
+               input_gradient_.tasks(chunk.count, team.size()),
+               [&](int64_t task) { input_gradient_.run(team, group, chunk, task); });
       if (shape_.P && call_.dweight_hr) {
         multiply(team, group, projection, chunk.count, begins, 0, no_rest);
       }
@@ -205,13 +116,13 @@ class Gradients : Arrays<S> {
   }
 
  private:
-  void list_row(Chunk& chunk, int64_t g, int64_t s, int64_t b) const {
+  void list_row(Chunk<S>& chunk, int64_t g, int64_t s, int64_t b) const {
     const int64_t t = time_from_end(g, s);
     const RowSteps row_steps(shape_, g, b);
     if (!row_steps.has_step(t)) return;
     const int64_t i = chunk.count++;
     chunk.digates[i] = buffers_.digates(s, b, g);
-    if (has_dx()) chunk.dx[i] = dinput(t, b, g);
+    if (input_gradient_.is_requested()) chunk.dx[i] = input_gradient_.row(t, b, g);
     if (shape_.I) chunk.x[i] = in(call_.input) + offset(call_.input_stride, t, b, g);
     chunk.h[i] = row_steps.is_reset(t)    ? zeros_
                  : t == row_steps.first() ? in(call_.hx) + state(g, b) * hidden_size_
@@ -236,7 +147,7 @@ class Gradients : Arrays<S> {
     const Range slivers = product.slivers(team.thread(), team.size());
     pack_slivers(product.left, count, slivers.begin * kMaxRows<S>,
                  lesser(slivers.end * kMaxRows<S>, product.columns), product.columns,
-                 slivers_ + slivers.begin * kMaxRows<S> * words_of<S>(rows_));
+                 slivers_ + slivers.begin * kMaxRows<S> * words_of<S>(kChunkRows<S>));
   }
 
   // dweight = or += left^T right; and `rest_tasks` other tasks, which take longer than one of
@@ -247,8 +158,7 @@ class Gradients : Arrays<S> {
     const auto rest_of = [&](int thread) { return share(rest_tasks, thread, team.size()); };
     const auto num_rest = [&](int thread) { return rest_of(thread).end - rest_of(thread).begin; };
     pack(team, product, count);
-    tasks_.set_share(
-        team, num_rest(team.thread()) + product.tasks(team.thread(), team.size(), strips_at_once_));
+    tasks_.set_share(team, num_rest(team.thread()) + product.tasks(team.thread(), team.size()));
     team.barrier();
     if (product.left == chunks_[team.thread()].digates && call_.dbias) {
       bias_gradient(team, group, chunks_[team.thread()], begins);
@@ -268,13 +178,13 @@ class Gradients : Arrays<S> {
                      int64_t count, bool begins) const {
     const int64_t words = words_of<S>(count), depth = words * Format<S>::kPerWord;
     const int64_t per_strips = ceil_div(slivers.end - slivers.begin, kTaskSlivers);
-    const int64_t first_strip = task / per_strips * strips_at_once_;
-    const int64_t end_strip = lesser(first_strip + strips_at_once_, product.strips());
+    const int64_t first_strip = task / per_strips * kTaskStrips;
+    const int64_t end_strip = lesser(first_strip + kTaskStrips, product.strips());
     const int64_t first = slivers.begin + task % per_strips * kTaskSlivers;
     const int64_t end = lesser(first + kTaskSlivers, slivers.end);
     for (int64_t i = first; i < end; ++i) {
       const int64_t row = i * kMaxRows<S>;
-      const Word<S>* sliver = slivers_ + slivers.begin * kMaxRows<S> * words_of<S>(rows_) +
+      const Word<S>* sliver = slivers_ + slivers.begin * kMaxRows<S> * words_of<S>(kChunkRows<S>) +
                               (i - slivers.begin) * kMaxRows<S> * words;
       for (int64_t strip = first_strip; strip < end_strip; ++strip) {
         const auto [right, column] = product.at(strip);
@@ -321,7 +231,7 @@ class Gradients : Arrays<S> {
   }
 
   // dbias += the sum of digates over the rows. Threads share out the 4H columns.
-  void bias_gradient(const Team& team, int64_t group, const Chunk& chunk, bool begins) const {
+  void bias_gradient(const Team& team, int64_t group, const Chunk<S>& chunk, bool begins) const {
     const Range mine = share(ceil_div(gates_, V::kLanes), team.thread(), team.size());
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const int64_t at = i * V::kLanes;
@@ -334,80 +244,6 @@ class Gradients : Arrays<S> {
     }
   }
 
-  // How dx of a chunk is cut into tasks: parts of its rows times parts of the strips of W_ih.
-  struct Cut {
-    int64_t rows, strips;  // of the chunk, and of W_ih
-    int64_t row_parts, strips_at_once;
-
-    int64_t tasks() const { return row_parts * ceil_div(strips, strips_at_once); }
-    // Whole blocks of rows.
-    Range rows_of(int64_t task) const {
-      const Range blocks = share(ceil_div(rows, kMaxRows<S>), task % row_parts, row_parts);
-      return {blocks.begin * kMaxRows<S>, lesser(blocks.end * kMaxRows<S>, rows)};
-    }
-    Range strips_of(int64_t task) const {
-      const int64_t first = task / row_parts * strips_at_once;
-      return {first, lesser(first + strips_at_once, strips)};
-    }
-  };
-  // A task has all rows if it packs its part of W_ih itself, or reads it from memory: at H = 2048
-  // parts of 64 rows took 4% longer.
-  Cut cut_input_gradient(int64_t rows, int threads) const {
-    const int64_t weight_bytes = input_strips_ * strip_words<S>(gates_) * sizeof(Word<S>);
-    const bool parts = packs_ih_ && weight_bytes <= kL3WeightBytes;
-    const int64_t row_parts = greater(ceil_div(rows, parts ? kTaskRows : kChunk<S>), 1);
-    const int64_t strips = has_dx() && rows ? input_strips_ : 0;
-    const int64_t at_once = ceil_div(strips * row_parts, threads);
-    return {rows, strips, row_parts, greater(lesser(at_once, kInputStrips), 1)};
-  }
-
-  // dx = or += digates W_ih, for some rows of a chunk and some strips.
-  void input_gradient(const Team& team, int64_t group, const Chunk& chunk, Range rows,
-                      Range strips) const {
-    const S* weight = of_group(call_.weight_ih, group);
-    const int64_t count = rows.end - rows.begin;
-    const int size = static_cast<int>(strips.end - strips.begin);
-    Word<S>* packed = weight_ih_ + team.thread() * kInputStrips * strip_words<S>(kChunk<S>);
-    Word<S>* blocks = digates_blocks_ + team.thread() * kMostTaskRows * block_words<S>(kChunk<S>);
-    Sum<S>* dx = dx_ + team.thread() * kInputStrips * kWidth * kMostTaskRows;
-    const Word<S>* whole =
-        weight_ih_ + (group * input_strips_ + strips.begin) * strip_words<S>(gates_);
-    for (int64_t k = 0; k < gates_; k += kChunk<S>) {
-      const int64_t depth = lesser(kChunk<S>, gates_ - k);
-      pack_row_blocks<S>(
-          count, depth, [&](int64_t i) { return chunk.digates[rows.begin + i] + k; }, blocks);
-      Strips<S> part = {whole, strip_words<S>(gates_), nullptr, shape_.I - strips.begin * kWidth,
-                        words_of<S>(k)};
-      if (packs_ih_) {
-        part.next = k + depth < gates_ ? whole + strip_words<S>(k + depth) : nullptr;
-      } else {
-        pack_rows<S>([&](int64_t i) { return weight + (k + i) * shape_.I; }, depth,
-                     strips.begin * kWidth, shape_.I, size, packed);
-        part = {packed, strip_words<S>(depth), nullptr, part.columns};
-      }
-      multiply_strips(part, size, count, depth, k > 0, blocks,
-                      [&](int64_t i) { return Operand<S>{nullptr, dx + i * size * kWidth}; });
-    }
-    for (int64_t i = 0; i < count; ++i) {
-      const Sum<S>* from = dx + i * size * kWidth;
-      for (int64_t column = strips.begin * kWidth; column < strips.end * kWidth;
-           column += V::kLanes, from += V::kLanes) {
-        with_lanes<V::kLanes>(column, shape_.I, [&](auto lanes) {
-          S* to = chunk.dx[rows.begin + i] + column;
-          const Value sum = V::load(from, AllLanes{});
-          V::store(to, sums_dx() ? sum + V::load(to, lanes) : sum, lanes);
-        });
-      }
-    }
-  }
-
-  S* dinput(int64_t t, int64_t b, int64_t g) const {
-    return out(call_.dinput) + offset(call_.dinput_stride, t, b, g);
-  }
-  // Whether dx is requested, and is not digates.
-  bool has_dx() const { return call_.dinput && shape_.I; }
-  // Whether the groups share x, so that each adds to dx.
-  bool sums_dx() const { return has_dx() && shape_.G > 1 && call_.dinput_stride[2] == 0; }
   // The most columns of digates, h and dh.
   int64_t widest() const { return gates_ > shape_.P ? gates_ : shape_.P; }
 
@@ -415,18 +251,12 @@ class Gradients : Arrays<S> {
   const Recomputation<S>& recomputation_;
   const StepBuffers<S>& buffers_;
   const S* const zeros_;
-  const int64_t gates_;         // 4H
-  const int64_t input_strips_;  // of columns of x
-  const bool packs_ih_;
-  const int64_t rows_;            // of a chunk
-  const int64_t strips_at_once_;  // of a task
-  Chunk* const chunks_;
+  const int64_t gates_;  // 4H
+  Chunk<S>* const chunks_;
   Word<S>* const slivers_;
   const Tasks tasks_;
-  Word<S>* const digates_blocks_;
   Word<S>* const operands_;
-  Word<S>* const weight_ih_;
-  Sum<S>* const dx_;
+  const InputGradient<S> input_gradient_;
 };
 
 }  // namespace
