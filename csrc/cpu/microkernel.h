@@ -37,7 +37,14 @@ FASTLSTM_INLINE void multiply_add(const typename RowOf<S>::Row* const* row, int6
   if constexpr (!std::is_same_v<S, BFloat16>) {
     Vector strip[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) strip[v] = b[v];
+    for (int v = 0; v < kVectors; ++v) {
+      strip[v] = b[v];
+#if defined(FASTLSTM_AVX512)
+      // The compiler would load a vector again for each of two rows: 8 loads for 8 multiply-adds,
+      // on machines with one 64-byte load a cycle.
+      if (kRows == 2) asm("" : "+v"(strip[v]));
+#endif
+    }
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
