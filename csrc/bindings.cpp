@@ -14,6 +14,7 @@
 
 #include "arguments.h"
 #include "cpu/kernels.h"
+#include "huge_pages.h"
 #include "scratch.h"
 #include "stream_type.h"
 #ifdef FASTLSTM_CUDA
@@ -172,6 +173,12 @@ PYBIND11_MODULE(_C, module) {
   module.def(
       "poison_scratch", [](bool poisoned) { Scratch::is_poisoned = poisoned; }, "poisoned"_a,
       "Whether the memory that kernels work in is NaN at first, for tests.");
+  module.def(
+      "prefer_huge_pages",
+      [](Address address, size_t bytes) {
+        prefer_huge_pages(reinterpret_cast<char*>(address), bytes);
+      },
+      "address"_a, "bytes"_a, "Asks the system for pages of 2 MiB within the memory, on Linux.");
   module.def("isas", &cpu::isas, "The instruction sets available here, best first.");
 
   direct::bind(module);

@@ -10,6 +10,8 @@
 #include <new>
 #include <vector>
 
+#include "huge_pages.h"
+
 namespace fastlstm {
 
 // Pieces of the thread's memory, which are free again when the object is destroyed. Objects of one
@@ -59,9 +61,12 @@ class Scratch {
     }
 
     void add(size_t bytes) {
-      void* const data = std::aligned_alloc(64, bytes > 0 ? bytes : 64);
+      const size_t alignment = bytes >= kHugePageBytes ? kHugePageBytes : 64;
+      bytes = bytes > 0 ? (bytes + alignment - 1) / alignment * alignment : alignment;
+      char* const data = static_cast<char*>(std::aligned_alloc(alignment, bytes));
       if (!data) throw std::bad_alloc();
-      blocks.push_back({static_cast<char*>(data), bytes});
+      prefer_huge_pages(data, bytes);
+      blocks.push_back({data, bytes});
       used.offset = 0;
     }
 

@@ -157,6 +157,9 @@ def lstm_prepack(
 def poison_scratch(poisoned: bool) -> None:
     """Whether the memory that kernels work in is NaN at first, for tests."""
 
+def prefer_huge_pages(address: int, bytes: int) -> None:
+    """Asks the system for pages of 2 MiB within the memory, on Linux."""
+
 def set_direct(reading: str) -> bool:
     """How direct calls read tensors: "dlpack", the default, "attributes", or "off": there are none.
     Returns False if this torch lacks it. For tests."""

@@ -45,6 +45,11 @@ def test_what_is_used_again_is_nan():
     assert again.data_ptr() == address and again.isnan().all()
 
 
+def test_large_blocks_begin_where_a_huge_page_may():
+    for size in (2 * MIB, 7 * MIB + 12):
+        assert buffer_pool.empty((size,), torch.uint8).data_ptr() % (2 * MIB) == 0
+
+
 def test_small_tensors_are_ordinary():
     tensor = buffer_pool.empty((8, 8), torch.float32)
     tensor.resize_(100)
