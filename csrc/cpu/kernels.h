@@ -23,6 +23,7 @@ namespace fastlstm::cpu {
   void backward(const LstmBackward&, int num_threads);                                          \
   uint64_t checksum(const LstmShape&, const LstmWeight& weight_ih, const LstmWeight& weight_hh, \
                     int num_threads);                                                           \
+  void to_bfloat16(const float* from, void* to, int64_t count, int num_threads);                \
   double fma_flops(int num_threads);                                                            \
   int stream_lanes();                                                                           \
   bool stream_has_vnni();                                                                       \
@@ -47,6 +48,7 @@ struct Kernels {
   // A checksum of weight_ih (G, 4H, I) and weight_hh (G, 4H, P), equal for any number of threads.
   uint64_t (*checksum)(const LstmShape&, const LstmWeight& weight_ih, const LstmWeight& weight_hh,
                        int num_threads);
+  void (*to_bfloat16)(const float* from, void* to, int64_t count, int num_threads);
   double (*fma_flops)(int num_threads);  // operations a second, of multiply-adds on registers
   // The stepping object: the numbers of a vector, whether VPDPBUSD multiplies bytes, and steps.
   int (*stream_lanes)();

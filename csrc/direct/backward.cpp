@@ -12,14 +12,6 @@ namespace {
 using torch::Tensor;
 using torch::Type;
 
-// As torch rounds: to nearest even, and every NaN to the same one.
-uint16_t to_bfloat16(float value) {
-  if (value != value) return 0x7fc0;
-  uint32_t bits;
-  std::memcpy(&bits, &value, sizeof(bits));
-  return static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
-}
-
 // The gradient of one parameter of all directions of a layer, (G, ...). Kernels add up bfloat16 in
 // float32.
 class WeightGradient {
@@ -41,12 +33,9 @@ class WeightGradient {
 
   void* sums() const { return sums_; }
 
-  void round() const {
+  void round(const cpu::Kernels& kernels, int num_threads) const {
     if (!is_rounded_) return;
-    for (int64_t i = 0; i < count_; ++i) {
-      const uint16_t rounded = to_bfloat16(static_cast<const float*>(sums_)[i]);
-      std::memcpy(data_ + 2 * i, &rounded, sizeof(rounded));
-    }
+    kernels.to_bfloat16(static_cast<const float*>(sums_), data_, count_, num_threads);
   }
 
   void copy_from(const WeightGradient& other) const { std::memcpy(data_, other.data_, bytes_); }
@@ -92,12 +81,16 @@ struct LayerGradients {
     weight_ch = make(call.layout.has_peepholes, {3 * call.H});
   }
 
-  void finish(const Call& call, py::object* place) const {
+  // Completes the gradients whose sums are there.
+  void finish(const cpu::Kernels& kernels, int num_threads) const {
     for (const WeightGradient* gradient :
          {&weight_ih, &weight_hh, &bias_ih, &bias_hh, &weight_ch}) {
-      gradient->round();
+      gradient->round(kernels, num_threads);
     }
     if (bias_ih.sums() && bias_hh.sums()) bias_hh.copy_from(bias_ih);
+  }
+
+  void put(const Call& call, py::object* place) const {
     const int step = call.layout.weights_per_group();
     weight_ih.put(call, place++, step);
     weight_hh.put(call, place++, step);
@@ -239,11 +232,12 @@ bool backward(const Call& call, PyObject* const* kept, PyObject* const* grads,
       LstmBackward one = read;
       one.workspace = of_layer.take(kernels.backward_workspace(one.shape, threads));
       kernels.backward(one, threads);
+      layers[num_layers - 1 - layer].finish(kernels, threads);
     }
   });
   for (size_t i = 0; i < layers.size(); ++i) {
     const int layer = num_layers - 1 - static_cast<int>(i);
-    layers[i].finish(call, &gradients[first_weight + layer * per_layer]);
+    layers[i].put(call, &gradients[first_weight + layer * per_layer]);
   }
   return true;
 }
