@@ -8,10 +8,16 @@ import typing
 import torch
 import typing_extensions
 
+def direct_backward_op(*arguments: typing.Any) -> tuple | None:
+    """The same for the op lstm_sequence_backward."""
+
 def direct_cell(
     module: typing.Any, record: typing.Any, input: typing.Any, hx: typing.Any
 ) -> tuple | None:
     """The outputs of LSTMCell.forward, or None if the general path has to compute them."""
+
+def direct_forward_op(*arguments: typing.Any) -> tuple | None:
+    """The outputs of the op lstm_sequence, or None if the general path has to compute them."""
 
 def direct_gradients(layout: tuple, saved: tuple, grads: tuple, needs: tuple) -> tuple | None:
     """The gradients of a direct call's tensors, or None if the general path has to compute them."""

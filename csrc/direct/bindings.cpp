@@ -6,6 +6,7 @@
 
 #include "../cpu/kernels.h"
 #include "observers.h"
+#include "ops.h"
 #include "passes.h"
 
 namespace py = pybind11;
@@ -153,6 +154,18 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   });
 }
 
+PyObject* forward_of_op(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    return is_enabled && count == kForwardArguments ? forward_op(arguments) : py::none();
+  });
+}
+
+PyObject* backward_of_op(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
+  return guarded([&]() -> py::object {
+    return is_enabled && count == kBackwardArguments ? backward_op(arguments) : py::none();
+  });
+}
+
 bool set_reading(const std::string& reading) {
   is_enabled = reading != "off";
   return torch::read_through_dlpack(reading == "dlpack") == (reading == "dlpack");
@@ -173,6 +186,14 @@ PyMethodDef methods[] = {
      "direct_gradients(layout: tuple, saved: tuple, grads: tuple, needs: tuple, /) -> tuple | "
      "None\n\n"
      "The gradients of a direct call's tensors, or None if the general path has to compute them."},
+    {"direct_forward_op",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(forward_of_op)), METH_FASTCALL,
+     "direct_forward_op(*arguments: object) -> tuple | None\n\n"
+     "The outputs of the op lstm_sequence, or None if the general path has to compute them."},
+    {"direct_backward_op",
+     reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(backward_of_op)), METH_FASTCALL,
+     "direct_backward_op(*arguments: object) -> tuple | None\n\n"
+     "The same for the op lstm_sequence_backward."},
 };
 
 }  // namespace

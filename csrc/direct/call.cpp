@@ -250,6 +250,13 @@ PyObject* Call::new_sequence(int64_t n) const {
                             : torch::allocate(type, is_default, time_first, by_time, 3);
 }
 
+PyObject* Call::new_output() const {
+  const int64_t width = G() * H;
+  if (!splits_groups) return new_sequence(width);
+  const int64_t sizes[] = {T, B, G(), H}, strides[] = {B * width, width, H, 1};
+  return torch::allocate(type, is_default, sizes, strides, 4);
+}
+
 PyObject* Call::new_states() const {
   const int64_t batched[] = {layout.groups(), B, H}, of_batched[] = {B * H, H, 1};
   const int64_t single[] = {layout.groups(), H}, of_single[] = {H, 1};

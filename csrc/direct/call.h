@@ -70,6 +70,7 @@ struct Call {
   bool is_default;  // torch::is_default(type)
   int64_t T, B, I, H;
   bool is_batched;
+  bool splits_groups = false;  // y is (T, B, D, H), as an op has it
   const char* x;
   int64_t x_stride[2] = {0, 0};  // of T and B
   const char *hx, *cx;           // (L * D, B, H)
@@ -92,8 +93,10 @@ struct Call {
   LstmShape shape(int layer) const;
   void fill(LstmCall& call, int layer, const char* input, const int64_t* strides) const;
 
-  // New tensors: (T, B, n) in the layout of the input, and (L * D, B, H) in that of hx.
+  // New tensors: (T, B, n) in the layout of the input, (T, B, D * H) in that of y, and (L * D, B,
+  // H) in that of hx.
   PyObject* new_sequence(int64_t n) const;
+  PyObject* new_output() const;
   PyObject* new_states() const;
 
  private:

@@ -57,7 +57,7 @@ Results forward(const Call& call, bool train, Scratch& scratch) {
     if (call.layout.is_cell) {
       results.y = results.hy;
     } else if (is_last || train) {
-      results.y = owned(call.new_sequence(width));
+      results.y = owned(call.new_output());
       one.y = data_of(results.y);
     } else {
       one.y = scratch.take(y_bytes);

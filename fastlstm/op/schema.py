@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fastlstm._C import direct_backward_op, direct_forward_op
 from fastlstm.call import (
     Call,
     Gradients,
@@ -99,6 +100,9 @@ def unflatten_backward(
 
 @torch.library.impl(FORWARD, "default")
 def _forward(*row: Any) -> tuple[Tensor, ...]:
+    outputs: tuple[Tensor, ...] | None = direct_forward_op(*row)
+    if outputs is not None:
+        return outputs
     call, wanted, name = unflatten_forward(row)
     backend = check_op(call, wanted, name)
     if not backend.CHECKPOINTS and (wanted.checkpoint_every or not wanted.y):
@@ -111,6 +115,9 @@ def _forward(*row: Any) -> tuple[Tensor, ...]:
 
 @torch.library.impl(BACKWARD, "default")
 def _backward(*row: Any) -> tuple[Tensor, ...]:
+    outputs: tuple[Tensor, ...] | None = direct_backward_op(*row)
+    if outputs is not None:
+        return outputs
     call, saved, grads, flags, name = unflatten_backward(row)
     wanted = Wanted(True, True, grads.dcells is not None, saved.checkpoint_every)
     backend = check_op(call, wanted, name)
