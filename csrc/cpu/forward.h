@@ -13,6 +13,7 @@
 // of them too. It computes the gate sums as dot products with the weights as they lie.
 #pragma once
 
+#include "few_rows.h"
 #include "igates.h"
 #include "projection.h"
 #include "states.h"
@@ -26,6 +27,9 @@ constexpr int64_t kBlockBytes = 256 * 1024;
 constexpr int64_t kRowBytes = 16 * 1024;
 // The least rows of a block, so that W_ih is not read too often.
 constexpr int64_t kBlockRows = 192;
+// Up to this many rows, L3 limits the speed and prefetches slow it down: 1000 steps of two layers
+// with H = 512 take 72 ms without them, 84 with them.
+constexpr int64_t kFewToPrefetch = 2;
 
 template <class S>
 class Forward : Arrays<S> {
@@ -150,8 +154,7 @@ class Forward : Arrays<S> {
     }
   }
 
-  // The most threads that a call runs on.
-  int threads() const { return threads_; }
+  int threads() const { return threads_; }  // at most
 
   // Runs some steps again, from the checkpoint before the first of them.
   void recompute(Team& team, Range steps) const {
@@ -244,9 +247,20 @@ class Forward : Arrays<S> {
     const Row* rows = scratch.rows;
     const int64_t count = visit_rows(tile, s, scratch.rows);
     const int64_t depth = hidden_size_, at = s % block_;
+    // Of a few rows, all products come first and then all cells, so that their divisions overlap.
+    const bool few =
+        !streaming_ && is_few_rows<S>(count, depth) && (weights_fit_l2_ || count <= kFewToPrefetch);
+    if (few) {
+      const int64_t first = tile.panels.begin;
+      const Panels<S> panels = {panel_at(tile.group, first, 0), tile.num_panels(),
+                                panel_words<S>(depth), tile.num_rows() * block_ * kPanelWidth<S>};
+      add_products(count, depth, panels, [&](int64_t i) {
+        return Operand<S>{rows[i].h, gate_sum(tile, first, at, rows[i].place, scratch)};
+      });
+    }
     // Many rows, and split floats, are packed once for all panels. A few rows are in L1 anyway.
     const bool packs_rows =
-        !streaming_ && (kPieces<S> > 1 || count * depth * int64_t{sizeof(S)} > kRowBytes);
+        !streaming_ && !few && (kPieces<S> > 1 || count * depth * int64_t{sizeof(S)} > kRowBytes);
     for (int64_t k = 0; packs_rows && k < depth; k += kChunk<S>) {
       pack_row_blocks<S>(
           count, lesser(kChunk<S>, depth - k), [&](int64_t i) { return rows[i].h + k; },
@@ -254,34 +268,16 @@ class Forward : Arrays<S> {
     }
     for (int64_t panel = tile.panels.begin; panel < tile.panels.end; ++panel) {
       Sum<S>* gate_sums = gate_sum(tile, panel, at, 0, scratch);
-      for (int64_t k = 0; !streaming_ && k < depth; k += kChunk<S>) {
-        const auto weight_at = [&](int64_t p, int64_t at_k) {
-          return panel_at(weight_hh_, depth, tile.group, p, at_k);
-        };
-        Strips<S> strips = {weight_at(panel, k), strip_words<S>(depth), nullptr, kPanelWidth<S>};
-        // With one or two rows, L3 limits the speed and prefetches slow it down: 1000 steps of two
-        // layers with H = 512 take 72 ms without them, 84 with them.
-        if (weights_fit_l2_ || count <= 2) {
-          strips.next = nullptr;
-        } else if (k + kChunk<S> < depth) {
-          strips.next = weight_at(panel, k + kChunk<S>);
-        } else {
-          strips.next = weight_at(panel + 1 < tile.panels.end ? panel + 1 : tile.panels.begin, 0);
-        }
-        multiply_strips(
-            strips, kStrips, count, lesser(kChunk<S>, depth - k), true,
-            packs_rows ? scratch.blocks + words_of<S>(k) * count : nullptr, [&](int64_t i) {
-              return Operand<S>{rows[i].h + k, gate_sums + rows[i].place * kPanelWidth<S>};
-            });
-      }
       const int64_t unit = panel * kUnits;
-      const Sum<S>* bias = bias_ + (tile.group * panels_ + panel) * kPanelWidth<S>;
       if (streaming_) {
         const GateWeight<S> weights[] = {{of_group(call_.weight_hh, tile.group), depth}, {}};
         dot_gates<S>(
             weights, shape_.H, unit, count, true, [&](int64_t i, int) { return rows[i].h; },
             [&](int64_t i) { return gate_sums + rows[i].place * kPanelWidth<S>; });
+      } else if (!few) {
+        add_product(tile, panel, rows, count, packs_rows ? scratch.blocks : nullptr, gate_sums);
       }
+      const Sum<S>* bias = bias_ + (tile.group * panels_ + panel) * kPanelWidth<S>;
       with_lanes<kUnits>(unit, shape_.H, [&](auto lanes) {
         if (call_.weight_ch.data) {
           update<true>(rows, count, gate_sums, bias, tile.group, unit, lanes);
@@ -289,6 +285,29 @@ class Forward : Arrays<S> {
           update<false>(rows, count, gate_sums, bias, tile.group, unit, lanes);
         }
       });
+    }
+  }
+
+  // Adds h' W_hh^T to the gate sums of a panel. `blocks` are the packed rows of h', or null.
+  FASTLSTM_INLINE void add_product(const Tile& tile, int64_t panel, const Row* rows, int64_t count,
+                                   const Word<S>* blocks, Sum<S>* gate_sums) const {
+    const int64_t depth = hidden_size_;
+    for (int64_t k = 0; k < depth; k += kChunk<S>) {
+      Strips<S> strips = {panel_at(tile.group, panel, k), strip_words<S>(depth), nullptr,
+                          kPanelWidth<S>};
+      if (weights_fit_l2_ || count <= kFewToPrefetch) {
+        strips.next = nullptr;
+      } else if (k + kChunk<S> < depth) {
+        strips.next = panel_at(tile.group, panel, k + kChunk<S>);
+      } else {
+        const int64_t next = panel + 1 < tile.panels.end ? panel + 1 : tile.panels.begin;
+        strips.next = panel_at(tile.group, next, 0);
+      }
+      multiply_strips(strips, kStrips, count, lesser(kChunk<S>, depth - k), true,
+                      blocks ? blocks + words_of<S>(k) * count : nullptr, [&](int64_t i) {
+                        return Operand<S>{rows[i].h + k,
+                                          gate_sums + rows[i].place * kPanelWidth<S>};
+                      });
     }
   }
 
@@ -367,10 +386,10 @@ class Forward : Arrays<S> {
     const int64_t before = tile.offset + (panel - tile.panels.begin) * tile.num_rows();
     return scratch.gate_sums + (before * block_ + at * tile.num_rows() + row) * kPanelWidth<S>;
   }
-  // A panel of packed weights (G, panels, strips, depth), from depth k on.
-  const Word<S>* panel_at(const Word<S>* weight, int64_t depth, int64_t group, int64_t panel,
-                          int64_t k) const {
-    return weight + (group * panels_ + panel) * panel_words<S>(depth) + strip_words<S>(k);
+  // A panel of packed W_hh (G, panels, strips, depth), from depth k on.
+  const Word<S>* panel_at(int64_t group, int64_t panel, int64_t k) const {
+    const int64_t at = (group * panels_ + panel) * panel_words<S>(hidden_size_);
+    return weight_hh_ + at + strip_words<S>(k);
   }
 
   const LstmForward& call_;
