@@ -184,7 +184,7 @@ class Forward : Arrays<S> {
   Plan plan_for(int threads) const {
     const int64_t weight_bytes = panels_ * panel_words<S>(hidden_size_) * sizeof(Word<S>);
     Plan plan(shape_, threads, panels_, weight_bytes);
-    if (streaming_ && shape_.G * panels_ >= threads) plan.by_rows = false;  // read weights once
+    if (streaming_) plan.by_rows = false;  // read weights once
     return plan;
   }
   Plan output_plan(Plan plan) const {

@@ -4,6 +4,7 @@
 
 #include "../lstm.h"
 #include "../row_steps.h"
+#include "cost.h"
 #include "packing.h"
 #include "team.h"
 
@@ -41,21 +42,12 @@ struct Tile {
   int64_t num_panels() const { return panels.end - panels.begin; }
 };
 
-// Bytes of weights that stay in a thread's L2 from step to step: half of it. CPUs with tiles have 2
-// MiB of L2, others 1.
-#if defined(FASTLSTM_TILES)
-constexpr int64_t kL2WeightBytes = 1024 * 1024;
-#else
-constexpr int64_t kL2WeightBytes = 512 * 1024;
-#endif
-
-// How a call is divided among threads: by rows of the batch or by hidden units.
+// How a call is divided among threads: by rows of the batch or by hidden units, whichever cost.h
+// expects to be faster.
 //
 // Rows are independent of each other, so a thread that has its own rows runs all steps without
-// waiting for other threads. But then each thread reads all of W_hh. That pays if W_hh fits in the
-// thread's L2 and each thread has at least four rows to use it for. Two rows are enough if a step
-// is not much longer than the 0.4 us of waiting: forward with H = 64, B = 4 takes 9.2 ms for 5,000
-// steps, not 12.4. Otherwise threads share out the hidden units and wait for each other every step.
+// waiting for other threads. But then each thread reads all of W_hh. Otherwise threads share out
+// the hidden units and wait for each other every step.
 struct Plan {
   int threads;
   int64_t panels;  // of a group
@@ -64,9 +56,12 @@ struct Plan {
 
   Plan(const LstmShape& shape, int num_threads, int64_t num_panels, int64_t weight_bytes)
       : threads(num_threads), panels(num_panels) {
-    const int64_t rows = shape.G * shape.B / threads;
-    by_rows = shape.G % threads == 0 || shape.G * panels < threads ||
-              (rows >= 4 && weight_bytes <= 512 * 1024) || (rows >= 2 && weight_bytes <= 64 * 1024);
+    const int64_t lanes = shape.dtype == DType::float64 ? 8 : 16;
+    const StepWork work = {panels, weight_bytes / greater(panels, 1), ceil_div(shape.H, lanes)};
+    by_rows = step_by_rows(shape, work, threads) <= step_by_panels(shape, work, threads);
+#if defined(FASTLSTM_PLAN_HARNESS)
+    if (forced_plan) by_rows = forced_plan == 'r';
+#endif
     weights_fit_l2 = weight_bytes / (by_rows ? 1 : threads) <= kL2WeightBytes;
   }
 
@@ -139,14 +134,6 @@ struct Plan {
     return by_rows > by_panels ? by_rows : by_panels;
   }
 };
-
-// The number of threads to use for a call that multiplies all weights with all rows `times` times,
-// in T steps. One, if the call is so short that waking the others (microseconds) and waiting for
-// them at every step (0.1 us) would cost more than they save.
-inline int worthwhile_threads(const LstmShape& shape, int num_threads, int times) {
-  const double flops = 8.0 * times * shape.T * shape.B * shape.G * shape.H * (shape.I + shape.H);
-  return flops < 2e5 || flops < 8e3 * static_cast<double>(shape.T) ? 1 : num_threads;
-}
 
 // Divides the rows among `parts` threads, so that at every step all threads have about the same
 // number of rows that have not ended: order[i] is the row at place i of the threads' shares.
