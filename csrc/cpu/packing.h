@@ -17,6 +17,24 @@
 namespace fastlstm::cpu {
 namespace {
 
+// Loads `count` numbers, at most a vector of words; the rest is zero.
+template <class S>
+FASTLSTM_INLINE typename Simd<Sum<S>>::Value load_words(const S* from, int64_t count) {
+  using V = Simd<Sum<S>>;
+  if constexpr (!std::is_same_v<S, BFloat16>) {
+    return V::load(from, SomeLanes{static_cast<int32_t>(count)});
+  } else {
+#if defined(FASTLSTM_AVX512)
+    const auto mask = static_cast<uint32_t>((uint64_t{1} << count) - 1);
+    return (typename V::Value)_mm512_maskz_loadu_epi16(mask, from);
+#else
+    typename V::Value words = {};
+    std::memcpy(&words, from, count * sizeof(S));
+    return words;
+#endif
+  }
+}
+
 // Packs `depth` numbers of each of `rows` rows, `stride` apart, as the columns of one vector of a
 // strip. Two neighbours of bfloat16 are moved as one word.
 template <class S>
@@ -28,26 +46,29 @@ FASTLSTM_INLINE void pack_transposed(const S* first, int64_t stride, int64_t row
     using V = Simd<Sum<S>>;
     constexpr int kUnits = kLanes<S>, kPerWord = Format<S>::kPerWord;
     const int64_t words = words_of<S>(depth);
+    typename V::Value square[kUnits];
+    const auto store = [&](int64_t word) {
+      std::memcpy(strip + (word * vectors + vector) * kUnits, &square[word % kUnits],
+                  sizeof(square[0]));
+    };
     for (int64_t word = 0; word < words; word += kUnits) {
       const S* from = first + word * kPerWord;
       const int64_t left = depth - word * kPerWord;
-      typename V::Value square[kUnits];
       if (rows >= kUnits && left >= kUnits * kPerWord) {
 #pragma GCC unroll 16
         for (int row = 0; row < kUnits; ++row) {
           std::memcpy(&square[row], from + row * stride, sizeof(square[row]));  // any even address
         }
+        transpose<Sum<S>>(square);
+#pragma GCC unroll 16
+        for (int row = 0; row < kUnits; ++row) store(word + row);
       } else {
-        std::memset(square, 0, sizeof(square));
-        for (int row = 0; row < lesser(rows, kUnits); ++row) {
-          std::memcpy(&square[row], from + row * stride,
-                      lesser(left, kUnits * kPerWord) * sizeof(S));
+        for (int64_t row = 0; row < kUnits; ++row) {
+          const int64_t count = row < rows ? lesser(left, kUnits * kPerWord) : 0;
+          square[row] = load_words(row < rows ? from + row * stride : first, count);
         }
-      }
-      transpose<Sum<S>>(square);
-      for (int64_t row = 0; row < lesser(kUnits, words - word); ++row) {
-        std::memcpy(strip + ((word + row) * vectors + vector) * kUnits, &square[row],
-                    sizeof(square[row]));
+        transpose<Sum<S>>(square);
+        for (int64_t row = 0; row < lesser(kUnits, words - word); ++row) store(word + row);
       }
     }
   }
