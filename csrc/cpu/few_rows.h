@@ -18,14 +18,6 @@ struct Panels {
   int64_t count, words, gate_sums;
 };
 
-// The compiler would load a vector of a strip again for each row: 10 loads for 8 multiply-adds.
-template <class Vector>
-FASTLSTM_INLINE void keep_in_register(Vector& vector) {
-#if defined(FASTLSTM_AVX512)
-  asm("" : "+v"(vector));
-#endif
-}
-
 // Whether add_products computes a product, unless its weights have to be prefetched. One row is
 // left to multiply_strips: its speed is limited by the reads of the weights, 5% more with this.
 template <class S>
@@ -54,13 +46,7 @@ __attribute__((noinline)) void add_products(const S* const* rows, Sum<S>* const*
                                                       strip * strip_words<S>(depth));
     Vector sum[kSets][kRows][kColumns] = {};
     const auto multiply = [&](int64_t k, int set) {
-      Vector vectors[kColumns];
-#pragma GCC unroll 4
-      for (int v = 0; v < kColumns; ++v) {
-        vectors[v] = b[v];
-        keep_in_register(vectors[v]);
-      }
-      multiply_add<S, kRows, kColumns>(row, k, vectors, sum[set]);
+      multiply_add<S, kRows, kColumns>(row, k, b, sum[set]);
       b += kColumns;
     };
     int64_t k = 0;

@@ -30,6 +30,15 @@ FASTLSTM_INLINE Simd<float>::Bits spread(uint32_t word) {
   return bits;
 }
 
+// The compiler would load a vector again for each of two or three rows that it is multiplied with:
+// as many loads as multiply-adds, on machines with one 64-byte load a cycle.
+template <int kRows, class Vector>
+FASTLSTM_INLINE void keep_in_register(Vector& vector) {
+#if defined(FASTLSTM_AVX512)
+  if (kRows == 2 || kRows == 3) asm("" : "+v"(vector));
+#endif
+}
+
 // sum += row[r][at] * b. The strip's vectors are loaded once and each row's word is broadcast.
 template <class S, int kRows, int kVectors, class Vector>
 FASTLSTM_INLINE void multiply_add(const typename RowOf<S>::Row* const* row, int64_t at,
@@ -39,11 +48,7 @@ FASTLSTM_INLINE void multiply_add(const typename RowOf<S>::Row* const* row, int6
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v) {
       strip[v] = b[v];
-#if defined(FASTLSTM_AVX512)
-      // The compiler would load a vector again for each of two rows: 8 loads for 8 multiply-adds,
-      // on machines with one 64-byte load a cycle.
-      if (kRows == 2) asm("" : "+v"(strip[v]));
-#endif
+      keep_in_register<kRows>(strip[v]);
     }
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
@@ -52,7 +57,12 @@ FASTLSTM_INLINE void multiply_add(const typename RowOf<S>::Row* const* row, int6
     }
   } else {
     using Bits = typename Simd<float>::Bits;
-    const Bits* strip = reinterpret_cast<const Bits*>(b);
+    Bits strip[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) {
+      strip[v] = reinterpret_cast<const Bits*>(b)[v];
+      keep_in_register<kRows>(strip[v]);
+    }
 #if defined(__AVX512BF16__)
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
