@@ -11,6 +11,9 @@
 #   make sanitize   the same with AddressSanitizer and UBSan, then with ThreadSanitizer
 #   make aarch64    the same for 64-bit ARM, cross-compiled and run by qemu
 #
+# One times the ways to divide a call of the CPU kernels among threads, and needs no Python either:
+#   make plans      build benchmarks/plans.cpp and run it; SHAPES="T,B,I,H ..." are others than its own
+#
 # Another builds the module of Python with AddressSanitizer and UBSan, and runs the tests of direct calls
 # and of streams:
 #   make sanitize-calls
@@ -24,7 +27,7 @@ CMAKE ?= cmake
 BIN := .venv/bin
 LAST := runs/demo/checkpoints/last.ckpt
 KERNELS := $(shell find csrc -type f)
-CXX_SOURCES := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CXX_SOURCES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 MEMORY := -DSANITIZE=address,undefined
 ARM_TOOLS := aarch64-linux-gnu-g++ qemu-aarch64
 
@@ -34,7 +37,7 @@ define run_native
 	$(CMAKE) --build build/$(1) --parallel $(shell nproc) --target check
 endef
 
-.PHONY: demo report test lint stubs format slow wheel native sanitize sanitize-calls aarch64 conformance clean
+.PHONY: demo report test lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans conformance clean
 
 demo: .venv/.built
 	$(BIN)/fastlstm fit --config configs/demo.yaml $(if $(wildcard $(LAST)),--ckpt_path last)
@@ -89,6 +92,11 @@ aarch64:
 	@for tool in $(ARM_TOOLS); do command -v $$tool > /dev/null || { \
 	  echo "$$tool is missing: apt install g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }; done
 	$(call run_native,aarch64,-DCMAKE_TOOLCHAIN_FILE=aarch64.cmake)
+
+plans:
+	$(CMAKE) -S benchmarks -B build/plans
+	$(CMAKE) --build build/plans --parallel $(shell nproc)
+	build/plans/plans $(SHAPES)
 
 conformance: .venv/.built
 	@test -n "$(TORCH_TESTS)" || { \

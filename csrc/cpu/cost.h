@@ -1,16 +1,14 @@
 // A model of the time that the steps of a call take, to choose how to divide them among threads.
 //
-// Its constants are fitted to a Zen 4 core; only their ratios matter.
+// Its constants are fitted to a Zen 4 core; only their ratios matter. `make plans` compares its
+// choice with the other ways to divide a call.
 #pragma once
 
 #include "../lstm.h"
 #include "formats.h"
+#include "kernels.h"
 
 namespace fastlstm::cpu {
-
-#if defined(FASTLSTM_PLAN_HARNESS)  // a benchmark compares the plans: 'r' by rows, 'p' by panels
-extern char forced_plan;
-#endif
 
 namespace {
 
@@ -77,8 +75,8 @@ inline double step_by_panels(const LstmShape& shape, const StepWork& work, int t
 // The number of threads to use for a call that multiplies all weights with all rows `times` times:
 // all, or one if waking the others and waiting for them at every step costs more than it saves.
 inline int worthwhile_threads(const LstmShape& shape, int num_threads, int times) {
-#if defined(FASTLSTM_PLAN_HARNESS)
-  if (forced_plan) return num_threads;
+#if defined(FASTLSTM_FORCE_PLAN)
+  if (forced_plan != ForcedPlan::none) return num_threads;
 #endif
   const int64_t size = shape.dtype == DType::float64 ? 8 : shape.dtype == DType::bfloat16 ? 2 : 4;
   const int64_t units = 64 / greater(size, 4), vectors = ceil_div(shape.H, units);

@@ -66,4 +66,10 @@ std::vector<std::string> isas();
 // Whether this process was forked by one that had loaded the kernels.
 extern bool is_forked;
 
+#if defined(FASTLSTM_FORCE_PLAN)
+// How calls are divided among threads; defined by benchmarks/plans.cpp.
+enum class ForcedPlan { none, rows, panels };
+extern ForcedPlan forced_plan;
+#endif
+
 }  // namespace fastlstm::cpu

@@ -59,8 +59,8 @@ struct Plan {
     const int64_t lanes = shape.dtype == DType::float64 ? 8 : 16;
     const StepWork work = {panels, weight_bytes / greater(panels, 1), ceil_div(shape.H, lanes)};
     by_rows = step_by_rows(shape, work, threads) <= step_by_panels(shape, work, threads);
-#if defined(FASTLSTM_PLAN_HARNESS)
-    if (forced_plan) by_rows = forced_plan == 'r';
+#if defined(FASTLSTM_FORCE_PLAN)
+    if (forced_plan != ForcedPlan::none) by_rows = forced_plan == ForcedPlan::rows;
 #endif
     weights_fit_l2 = weight_bytes / (by_rows ? 1 : threads) <= kL2WeightBytes;
   }
