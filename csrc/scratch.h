@@ -33,7 +33,7 @@ class Scratch {
   static inline bool is_poisoned = false;
 
  private:
-  static constexpr size_t kKeptBytes = size_t{256} * 1024 * 1024;
+  static constexpr size_t kKeptBytes = size_t{512} * 1024 * 1024;
   struct Block {
     char* data;
     size_t bytes;
