@@ -106,6 +106,7 @@ class Gradients : Arrays<S> {
         list_row(chunk, group, s, b);
       }
       if (chunk.count == 0 && !begins) break;
+      if (call_.dbias) bias_gradient(team, group, chunk, begins);
       multiply(team, group, gates, chunk.count, begins,
                input_gradient_.tasks(chunk.count, team.size()),
                [&](int64_t task) { input_gradient_.run(team, group, chunk, task); });
@@ -160,9 +161,6 @@ class Gradients : Arrays<S> {
     pack(team, product, count);
     tasks_.set_share(team, num_rest(team.thread()) + product.tasks(team.thread(), team.size()));
     team.barrier();
-    if (product.left == chunks_[team.thread()].digates && call_.dbias) {
-      bias_gradient(team, group, chunks_[team.thread()], begins);
-    }
     tasks_.run(team, [&](int owner, int64_t task) {
       const int64_t first = num_rest(owner);
       if (task < first) return rest(rest_of(owner).begin + task);
