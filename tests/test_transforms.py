@@ -18,7 +18,7 @@ from torch.func import (
 from torch.utils import _pytree as pytree
 
 import fastlstm
-from fastlstm import backends, lstm_sequence
+from fastlstm import _C, backends, lstm_sequence
 from fastlstm.call import Needs
 from fastlstm.op import schema, second_order
 from fastlstm.op import vmap as rules
@@ -54,7 +54,11 @@ KINDS = [
 
 @pytest.fixture
 def runs(monkeypatch):
-    """The shapes (rows, groups) of every call of the cpu backend's forward and backward."""
+    """The shapes (rows, groups) of every call of the cpu backend's forward and backward.
+
+    An op may run as a direct call, which does not enter the backend's functions.
+    """
+    _C.set_direct("off")
     shapes = []
     for name in ("forward", "backward"):
         original = getattr(backends.cpu, name)
