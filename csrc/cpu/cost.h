@@ -42,8 +42,8 @@ inline double read_time(int64_t bytes) {
   return bytes <= 16 * 1024 * 1024 ? 0.013 : 0.09;
 }
 
-// A step of `panels` panels for `rows` rows. A panel stays in L1 while blocks of rows are
-// multiplied with it, so the first block alone waits for it.
+// A step of `panels` panels for `rows` rows. The first block of rows brings a panel from
+// where the weights stay; the others find it in the nearest cache that holds a panel.
 inline double step_time(const StepWork& work, int64_t rows, int64_t panels, int64_t bytes) {
   const int64_t blocks = greater(ceil_div(rows, 6), 1);
   const double multiply = kMultiplyTime * static_cast<double>(rows) / static_cast<double>(blocks);

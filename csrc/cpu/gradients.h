@@ -170,8 +170,7 @@ class Gradients : Arrays<S> {
     team.barrier();  // before digates and operands are overwritten
   }
 
-  // One task of a thread that owns `slivers`. The strips stay in L2 from task to task, a sliver in
-  // L1 from strip to strip.
+  // One task of a thread that owns `slivers`. The strips stay in L2 from task to task.
   void multiply_task(int64_t group, const Product& product, Range slivers, int64_t task,
                      int64_t count, bool begins) const {
     const int64_t words = words_of<S>(count), depth = words * Format<S>::kPerWord;

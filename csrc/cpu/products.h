@@ -69,7 +69,7 @@ FASTLSTM_INLINE void pack_row_blocks(int64_t count, int64_t depth, const RowAt& 
 }
 
 // For each of `count` rows, c (`num_strips` strips wide) = or += row (depth) x strips. A strip
-// stays in L1 while all rows are multiplied with it. The rows are read from `blocks`, which
+// stays in L1 or L2 while all rows are multiplied with it. The rows are read from `blocks`, which
 // pack_row_blocks filled, or, if it is null, as they lie.
 template <class S, class OperandAt>
 FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, int64_t count,
