@@ -15,6 +15,7 @@
 #include "arguments.h"
 #include "cpu/kernels.h"
 #include "huge_pages.h"
+#include "prepacked.h"
 #include "scratch.h"
 #include "stream_type.h"
 #ifdef FASTLSTM_CUDA
@@ -103,25 +104,18 @@ bool lstm_forward_streams(const std::string& dtype, int64_t T, int64_t B, int64_
   return cpu::kernels(isa).forward_streams(sizes(dtype, T, B, G, H, I, P));
 }
 
-size_t lstm_forward_prepacked(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
-                              const std::string& isa) {
-  return cpu::kernels(isa).forward_prepacked(sizes(dtype, 0, 0, G, H, I, P));
-}
-
-void lstm_prepack(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
-                  const Weight& weight_ih, const Weight& weight_hh, Address prepacked,
-                  int num_threads, const std::string& isa) {
+// The packed weights of a layer, which live as long as the object that this returns.
+PrepackedWeights::Memory prepacked_of(PrepackedWeights& self, const std::string& dtype, int64_t G,
+                                      int64_t H, int64_t I, int64_t P, const Weight& weight_ih,
+                                      const Weight& weight_hh, int num_threads,
+                                      const std::string& isa) {
   check_num_threads(num_threads);
-  LstmForward call{};  // of no steps: it does nothing but pack
+  LstmForward call{};
   call.shape = sizes(dtype, 0, 0, G, H, I, P);
-  call.weight_ih = weight(weight_ih);
-  call.weight_hh = weight(weight_hh);
-  call.prepacked = reinterpret_cast<void*>(prepacked);
+  call.weight_ih = weight(weight_ih), call.weight_hh = weight(weight_hh);
   const auto& kernels = cpu::kernels(isa);
   const py::gil_scoped_release release;
-  Scratch scratch;
-  call.workspace = scratch.take(kernels.forward_workspace(call.shape, num_threads));
-  kernels.forward(call, num_threads);
+  return self.of(call, kernels, num_threads);
 }
 
 uint64_t lstm_checksum(const std::string& dtype, int64_t G, int64_t H, int64_t I, int64_t P,
@@ -160,11 +154,17 @@ PYBIND11_MODULE(_C, module) {
       "lstm_forward_streams", &lstm_forward_streams, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a,
       "P"_a, "isa"_a,
       "Whether lstm_forward reads weights as they lie, and packs none, without prepacked ones.");
-  module.def("lstm_forward_prepacked", &lstm_forward_prepacked, "dtype"_a, "G"_a, "H"_a, "I"_a,
-             "P"_a, "isa"_a, "Bytes of prepacked weights, which lstm_forward can reuse.");
-  module.def("lstm_prepack", &lstm_prepack, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
-             "weight_ih"_a, "weight_hh"_a, "prepacked"_a, "num_threads"_a, "isa"_a,
-             "Writes W_ih and W_hh in the kernel's layout to the memory at prepacked.");
+  py::class_<PrepackedMemory, PrepackedWeights::Memory>(module, "PrepackedMemory",
+                                                        "A layer's weights in the kernels' layout.")
+      .def_property_readonly("address",
+                             [](const PrepackedMemory& memory) { return Address(memory.data()); });
+  py::class_<PrepackedWeights>(module, "PrepackedWeights",
+                               "A cache of one layer's prepacked weights; empty at first.")
+      .def(py::init<>())
+      .def_property_readonly("memory", &PrepackedWeights::memory)
+      .def("of", &prepacked_of, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a, "weight_ih"_a,
+           "weight_hh"_a, "num_threads"_a, "isa"_a,
+           "The packed weights. They are packed again if a checksum of W_ih and W_hh has changed.");
   module.def("lstm_checksum", &lstm_checksum, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
              "weight_ih"_a, "weight_hh"_a, "num_threads"_a, "isa"_a,
              "64 bits that change when W_ih or W_hh do; not cryptographic.");

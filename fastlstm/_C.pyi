@@ -137,28 +137,10 @@ def lstm_forward(
 ) -> None:
     """The forward pass of a layer, all directions. Arguments are the fields of LstmForward."""
 
-def lstm_forward_prepacked(dtype: str, G: int, H: int, I: int, P: int, isa: str) -> int:
-    """Bytes of prepacked weights, which lstm_forward can reuse."""
-
 def lstm_forward_streams(
     dtype: str, T: int, B: int, G: int, H: int, I: int, P: int, isa: str
 ) -> bool:
     """Whether lstm_forward reads weights as they lie, and packs none, without prepacked ones."""
-
-def lstm_prepack(
-    *,
-    dtype: str,
-    G: int,
-    H: int,
-    I: int,
-    P: int,
-    weight_ih: tuple[int, int],
-    weight_hh: tuple[int, int],
-    prepacked: int,
-    num_threads: int,
-    isa: str,
-) -> None:
-    """Writes W_ih and W_hh in the kernel's layout to the memory at prepacked."""
 
 def poison_scratch(poisoned: bool) -> None:
     """Whether the memory that kernels work in is NaN at first, for tests."""
@@ -169,6 +151,34 @@ def prefer_huge_pages(address: int, bytes: int) -> None:
 def set_direct(reading: str) -> bool:
     """How direct calls read tensors: "dlpack", the default, "attributes", or "off": there are none.
     Returns False if this torch lacks it. For tests."""
+
+class PrepackedMemory:
+    """A layer's weights in the kernels' layout."""
+
+    @property
+    def address(self) -> int: ...
+
+class PrepackedWeights:
+    """A cache of one layer's prepacked weights; empty at first."""
+
+    def __init__(self) -> None: ...
+    def of(
+        self,
+        *,
+        dtype: str,
+        G: int,
+        H: int,
+        I: int,
+        P: int,
+        weight_ih: tuple[int, int],
+        weight_hh: tuple[int, int],
+        num_threads: int,
+        isa: str,
+    ) -> PrepackedMemory:
+        """The packed weights. They are packed again if a checksum of W_ih and W_hh has changed."""
+
+    @property
+    def memory(self) -> PrepackedMemory: ...
 
 class Stream:
     """A stepping object: see csrc/stream.h and fastlstm.Stream."""

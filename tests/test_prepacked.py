@@ -27,7 +27,7 @@ def _infer(module, *args, **kwargs):
 
 def _memory(module):
     """The memory of the packed weights of each layer; None for a layer without."""
-    return [layer._kept and layer._kept[1] for layer in module._packed]
+    return [layer._kept.memory for layer in module._packed]
 
 
 def _assert_live(module, x, *args, **kwargs):
@@ -145,7 +145,9 @@ WRITES = [
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("write", WRITES)
-def test_no_write_goes_unseen(write, dtype):
+@pytest.mark.parametrize("reading", ["dlpack", "off"])
+def test_no_write_goes_unseen(write, dtype, reading):
+    _C.set_direct(reading)
     module = _module(dtype, num_layers=2, bidirectional=True, peephole=True).freeze()
     x, hx = torch.randn(60, 2, I, dtype=dtype), tuple(torch.randn(4, 2, H).to(dtype) for _ in "hc")
     before = _infer(module, x, hx)

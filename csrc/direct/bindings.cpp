@@ -24,13 +24,6 @@ bool requires_grad(PyObject* tensor) {
   return value != Py_False;
 }
 
-bool streams(const Call& call) {
-  for (int layer = 0; layer < call.layout.num_layers; ++layer) {
-    if (!cpu::kernels("auto").forward_streams(call.shape(layer))) return false;
-  }
-  return true;
-}
-
 // In training PyTorch's own functions may be faster for few units and a wide input: the general
 // path decides.
 bool may_be_slower(const Call& call) { return call.H <= 8 && call.I >= 128; }
@@ -66,11 +59,11 @@ bool call_module(Request& request, PyObject* record, Results& results) {
   if (train ? request.is_inference : request.is_rounded) return false;
   Scratch scratch;
   Call call;
-  if (!call.read(request.layout, tensors.data(), scratch) || (train && may_be_slower(call)) ||
-      (!train && request.is_frozen && !streams(call))) {
+  if (!call.read(request.layout, tensors.data(), scratch) || (train && may_be_slower(call))) {
     return false;
   }
-  results = forward(call, train, scratch);
+  const std::vector<PrepackedWeights*> none;
+  results = forward(call, train, scratch, train ? none : request.prepacked);
   if (train) let_autograd_know(record, request, results);
   return true;
 }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "../lstm.h"
+#include "../prepacked.h"
 #include "../scratch.h"
 #include "../tensors.h"
 
@@ -114,7 +115,9 @@ const char* contiguous(const torch::Tensor& tensor, Scratch& scratch);
 struct Request {
   Layout layout;
   Objects tensors;
-  bool is_frozen = false;     // the module keeps prepacked weights
+  // Of each layer, if the module keeps prepacked weights. `caches` owns them.
+  std::vector<PrepackedWeights*> prepacked;
+  Objects caches;
   bool is_rounded = false;    // inference computes with rounded weights
   bool is_inference = false;  // the call is not understood if gradients are recorded
 
@@ -123,6 +126,9 @@ struct Request {
   // the usual one.
   bool of_lstm(PyObject* module, PyObject* const* arguments);
   bool of_cell(PyObject* module, PyObject* const* arguments);
+
+ private:
+  bool add_prepacked(PyObject* list);
 };
 
 }  // namespace fastlstm::direct

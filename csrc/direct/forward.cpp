@@ -40,7 +40,8 @@ py::object pooled(const Call& call, const std::vector<int64_t>& sizes) {
   return py::handle(empty)(tuple, py::handle(torch::dtype_of(call.type)));
 }
 
-Results forward(const Call& call, bool train, Scratch& scratch) {
+Results forward(const Call& call, bool train, Scratch& scratch,
+                const std::vector<PrepackedWeights*>& prepacked) {
   const int num_layers = call.layout.num_layers;
   const int64_t width = call.G() * call.H, y_bytes = call.rows() * width * call.item();
   Results results;
@@ -72,7 +73,13 @@ Results forward(const Call& call, bool train, Scratch& scratch) {
   const auto& kernels = cpu::kernels("auto");
   const int threads = num_threads();
   const auto run = [&](int used) {
-    for (LstmForward& one : calls) {
+    for (size_t layer = 0; layer < calls.size(); ++layer) {
+      LstmForward& one = calls[layer];
+      PrepackedWeights::Memory packed;
+      if (!prepacked.empty() && !kernels.forward_streams(one.shape)) {
+        packed = prepacked[layer]->of(one, kernels, used);
+        one.prepacked = packed->data(), one.is_prepacked = true;
+      }
       Scratch of_layer;
       one.workspace = of_layer.take(kernels.forward_workspace(one.shape, used));
       kernels.forward(one, used);

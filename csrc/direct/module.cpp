@@ -1,8 +1,12 @@
 // The attributes of fastlstm.LSTM and fastlstm.LSTMCell that a direct call reads.
+#include <pybind11/pybind11.h>
+
 #include <string>
 #include <vector>
 
 #include "call.h"
+
+namespace py = pybind11;
 
 namespace fastlstm::direct {
 namespace {
@@ -64,8 +68,9 @@ const Name kParameters("_parameters"), kFlatWeights("_flat_weights"),
     kNumLayers("num_layers"), kBias("bias"), kBatchFirst("batch_first"), kDropout("dropout"),
     kBidirectional("bidirectional"), kProjSize("proj_size"), kTraining("training"),
     kPeephole("peephole"), kBackend("backend"), kLearnInitialState("learn_initial_state"),
-    kCheckpointEvery("checkpoint_every"), kPrepacked("_packed"), kWeightIh("weight_ih"),
-    kWeightHh("weight_hh"), kBiasIh("bias_ih"), kBiasHh("bias_hh"), kWeightCh("weight_ch");
+    kCheckpointEvery("checkpoint_every"), kPrepacked("_packed"), kKept("_kept"),
+    kWeightIh("weight_ih"), kWeightHh("weight_hh"), kBiasIh("bias_ih"), kBiasHh("bias_hh"),
+    kWeightCh("weight_ch");
 
 bool is_backend_known(const Attributes& module) {
   PyObject* const backend = module.get(kBackend);
@@ -106,6 +111,23 @@ bool add_states(PyObject* hx, Layout& layout, Objects& tensors) {
 
 }  // namespace
 
+bool Request::add_prepacked(PyObject* list) {
+  static PyObject* const type =
+      py::object(py::module_::import("fastlstm.backends.cpu.prepacked").attr("PrepackedWeights"))
+          .release()
+          .ptr();
+  if (PyList_GET_SIZE(list) != layout.num_layers) return false;
+  for (int layer = 0; layer < layout.num_layers; ++layer) {
+    PyObject* const item = PyList_GET_ITEM(list, layer);
+    if (reinterpret_cast<PyObject*>(Py_TYPE(item)) != type) return false;
+    PyObject* const kept = Attributes(item).get(kKept);
+    if (!kept || !py::isinstance<PrepackedWeights>(kept)) return false;
+    caches.add(kept);
+    prepacked.push_back(py::handle(kept).cast<PrepackedWeights*>());
+  }
+  return true;
+}
+
 bool Request::of_lstm(PyObject* object, PyObject* const* arguments) {
   PyObject *const input = arguments[0], *const hx = arguments[1], *const lengths = arguments[2],
                   *const reset = arguments[3];
@@ -128,8 +150,9 @@ bool Request::of_lstm(PyObject* object, PyObject* const* arguments) {
   layout.num_directions = 1 + is_bidirectional;
   is_inference = !module.is(kCheckpointEvery, Py_None);
   PyObject* const prepacked = module.get(kPrepacked);
-  is_frozen = prepacked && prepacked != Py_None;
+  const bool is_frozen = prepacked && prepacked != Py_None;
   is_rounded = is_frozen && !PyList_CheckExact(prepacked);
+  if (is_frozen && !is_rounded && !add_prepacked(prepacked)) return false;
 
   PyObject* const parameters = module.get(kParameters);
   PyObject* const flat = module.get(kFlatWeights);

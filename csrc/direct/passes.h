@@ -42,8 +42,9 @@ struct Results {
   std::vector<pybind11::object> kept;
 };
 
-// With `train` there is something to keep.
-Results forward(const Call& call, bool train, Scratch& scratch);
+// With `train` there is something to keep. `prepacked` is empty or has an entry for each layer.
+Results forward(const Call& call, bool train, Scratch& scratch,
+                const std::vector<PrepackedWeights*>& prepacked = {});
 
 // The gradients of the tensors of Call::read, in their order; None for those that no flag of
 // `needs` asks for.

@@ -130,7 +130,7 @@ def forward(
         checkpoint_every=every,
         reserve=reserve.data_ptr() if train and not every else 0,
         checkpoints=reserve.data_ptr() if train and every else 0,
-        prepacked=0 if kept is None else kept.data_ptr(),
+        prepacked=0 if kept is None else kept.address,
         is_prepacked=kept is not None,
         num_threads=threads,
         isa=isa,

@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from torch import Tensor
-
 from fastlstm import _C
-from fastlstm.backends.pointers import allocate
 from fastlstm.call import Call, Results, Wanted
 
 
@@ -32,8 +27,7 @@ class PrepackedWeights:
     """
 
     def __init__(self) -> None:
-        # One tuple, replaced as a whole: another thread may be reading the memory of the old one.
-        self._kept: tuple[tuple[Any, ...], Tensor] | None = None
+        self._kept = _C.PrepackedWeights()
 
     def __reduce__(self) -> tuple[type[PrepackedWeights], tuple[()]]:
         return PrepackedWeights, ()
@@ -48,24 +42,26 @@ class PrepackedWeights:
         parameters: dict[str, tuple[int, int]],
         num_threads: int,
         isa: str,
-    ) -> Tensor:
-        """The packed weights, as bytes.
+    ) -> _C.PrepackedMemory:
+        """The packed weights.
 
         Args:
             sizes: dtype, G, H, I, P as the kernels take them.
             parameters: what :func:`pointers.group_pointers` made of the weights.
             num_threads, isa: of the call.
         """
-        weights: dict[str, Any] = dict(zip(("dtype", "G", "H", "I", "P"), sizes, strict=True))
-        weights |= {"num_threads": num_threads, "isa": isa}
-        weights |= {name: parameters[name] for name in ("weight_ih", "weight_hh")}
-        key = (sizes, isa, _C.lstm_checksum(**weights))
-        kept = self._kept
-        if kept is None or kept[0] != key:
-            memory = allocate(_C.lstm_forward_prepacked(*sizes, isa))
-            _C.lstm_prepack(**weights, prepacked=memory.data_ptr())
-            self._kept = kept = key, memory
-        return kept[1]
+        dtype, G, H, I, P = sizes
+        return self._kept.of(
+            dtype=dtype,
+            G=G,
+            H=H,
+            I=I,
+            P=P,
+            weight_ih=parameters["weight_ih"],
+            weight_hh=parameters["weight_hh"],
+            num_threads=num_threads,
+            isa=isa,
+        )
 
 
 PackedWeights = PrepackedWeights
