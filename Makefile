@@ -39,7 +39,7 @@ endef
 
 .PHONY: demo report test lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans conformance clean
 
-demo: .venv/.built
+demo: .venv/.trains
 	$(BIN)/fastlstm fit --config configs/demo.yaml $(if $(wildcard $(LAST)),--ckpt_path last)
 	$(BIN)/python -m benchmarks.composite --config configs/demo.yaml
 
@@ -104,10 +104,20 @@ conformance: .venv/.built
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check expecttest
 	$(BIN)/python tests/conformance $(TORCH_TESTS)
 
-.venv/.built: pyproject.toml constraints.txt setup.py CMakeLists.txt $(KERNELS)
+# Installs the library with the packages of an extra, `train` or `dev`, into .venv.
+define install
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	FASTLSTM_REQUIRE_KERNELS=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -e '.[$(1)]'
 	touch $@
+endef
+
+.venv/.trains: pyproject.toml constraints.txt setup.py CMakeLists.txt $(KERNELS)
+	$(call install,train)
+
+.venv/.built: pyproject.toml constraints.txt setup.py CMakeLists.txt $(KERNELS)
+	$(call install,dev)
+	touch .venv/.trains
 
 clean:
 	rm -rf .venv build dist *.egg-info fastlstm/*.so

@@ -1,7 +1,11 @@
 """Builds fastlstm._C, the compiled kernels, with CMake. Everything else is in pyproject.toml.
 
-The CUDA kernels are built where nvcc is found. FASTLSTM_CUDA_ARCHITECTURES in the environment says
-for which GPUs ("80-real;90"), or OFF for none; see csrc/cuda/kernels.cmake.
+The CUDA kernels are built where nvcc is found, for the GPUs of this machine.
+FASTLSTM_CUDA_ARCHITECTURES in the environment names others ("80-real;90"), ALL of them (sm_80, 90
+and 100) or OFF for none; see csrc/cuda/kernels.cmake.
+
+Where the kernels cannot be built, fastlstm is installed without them, and says so when it is
+imported; see fastlstm/_C.py. With FASTLSTM_REQUIRE_KERNELS=1 installing then fails.
 """
 
 import os
@@ -18,6 +22,23 @@ from setuptools.errors import CompileError
 ROOT = Path(__file__).parent.resolve()
 COMPILERS = ["c++", "g++"]  # as CMake tries them
 CUDA = "FASTLSTM_CUDA_ARCHITECTURES"
+REQUIRED = os.environ.get("FASTLSTM_REQUIRE_KERNELS", "0") not in ("", "0")
+OLDEST_GPU = 80  # that the CUDA kernels can be compiled for
+
+
+def architectures() -> str:
+    """The GPUs to compile for, as csrc/cuda/kernels.cmake takes them."""
+    asked = os.environ.get(CUDA, "")
+    if asked:
+        return "" if asked == "ALL" else asked
+    query = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(query, capture_output=True, text=True, check=True, timeout=60).stdout
+        found = {int(line.replace(".", "")) for line in said.split()}
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return "NO_GPU"
+    names = [f"{number}-real" for number in sorted(found) if number >= OLDEST_GPU]
+    return ";".join(names) or "NO_GPU"
 
 
 class CMakeBuild(build_ext):
@@ -36,8 +57,7 @@ class CMakeBuild(build_ext):
         configure = ["cmake", "-S", ROOT, "-B", build, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Release"]
         configure += [f"-DPython_EXECUTABLE={sys.executable}"]
         configure += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"]
-        cuda = os.environ.get(CUDA, "")
-        self._run("configure", [*configure, f"-D{CUDA}={cuda}"])
+        self._run("configure", [*configure, f"-D{CUDA}={architectures()}"])
         try:
             self._run("build", ["cmake", "--build", build])
         except CompileError:  # the CPU's kernels do not wait for an nvcc that works
@@ -53,4 +73,6 @@ class CMakeBuild(build_ext):
             raise CompileError(f"fastlstm: the {step} step failed; its output is above.")
 
 
-setup(ext_modules=[Extension("fastlstm._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+# setuptools installs a project without an optional extension that fails to build.
+kernels = Extension("fastlstm._C", sources=[], optional=not REQUIRED)
+setup(ext_modules=[kernels], cmdclass={"build_ext": CMakeBuild})

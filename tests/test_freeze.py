@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from direct_calls import assert_same, is_direct
 from helpers import DUPLICATES, assert_as_close_as_torch, assert_close
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
@@ -150,35 +149,6 @@ def test_threads_may_share_packed_weights():
     with ThreadPoolExecutor(4) as pool:
         for index, y in enumerate(pool.map(call, range(300))):
             assert (y - expected[index % 3]).abs().max() < 1e-12
-
-
-@pytest.mark.parametrize("T, B", SIZES)
-@pytest.mark.parametrize("kind", KINDS)
-def test_frozen_calls_are_direct(kind, T, B):
-    """A direct call uses the packed weights, and computes what the general path does."""
-    module = _module(**KINDS[kind]).freeze()
-    x = torch.randn(T, B, I)
-    if module.batch_first:
-        x = x.transpose(0, 1)
-    with torch.no_grad():
-        assert is_direct(module, x)
-        packed = _memory(module)
-        assert_same(module, x)
-    assert _memory(module) == packed
-    assert (packed[0] is None) == (T * B < 16)
-
-
-def test_direct_calls_with_a_cache_that_is_not_the_usual_one():
-    module, x = _module(num_layers=2).freeze(), torch.randn(60, 2, I)
-    expected = _infer(copy.deepcopy(module), x)
-    for change in (lambda kept: kept.pop(), lambda kept: kept.append(None)):
-        change(module._packed)
-        with torch.no_grad():
-            assert not is_direct(module, x)
-    module.freeze()._packed[1]._kept = None
-    with torch.no_grad():
-        assert not is_direct(module, x)
-    assert_close(_infer(module.freeze(), x), expected, 1e-6)
 
 
 def test_unfreeze():

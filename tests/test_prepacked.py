@@ -5,6 +5,7 @@ import itertools
 
 import pytest
 import torch
+from direct_calls import assert_same, is_direct
 from helpers import assert_close
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -225,3 +226,40 @@ def test_two_changes_do_not_cancel(dtype, change):
 def test_a_checksum_is_the_same_on_any_number_of_threads():
     weights = torch.randn(1, 2400, 600), torch.randn(1, 2400, 600)
     assert len({_checksum(*weights, num_threads=threads) for threads in (1, 2, 3, 8)}) == 1
+
+
+@pytest.mark.parametrize("T, B", [(1, 1), (1, 70), (2, 3), (300, 1), (60, 40)])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"bias": False},
+        {"num_layers": 2, "bidirectional": True, "peephole": True, "batch_first": True},
+    ],
+    ids=["plain", "no bias", "everything"],
+)
+def test_frozen_calls_are_direct(options, T, B):
+    """A direct call uses the packed weights, and computes what the general path does."""
+    module = _module(**options).freeze()
+    x = torch.randn(T, B, I)
+    if module.batch_first:
+        x = x.transpose(0, 1)
+    with torch.no_grad():
+        assert is_direct(module, x)
+        packed = _memory(module)
+        assert_same(module, x)
+    assert _memory(module) == packed
+    assert (packed[0] is None) == (T * B < 16)
+
+
+def test_direct_calls_with_a_cache_that_is_not_the_usual_one():
+    module, x = _module(num_layers=2).freeze(), torch.randn(60, 2, I)
+    expected = _infer(copy.deepcopy(module), x)
+    for change in (lambda kept: kept.pop(), lambda kept: kept.append(None)):
+        change(module._packed)
+        with torch.no_grad():
+            assert not is_direct(module, x)
+    module.freeze()._packed[1]._kept = None
+    with torch.no_grad():
+        assert not is_direct(module, x)
+    assert_close(_infer(module.freeze(), x), expected, 1e-6)

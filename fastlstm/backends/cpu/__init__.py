@@ -20,6 +20,7 @@ from fastlstm.problem import Problem
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 # No kernel multiplies these: they are computed in float32, and rounded when all is done.
 _COMPUTED_IN = {torch.float16: torch.float32}
+_MISSING = None if _C.isas() else f"has no kernels: {_C.cuda.reason}"
 _SIZES: tuple[Any, ...] = ("dtype", "T", "B", "G", "H", "I", "P")
 # The dtypes in which PyTorch's functions are sometimes faster.
 _COMPARED = (torch.float32, torch.float64)
@@ -29,6 +30,8 @@ CHECKPOINTS = True
 
 def why_not(problem: Problem) -> str | None:
     """Why these kernels cannot run ``problem``; None if they can."""
+    if _MISSING is not None:
+        return _MISSING
     if problem.device != "cpu":
         return f"runs on the cpu, not on {problem.device}"
     if problem.dtype not in _DTYPES and problem.dtype not in _COMPUTED_IN:

