@@ -49,7 +49,7 @@ report: .venv/.built
 # The Triton kernels run under its interpreter, which must be chosen before triton is imported. It
 # takes milliseconds a step: tests of long sequences would be most of the time.
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest tests README.md docs
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k "triton and not long_sequence and not several_blocks"
 
 slow: .venv/.built
