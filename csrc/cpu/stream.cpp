@@ -61,23 +61,19 @@ class Steps {
     for (int64_t t = 0; t < steps; ++t) {
       for (int64_t b = 0; b < B; ++b) {
         numbers_[t * B + b] = l ? h(plan_.layers[l - 1], slot_out(t, steps)) + b * padded(P)
-                                : copy_input(first + t, b, t * B + b);
+                                : input(first + t, b, t * B + b);
       }
     }
-    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-      for (int64_t row = 0; row < rows; ++row) {
-        std::memcpy(sums(panel, row), layer.bias + panel * kPanel, kPanel * sizeof(float));
-      }
-    }
-    product(layer.weight_ih, panels, all(rows, layer.weight_ih.depth), sums(panels.begin, 0),
-            row_stride());
+    row_stride_ = rows * kPanel;
+    product(layer.weight_ih, panels, all(rows, layer.weight_ih.depth),
+            {sums(panels.begin, 0), row_stride_, layer.bias + panels.begin * kPanel});
 
     for (int64_t t = 0; t < steps; ++t) {
       float* y = is_last ? call_.y + (first + t) * call_.y_stride[0] : nullptr;
       float* before = h(layer, slot_in(t));
       float* after = h(layer, slot_out(t, steps));
       for (int64_t b = 0; b < B; ++b) numbers_[b] = before + b * padded(P);
-      product(layer.weight_hh, panels, all(B, P), sums(panels.begin, t * B), row_stride());
+      product(layer.weight_hh, panels, all(B, P), {sums(panels.begin, t * B), row_stride_, nullptr});
       if (layer.has_peepholes) {
         update<true>(layer, panels, t, after, y);
       } else {
@@ -90,17 +86,17 @@ class Steps {
     }
   }
 
-  // The gate sums of a row of the block: those of a panel are row_stride() after the panel before.
+  // The gate sums of a row of the block: those of a panel are row_stride_ after the panel before.
   float* sums(int64_t panel, int64_t row) const {
-    return plan_.gate_sums + panel * row_stride() + row * kPanel;
+    return plan_.gate_sums + panel * row_stride_ + row * kPanel;
   }
-  int64_t row_stride() const { return plan_.max_steps * plan_.B * kPanel; }
 
-  // Copies row b of the input at time t, so that it is padded. Returns the copy.
-  const float* copy_input(int64_t t, int64_t b, int64_t row) {
+  // Row b of the input at time t: where it is if it needs no padding, else a copy.
+  const float* input(int64_t t, int64_t b, int64_t row) {
     const float* from = call_.x + t * call_.x_stride[0] + b * call_.x_stride[1];
+    if (call_.x_stride[2] == 1 && plan_.I == padded(plan_.I)) return from;
     float* to = input_ + row * padded(plan_.I);
-    if (call_.x_stride[2] == 1 && plan_.I > 0) {
+    if (call_.x_stride[2] == 1) {
       std::memcpy(to, from, plan_.I * sizeof(float));
     } else {
       for (int64_t i = 0; i < plan_.I; ++i) to[i] = from[i * call_.x_stride[2]];
@@ -125,30 +121,38 @@ class Steps {
   }
 
   // Adds the products of rows with panels of a matrix to sums[panel - panels.begin][row].
-  void product(const StreamMatrix& matrix, Range panels, const Rows& rows, float* sums,
-               int64_t stride) const {
-    if (panels.begin == panels.end || matrix.depth == 0) return;
+  void product(const StreamMatrix& matrix, Range panels, const Rows& rows, const Sums& sums) const {
+    if (matrix.depth == 0) return fill(panels.end - panels.begin, rows.count, sums);
 #if defined(FASTLSTM_VNNI)
     if (kType == WeightType::int8 && plan_.has_vnni) {
       return each_block<kMaxQuantizedRows>(
           panels, rows, [&](int64_t panel, int64_t row, int count) {
             const QuantizedRow* block = rows.quantized + row;
-            float* to = sums + (panel - panels.begin) * stride + row * kPanel;
-            multiply_quantized_block<1>(count, matrix, panel, block, to);
+            multiply_quantized_block<1>(count, matrix, panel, block,
+                                        sums.at(panel - panels.begin, row));
           });
     }
 #endif
     int64_t panel = panels.begin;
     if (rows.count == 1) {
       for (; panel + 2 <= panels.end; panel += 2) {
-        multiply<kType, 1, 2>(matrix, panel, rows.numbers, sums, stride);
-        sums += 2 * stride;
+        multiply<kType, 1, 2>(matrix, panel, rows.numbers, sums.at(panel - panels.begin, 0));
       }
     }
     each_block<kMaxRows>({panel, panels.end}, rows, [&](int64_t p, int64_t row, int count) {
-      float* to = sums + (p - panel) * stride + row * kPanel;
-      multiply_block<1>(count, matrix, p, rows.numbers + row, to);
+      multiply_block<1>(count, matrix, p, rows.numbers + row, sums.at(p - panels.begin, row));
     });
+  }
+
+  // What a product with a matrix without columns leaves.
+  static void fill(int64_t panels, int64_t rows, const Sums& sums) {
+    if (!sums.initial) return;
+    for (int64_t panel = 0; panel < panels; ++panel) {
+      for (int64_t row = 0; row < rows; ++row) {
+        const Sums at = sums.at(panel, row);
+        std::memcpy(at.data, at.initial, kPanel * sizeof(float));
+      }
+    }
   }
 
   // Calls visit(panel, first row, rows) for blocks of up to kMost rows, which are about equal.
@@ -165,15 +169,15 @@ class Steps {
 
   template <int kRows>
   static void multiply_block(int count, const StreamMatrix& matrix, int64_t panel,
-                             const float* const* rows, float* sums) {
-    if (count == kRows) return multiply<kType, kRows, 1>(matrix, panel, rows, sums, 0);
+                             const float* const* rows, const Sums& sums) {
+    if (count == kRows) return multiply<kType, kRows, 1>(matrix, panel, rows, sums);
     if constexpr (kRows < kMaxRows) multiply_block<kRows + 1>(count, matrix, panel, rows, sums);
   }
 
 #if defined(FASTLSTM_VNNI)
   template <int kRows>
   static void multiply_quantized_block(int count, const StreamMatrix& matrix, int64_t panel,
-                                       const QuantizedRow* rows, float* sums) {
+                                       const QuantizedRow* rows, const Sums& sums) {
     if (count == kRows) return multiply_quantized<kRows>(matrix, panel, rows, sums);
     if constexpr (kRows < kMaxQuantizedRows) {
       multiply_quantized_block<kRows + 1>(count, matrix, panel, rows, sums);
@@ -220,7 +224,7 @@ class Steps {
     const Rows rows = all(B, plan_.H);
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
       std::memset(projected_, 0, B * kPanel * sizeof(float));
-      product(layer.weight_hr, {panel, panel + 1}, rows, projected_, 0);
+      product(layer.weight_hr, {panel, panel + 1}, rows, {projected_, 0, nullptr});
       const size_t size = lesser(kPanel, P - panel * kPanel) * sizeof(float);
       for (int64_t b = 0; b < B; ++b) {
         const float* from = projected_ + b * kPanel;
@@ -233,7 +237,7 @@ class Steps {
   const StreamPlan& plan_;
   const StreamCall& call_;
   Team team_;
-  int64_t slot_;
+  int64_t slot_, row_stride_ = 0;
   const float** numbers_;
   float *input_, *projected_;
   QuantizedRow* quantized_;

@@ -61,29 +61,60 @@ FASTLSTM_INLINE Vector unpack(Bits words, int part) {
   return __builtin_convertvector(words << (24 - 8 * part) >> 24, Vector);
 }
 
-// sums[panel][row] += row x panel of the matrix, for kPanels neighbours; the sums of a panel are
-// `stride` numbers after those of the panel before. Two multiply-add units of latency 4 need 8
-// sums to be busy: a single row takes two panels at a time.
+// Keeps words in a register between their parts. The compiler would load them again for each part,
+// and a core loads one vector of 64 bytes a cycle, as many as it multiplies.
+template <WeightType kType, int kRows>
+FASTLSTM_INLINE void load_once(Bits& words) {
+#if defined(FASTLSTM_AVX512)
+  if constexpr (kType != WeightType::float32 && kRows <= 4) asm("" : "+v"(words));
+#endif
+}
+
+// Where the sums of a block of rows are: those of a panel are `stride` numbers after those of the
+// panel before, and rows follow each other. Products are added to `initial`, which has one row of
+// numbers a panel, or to the sums if it is null.
+struct Sums {
+  float* data;
+  int64_t stride;
+  const float* initial;
+
+  Sums at(int64_t panel, int64_t row) const {
+    return {data + panel * stride + row * kPanel, stride,
+            initial ? initial + panel * kPanel : nullptr};
+  }
+};
+
+// sums[panel][row] = initial[panel], or += , row x panel of the matrix, for kPanels neighbours. Two
+// multiply-add units of latency 4 need 8 sums to be busy: a single row takes two panels at a time.
 template <WeightType kType, int kRows, int kPanels>
 __attribute__((noinline)) void multiply(const StreamMatrix& matrix, int64_t panel,
-                                        const float* const* rows, float* sums, int64_t stride) {
+                                        const float* const* rows, const Sums& sums) {
   constexpr int64_t kPerWord = numbers_per_word(kType);
   const int64_t words = matrix.words_of_depth(kType);
   const Bits* weights[kPanels];
   for (int p = 0; p < kPanels; ++p) {
     weights[p] = reinterpret_cast<const Bits*>(matrix.words + (panel + p) * words * kPanel);
+    for (int64_t i = 0; i < kRows * kPanel; i += 64 / sizeof(float)) {
+      __builtin_prefetch(sums.data + p * sums.stride + i, 1);
+    }
   }
   for (int64_t begin = 0; begin < words; begin += kStreamDepth / kPerWord) {
     const int64_t end = lesser(words, begin + kStreamDepth / kPerWord);
     Vector sum[kPanels][kRows][4] = {};
     for (int64_t k = begin; k < end; ++k) {
-#pragma GCC unroll 4
-      for (int part = 0; part < kPerWord; ++part) {
 #pragma GCC unroll 2
-        for (int p = 0; p < kPanels; ++p) {
+      for (int p = 0; p < kPanels; ++p) {
+        Bits words_at[4];
+#pragma GCC unroll 4
+        for (int v = 0; v < 4; ++v) {
+          words_at[v] = weights[p][k * 4 + v];
+          load_once<kType, kRows>(words_at[v]);
+        }
+#pragma GCC unroll 4
+        for (int part = 0; part < kPerWord; ++part) {
           Vector w[4];
 #pragma GCC unroll 4
-          for (int v = 0; v < 4; ++v) w[v] = unpack<kType>(weights[p][k * 4 + v], part);
+          for (int v = 0; v < 4; ++v) w[v] = unpack<kType>(words_at[v], part);
 #pragma GCC unroll 6
           for (int r = 0; r < kRows; ++r) {
             const float a = rows[r][k * kPerWord + part];
@@ -97,12 +128,14 @@ __attribute__((noinline)) void multiply(const StreamMatrix& matrix, int64_t pane
       for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
         for (int v = 0; v < 4; ++v) {
-          float* to = sums + p * stride + r * kPanel + v * kUnits;
+          float* to = sums.data + p * sums.stride + r * kPanel + v * kUnits;
+          const bool begins = begin == 0 && sums.initial;
+          const float* before = begins ? sums.initial + p * kPanel + v * kUnits : to;
           Vector all = sum[p][r][v];
           if constexpr (kType == WeightType::int8) {
             all *= load(matrix.scale + (panel + p) * kPanel + v * kUnits);
           }
-          store(to, load(to) + all);
+          store(to, load(before) + all);
         }
       }
     }
@@ -117,7 +150,7 @@ template <int kRows>
 __attribute__((noinline, target(FASTLSTM_VNNI))) void multiply_quantized(const StreamMatrix& matrix,
                                                                          int64_t panel,
                                                                          const QuantizedRow* rows,
-                                                                         float* sums) {
+                                                                         const Sums& sums) {
   constexpr int64_t kMostWords = 16000;
   const int64_t words = matrix.words_of_depth(WeightType::int8);
   const float* scale = matrix.scale + panel * kPanel;
@@ -149,11 +182,12 @@ __attribute__((noinline, target(FASTLSTM_VNNI))) void multiply_quantized(const S
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
       for (int v = 0; v < 4; ++v) {
-        float* to = sums + r * kPanel + v * kUnits;
+        float* to = sums.data + r * kPanel + v * kUnits;
+        const float* before = begin == 0 && sums.initial ? sums.initial + v * kUnits : to;
         Vector all = __builtin_convertvector(high[r][v], Vector) * 256 +
                      __builtin_convertvector(low[r][v], Vector);
         if (begin == 0) all += load(offset + v * kUnits);
-        store(to, load(to) + all * (load(scale + v * kUnits) * rows[r].scale));
+        store(to, load(before) + all * (load(scale + v * kUnits) * rows[r].scale));
       }
     }
   }
