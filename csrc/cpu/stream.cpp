@@ -73,7 +73,10 @@ class Steps {
       float* before = h(layer, slot_in(t));
       float* after = h(layer, slot_out(t, steps));
       for (int64_t b = 0; b < B; ++b) numbers_[b] = before + b * padded(P);
-      product(layer.weight_hh, panels, all(B, P), {sums(panels.begin, t * B), row_stride_, nullptr});
+      // Other threads wrote most of h: its lines come from their caches all at once.
+      for (int64_t i = 0; i < B * padded(P); i += 16) __builtin_prefetch(before + i);
+      product(layer.weight_hh, panels, all(B, P), {sums(panels.begin, t * B), row_stride_, nullptr},
+              t % 2);
       if (layer.has_peepholes) {
         update<true>(layer, panels, t, after, y);
       } else {
@@ -120,8 +123,11 @@ class Steps {
     return {count, numbers_, quantized_};
   }
 
-  // Adds the products of rows with panels of a matrix to sums[panel - panels.begin][row].
-  void product(const StreamMatrix& matrix, Range panels, const Rows& rows, const Sums& sums) const {
+  // Adds the products of rows with panels of a matrix to sums[panel - panels.begin][row]. A matrix
+  // that is a little too large for L2 is read backwards every other time: the panels that were read
+  // last are still there.
+  void product(const StreamMatrix& matrix, Range panels, const Rows& rows, const Sums& sums,
+               bool backwards = false) const {
     if (matrix.depth == 0) return fill(panels.end - panels.begin, rows.count, sums);
 #if defined(FASTLSTM_VNNI)
     if (kType == WeightType::int8 && plan_.has_vnni) {
@@ -133,13 +139,13 @@ class Steps {
           });
     }
 #endif
-    int64_t panel = panels.begin;
-    if (rows.count == 1) {
-      for (; panel + 2 <= panels.end; panel += 2) {
-        multiply<kType, 1, 2>(matrix, panel, rows.numbers, sums.at(panel - panels.begin, 0));
-      }
+    const int64_t pairs = rows.count == 1 ? (panels.end - panels.begin) / 2 : 0;
+    for (int64_t i = 0; i < pairs; ++i) {
+      const int64_t pair = 2 * (backwards ? pairs - 1 - i : i);
+      multiply<kType, 1, 2>(matrix, panels.begin + pair, rows.numbers, sums.at(pair, 0));
     }
-    each_block<kMaxRows>({panel, panels.end}, rows, [&](int64_t p, int64_t row, int count) {
+    const Range rest = {panels.begin + 2 * pairs, panels.end};
+    each_block<kMaxRows>(rest, rows, [&](int64_t p, int64_t row, int count) {
       multiply_block<1>(count, matrix, p, rows.numbers + row, sums.at(p - panels.begin, row));
     });
   }
