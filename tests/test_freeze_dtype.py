@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+import torch.utils.flop_counter
 from torch.nn.utils.rnn import pack_sequence
 
 import fastlstm
@@ -97,6 +98,70 @@ def test_every_kind_of_call(backend, dtype):
                 [expected(x)[0] for x in batch],
                 dtype,
             )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("I", [21, 48])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"num_layers": 3, "bidirectional": True, "proj_size": 9},
+        {"num_layers": 2, "batch_first": True, "peephole": True, "dropout": 0.5},
+    ],
+)
+def test_plain_calls_have_the_bits_of_the_general_path(options, I, dtype, monkeypatch):
+    module = fastlstm.LSTM(I, 35, **options).eval().freeze(dtype)
+    batch_first = module.batch_first
+    # Blocks have up to 24 rows.
+    sizes = [(T, B) for B in range(1, MOST_ROWS + 1) for T in (1, 5, 6, 7, 24, 25, 49)]
+    inputs = [torch.randn((B, T, I) if batch_first else (T, B, I)) for T, B in sizes]
+    inputs += [torch.randn(7, I), torch.randn(I, 3, 7).transpose(0, 2), inputs[8].flip(0)]
+    with torch.no_grad():
+        found = [module(x) for x in inputs]
+        monkeypatch.setattr("fastlstm.nn.lstm.run_plain", lambda *_: None)
+        for x, (y, state) in zip(inputs, found, strict=True):
+            expected, expected_state = module(x)
+            assert torch.equal(y, expected)
+            assert all(map(torch.equal, state, expected_state))
+            assert y.shape == expected.shape
+            assert y.stride() == expected.stride()
+
+
+def test_calls_that_are_not_plain_take_the_general_path(monkeypatch):
+    module = make(num_layers=2, dropout=0.9).freeze("bfloat16")
+    found = []
+    run = fastlstm.nn.lstm.run_plain
+    monkeypatch.setattr("fastlstm.nn.lstm.run_plain", lambda *a: found.append(run(*a)) or found[-1])
+    x = torch.randn(9, 2, 21)
+
+    def is_plain(module=module, x=x, **arguments):
+        found.clear()
+        module(x, **arguments)
+        return any(outputs is not None for outputs in found)
+
+    with torch.no_grad():
+        assert is_plain()
+        state = (torch.zeros(2, 2, 35), torch.zeros(2, 2, 35))
+        assert not is_plain(hx=state)
+        assert not is_plain(lengths=torch.tensor([9, 4]))
+        assert not is_plain(reset=torch.zeros(9, 2, dtype=torch.bool))
+        assert not is_plain(return_all_cells=True)
+        assert not is_plain(x=x.repeat(1, 3, 1))
+        assert not is_plain(x=torch._neg_view(x))
+        assert not is_plain(x=torch.nn.Parameter(x))
+        with torch.autocast("cpu"):
+            assert not is_plain()
+        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+            assert not is_plain()
+        assert counter.get_total_flops() > 0
+        assert not is_plain(copy.deepcopy(module).train())
+        with pytest.raises(RuntimeError, match="input_size"):
+            is_plain(x=x[..., 1:])
+        module.weight_ih_l1 = torch.nn.Parameter(torch.zeros(140, 34))
+        with pytest.raises(RuntimeError):
+            is_plain()
+    assert not is_plain(make().freeze("bfloat16"), x.requires_grad_())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

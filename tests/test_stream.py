@@ -87,9 +87,10 @@ def test_sizes(I, H, B, dtype, isa):
 @pytest.mark.parametrize("dtype", TYPES)
 @pytest.mark.parametrize("options", [{}, {"num_layers": 3, "proj_size": 9, "peephole": True}])
 @pytest.mark.parametrize("B", [1, 2, 7, 30])
-def test_chunks_have_the_bits_of_steps(B, options, dtype, isa):
-    lstm = make(20, 70, **options)
-    x = torch.randn(40, B, 20)
+@pytest.mark.parametrize("I", [20, 32])  # 32: x is read in place
+def test_chunks_have_the_bits_of_steps(I, B, options, dtype, isa):
+    lstm = make(I, 70, **options)
+    x = torch.randn(40, B, I)
     stream = fastlstm.Stream(lstm, B, dtype, isa)
     steps = torch.stack([stream.step(xt).clone() for xt in x])
     state = stream.state
@@ -112,20 +113,22 @@ def test_two_threads_give_the_bits_of_one(dtype):
     assert torch.equal(*found)
 
 
-def test_strides_do_not_change_the_result():
-    lstm = make(6, 8)
-    x = torch.randn(5, 3, 6)
+@pytest.mark.parametrize("I", [6, 16])
+def test_strides_do_not_change_the_result(I):
+    lstm = make(I, 8)
+    x = torch.randn(5, 3, I)
     expected = lstm.stream(3).run(x)
     for strided in (
         x.transpose(0, 1).contiguous().transpose(0, 1),
         torch.stack([x, x], -1)[..., 0],
         x.flip(0, 1, 2).flip(0, 1, 2),
-        torch.cat([x, x], -1)[..., 6:],
+        torch.cat([x, x], -1)[..., I:],
+        torch.cat([x[..., :1], x], -1)[..., 1:],  # rows that are not aligned
     ):
         assert torch.equal(lstm.stream(3).run(strided), expected)
         stream = lstm.stream(3)
         assert torch.equal(torch.stack([stream.step(xt).clone() for xt in strided]), expected)
-    same = lstm.stream(3).run(x[:1].expand(4, 3, 6))
+    same = lstm.stream(3).run(x[:1].expand(4, 3, I))
     assert torch.equal(same, lstm.stream(3).run(x[:1].repeat(4, 1, 1)))
 
 

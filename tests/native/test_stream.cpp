@@ -246,7 +246,7 @@ void run_sizes() {
   for (const std::string& isa : fastlstm::cpu::isas()) {
     for (int type = 0; type < 3; ++type) {
       for (const int64_t H : {1, 5, 16, 33, 70, 130, 260}) {
-        for (const int64_t I : {0, 1, 7, 40, 300}) {
+        for (const int64_t I : {0, 1, 7, 40, 48, 300}) {
           Case c;
           c.type = type, c.H = H, c.I = I;
           c.T = one_of(1, 5, 30);

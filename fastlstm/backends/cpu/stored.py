@@ -47,6 +47,7 @@ class StoredWeights(PrepackedWeights):
             and not (wanted.train or wanted.cells)
             and 0 < B <= MOST_ROWS
             and input.shape[0] > 0
+            and input.dtype == hx.dtype == cx.dtype == torch.float32  # autocast changes it
         )
         if not runs:
             return None
