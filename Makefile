@@ -40,8 +40,8 @@ endef
 .PHONY: demo report test lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans conformance clean
 
 demo: .venv/.trains
-	$(BIN)/fastlstm fit --config configs/demo.yaml $(if $(wildcard $(LAST)),--ckpt_path last)
-	$(BIN)/python -m benchmarks.composite --config configs/demo.yaml
+	$(BIN)/fastlstm fit --config demo $(if $(wildcard $(LAST)),--ckpt_path last)
+	$(BIN)/python -m benchmarks.composite --config demo
 
 report: .venv/.built
 	$(BIN)/fastlstm experiment all --report docs/experiments.md

@@ -1,6 +1,6 @@
 """Compare the training speed of CompositeLSTM with the same model built on torch.nn.LSTM.
 
-    python -m benchmarks.composite [--config configs/demo.yaml] [--rounds 9] [--steps 4]
+    python -m benchmarks.composite [--config demo] [--rounds 9] [--steps 4]
 
 Both models take whole training steps (forward, loss, backward, optimiser) on the same batch, in
 turns A B A B, so that other load on the machine affects both. The script prints medians over the
@@ -20,7 +20,7 @@ import yaml
 from torch import Tensor, nn
 
 from benchmarks.timing import paired
-from fastlstm import CompositeLSTM
+from fastlstm import CompositeLSTM, configs
 from fastlstm.training import MovingMNISTData
 
 
@@ -100,14 +100,14 @@ def repeated(step: Callable[[], None], steps: int) -> Callable[[], None]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config", type=Path, default=Path("configs/demo.yaml"))
+    parser.add_argument("--config", default="demo", help="file, or name in `fastlstm configs`")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each model")
     parser.add_argument("--steps", type=int, default=4, help="training steps in a turn")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     device = torch.device(options.device)
 
-    config = yaml.safe_load(options.config.read_text())
+    config = yaml.safe_load(Path(configs.find(options.config)).read_text())
     chosen = config["model"]["model"]
     arguments = chosen["init_args"]
     if chosen["class_path"] != "fastlstm.CompositeLSTM" or any(

@@ -1,6 +1,6 @@
 """Extrapolate data-parallel training to many processes from a measured step and all-reduce.
 
-    python -m benchmarks.scaling [--config configs/demo.yaml] [--rounds 7] [--json FILE]
+    python -m benchmarks.scaling [--config demo] [--rounds 7] [--json FILE]
     python -m benchmarks.scaling --step-ms 12 --gradient-mb 300 --latency-us 8 --gbytes-per-s 40
 
 Without numbers of another machine the script measures two on this one: a training step of the
@@ -86,7 +86,7 @@ def step_seconds(n: int, step: float, size: int, latency: float, bandwidth: floa
 
 def main() -> None:
     options = common.parser(__doc__)
-    options.add_argument("--config", default="configs/demo.yaml", help="model to measure")
+    options.add_argument("--config", default="demo", help="file or name of the model to measure")
     options.add_argument("--step-ms", type=float, help="training step of one process, not measured")
     options.add_argument("--gradient-mb", type=float, help="gradients in 1e6 bytes, with --step-ms")
     options.add_argument("--latency-us", type=float, help="of one message, not measured")

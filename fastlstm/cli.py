@@ -1,7 +1,9 @@
-"""The command ``fastlstm``: train video models and classifiers, run experiments, print ``info``."""
+"""The command ``fastlstm``: training, the paper's experiments, ``configs`` and ``info``.
+
+Only the commands that train import Lightning. ``fastlstm_command`` has the help.
+"""
 
 import ctypes
-import difflib
 import platform
 import sys
 import traceback
@@ -10,11 +12,9 @@ from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
-_COMMANDS = ("fit", "validate", "test", "predict", "classify", "experiment", "info")
-_LANGUAGE = (
-    "fastlstm: `fastlstm language` is now an example of the source code: python"
-    " examples/language/train.py fit --config examples/language/config.yaml"
-)
+import fastlstm
+from fastlstm import configs
+from fastlstm_command import answer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             package raises is then printed as one sentence, with exit status 1.
 
     Raises:
-        SystemExit: the words are wrong, or the command needs packages of the extra
+        SystemExit: the words are wrong or ask for help, or the command needs packages of the extra
             ``fastlstm[train]`` that are not installed.
         ValueError, FileNotFoundError: see ``fastlstm.training.commands.base.RunCommand``.
     """
@@ -65,17 +65,7 @@ def tune_process() -> None:
 
 
 def _run(words: list[str]) -> None:
-    if words[:1] == ["language"]:
-        print(_LANGUAGE, file=sys.stderr)
-        raise SystemExit(2)
-    _check_command(words)
-    if words[:1] == ["info"]:
-        if len(words) > 1:
-            if words[1:] in (["-h"], ["--help"]):
-                print("usage: fastlstm info\n\nPrint versions, the processor and the backends.")
-                return
-            raise SystemExit(f"fastlstm info: expected no arguments, got {' '.join(words[1:])}")
-        print(info())
+    if answer(words) or _told(words):
         return
     try:
         # imported here, because `info` and `import fastlstm.cli` work without Lightning
@@ -97,14 +87,34 @@ def _run(words: list[str]) -> None:
         VideoCommand(words)
 
 
-def _check_command(words: list[str]) -> None:
-    """Raise SystemExit if the first word is no command. Options before a command are left alone."""
-    if words and (words[0] in _COMMANDS or words[0].startswith("-")):
-        return
-    near = difflib.get_close_matches(words[0], _COMMANDS, 1) if words else []
-    raise SystemExit(
-        f"fastlstm: expected a command, one of {', '.join(_COMMANDS)}; got"
-        f" {repr(words[0]) if words else 'none'}{f': did you mean {near[0]!r}?' if near else ''}"
+def _told(words: list[str]) -> bool:
+    """Run ``--version``, ``info`` or ``configs``, and return whether the words ask for them."""
+    first, rest = words[0], words[1:]
+    if words == ["--version"]:
+        print(f"fastlstm {fastlstm.__version__}")
+    elif first == "info":
+        if rest:
+            raise SystemExit(f"fastlstm info: expected no arguments, got {' '.join(rest)}")
+        print(info())
+    elif first == "configs":
+        if len(rest) > 1:
+            raise SystemExit(f"fastlstm configs: expected at most one name, got {' '.join(rest)}")
+        print(configs.path(rest[0]).read_text() if rest else _list_of_configs(), end="")
+    else:
+        return False
+    return True
+
+
+def _list_of_configs() -> str:
+    """Return a line for each packaged configuration, and how to use it."""
+    listed = [f"{name:<10}{configs.title(name)}" for name in configs.names()]
+    return "\n".join(
+        [
+            *listed,
+            "",
+            "fastlstm configs NAME prints a configuration; --config NAME, or a file, uses it.",
+            "",
+        ]
     )
 
 
@@ -112,7 +122,7 @@ def _keep_freed_memory() -> None:
     """Make glibc reuse large freed blocks instead of returning them to the system.
 
     Every training step allocates the same activations again. Blocks that were returned would cause
-    a page fault per page in every step: 8% of a step of configs/demo.yaml on an idle machine.
+    a page fault per page in every step: 8% of a step of the configuration demo on an idle machine.
     """
     mmap_max, trim_threshold = -4, -1  # M_MMAP_MAX and M_TRIM_THRESHOLD in <malloc.h>
     try:
@@ -126,8 +136,6 @@ def _keep_freed_memory() -> None:
 def info() -> str:
     """Return versions, the processor, and for each backend whether it runs here and why not."""
     import torch
-
-    import fastlstm
 
     lines = [f"fastlstm      {fastlstm.__version__}", f"python        {platform.python_version()}"]
     for package in ("torch", "numpy", "lightning"):

@@ -1,7 +1,6 @@
 """Every configuration trains in every precision of the trainer, or says why not in one sentence."""
 
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from language_example import FOLDER, LanguageCommand, LanguageTask
 from lightning.pytorch.plugins import MixedPrecision
 from tiny_training import Recorder, tiny_data, tiny_model, trainer
 
-from fastlstm import ByteLSTM, CompositeLSTM, LSTMClassifier
+from fastlstm import ByteLSTM, CompositeLSTM, LSTMClassifier, configs
 from fastlstm.training import (
     Baselines,
     ClassificationTask,
@@ -23,7 +22,6 @@ from fastlstm.training import (
 from fastlstm.training.commands.classify import ClassifyCommand
 from fastlstm.training.commands.video import VideoCommand
 
-CONFIGS = Path(__file__).parents[1] / "configs"
 DTYPES = {
     "32-true": torch.float32,
     "bf16-mixed": torch.float32,
@@ -63,7 +61,7 @@ def command(tmp_path, text):
             small += ["--baselines.sample=8", "--data.num_workers=0"]
         small += ["--trainer.fast_dev_run=2", "--trainer.accelerator=cpu"]
         small += ["--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"]
-        config = FOLDER / "config.yaml" if name == "language" else CONFIGS / f"{name}.yaml"
+        config = FOLDER / "config.yaml" if name == "language" else configs.path(name)
         return kind(["fit", f"--config={config}", f"--run={tmp_path / 'run'}", *small, *words])
 
     return run

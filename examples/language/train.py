@@ -54,6 +54,8 @@ class LanguageCommand(RunCommand):
         args: the command's words. Default: those of the process.
     """
 
+    example = "examples/language/config.yaml"
+
     def __init__(self, args: ArgsType = None) -> None:
         throughput = Throughput("bytes", lambda window: window.fresh * window.reset.shape[1])
         super().__init__(

@@ -6,7 +6,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from argparse import SUPPRESS
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from lightning.pytorch.cli import (
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
+from fastlstm import configs
 from fastlstm.training.callbacks.checkpoint import AtomicCheckpointIO, StepSeeds, StopBetweenSteps
 from fastlstm.training.callbacks.finite import StopOnNonFinite
 from fastlstm.training.callbacks.first_batches import FirstBatches
@@ -27,6 +28,19 @@ from fastlstm.training.callbacks.progress import StepProgressBar, Throughput
 from fastlstm.training.run_folder import RemoveOlderRun, remove, results
 
 _SAVE_EVERY = 200  # steps
+
+
+def _with_packaged_configurations(words: Sequence[str]) -> list[str]:
+    """Return the words with ``--config NAME`` replaced by the path of a packaged configuration."""
+    found: list[str] = []
+    for word in words:
+        option, equals, value = word.partition("=")
+        if found and found[-1] in ("-c", "--config"):
+            word = configs.find(word)
+        elif equals and option in ("-c", "--config"):
+            word = f"{option}={configs.find(value)}"
+        found.append(word)
+    return found
 
 
 class RunConfig(SaveConfigCallback):
@@ -46,6 +60,9 @@ class RunCommand(LightningCLI, ABC):
     one version per resumption), checkpoints/last.ckpt, and checkpoints/best.ckpt, which has the
     lowest ``val/error``.
 
+    ``--config`` takes a file, or the name of a configuration that comes with the package, see
+    :func:`fastlstm.configs.find`.
+
     ``--ckpt_path`` takes a file, ``best`` or ``last``. Without it, ``fit`` starts from new weights
     and the other commands load the run's ``best``. ``fit`` resumes a run if the checkpoint is in
     the run's folder. Otherwise ``fit`` starts a new run: if the folder has results of another run,
@@ -61,10 +78,13 @@ class RunCommand(LightningCLI, ABC):
 
     Raises:
         FileNotFoundError: the checkpoint does not exist.
-        ValueError: ``fit`` would overwrite another run; the checkpoint is damaged or of another
-            model configuration; an argument is out of range; a split's data are missing or cannot
-            be read, which is found before the first step.
+        ValueError: no configuration is given, or there is none of its name; ``fit`` would overwrite
+            another run; the checkpoint is damaged or of another model configuration; an argument is
+            out of range; a split's data are missing or cannot be read, which is found before the
+            first step.
     """
+
+    example = "demo"  # a configuration, which is named if none is given
 
     def __init__(
         self,
@@ -75,6 +95,7 @@ class RunCommand(LightningCLI, ABC):
         args: ArgsType = None,
     ) -> None:
         self.throughput = throughput
+        self._words = words
         # Lightning uses a deprecated function of torch; users can do nothing about it
         warnings.filterwarnings("ignore", r".*isinstance\(treespec, LeafSpec\)")
         # raised because `fastlstm classify` passes the words without the first one
@@ -121,11 +142,24 @@ class RunCommand(LightningCLI, ABC):
         words = sys.argv[1:] if args is None else args
         if isinstance(words, list):
             words = [re.sub("^--checkpoint_every(?==|$)", "--save_every", word) for word in words]
+            self._check_that_a_model_is_given(words)
+            words = _with_packaged_configurations(words)
         super().parse_arguments(parser, words)
         config = self.config[self.config.subcommand]
         saves = config.pop("checkpoint_every", None)
         if saves is not None and config["save_every"] == _SAVE_EVERY:
             config["save_every"] = saves
+
+    def _check_that_a_model_is_given(self, words: list[str]) -> None:
+        given = ("-c", "--config", "--model", "-h", "--help", "--print_config")
+        asked = [word for word in words if word in self.subcommands()]
+        if not asked or any(word.startswith(given) for word in words):
+            return
+        raise ValueError(
+            f"config: expected --config NAME, --config FILE or --model, got none of them; try"
+            f" `{self._words} {asked[0]} --config {self.example}`"
+            + ("; `fastlstm configs` lists all names" if self.example in configs.names() else "")
+        )
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would silently replace the configured model arguments by the checkpoint's. Here

@@ -29,6 +29,8 @@ class ClassifyCommand(RunCommand):
             sizes differ from the classifier's.
     """
 
+    example = "classify"
+
     def __init__(self, args: ArgsType = None) -> None:
         throughput = Throughput("videos", lambda batch: len(batch.labels))
         super().__init__(ClassificationTask, throughput, "fastlstm classify", _DESCRIPTION, args)

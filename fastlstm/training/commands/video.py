@@ -13,9 +13,8 @@ from fastlstm.training.run_folder import results
 from fastlstm.training.tasks.video import VideoTask
 
 _DESCRIPTION = (
-    "Train and use LSTM models of video. Besides the commands below, `fastlstm classify` trains"
-    " classifiers of video, `fastlstm experiment` runs the paper's experiments, and `fastlstm info`"
-    " prints what is installed and which backends run here."
+    "Train and use LSTM models of video; `fastlstm --help` lists the other commands, such as"
+    " `fastlstm configs`, which lists the configurations that --config takes by name."
 )
 
 
