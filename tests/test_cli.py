@@ -46,7 +46,11 @@ def test_a_run_leaves_its_results_and_can_be_tested_and_predicted_from(config, t
         str(run / "figures" / "step_000004.gif"),
     ):
         assert line in said
-    assert {p.name for p in (run / "checkpoints").iterdir()} == {"last.ckpt", "best.ckpt"}
+    assert {p.name for p in (run / "checkpoints").iterdir()} == {
+        "best.ckpt",
+        "last.ckpt",
+        "model.safetensors",
+    }
     assert {p.name for p in (run / "figures").iterdir()} == {
         f"step_00000{step}.{kind}" for step in (2, 4) for kind in ("png", "gif")
     }

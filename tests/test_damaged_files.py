@@ -224,7 +224,9 @@ def test_every_command_refuses_it_before_it_begins(tmp_path, command, words, dam
     words = [*words, f"--run={tmp_path / 'run'}", "--model.model.hidden_size=6"]
     words += ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     words += ["--trainer.logger=false", "--ckpt_path=last"]
-    for word in ("fit", "validate", "test", *(["predict"] if command is VideoCommand else [])):
+    others = ["validate", "test", *(["predict"] if command is VideoCommand else [])]
+    # a saved model is not damaged: only fit needs the state of its training too
+    for word in ("fit", *(others if damage != "model.safetensors" else [])):
         with pytest.raises(ValueError, match=r"ckpt_path: expected a whole checkpoint .*last\.ckp"):
             command([word, *words])
     assert last.read_bytes() == (tmp_path / damage).read_bytes()  # and leaves it as it is

@@ -47,9 +47,10 @@ def test_overwriting_removes_all_of_the_older_run_and_nothing_else(command, tmp_
     (run / "checkpoints" / "nonfinite_step_3.ckpt").write_bytes(b"")
     (run / "hpc_ckpt_1.ckpt").write_bytes(b"")
     (run / "checkpoints" / "last.ckpt.part").write_bytes(b"")
+    (run / "checkpoints" / ".model.safetensors.7.unfinished").write_bytes(b"")
     (run / "finished.json").write_text("{}")
     of_a_run = files(run)
-    assert len(of_a_run) == 21
+    assert len(of_a_run) == 23
     mine = {
         "notes.txt",
         "model.safetensors",
@@ -74,6 +75,7 @@ def test_overwriting_removes_all_of_the_older_run_and_nothing_else(command, tmp_
     assert left - events - {"hparams.yaml"} == {
         "config.yaml",
         "checkpoints/last.ckpt",
+        "checkpoints/model.safetensors",
         "metrics/version_1/metrics.csv",
     }
     for name in mine:

@@ -1,24 +1,18 @@
-"""Saves models to safetensors files, with their configuration and a checksum, and loads them."""
+"""The base class of models that are saved to files, with their configuration, and loaded."""
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
-from collections.abc import Mapping
+import tempfile
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from typing_extensions import Self
 
-from fastlstm.files import written_whole
-
-_KEY = "fastlstm"
-_CHECKSUM = "crc32"  # the oldest files have none
-_RENAMED = {"frames": "frame_type"}  # arguments of version 0.1
+import fastlstm
+from fastlstm.models import hub, model_files
+from fastlstm.models.model_files import ModelFile, current_names
 
 
 class SavedModel(nn.Module):
@@ -42,16 +36,18 @@ class SavedModel(nn.Module):
             ImportError: the package safetensors is not installed.
             OSError: the file cannot be written; one that was there before is left as it was.
         """
-        safetensors = _safetensors()
-        configuration = json.dumps({"class": type(self).__name__, "arguments": self.config})
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
-        with written_whole(Path(path)) as unfinished:
-            metadata = {_KEY: configuration, _CHECKSUM: _checksum(configuration, tensors)}
-            safetensors.torch.save_file(tensors, unfinished, metadata)
+        content = ModelFile(type(self).__name__, self.config, self.state_dict())
+        model_files.write(Path(path), content)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Load a model that :meth:`save` wrote.
+        """Load a model from a file that :meth:`save` wrote, or from a checkpoint of a run.
+
+        ``fastlstm fit`` writes both: ``checkpoints/model.safetensors``, and the checkpoints
+        ``best.ckpt`` and ``last.ckpt``, which also have the state of the optimiser. The content of
+        the file decides how it is read, not its name. Checkpoints are read with
+        ``torch.load(weights_only=True)``, which runs no code of the file. Checkpoints of version
+        0.1 have no ``dropout``, ``readout_bias`` and ``backend``: the model has their defaults.
 
         Args:
             path: the file.
@@ -60,76 +56,111 @@ class SavedModel(nn.Module):
             The model, on the CPU, of the class that was saved: ``cls`` or a subclass.
 
         Raises:
-            ImportError: the package safetensors is not installed.
+            ImportError: a safetensors file, and the package safetensors is not installed.
             FileNotFoundError: there is no such file.
             ValueError: it is damaged, not of this library, or holds another class than ``cls``.
-        """
-        import fastlstm
 
-        safetensors = _safetensors()
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"path: expected a safetensors file, got {os.fspath(path)!r}")
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except safetensors.SafetensorError as error:
+        Example:
+            >>> import pathlib, tempfile, fastlstm
+            >>> path = pathlib.Path(tempfile.mkdtemp()) / "model.safetensors"
+            >>> fastlstm.CompositeLSTM(16, 8).save(path)
+            >>> type(fastlstm.VideoLSTM.load(path)).__name__
+            'CompositeLSTM'
+        """
+        return cls._load(path, "path")
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike[str], *, revision: str | None = None
+    ) -> Self:
+        """Load a model from a folder, or from a repository of the Hugging Face Hub.
+
+        A folder needs neither a network nor the package huggingface_hub. The methods of the Hub are
+        thin ones over ``huggingface_hub.hf_hub_download`` and ``HfApi.upload_folder``:
+        ``PyTorchModelHubMixin`` is a base class, so that ``import fastlstm`` would import it.
+
+        Args:
+            name_or_folder: a folder that :meth:`save_pretrained` wrote, or the name of a repository
+                such as "user/model". A folder of this name comes before a repository.
+            revision: the branch, tag or commit of the repository. Default: None, its main branch.
+
+        Returns:
+            The model, on the CPU, of the class that was saved: ``cls`` or a subclass.
+
+        Raises:
+            ImportError: the package huggingface_hub (of the extra ``fastlstm[hub]``) or safetensors
+                is needed and not installed.
+            FileNotFoundError: the folder has no model, or no folder or repository has this name.
+            ValueError: as :meth:`load` does.
+            OSError: a download fails; huggingface_hub has subclasses for the reasons.
+
+        Example:
+            >>> import tempfile, fastlstm
+            >>> folder = tempfile.mkdtemp()
+            >>> fastlstm.CompositeLSTM(16, 8).save_pretrained(folder)
+            >>> fastlstm.CompositeLSTM.from_pretrained(folder).config["hidden_size"]
+            8
+        """
+        return cls._load(hub.find(name_or_folder, revision), "name_or_folder")
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``model.safetensors``, as :meth:`save` does, into a folder.
+
+        Args:
+            folder: the folder; it is made if it does not exist.
+
+        Raises:
+            ImportError: the package safetensors is not installed.
+            OSError: the folder or the file cannot be written.
+        """
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        self.save(Path(folder) / hub.FILE)
+
+    def push_to_hub(
+        self, repo_id: str, *, private: bool = False, commit_message: str | None = None
+    ) -> str:
+        """Upload the model to a repository of the Hugging Face Hub, for :meth:`from_pretrained`.
+
+        It needs a token of the Hub, from ``hf auth login`` or the environment's ``HF_TOKEN``.
+
+        Args:
+            repo_id: "user/model"; the repository is made if it does not exist.
+            private: whether a repository that is made is private. Default: False.
+            commit_message: of the upload. Default: "Upload" and the name of the class.
+
+        Returns:
+            The address of the upload's commit.
+
+        Raises:
+            ImportError: the package huggingface_hub (of the extra ``fastlstm[hub]``) or safetensors
+                is not installed.
+            OSError: the upload fails; huggingface_hub has subclasses for the reasons.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            message = commit_message or f"Upload {type(self).__name__}"
+            return hub.push(folder, repo_id, private, message)
+
+    @classmethod
+    def _load(cls, path: str | os.PathLike[str], argument: str) -> Self:
+        """Load a model from a file that the caller's ``argument`` names."""
+        file = model_files.read(path, argument, cls.__name__)
+        own = cls.__name__ == file.class_name  # a user's class, which fastlstm does not have
+        model_class = cls if own else getattr(fastlstm, str(file.class_name), None)
+        if not (isinstance(model_class, type) and issubclass(model_class, cls)):
             raise ValueError(
-                f"path: expected a whole safetensors file, got {os.fspath(path)!r}: {error}"
-            ) from error
-        if _KEY not in metadata:
-            raise ValueError(
-                f"path: expected a file that {cls.__name__}.save wrote, got {os.fspath(path)!r}"
+                f"{argument}: expected a {cls.__name__}, got a {file.class_name} in"
+                f" {os.fspath(path)!r}"
             )
-        if metadata.get(_CHECKSUM, "none") not in ("none", _checksum(metadata[_KEY], tensors)):
-            raise ValueError(
-                f"path: expected a whole safetensors file, got {os.fspath(path)!r}: it is damaged,"
-                " its weights or its configuration are not what was written"
-            )
         try:
-            configuration = json.loads(metadata[_KEY])
-            model_class = getattr(fastlstm, configuration["class"], None)
-            if isinstance(model_class, type) and issubclass(model_class, cls):
-                dtype = next(iter(tensors.values())).dtype
-                model = model_class(**configuration["arguments"], dtype=dtype)
-                model.load_state_dict(tensors)
-                return model
+            dtype = next(iter(file.tensors.values())).dtype
+            model = model_class(**file.arguments, dtype=dtype)
+            model.load_state_dict(file.tensors)
+            return model
         except Exception as error:  # arguments or weights that do not fit raise many types
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise ValueError(
-                "path: expected weights and a configuration that fit, got"
-                f" {os.fspath(path)!r}: {reason}"
-            ) from error
-        raise ValueError(
-            f"path: expected a {cls.__name__}, got a {configuration['class']} "
-            f"in {os.fspath(path)!r}"
-        )
+            raise model_files.not_fitting(path, argument, error) from error
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled model, also one of version 0.1."""
         state = current_names(state)
         super().__setstate__(state | {"config": current_names(state["config"])})
-
-
-def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a model's options under the names of today, if they have those of version 0.1."""
-    return {_RENAMED.get(name, name): value for name, value in options.items()}
-
-
-def _checksum(configuration: str, tensors: dict[str, Tensor]) -> str:
-    """Compute the CRC-32 of the configuration and all tensors; safetensors itself has none."""
-    found = zlib.crc32(configuration.encode())
-    for name, tensor in sorted(tensors.items()):
-        found = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), found)
-        found = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, found)
-    return f"{found:08x}"
-
-
-def _safetensors() -> ModuleType:
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise ImportError(
-            "saving and loading need the package safetensors: pip install 'fastlstm[train]'"
-        ) from error
-    return safetensors

@@ -11,7 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 # Full names, so that a user's own files stay: a copy `last_good.ckpt`, a note in figures/.
 _PREDICTION = r"predictions/batch_\d{3,}\.(npz|png|gif)"
 _RESULT = re.compile(
-    rf"""checkpoints/(best|last|nonfinite_step_\d+)\.ckpt | hpc_ckpt_\d+\.ckpt
+    rf"""checkpoints/((best|last|nonfinite_step_\d+)\.ckpt | model\.safetensors)
+    | hpc_ckpt_\d+\.ckpt
     | metrics/version_\d+/metrics\.csv
     | figures/(step_\d{{6,}}\.(png|gif) | report\.png)
     | {_PREDICTION}""",
@@ -19,7 +20,7 @@ _RESULT = re.compile(
 )
 _REMAINDER = re.compile(
     r"""events\.out\.tfevents\..+ | (metrics/version_\d+/)?hparams\.yaml
-    | checkpoints/.+\.ckpt\.part""",
+    | checkpoints/(.+\.ckpt\.part | \.model\.safetensors\.\d+\.unfinished)""",
     re.VERBOSE,
 )
 # written by `fastlstm experiment`; without results they belong to a run that is about to begin

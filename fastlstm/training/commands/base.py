@@ -6,7 +6,7 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from argparse import SUPPRESS
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +16,29 @@ from lightning.pytorch.cli import (
     ArgsType,
     LightningArgumentParser,
     LightningCLI,
-    SaveConfigCallback,
 )
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from fastlstm import configs
-from fastlstm.training.callbacks.checkpoint import AtomicCheckpointIO, StepSeeds, StopBetweenSteps
+from fastlstm.files import read_checkpoint
+from fastlstm.models.model_files import ModelFile, weights_of, write
+from fastlstm.models.saving import SavedModel
+from fastlstm.training.callbacks.checkpoint import (
+    AtomicCheckpointIO,
+    ModelOrCheckpointIO,
+    StepSeeds,
+    StopBetweenSteps,
+)
 from fastlstm.training.callbacks.finite import StopOnNonFinite
 from fastlstm.training.callbacks.first_batches import FirstBatches
 from fastlstm.training.callbacks.progress import StepProgressBar, Throughput
+from fastlstm.training.commands.configuration import (
+    RunConfig,
+    check_that_a_model_is_given,
+    with_packaged_configurations,
+)
 from fastlstm.training.run_folder import RemoveOlderRun, remove, results
 
 _SAVE_EVERY = 200  # steps
-
-
-def _with_packaged_configurations(words: Sequence[str]) -> list[str]:
-    """Return the words with ``--config NAME`` replaced by the path of a packaged configuration."""
-    found: list[str] = []
-    for word in words:
-        option, equals, value = word.partition("=")
-        if found and found[-1] in ("-c", "--config"):
-            word = configs.find(word)
-        elif equals and option in ("-c", "--config"):
-            word = f"{option}={configs.find(value)}"
-        found.append(word)
-    return found
-
-
-class RunConfig(SaveConfigCallback):
-    """Save the configuration as config.yaml in the run's folder, wherever loggers write."""
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / self.config_filename
-        self.parser.save(self.config, path, skip_none=False, overwrite=True, multifile=False)
 
 
 class RunCommand(LightningCLI, ABC):
@@ -58,12 +46,14 @@ class RunCommand(LightningCLI, ABC):
 
     All files of a run are in one folder, ``--run``: config.yaml, TensorBoard events, metrics/ (CSV,
     one version per resumption), checkpoints/last.ckpt, and checkpoints/best.ckpt, which has the
-    lowest ``val/error``.
+    lowest ``val/error``. At its end ``fit`` writes the model of best.ckpt, or else of last.ckpt, to
+    checkpoints/model.safetensors, if it is a ``SavedModel``.
 
     ``--config`` takes a file, or the name of a configuration that comes with the package, see
     :func:`fastlstm.configs.find`.
 
-    ``--ckpt_path`` takes a file, ``best`` or ``last``. Without it, ``fit`` starts from new weights
+    ``--ckpt_path`` takes a file, ``best`` or ``last``. A file may be a saved model, from which
+    ``fit`` cannot resume. Without it, ``fit`` starts from new weights
     and the other commands load the run's ``best``. ``fit`` resumes a run if the checkpoint is in
     the run's folder. Otherwise ``fit`` starts a new run: if the folder has results of another run,
     ``fit`` raises an error, or with ``--overwrite true`` removes them when the first step begins.
@@ -141,25 +131,14 @@ class RunCommand(LightningCLI, ABC):
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         words = sys.argv[1:] if args is None else args
         if isinstance(words, list):
+            check_that_a_model_is_given(words, self._words, self.example)
+            words = with_packaged_configurations(words)
             words = [re.sub("^--checkpoint_every(?==|$)", "--save_every", word) for word in words]
-            self._check_that_a_model_is_given(words)
-            words = _with_packaged_configurations(words)
         super().parse_arguments(parser, words)
         config = self.config[self.config.subcommand]
         saves = config.pop("checkpoint_every", None)
         if saves is not None and config["save_every"] == _SAVE_EVERY:
             config["save_every"] = saves
-
-    def _check_that_a_model_is_given(self, words: list[str]) -> None:
-        given = ("-c", "--config", "--model", "-h", "--help", "--print_config")
-        asked = [word for word in words if word in self.subcommands()]
-        if not asked or any(word.startswith(given) for word in words):
-            return
-        raise ValueError(
-            f"config: expected --config NAME, --config FILE or --model, got none of them; try"
-            f" `{self._words} {asked[0]} --config {self.example}`"
-            + ("; `fastlstm configs` lists all names" if self.example in configs.names() else "")
-        )
 
     def _parse_ckpt_path(self) -> None:
         # Lightning would silently replace the configured model arguments by the checkpoint's. Here
@@ -260,16 +239,17 @@ class RunCommand(LightningCLI, ABC):
                 ),
             ]
         plugins = config["plugins"] or []
+        reads = AtomicCheckpointIO() if fit else ModelOrCheckpointIO()
         return super().instantiate_trainer(
             default_root_dir=str(self._folder),
             callbacks=callbacks,
             logger=loggers,
-            plugins=[*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()],
+            plugins=[*(plugins if isinstance(plugins, list) else [plugins]), reads],
             **kwargs,
         )
 
     def after_fit(self) -> None:
-        """Save the last step, test the best checkpoint, and print a summary."""
+        """Save the last step and the best model, test the best checkpoint, print a summary."""
         trainer = self.trainer
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -283,11 +263,35 @@ class RunCommand(LightningCLI, ABC):
         best = self._checkpoints / "best.ckpt"
         found = any(c.monitor and c.best_model_path for c in savers) and best.exists()
         tested = str(best) if found else None
+        saved = self._save_model(best if found else self._checkpoints / "last.ckpt")
         errors = trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=tested, verbose=False
         )
         if errors:  # empty with --trainer.limit_test_batches 0
             print("\n".join(self._summary(steps, errors[0], tested)))
+        if saved:
+            print("\n".join(saved))
+
+    def _save_model(self, checkpoint: Path) -> list[str]:
+        """Write a checkpoint's model as checkpoints/model.safetensors, and return lines about it.
+
+        The weights are read from the file, because those in memory may be shards.
+        """
+        model: Any = getattr(self.model, "model", None)
+        if not (self.trainer.is_global_zero and isinstance(model, SavedModel)):
+            return []
+        if checkpoint.is_dir():
+            return [f"model   not written: {checkpoint} is a folder, of a sharded checkpoint"]
+        if not checkpoint.is_file():  # the run saves no checkpoints
+            return []
+        path, name = self._checkpoints / "model.safetensors", type(model).__name__
+        weights = weights_of(read_checkpoint(checkpoint))
+        try:
+            write(path, ModelFile(name, model.config, weights))
+        except ImportError as error:
+            return [f"model   not written: {error}"]
+        package = type(model).__module__.partition(".")[0]
+        return [f"model   {path}", f"        in Python: {package}.{name}.load({str(path)!r})"]
 
     @abstractmethod
     def _summary(self, steps: int, errors: Mapping[str, float], tested: str | None) -> list[str]:

@@ -19,7 +19,7 @@ class ClassifyCommand(RunCommand):
     """The commands ``fit``, ``validate`` and ``test`` for a ``ClassificationTask``.
 
     The data module can be any that yields ``LabelledBatch``es. ``fit --encoder FILE`` starts from
-    the encoder of a video model that ``VideoLSTM.save`` wrote.
+    the encoder of a video model that ``VideoLSTM.load`` reads: a saved one or a checkpoint.
 
     Args:
         args: the command's words. Default: those of the process.
@@ -41,7 +41,7 @@ class ClassifyCommand(RunCommand):
             "--encoder",
             type=str | None,
             default=None,
-            help="Saved video model whose encoder fit starts from.",
+            help="Saved video model, or checkpoint of its run, whose encoder fit starts from.",
         )
 
     def before_fit(self) -> None:
@@ -49,7 +49,7 @@ class ClassifyCommand(RunCommand):
         file = self._get(self.config, "encoder")
         if file is None or self._get(self.config, "ckpt_path") is not None:
             return
-        trained, classifier = VideoLSTM.load(file), self.model.model
+        trained, classifier = VideoLSTM._load(file, "encoder"), self.model.model
         for name in ("input_size", "hidden_size", "num_layers", "peephole"):
             expected, received = classifier.config[name], trained.config[name]
             if received != expected:

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from fastlstm.models.saving import current_names
+from fastlstm.models.model_files import current_names
 from fastlstm.training.precision import widen
 from fastlstm.training.resumption import changes, checkpoint_name, trainer_options
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
@@ -77,7 +77,9 @@ class FrameTask(LightningModule):
         return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["video_model"] = self._architecture()
+        config: dict[str, Any] = self.model.config  # type: ignore[assignment]
+        # whole, so that SavedModel.load can make the model; resuming compares _architecture alone
+        checkpoint["video_model"] = {"class": type(self.model).__name__, **config}
         checkpoint["video_data"] = self._data()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
