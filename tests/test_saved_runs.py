@@ -75,6 +75,19 @@ def test_without_checkpoints_no_model_is_left(config, tmp_path):
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+def test_what_a_users_task_saves_cannot_make_the_end_of_fit_fail(
+    config, tmp_path, capsys, monkeypatch
+):
+    def with_code(self, checkpoint):
+        checkpoint["code"] = pytest.fixture  # torch.load(weights_only=True) refuses it
+
+    monkeypatch.setattr(VideoTask, "on_save_checkpoint", with_code)
+    VideoCommand(["fit", "--config", config, "--trainer.limit_val_batches=0"])
+    said = capsys.readouterr().out
+    assert "model   not written: torch.load cannot read it" in said
+    assert "weights of the last step" in said
+
+
 def test_a_checkpoint_is_loaded_whatever_its_name_is(checkpoints, tmp_path):
     expected = VideoLSTM.load(checkpoints / "model.safetensors")
     path = tmp_path / "renamed.safetensors"

@@ -263,7 +263,8 @@ class RunCommand(LightningCLI, ABC):
         best = self._checkpoints / "best.ckpt"
         found = any(c.monitor and c.best_model_path for c in savers) and best.exists()
         tested = str(best) if found else None
-        saved = self._save_model(best if found else self._checkpoints / "last.ckpt")
+        source = best if found else self._checkpoints / "last.ckpt"
+        saved = self._save_model(source) if savers else []
         errors = trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=tested, verbose=False
         )
@@ -282,13 +283,11 @@ class RunCommand(LightningCLI, ABC):
             return []
         if checkpoint.is_dir():
             return [f"model   not written: {checkpoint} is a folder, of a sharded checkpoint"]
-        if not checkpoint.is_file():  # the run saves no checkpoints
-            return []
         path, name = self._checkpoints / "model.safetensors", type(model).__name__
-        weights = weights_of(read_checkpoint(checkpoint))
         try:
+            weights = weights_of(read_checkpoint(checkpoint))
             write(path, ModelFile(name, model.config, weights))
-        except ImportError as error:
+        except (ImportError, TypeError, ValueError) as error:  # a user's task or model may raise it
             return [f"model   not written: {error}"]
         package = type(model).__module__.partition(".")[0]
         return [f"model   {path}", f"        in Python: {package}.{name}.load({str(path)!r})"]
