@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import fastlstm
+import fastlstm_command
 
 PACKAGE = Path(fastlstm.__file__).parent
 
@@ -18,6 +19,7 @@ def folder(tmp_path_factory):
     root = tmp_path_factory.mktemp("without_kernels")
     ignored = shutil.ignore_patterns("*.so", "__pycache__")
     shutil.copytree(PACKAGE, root / "fastlstm", ignore=ignored)
+    shutil.copy(fastlstm_command.__file__, root)
     shutil.copytree(PACKAGE.parent / "kernels", root / "fastlstm" / "kernels", ignore=ignored)
     return root
 
