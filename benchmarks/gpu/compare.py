@@ -14,7 +14,7 @@ is the time of nn.LSTM over that of the contender, and ``floor`` the modelled le
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -39,7 +39,7 @@ _FLOOR = {
     (2048, 128): (13.0, 23.0),
 }
 _WAIT = 1.3  # us of a barrier and an access to L2, which each step of each pass adds
-_BACKENDS = ("cuda", "triton")
+BACKENDS = ("cuda", "triton")
 
 
 class Cell(NamedTuple):
@@ -94,7 +94,7 @@ def outputs(module: nn.Module, x: torch.Tensor, train: bool) -> list[torch.Tenso
     return [output.detach(), *torch.autograd.grad(output.float().square().sum(), leaves)]
 
 
-def measure(cell: Cell, T: int, device: str) -> dict[str, Any]:
+def measure(cell: Cell, T: int, device: str, backends: Sequence[str] = BACKENDS) -> dict[str, Any]:
     """Measure one row: us/step, ratio and error of each contender, or why it was not timed."""
     dtype = (
         torch.float32 if cell.precision in ("tf32", "float32") else getattr(torch, cell.precision)
@@ -110,7 +110,7 @@ def measure(cell: Cell, T: int, device: str) -> dict[str, Any]:
 
     x = x32.detach().to(dtype).requires_grad_(cell.train)
     modules: dict[str, nn.Module] = {"nn.LSTM": nn.LSTM(cell.H, cell.H, dtype=dtype, **sizes)}
-    for backend in _BACKENDS if device == "cuda" else ("cpu",):
+    for backend in backends if device == "cuda" else ("cpu",):
         modules[backend] = fastlstm.LSTM(cell.H, cell.H, dtype=dtype, backend=backend, **sizes)
     contenders: dict[str, Callable[[], object]] = {}
     row: dict[str, Any] = {**cell._asdict(), "T": T, "floor_us": floor(cell)}
@@ -153,7 +153,7 @@ def plot(arguments: argparse.Namespace) -> None:
     for panel, (precision, B) in zip(axes[0], panels, strict=True):
         chosen = [row for row in rows if (row["precision"], row["B"]) == (precision, B)]
         for L, D in sorted({(row["L"], row["D"]) for row in chosen}):
-            for name in (*_BACKENDS, "cpu"):
+            for name in (*BACKENDS, "cpu"):
                 points = sorted(
                     (row["H"], row[f"{name} ratio"])
                     for row in chosen

@@ -1,0 +1,176 @@
+"""benchmarks/gpu/first_contact: tasks that hang, crash or lose the device cost only themselves."""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from benchmarks.gpu import planted, watcher, worker
+from benchmarks.gpu.first_contact import __main__ as script
+from benchmarks.gpu.first_contact import report, tasks
+
+
+def _lives(process):
+    """Whether a process runs; one that nobody has waited for yet does not."""
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _dies(process):
+    for _ in range(100):
+        if not _lives(process):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@pytest.fixture
+def contact(tmp_path):
+    """A function that starts the script's run in one folder, again and again."""
+    made = []
+
+    def start(*again, seconds=60):
+        options = {"device": "cpu", "small": True, "seconds": seconds, "again": again}
+        made.append(script.Contact(argparse.Namespace(out=tmp_path, **options)))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.worker.close()
+
+
+def test_the_watcher_imports_neither_torch_nor_the_library():
+    code = "import sys, benchmarks.gpu.first_contact.__main__ as m, benchmarks.gpu.watcher\n"
+    code += "assert not {'torch', 'fastlstm', 'numpy'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=watcher.ROOT)
+
+
+def test_a_worker_is_replaced_when_a_task_ends_it(contact, tmp_path):
+    run = contact()
+    for task in tasks.planted():
+        run.ask(task)
+        run.ask(tasks.Task(f"{tasks.PLANTED}:process", {"after": task.name}, 30))
+    rows = {row["task"]: row for row in run.log.rows}
+    ended = {task.name: rows[task.name]["ended"] for task in tasks.planted()}
+    assert ended == {
+        "raise_an_error": "ValueError: planted",
+        "lose_the_device": "RuntimeError: CUDA error: an illegal memory access was encountered",
+        "hang": "no answer after 2 s",
+        "leave": "the worker ended: status 3",
+        "die": "the worker ended: status -9",
+    }
+    processes = [rows[f"process {name}"]["process"] for name in ended]
+    assert len(set(processes)) == 5  # only the error left a worker that is of use
+    run.worker.close()
+    assert all(map(_dies, processes))
+    assert len(list(tmp_path.iterdir())) <= 8
+
+
+def test_a_second_run_asks_only_what_is_not_in_order(contact, tmp_path):
+    def names():
+        first = contact()
+        first.ask(tasks.Task(f"{tasks.PLANTED}:process", {"after": "one"}, 30))
+        first.ask(tasks.Task(f"{tasks.PLANTED}:raise_an_error", {}, 30))
+        return [row["task"] for row in first.log.rows]
+
+    assert names() == ["process one", "raise_an_error"]
+    with (tmp_path / "first_contact.jsonl").open("a") as file:
+        file.write('{"task": "half a li')  # the watcher was killed here
+    assert names() == ["process one", "raise_an_error", "raise_an_error"]
+    again = contact("process")
+    assert not again.is_known("process one")
+
+
+def test_nothing_begins_without_time(contact):
+    run = contact(seconds=1)
+    run.ask(tasks.Task(f"{tasks.PLANTED}:process", {"after": "one"}, 30))
+    assert run.begin("command", ["true"], 30) is None
+    assert [row["ended"] for row in run.log.rows] == ["not begun: no time left"] * 2
+
+
+def test_a_command_ends_with_its_children(tmp_path):
+    outputs = watcher.Outputs(tmp_path / "logs.txt")
+    code = "sleep 600 & echo $!; "
+    found = {}
+    for name, rest in {"hangs": "wait", "fails": "exit 7"}.items():
+        found[name] = watcher.Command(outputs, name, ["bash", "-c", code + rest], 1).finish()
+        assert _dies(int(found[name]["tail"].split()[0]))
+    assert found["hangs"]["ended"] == "stopped after 1 s" and not found["hangs"]["ok"]
+    assert found["fails"]["ended"] == "exit 7" and not found["fails"]["ok"]
+    assert "==== hangs" in (tmp_path / "logs.txt").read_text()
+    refused = watcher.Command(outputs, "none", ["/no/such/program"], 1).finish()
+    assert not refused["ok"] and "not run" in refused["ended"]
+
+
+def test_a_worker_ends_with_a_watcher_that_is_killed(tmp_path):
+    code = "import os; from pathlib import Path; from benchmarks.gpu import watcher\n"
+    code += f"w = watcher.Worker(Path({str(tmp_path / 'errors')!r}))\n"
+    code += "print(w.ask('benchmarks.gpu.planted:process', {'after': ''}, 30), flush=True)\n"
+    code += "os.kill(os.getpid(), 9)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=watcher.ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert done.returncode == -9
+    assert _dies(int(done.stdout.rpartition(":")[2].strip(" }\n")))
+
+
+@pytest.mark.parametrize(
+    "error, lost",
+    [
+        ("CUDA error: device-side assert triggered", True),
+        ("cudaLaunchKernelEx: cudaErrorLaunchFailure (unspecified launch failure)", True),
+        ("CUBLAS_STATUS_EXECUTION_FAILED when calling cublasSgemm", True),
+        ("CUDA out of memory. Tried to allocate 2 GiB", False),
+        ("backend='cuda' cannot run this LSTM", False),
+    ],
+)
+def test_which_errors_lose_the_device(monkeypatch, error, lost):
+    def fail():
+        raise RuntimeError(error)
+
+    monkeypatch.setattr(planted, "fail", fail, raising=False)
+    answer = worker.do("benchmarks.gpu.planted:fail", {})
+    assert answer == {"ok": False, "ended": f"RuntimeError: {error}", "lost": lost}
+
+
+def test_every_task_has_a_name_of_its_own():
+    for small in (True, False):
+        for device in ("cpu", "cuda"):
+            found = [tasks.planted(), tasks.baselines(device, small), tasks.times(device, small)]
+            found.append(tasks.checks(device, small))
+            names = [task.name for group in found for task in group]
+            assert len(names) == len(set(names))
+    assert all((watcher.ROOT / "tests" / name).exists() for name in tasks.TESTS)
+
+
+def test_small_checks_and_times_are_in_order(contact):
+    """Every function that the worker calls on a GPU runs on a CPU too."""
+    run = contact()
+    for task in [*tasks.checks("cpu", True), *tasks.times("cpu", True)]:
+        run.ask(task)
+    run.ask(next(iter(tasks.baselines("cpu", True))))
+    run.end()
+    assert [row for row in run.log.rows if not row["ok"]] == []
+    assert os.path.exists(run.log.path.with_name("measured.txt"))
+    text = run.log.path.with_name("report.txt").read_text()
+    assert "us a step" in text and "contact bfloat16" in text and "wrong" not in text
+
+
+def test_the_report_says_what_is_wrong_until_it_is_right():
+    rows = [
+        {"task": "contact", "ok": False, "error": 0.5, "s": 1.0},
+        {"task": "repeat", "ok": False, "different": 3},
+        {"task": "pytest", "ok": False, "ended": "exit 1", "tail": "\n1 failed\n"},
+    ]
+    (table,) = report.tables(rows)
+    assert table.title == "wrong"
+    assert [row[2] for row in table.rows] == ["error 0.5", "different 3", "exit 1: 1 failed"]
+    mended = report.tables([*rows, {"task": "contact", "ok": True, "error": 1e-3, "s": 1.0}])
+    assert [(t.title, len(t.rows)) for t in mended] == [("right", 1), ("wrong", 2)]
+    assert "0.001" in report.plain(mended)
