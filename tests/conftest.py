@@ -1,7 +1,9 @@
 """Fixtures for all test files, and fixtures that every test runs with."""
 
+import os
 import zlib
 from contextlib import nullcontext
+from importlib.util import find_spec
 
 import emulation
 import pytest
@@ -12,6 +14,43 @@ from fastlstm import _C
 from fastlstm.backends import select
 from fastlstm.kernels import INTERPRETED
 from fastlstm.problem import Problem
+
+# Without it cuBLAS promises the same bits on a single stream only. It is read with the first
+# product on a GPU.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+# Packages of the extras "train" and "experiments". Where some are missing, files that cannot be
+# imported are skipped, and the others run: a machine with a GPU often has little beside torch.
+_EXTRAS = {
+    "av",
+    "jsonargparse",
+    "lightning",
+    "matplotlib",
+    "mlxtend",
+    "PIL",
+    "pyarrow",
+    "safetensors",
+    "skvideo",
+    "tensorboard",
+    "yaml",
+}
+
+
+class _TestFile(pytest.Module):
+    """A test file, which is skipped if it imports an extra that is not installed."""
+
+    def collect(self):
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            missing = sorted(name for name in _EXTRAS if find_spec(name) is None)
+            if isinstance(error.__cause__, ImportError) and missing:
+                pytest.skip(f"{error.__cause__}; without {missing}", allow_module_level=True)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    return _TestFile.from_parent(parent, path=module_path)
 
 
 @pytest.fixture(autouse=True)

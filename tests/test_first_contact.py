@@ -139,6 +139,25 @@ def test_which_errors_lose_the_device(monkeypatch, error, lost):
     assert answer == {"ok": False, "ended": f"RuntimeError: {error}", "lost": lost}
 
 
+def test_the_tests_are_collected_where_extras_are_missing(tmp_path):
+    """Those that need a GPU run on a machine that has little beside torch."""
+    hide = "import sys\nfor name in ('av', 'jsonargparse', 'mlxtend', 'skvideo'):\n"
+    (tmp_path / "hide.py").write_text(hide + "    sys.modules[name] = None\n")
+    pytest = [sys.executable, "-m", "pytest", "-p", "hide", "-p", "no:cacheprovider"]
+    files = ["tests/test_training.py", "tests/test_gpu.py", "tests/test_gpu_barrier.py"]
+    path = os.pathsep.join([str(tmp_path), str(watcher.ROOT), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [*pytest, "-m", "gpu", "--collect-only", "-q", "-rs", *files],
+        cwd=watcher.ROOT,
+        env=os.environ | {"PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "test_gpu.py: " in done.stdout and "test_gpu_barrier.py: " in done.stdout
+    assert "without ['av', 'jsonargparse', 'mlxtend', 'skvideo']" in done.stdout
+
+
 def test_every_task_has_a_name_of_its_own():
     for small in (True, False):
         for device in ("cpu", "cuda"):
