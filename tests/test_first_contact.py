@@ -193,3 +193,23 @@ def test_the_report_says_what_is_wrong_until_it_is_right():
     mended = report.tables([*rows, {"task": "contact", "ok": True, "error": 1e-3, "s": 1.0}])
     assert [(t.title, len(t.rows)) for t in mended] == [("right", 1), ("wrong", 2)]
     assert "0.001" in report.plain(mended)
+
+
+def test_the_report_has_the_layouts_and_the_times_that_were_refused():
+    sizes = {"precision": "bfloat16", "H": 64, "B": 1, "G": 1, "direction": "forward"}
+    plan = {"slices": 2, "tiles": 1}
+    rows = [
+        {**sizes, "rank": "0", "us": 3.0, "model_us": 2.0, "plan": plan},
+        {**sizes, "rank": "5", "us": 2.5, "model_us": 4.0, "plan": plan},
+        {**sizes, "rank": "7", "us": 9.0, "model_us": 9.5, "plan": plan},
+        {**sizes, "rank": "8", "refused": "errs", "plan": plan},
+        {**sizes, "rank": "step by step", "us": 20.0},
+    ]
+    cell = {"precision": "bfloat16", "H": 64, "B": 1, "L": 1, "D": 1, "train": True}
+    cell |= {"nn.LSTM us": 5.0, "cuda refused": "no kernels", "floor_us": None}
+    found = [{"task": "layouts", "ok": True, "rows": rows}]
+    found.append({"task": "row 1", "ok": True, "row": cell})
+    titles = {table.title: table for table in report.tables(found)}
+    assert [row[2] for row in titles["layouts"].rows] == ["0", "step by step", "5"]
+    (row,) = titles["us a step"].rows
+    assert "5" in row and "no kernels" in row

@@ -7,8 +7,9 @@ T = 512 and I = H; all combinations of H, B, layers, directions and precision, f
 alone and with the backward pass, the most important first. Another run continues where the last one
 stopped. The output and gradients of each contender are compared with those of nn.LSTM in float32
 before the timing; a contender whose error is more than four times that of nn.LSTM in the same
-precision is not timed. Times are microseconds per step, by paired rounds of CUDA events. ``ratio``
-is the time of nn.LSTM over that of the contender, and ``floor`` the modelled least time over it.
+precision is not timed. A row that hangs or crashes ends only the process that measures it. Times
+are microseconds per step, by paired rounds of CUDA events. ``ratio`` is the time of nn.LSTM over
+that of the contender, and ``floor`` the modelled least time over it.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _FLOOR = {
 }
 _WAIT = 1.3  # us of a barrier and an access to L2, which each step of each pass adds
 BACKENDS = ("cuda", "triton")
+_BOX_S = 60  # seconds that a row may take; after a first one it takes about 2
 
 
 class Cell(NamedTuple):
@@ -140,6 +142,11 @@ def measure(cell: Cell, T: int, device: str, backends: Sequence[str] = BACKENDS)
     return row
 
 
+def row(device: str, cell: list[Any], T: int, backends: Sequence[str] = BACKENDS) -> dict[str, Any]:
+    """Measure one row; a task of :mod:`benchmarks.gpu.worker`."""
+    return {"row": measure(Cell(*cell), T, device, backends)}
+
+
 def plot(arguments: argparse.Namespace) -> None:
     """Draw the ratios in ``compare.json`` over H, a panel for each precision and batch size."""
     import matplotlib.pyplot as plt
@@ -177,17 +184,19 @@ def main() -> None:
     if arguments.plot:
         plot(arguments)
         return
-    results = record.Results(arguments, "compare", resume=True)
+    results, worker = record.Results(arguments, "compare", resume=True), record.worker(arguments)
     done = {tuple(row[name] for name in Cell._fields) for row in results.rows}
     for cell in cells(arguments.small):
         if tuple(cell) in done:
             continue
         if results.seconds_left < 0:
             break
-        try:
-            results.add(**measure(cell, 8 if arguments.small else 512, arguments.device))
-        except torch.cuda.OutOfMemoryError as error:
-            results.add(**cell._asdict(), error=str(error).splitlines()[0])
+        how = {"cell": list(cell), "T": 8 if arguments.small else 512}
+        answer = worker.ask(
+            "benchmarks.gpu.compare:row", {"device": arguments.device, **how}, _BOX_S
+        )
+        results.add(**answer.get("row", {**cell._asdict(), "error": answer.get("ended")}))
+    worker.close()
     plot(arguments)
 
 

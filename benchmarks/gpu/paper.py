@@ -7,13 +7,16 @@ bfloat16. Its learning rate is that of a short run (the paper trains for days), 
 sampling teaches the conditional decoder early to predict from its own frames. The script reports
 the errors on held-out digits in nats per frame: teacher-forced (the decoder reads the true frames,
 as in the paper: 341.2) and in closed loop (it reads its own). The training curve, a figure of
-predictions and the numbers are copied to FOLDER, the weights are not.
+predictions and the numbers are copied to FOLDER; the run's own folder, with the weights, is a
+temporary one. It needs the extra "train".
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -57,7 +60,13 @@ def main() -> None:
     options.add_argument("--steps", type=int, help="training steps (default: as many as fit)")
     arguments = options.parse_args()
     results = record.Results(arguments, "paper")
-    steps, run = arguments.steps, arguments.out / "run"
+    with tempfile.TemporaryDirectory() as folder:
+        _train(arguments, results, Path(folder) / "run")
+
+
+def _train(arguments: argparse.Namespace, results: record.Results, run: Path) -> None:
+    """Train in a folder of its own, and keep what is small."""
+    steps = arguments.steps
     if steps is None:
         trial = [*words(arguments, run, 60, _TRIAL_STEPS), "--trainer.limit_val_batches", "0"]
         command = VideoCommand([*trial, "--trainer.limit_test_batches", "1"])

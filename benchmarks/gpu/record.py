@@ -11,9 +11,30 @@ from typing import Any
 
 import torch
 
+from benchmarks.gpu import watcher
+from benchmarks.gpu.worker import do
 from fastlstm.cli import info
 
 ROUNDS = 5  # samples of each contender
+
+
+class Here:
+    """Does tasks in this process, as :class:`watcher.Worker` does in another one."""
+
+    def ask(self, function: str, arguments: dict[str, Any], box: float) -> dict[str, Any]:
+        """Call a function; the answer may take longer than ``box`` seconds."""
+        return do(function, arguments)
+
+    def close(self) -> None:
+        """There is nothing to end."""
+
+
+def worker(arguments: argparse.Namespace) -> Here | watcher.Worker:
+    """Return what does the tasks of a script: on a GPU a process that a task may end."""
+    if arguments.device == "cpu":
+        return Here()
+    watcher.stop_all_at_exit()
+    return watcher.Worker(arguments.out / "errors.txt")
 
 
 def parser(doc: str, minutes: float) -> argparse.ArgumentParser:
@@ -94,9 +115,3 @@ def read(path: Path) -> dict[str, Any]:
     """Read a file of :class:`Results`."""
     found: dict[str, Any] = json.loads(path.read_text())
     return found
-
-
-def synchronize(device: str) -> None:
-    """Wait for all that was asked of the device."""
-    if device == "cuda":
-        torch.cuda.synchronize()

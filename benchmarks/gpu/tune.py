@@ -36,6 +36,7 @@ from fastlstm.backends import cuda
 
 TESTS = Path(__file__).resolve().parents[2] / "tests"
 STEPWISE = "step by step"
+_BOX_S = 90  # seconds that a problem may take
 # The dtype in which the reference errs as much as a precision: TF32 has the mantissa of float16.
 _LIKE = {"bfloat16": torch.bfloat16, "float16": torch.float16, "tf32": torch.float16}
 
@@ -122,6 +123,11 @@ def measure(
         passes.run("forward", None)  # the backward pass needs correct outputs of a forward pass
 
 
+def layouts(device: str, problem: list[Any], T: int, most: int) -> dict[str, Any]:
+    """Measure the rows of one problem; a task of :mod:`benchmarks.gpu.worker`."""
+    return {"rows": list(measure(kernels_for(device), Problem(*problem), T, device, most))}
+
+
 def steps(rows: Sequence[dict[str, Any]]) -> list[costs.Step]:
     """Return the measured steps, to which the constants are fitted."""
     sizes = ("direction", "dtype", "B", "G", "H", "products", "plan")
@@ -191,7 +197,7 @@ def main() -> None:
     if arguments.report:
         report(arguments, kernels)
         return
-    results = record.Results(arguments, "tune", resume=True)
+    results, worker = record.Results(arguments, "tune", resume=True), record.worker(arguments)
     done = {tuple(row[name] for name in Problem._fields) for row in results.rows}
     for problem in problems(arguments.small):
         if tuple(problem) in done:
@@ -199,14 +205,14 @@ def main() -> None:
         if results.seconds_left < 0:
             break
         T = 4 if arguments.small else 512
-        try:
-            rows = list(measure(kernels, problem, T, arguments.device, arguments.plans))
-        except torch.cuda.OutOfMemoryError as error:
-            rows = [
-                {**problem._asdict(), "direction": "both", "refused": str(error).split("\n")[0]}
-            ]
-        for row in rows:
+        how = {"problem": list(problem), "T": T, "most": arguments.plans}
+        answer = worker.ask(
+            "benchmarks.gpu.tune:layouts", {"device": arguments.device, **how}, _BOX_S
+        )
+        refused = {"direction": "both", "refused": answer.get("ended")}
+        for row in answer.get("rows", [{**problem._asdict(), **refused}]):
             results.add(**row)
+    worker.close()
     report(arguments, kernels)
 
 

@@ -81,7 +81,7 @@ class Contact:
     def end(self) -> None:
         """Write the tables of what is known by now."""
         self._end += _TABLE_S
-        if any(row["task"].startswith("cell") and row.get("ok") for row in self.log.rows):
+        if any(row["task"].startswith("row") and row.get("ok") for row in self.log.rows):
             how = {"device": self.device, "path": str(self.log.path)}
             answer = self.worker.ask(f"{tasks.TIMES}:table", how, max(self.left, _TABLE_S))
             self.log.add(f"table {time.strftime('%H:%M:%S')}", **answer)

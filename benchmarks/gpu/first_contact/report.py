@@ -44,7 +44,7 @@ def tables(rows: Sequence[Row]) -> list[Table]:
         Table("right", ("task", "error", "s"), [_right(row) for row in right]),
         Table("wrong", ("task", "s", "what"), [_wrong(row) for row in wrong]),
         _measured("nn.LSTM alone, us a step", [r for r in timed if r["task"][:8] == "baseline"]),
-        _measured("us a step", [row for row in timed if row["task"][:4] == "cell"]),
+        _measured("us a step", [row for row in timed if row["task"][:3] == "row"]),
         Table("us of a call", ("task", "T: us", "before the first step", "a step"), _startup(rows)),
         Table("layouts", ("problem", "pass", "rank", "us a step", "model", ""), _plans(rows)),
     ]
@@ -68,7 +68,9 @@ def _wrong(row: Row) -> tuple[str, ...]:
 def _measured(title: str, rows: Sequence[Row]) -> Table:
     """A line for each size: the time of each backend, and the ratio to nn.LSTM's."""
     sizes = ("precision", "H", "B", "L", "D", "train")
-    names = sorted({name[:-3] for row in rows for name in row["row"] if name.endswith(" us")})
+    ends = (" us", " refused")
+    known = {name for row in rows for name in row["row"] if name.endswith(ends)}
+    names = sorted({name.rpartition(" ")[0] for name in known})
     columns, lines = [*sizes], []
     for name in names:
         columns += [name] if name == "nn.LSTM" else [name, "nn.LSTM / it", "floor / it"]

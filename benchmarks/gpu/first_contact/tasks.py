@@ -113,7 +113,7 @@ def times(device: str, small: bool) -> Iterator[Task]:
         # As compiled, both kernels of few units are slow or unmeasured: they are compared there.
         backends = ["cuda", "triton"] if cell[1] <= 128 else ["cuda"]
         how = {"cell": cell, "T": 4 if small else 512, "backends": backends}
-        yield Task(f"{TIMES}:cell", {**new, **how}, 25)
+        yield Task("benchmarks.gpu.compare:row", {**new, **how}, 25)
     H, steps = (16, [2, 4]) if small else (2048, [2, 10, 50, 250])
     yield Task(
         f"{TIMES}:startup", {**new, "precision": "bfloat16", "H": H, "B": 16, "steps": steps}, 40
@@ -121,4 +121,4 @@ def times(device: str, small: bool) -> Iterator[Task]:
     if device == "cuda":
         for H in (1024, 768, 2048):
             problem = {"problem": ["bfloat16", H, 16, 1], "T": 256, "most": 8}
-            yield Task(f"{TIMES}:plans", {**new, **problem}, 40)
+            yield Task("benchmarks.gpu.tune:layouts", {**new, **problem}, 40)

@@ -44,13 +44,6 @@ def baseline(
     return {"row": {**sizes, "nn.LSTM us": 1e3 * median_ms(seconds["nn.LSTM"]) / T}}
 
 
-def cell(device: str, cell: list[Any], T: int, backends: list[str]) -> dict[str, Any]:
-    """Measure a row of the table of ``compare``."""
-    from benchmarks.gpu import compare
-
-    return {"row": compare.measure(compare.Cell(*cell), T, device, backends)}
-
-
 def startup(device: str, steps: list[int], **problem: Any) -> dict[str, Any]:
     """Time a call of several T: what a launch costs before its first step, and what a step costs.
 
@@ -69,21 +62,12 @@ def startup(device: str, steps: list[int], **problem: Any) -> dict[str, Any]:
     return {"us": us, "us of a step": step, "us before the first": us[first] - first * step}
 
 
-def plans(device: str, problem: list[Any], T: int, most: int) -> dict[str, Any]:
-    """Time the layouts that the model ranks first, and some of the others."""
-    from benchmarks.gpu import tune
-    from benchmarks.gpu.passes import Problem
-
-    kernels = tune.kernels_for(device)
-    return {"rows": list(tune.measure(kernels, Problem(*problem), T, device, most))}
-
-
 def table(device: str, path: str) -> dict[str, Any]:
     """Write the entry for fastlstm/backends/gpu/timings.py, of all cells that have a row."""
     from benchmarks.gpu import measured, watcher
 
     found = watcher.Log.read(Path(path))
-    rows = [row["row"] for row in found if row.get("ok") and row["task"].startswith("cell")]
+    rows = [row["row"] for row in found if row.get("ok") and row["task"].startswith("row")]
     capability = torch.cuda.get_device_capability() if device == "cuda" else (0, 0)
     Path(path).with_name("measured.txt").write_text(measured.source(rows, capability))
     return {"cells": len(rows)}
