@@ -193,9 +193,11 @@ PYBIND11_MODULE(_C, module) {
 #ifdef FASTLSTM_CUDA
   bind_cuda(cuda);
   cuda.attr("architectures") = py::make_tuple(FASTLSTM_CUDA);
+  cuda.attr("ptx") = py::make_tuple(FASTLSTM_CUDA_PTX);
 #else
   cuda.attr("built") = false;
   cuda.attr("reason") = FASTLSTM_NO_CUDA;
   cuda.attr("architectures") = py::tuple();
+  cuda.attr("ptx") = py::tuple();
 #endif
 }

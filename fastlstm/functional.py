@@ -99,7 +99,7 @@ def lstm(
     wanted, mode, problem = pose_problem(layers, wanted, "lstm")
     chosen = select(problem, backend, mode)
     may_stack = problem.L > 1 and mode in (Mode.AUTOGRAD, Mode.NONE)
-    if may_stack and why_not_stacked(chosen, problem, layers.hx) is None:
+    if may_stack and why_not_stacked(chosen, problem) is None:
         y, hy, cy, cells, _ = run_stacked(chosen, layers, wanted, mode)
     else:
         y, hy, cy, cells, _ = run_layers(chosen, layers, wanted, mode)

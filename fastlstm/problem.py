@@ -30,6 +30,7 @@ class Problem(NamedTuple):
         transformed: the call is inside ``torch.func.vmap``, or in forward mode.
         requires_grad: gradients of the input, the states or the weights are recorded, whether the
             module is in training mode or not.
+        number: the number of the tensors' GPU; None for the current one, and on other devices.
     """
 
     device: str
@@ -51,6 +52,7 @@ class Problem(NamedTuple):
     whole_layers: bool = False
     transformed: bool = False
     requires_grad: bool = False
+    number: int | None = None
 
 
 def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mode, Problem]:
@@ -98,5 +100,6 @@ def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mod
         whole_layers=whole_layers,
         transformed=transformed and whole_layers,
         requires_grad=requires_grad,
+        number=input.device.index,
     )
     return wanted, mode, problem

@@ -58,11 +58,11 @@ def lstm_cell_forward_kernel(
     """See the module's docstring; :func:`lstm_cell_forward` describes the arguments."""
     OPERAND: tl.constexpr = p_h.dtype.element_ty
     ACC: tl.constexpr = p_c.dtype.element_ty
-    i_g = tl.program_id(2)
-    o_b = tl.program_id(1).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
-    o_h = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    i_g = tl.program_id(2).to(tl.int64)
+    o_b = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
+    o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     mask = (o_b < B)[:, None] & (o_h < H)[None, :]
-    t = tl.where(((reverse >> i_g) & 1) != 0, T - 1 - step, step).to(tl.int64)
+    t = tl.where(((reverse >> tl.program_id(2)) & 1) != 0, T - 1 - step, step).to(tl.int64)
 
     p = p_igates + t * stride_t + i_g * stride_g + o_b[:, None] * stride_b + o_h[None, :]
     i, f, g, o = load_gates(p, H, mask, ACC)
@@ -124,11 +124,11 @@ def lstm_cell_backward_kernel(
 ):
     """See the module's docstring; :func:`lstm_cell_backward` describes the arguments."""
     ACC: tl.constexpr = p_dc.dtype.element_ty
-    i_g = tl.program_id(2)
-    o_b = tl.program_id(1).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
-    o_h = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    i_g = tl.program_id(2).to(tl.int64)
+    o_b = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
+    o_h = tl.program_id(1) * BLOCK_H + tl.arange(0, BLOCK_H)
     mask = (o_b < B)[:, None] & (o_h < H)[None, :]
-    backwards = ((reverse >> i_g) & 1) != 0
+    backwards = ((reverse >> tl.program_id(2)) & 1) != 0
     t = tl.where(backwards, T - 1 - step, step).to(tl.int64)
 
     o_t = ((t * B + o_b) * G + i_g)[:, None]
@@ -167,14 +167,15 @@ def lstm_cell_backward_kernel(
     store_gates(p_dgates + o_t * (4 * H) + o_h[None, :], d_i, d_f, d_g, d_o, H, mask)
 
     if p_dweight_ch is not None:
-        p = p_dweight_ch + (tl.program_id(1) * G + i_g) * (3 * H)
+        p = p_dweight_ch + (tl.program_id(0) * G + i_g) * (3 * H)
         _add_row_sums(p, d_i * c_prev, o_h, H)
         _add_row_sums(p + H, d_f * c_prev, o_h, H)
         _add_row_sums(p + 2 * H, d_o * c, o_h, H)
 
 
 def _grid(B: int, G: int, H: int) -> tuple[int, int, int]:
-    return triton.cdiv(H, CELL.block_h), triton.cdiv(B, CELL.block_b), G
+    """Rows are along x: a grid has 2^31 - 1 programs there, and 65,535 along y and z."""
+    return triton.cdiv(B, CELL.block_b), triton.cdiv(H, CELL.block_h), G
 
 
 def lstm_cell_forward(

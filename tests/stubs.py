@@ -21,6 +21,8 @@ reason: str | None
 "why they were not built"
 architectures: tuple[int, ...]
 "that they were compiled for, as 90 for sm_90"
+ptx: tuple[int, ...]
+"those of them that later GPUs can be compiled for"
 """
 
 

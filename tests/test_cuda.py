@@ -19,17 +19,24 @@ from fastlstm.backends.gpu import timings
 from fastlstm.backends.gpu.timings import Measured
 from fastlstm.problem import Problem
 
-LARGE = Problem("cuda", torch.bfloat16, 100, 64, 1, 1024, I=1024, whole_layers=True)
+LARGE = Problem("cuda", torch.bfloat16, 100, 64, 1, 1024, I=1024, whole_layers=True, number=0)
 PEEPHOLES = LARGE._replace(has_peepholes=True)
+
+
+class Kernels(SimpleNamespace):
+    """In the place of a module, which is a key of caches too."""
+
+    __hash__ = object.__hash__
 
 
 @pytest.fixture
 def hopper(monkeypatch):
     """A machine that looks like one with an H100, triton and CUDA kernels."""
-    built = SimpleNamespace(built=True, reason=None, architectures=(80, 90))
+    built = Kernels(built=True, reason=None, architectures=(80, 90), ptx=())
+    built.device = lambda number: {"major": 9, "minor": 0}
     monkeypatch.setattr(cuda, "kernels", built)
-    monkeypatch.setattr(gpu, "capability", lambda: (9, 0))
-    monkeypatch.setattr(triton, "_capability", lambda: (9, 0))
+    monkeypatch.setattr(gpu, "capability", lambda number: (9, 0))
+    monkeypatch.setattr(triton, "_capability", lambda number: (9, 0))
     monkeypatch.setattr(triton, "_INSTALLED", True)
     monkeypatch.setattr(torch.version, "hip", None)
 
@@ -72,12 +79,12 @@ def test_why_not_every_layout(hopper):
 
 
 def test_why_not_looks_at_the_machine_and_the_build(hopper, monkeypatch):
-    monkeypatch.setattr(gpu, "capability", lambda: (7, 5))
+    monkeypatch.setattr(gpu, "capability", lambda number: (7, 5))
     assert "8.0 or later, not 7.5" in cuda.why_not(LARGE)
-    monkeypatch.setattr(gpu, "capability", lambda: (8, 6))
+    monkeypatch.setattr(gpu, "capability", lambda number: (8, 6))
     assert cuda.why_not(LARGE) is None
     cuda.kernels.architectures = (90, 100)
-    assert "built for sm_90 and later, not for sm_86" in cuda.why_not(LARGE)
+    assert "built for sm_90, sm_100, without code for sm_86" in cuda.why_not(LARGE)
     monkeypatch.setattr(torch.version, "hip", "6.0")
     assert "ROCm" in cuda.why_not(LARGE)
     cuda.kernels.built, cuda.kernels.reason = False, "nvcc was not found when it was built"

@@ -5,6 +5,7 @@ Triton's interpreter, in a process of their own (``make test`` has one), or on a
 gpu`).
 """
 
+import mmap
 from itertools import product
 from types import SimpleNamespace
 
@@ -19,7 +20,9 @@ from fastlstm.backends import cuda, gpu, select, triton
 from fastlstm.kernels import INTERPRETED, configurations
 from fastlstm.problem import Problem
 
-LARGE = Problem("cuda", torch.bfloat16, 100, 64, 1, 1024, has_peepholes=True, whole_layers=True)
+LARGE = Problem(
+    "cuda", torch.bfloat16, 100, 64, 1, 1024, has_peepholes=True, whole_layers=True, number=0
+)
 DIRECTIONS = [(False,), (True,), (False, True)]
 
 
@@ -27,8 +30,8 @@ DIRECTIONS = [(False,), (True,), (False, True)]
 def hopper(monkeypatch):
     """A machine that looks like one with triton and an H100, and without CUDA kernels."""
     monkeypatch.setattr(triton, "_INSTALLED", True)
-    monkeypatch.setattr(triton, "_capability", lambda: (9, 0))
-    monkeypatch.setattr(gpu, "capability", lambda: (9, 0))
+    monkeypatch.setattr(triton, "_capability", lambda number: (9, 0))
+    monkeypatch.setattr(gpu, "capability", lambda number: (9, 0))
     monkeypatch.setattr(cuda, "kernels", SimpleNamespace(built=False, reason="this is a test"))
     monkeypatch.setattr(torch.version, "hip", None)
 
@@ -64,7 +67,7 @@ def test_why_not(hopper, change, reason):
 
 def test_why_not_looks_at_the_machine(hopper, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(triton, "_capability", lambda: (7, 5))
+        patch.setattr(triton, "_capability", lambda number: (7, 5))
         assert "8.0 or later, not 7.5" in triton.why_not(LARGE)
     with monkeypatch.context() as patch:
         patch.setattr(torch.version, "hip", "6.0")
@@ -198,3 +201,56 @@ def test_more_groups_than_bits_of_a_word_are_refused(triton_backend):
 
     with pytest.raises(ValueError, match="takes at most 32 groups, not 33"):
         torch.func.vmap(run)(torch.randn(33, 4, 1))
+
+
+def test_millions_of_rows_are_a_grid():
+    """A grid has 2^31 - 1 blocks along x, but 65,535 along y and z."""
+    lstm_cell = pytest.importorskip("fastlstm.kernels.lstm_cell")
+    for B, G, H in ((10_000_000, 1, 8), (3, 32, 4096)):
+        x, y, z = lstm_cell._grid(B, G, H)
+        assert x * configurations.CELL.block_b >= B and x < 2**31
+        assert y * configurations.CELL.block_h >= H and max(y, z) <= 65_535 and z == G
+
+
+def test_groups_may_be_far_apart(triton_backend):
+    """Offsets of a group do not fit into 32 bits, though its stride does."""
+    from fastlstm.kernels.lstm_cell import lstm_cell_backward, lstm_cell_forward
+
+    T, B, G, H, stride = 1, 2, 3, 4, 2**30
+    if torch.get_default_device().type == "cpu":  # pages that are not touched take no memory
+        far = torch.frombuffer(mmap.mmap(-1, 2 * (2 * stride + 64)), dtype=torch.float16)
+    else:
+        far = torch.empty(2 * stride + 64, dtype=torch.float16)
+
+    def apart(values):
+        """The same (T, B, G, n), the groups 2^30 elements apart."""
+        view = far.as_strided(values.shape, (64, values.shape[-1], stride, 1))
+        return view.copy_(values)
+
+    new = {"dtype": torch.float16}
+    igates, hgates = torch.randn(T, B, G, 4 * H, **new), torch.randn(G, B, 4 * H, **new)
+    dy, reserve = torch.randn(T, B, G, H, **new), torch.rand(T, B, G, 5 * H, **new)
+    cx = torch.randn(G, B, H, **new)
+
+    def forward(igates):
+        h, c, y = cx.clone(), cx.float(), torch.zeros(T, B, G, H, **new)
+        lstm_cell_forward(igates, hgates, None, None, h, c, y, None, reverse=0, step=0)
+        return y
+
+    def backward(dy):
+        dh, dc = torch.zeros(G, B, H, **new), torch.zeros(G, B, H)
+        dgates, dhgates = torch.zeros(T, B, G, 4 * H, **new), torch.zeros(G, B, 4 * H, **new)
+        arguments = (dy, reserve, None, cx, None, dh, dc, dgates, dhgates, None)
+        lstm_cell_backward(*arguments, reverse=0, step=0)
+        return dgates
+
+    assert torch.equal(forward(apart(igates)), forward(igates))
+    assert torch.equal(backward(apart(dy)), backward(dy))
+
+
+def test_a_step_of_more_than_2_31_numbers_is_not_in_a_single_launch(hopper):
+    """The kernels of a whole sequence have 32 bits for an offset within a step."""
+    for rows, fits in ((2**31 // (5 * 128), True), (2**31 // (5 * 128) + 1, False)):
+        y = torch.empty(2, rows, 1, 128, dtype=torch.bfloat16, device="meta")
+        assert (triton._single_launch(y, 128) is not None) is fits
+    assert triton._single_launch(y[:1], 128) is None

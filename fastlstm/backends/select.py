@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from types import ModuleType
 
 import torch
-from torch import Tensor
 
 from fastlstm import backends
 from fastlstm.backends import BACKENDS
@@ -76,13 +74,12 @@ def select(problem: Problem, backend: str = "auto", mode: Mode = Mode.NONE) -> M
 
 
 def why_not_stacked(
-    backend: ModuleType, problem: Problem, weight: Tensor | None = None, direction: str = "forward"
+    backend: ModuleType, problem: Problem, direction: str = "forward"
 ) -> str | None:
     """Why ``backend`` runs the layers of ``problem`` one after the other; None if all in one call.
 
-    The question is about the device of ``weight``, or about the current one. A backend that can run
-    them in one call has ``why_not_stacked``, ``forward_stacked`` and ``backward_stacked``; in its
-    backward pass it may still run one after the other.
+    A backend that can run them in one call has ``why_not_stacked``, ``forward_stacked`` and
+    ``backward_stacked``; in its backward pass it may still run one after the other.
     """
     if problem.L == 1:
         return "there is a single layer"
@@ -90,8 +87,7 @@ def why_not_stacked(
         return "a call of its kernels runs one layer"
     if torch.compiler.is_compiling():
         return "torch.compile needs one op for each layer"
-    with nullcontext() if weight is None else torch.cuda.device_of(weight):
-        reason: str | None = backend.why_not_stacked(problem, direction)
+    reason: str | None = backend.why_not_stacked(problem, direction)
     return reason
 
 

@@ -24,7 +24,8 @@ from torch import Tensor
 from fastlstm.backends import gpu, pointers
 from fastlstm.backends.gpu import matmuls, packed_sequence
 from fastlstm.call import Call, Gradients, Needs, OutputGradients, Results, Saved, Wanted
-from fastlstm.kernels import INTERPRETED
+from fastlstm.kernels import INTERPRETED, configurations
+from fastlstm.kernels.configurations import Configuration
 from fastlstm.problem import Problem
 
 _GROUPS = 32  # their directions are bits of one word
@@ -46,7 +47,7 @@ def why_not(problem: Problem) -> str | None:
     if problem.dtype not in _DTYPES:
         return f"computes in float16, bfloat16, float32 and float64, not {problem.dtype}"
     if problem.device == "cuda":
-        reason = gpu.why_not(_capability())
+        reason = gpu.why_not(_capability(gpu.number(problem)))
         if reason is not None:
             return reason
     if problem.G > _GROUPS:
@@ -58,9 +59,21 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
-def _capability() -> tuple[int, int]:
-    """The compute capability of the GPU; an H100's under the interpreter, which has no limits."""
-    return (9, 0) if INTERPRETED else gpu.capability()
+def _capability(number: int | None) -> tuple[int, int]:
+    """The compute capability of a GPU; an H100's under the interpreter, which has no limits."""
+    return (9, 0) if INTERPRETED or number is None else gpu.capability(number)
+
+
+def _single_launch(tensor: Tensor, H: int) -> Configuration | None:
+    """How a whole sequence, ``tensor`` (T, B, G, ...), runs in one launch; None if step by step.
+
+    Those kernels have 32 bits for an offset within a step of the reserve.
+    """
+    T, B, G, _ = tensor.shape
+    if T == 1 or 5 * B * G * H >= 2**31:
+        return None
+    capability = _capability(tensor.device.index)
+    return configurations.single_launch(capability, tensor.element_size(), H)
 
 
 def _bits(flags: Sequence[bool]) -> int:
@@ -73,7 +86,6 @@ def _bits(flags: Sequence[bool]) -> int:
 @packed_sequence.forward
 def forward(call: Call, wanted: Wanted) -> Results:
     """Run a call; y is computed whether it is wanted or not. Cells are empty."""
-    from fastlstm.kernels.configurations import single_launch
     from fastlstm.kernels.lstm_cell import lstm_cell_forward
     from fastlstm.kernels.lstm_forward import lstm_forward
 
@@ -92,7 +104,7 @@ def forward(call: Call, wanted: Wanted) -> Results:
     w_hh, w_ch = gpu.stack(weights.weight_hh), gpu.stack(weights.weight_ch)
     assert w_hh is not None
     filled = reserve if wanted.train else None
-    configuration = single_launch(_capability(), y.element_size(), H) if T > 1 else None
+    configuration = _single_launch(y, H)
     with torch.cuda.device_of(y):
         if configuration is not None:
             lstm_forward(
@@ -152,14 +164,13 @@ def _recurrence(
     call: Call, reserve: Tensor, grads: OutputGradients, needs_weight_ch: bool
 ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
     """dgates (T, B, G, 4H), summands of dweight_ch (n, G, 3H), dhx and dcx (G, B, H)."""
-    from fastlstm.kernels.configurations import CELL, single_launch
     from fastlstm.kernels.lstm_backward import lstm_backward
     from fastlstm.kernels.lstm_cell import lstm_cell_backward
 
     T, B, G, five_h = reserve.shape
     H, sums = five_h // 5, gpu.sums(reserve.dtype)
-    configuration = single_launch(_capability(), reserve.element_size(), H) if T > 1 else None
-    tiles = -(-B // (configuration or CELL).block_b)
+    configuration = _single_launch(reserve, H)
+    tiles = -(-B // (configuration or configurations.CELL).block_b)
     dweight_ch = reserve.new_zeros(tiles, G, 3 * H, dtype=sums) if needs_weight_ch else None
     dgates = reserve.new_empty(T, B, G, 4 * H)
     dy, dhy, dcy, _ = grads

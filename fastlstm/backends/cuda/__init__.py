@@ -14,6 +14,7 @@ same bits. Nothing waits for the GPU, so calls can be captured by ``torch.cuda.g
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -47,18 +48,48 @@ def why_not(problem: Problem) -> str | None:
     if problem.dtype not in recurrence.DTYPES:
         return f"computes in float16, bfloat16, float32 and float64, not {problem.dtype}"
     if problem.device == "cuda":
-        found = gpu.capability()
-        reason = gpu.why_not(found)
+        number = gpu.number(problem)
+        found = gpu.capability(number)
+        reason = gpu.why_not(found) or _why_no_code(found) or _why_no_driver(kernels, number)
         if reason is not None:
             return reason
-        oldest = min(kernels.architectures)
-        if found[0] * 10 + found[1] < oldest:
-            return f"was built for sm_{oldest} and later, not for sm_{found[0]}{found[1]}"
     if problem.G > _GROUPS:
         return f"takes at most {_GROUPS} groups, not {problem.G}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
     return None
+
+
+def _why_no_code(capability: tuple[int, int]) -> str | None:
+    """Why this build has no code for a GPU; None if it has.
+
+    Machine code runs on GPUs of the same major version from its own minor version on. PTX is
+    compiled by the driver for any later GPU.
+    """
+    major, minor = capability
+    machine = any(n // 10 == major and n % 10 <= minor for n in kernels.architectures)
+    if machine or any(n <= 10 * major + minor for n in kernels.ptx) or not kernels.architectures:
+        return None
+    built = ", ".join(f"sm_{n}" for n in kernels.architectures)
+    return f"was built for {built}, without code for sm_{major}{minor}"
+
+
+@lru_cache(maxsize=64)
+def _ask_driver(kernels: Any, number: int) -> str | None:
+    try:
+        kernels.device(number)
+    except RuntimeError as error:
+        return f"cannot use this GPU: {error}"
+    return None
+
+
+def _why_no_driver(kernels: Any, number: int) -> str | None:
+    """What the driver has against these kernels on a GPU; it is asked once. None if nothing.
+
+    torch may run where they do not: it brings a CUDA runtime of its own, and a driver that is
+    older than the one linked here refuses every call. A compiler cannot trace the question.
+    """
+    return None if torch.compiler.is_compiling() else _ask_driver(kernels, number)
 
 
 @packed_sequence.forward

@@ -37,9 +37,8 @@ def why_not(kernels: Any, problem: Problem, direction: str) -> str | None:
     for reason, holds in apart.items():
         if holds:
             return reason
-    number = torch.cuda.current_device() if p.device == "cuda" else 0
     sizes = (recurrence.DTYPES[p.dtype], p.B, p.L, p.H)
-    return _why_slower(kernels, direction, sizes, p.T, gpu.precision(), number)
+    return _why_slower(kernels, direction, sizes, p.T, gpu.precision(), gpu.number(p))
 
 
 @lru_cache(maxsize=1024)

@@ -8,13 +8,21 @@ import torch
 from torch import Tensor
 
 from fastlstm.call import Call, Gradients, Needs
+from fastlstm.problem import Problem
 
 CAPABILITY = (8, 0)  # the oldest with bfloat16, asynchronous copies and 99 KiB a block
 
 
-def capability() -> tuple[int, int]:
-    """The compute capability of the current GPU."""
-    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+def number(problem: Problem) -> int:
+    """The number of the GPU that a problem is about; 0 on other devices."""
+    if problem.device != "cuda":
+        return 0
+    return torch.cuda.current_device() if problem.number is None else problem.number
+
+
+def capability(number: int) -> tuple[int, int]:
+    """The compute capability of the GPU of that number."""
+    properties = torch.cuda.get_device_properties(number)
     return properties.major, properties.minor
 
 

@@ -42,7 +42,7 @@ def reason(problem: Problem, able: Sequence[str]) -> str:
 
 
 def _nearest(problem: Problem) -> timings.Measured | None:
-    """The measurement at the nearest sizes on a GPU like the current one; None if there is none.
+    """The measurement at the nearest sizes on such a GPU; None if there is none.
 
     A compiler is not asked for B, or it would compile anew for every other answer.
     """
@@ -55,6 +55,6 @@ def _nearest(problem: Problem) -> timings.Measured | None:
         sizes = abs(log2(m.H / problem.H)) + abs(log2(m.B / B))
         return sizes + 4 * ((m.L > 1) != (problem.L > 1)) + 4 * (m.G != problem.G)
 
-    table = timings.TABLES.get(gpu.capability(), ())
+    table = timings.TABLES.get(gpu.capability(gpu.number(problem)), ())
     alike = [m for m in table if m.dtype == dtype and m.train == problem.requires_grad]
     return min(alike, key=distance) if alike else None

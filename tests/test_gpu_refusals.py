@@ -1,0 +1,128 @@
+"""Machines that the GPU kernels cannot run on, or only in part: the reason is said, or it is right.
+
+Nothing here needs a GPU: the driver and the build are stand-ins.
+"""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import fastlstm
+from fastlstm.backends import cuda, gpu, select, triton
+from fastlstm.backends.gpu import timings
+from fastlstm.backends.gpu.timings import Measured
+from fastlstm.problem import Problem
+
+PROBLEM = Problem("cuda", torch.bfloat16, 100, 64, 1, 512, I=512, whole_layers=True, number=0)
+PEEPHOLES = PROBLEM._replace(has_peepholes=True)
+
+
+class Kernels(SimpleNamespace):
+    """In the place of a module, which is a key of caches too."""
+
+    __hash__ = object.__hash__
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    """Compute capabilities of the GPUs of a machine with a build for sm_80, sm_90 and sm_100."""
+    found = [(9, 0)]
+    asked = []
+
+    def device(number):
+        asked.append(number)
+        return {"major": found[number][0]}
+
+    built = Kernels(built=True, reason=None, architectures=(80, 90, 100), ptx=(100,))
+    built.device, built.asked = device, asked
+    monkeypatch.setattr(cuda, "kernels", built)
+    monkeypatch.setattr(gpu, "capability", lambda number: found[number])
+    monkeypatch.setattr(triton, "_INSTALLED", True)
+    monkeypatch.setattr(triton, "INTERPRETED", False)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    return found
+
+
+def test_a_driver_that_is_too_old_is_a_reason(gpus):
+    """torch runs there, with a runtime of its own: "auto" must not choose kernels that raise."""
+    said = "cudaDeviceGetAttribute: cudaErrorInsufficientDriver (CUDA driver version is ...)"
+
+    def device(number):
+        cuda.kernels.asked.append(number)
+        raise RuntimeError(said)
+
+    cuda.kernels.device = device
+    for _ in range(3):
+        assert cuda.why_not(PEEPHOLES) == f"cannot use this GPU: {said}"
+    assert cuda.kernels.asked == [0]  # once
+    assert select.name(select.select(PEEPHOLES)) == "triton"
+    assert f"no: cannot use this GPU: {said}" in select.describe(PEEPHOLES)
+    with pytest.raises(ValueError, match=r"backend='cuda' cannot run .*InsufficientDriver"):
+        select.select(PEEPHOLES, "cuda")
+
+
+@pytest.mark.parametrize(
+    "built, ptx, found, runs",
+    [
+        ((90,), (), (9, 0), True),
+        ((90,), (), (10, 0), False),  # machine code is of one major version
+        ((90,), (90,), (10, 0), True),  # the driver compiles PTX
+        ((80,), (), (8, 6), True),  # a later minor version
+        ((89,), (), (8, 6), False),
+        ((80, 90, 100), (100,), (12, 0), True),
+        ((80, 90, 100), (100,), (8, 9), True),
+        ((90, 100), (100,), (8, 0), False),
+        ((), (), (9, 0), True),  # "native": the build does not say
+    ],
+)
+def test_a_build_without_code_for_the_gpu_is_a_reason(gpus, built, ptx, found, runs):
+    gpus[0] = found
+    cuda.kernels.architectures, cuda.kernels.ptx = built, ptx
+    reason = cuda.why_not(PEEPHOLES)
+    assert reason is None if runs else f"without code for sm_{found[0]}{found[1]}" in reason
+
+
+def test_the_question_is_about_the_tensors_gpu(gpus):
+    """Not about the current one, where a machine has GPUs of several kinds."""
+    gpus.append((7, 5))
+    gpus.append((12, 0))
+    second, third = (PEEPHOLES._replace(number=number) for number in (1, 2))
+    for backend in (cuda, triton):
+        assert backend.why_not(PEEPHOLES) is None
+        assert "not 7.5" in backend.why_not(second)
+        assert backend.why_not(third) is None
+        assert backend.why_not(PEEPHOLES._replace(number=None)) is None
+    assert set(cuda.kernels.asked) == {0, 2}
+    assert select.name(select.select(second)) == "reference"
+
+
+def test_the_table_is_the_one_of_the_tensors_gpu(gpus, monkeypatch):
+    gpus.append((8, 0))
+    measured = Measured("bfloat16", 512, 64, 1, 1, False, "cuda")
+    monkeypatch.setitem(timings.TABLES, (8, 0), (measured,))
+    assert select.name(select.select(PROBLEM)) == "torch"
+    assert select.name(select.select(PROBLEM._replace(number=1))) == "cuda"
+
+
+def test_a_wavefront_is_planned_for_the_tensors_gpu(gpus, monkeypatch):
+    numbers = []
+
+    def best_plan(kernels, direction, sizes, products, number, layered=False):
+        numbers.append(number)
+        return None, "too large"
+
+    monkeypatch.setattr(cuda.recurrence, "best_plan", best_plan)
+    layers = PEEPHOLES._replace(L=2, number=0, H=333)
+    assert select.why_not_stacked(cuda, layers) == "too large"
+    assert select.why_not_stacked(cuda, layers._replace(number=1)) == "too large"
+    assert numbers == [0, 1]
+
+
+def test_a_call_asks_about_its_own_device():
+    module = fastlstm.LSTM(3, 4, device="meta")
+    assert module.problem(torch.empty(2, 1, 3, device="meta")).number is None
+    cpu = fastlstm.LSTM(3, 4)
+    assert cpu.problem(torch.empty(2, 1, 3)).number is None
+    assert gpu.number(cpu.problem(None)) == 0
