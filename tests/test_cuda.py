@@ -120,7 +120,7 @@ def test_what_is_measured_is_chosen(hopper, monkeypatch):
     "change, chosen",
     [
         ({}, "cuda"),
-        ({"H": 8}, "cuda"),
+        ({"H": 8}, "triton"),
         ({"whole_layers": False, "has_peepholes": False}, "cuda"),
         ({"proj_size": 5}, "reference"),
     ],

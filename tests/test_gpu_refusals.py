@@ -126,3 +126,25 @@ def test_a_call_asks_about_its_own_device():
     cpu = fastlstm.LSTM(3, 4)
     assert cpu.problem(torch.empty(2, 1, 3)).number is None
     assert gpu.number(cpu.problem(None)) == 0
+
+
+@pytest.mark.parametrize(
+    "change, chosen",
+    [
+        ({"H": 128}, "triton"),
+        ({"H": 129}, "cuda"),
+        ({"H": 64, "dtype": torch.float32}, "triton"),
+        ({"H": 65, "dtype": torch.float32}, "cuda"),
+        ({"H": 128, "T": 1}, "cuda"),  # a product and a cell, and no W_hh to keep
+        ({"H": 128, "has_reset": True}, "cuda"),  # which Triton's kernels do not have
+        ({"H": 128, "has_peepholes": False}, "torch"),
+    ],
+)
+def test_few_units_are_for_triton_until_they_are_measured(gpus, change, chosen):
+    """A step of the CUDA kernel with a single block has six times the cycles of Triton's loop."""
+    assert select.name(select.select(PEEPHOLES._replace(**change))) == chosen
+
+
+def test_few_units_are_for_cuda_where_triton_is_not_installed(gpus, monkeypatch):
+    monkeypatch.setattr(triton, "_INSTALLED", False)
+    assert select.name(select.select(PEEPHOLES._replace(H=128))) == "cuda"
