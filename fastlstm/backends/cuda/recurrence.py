@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fastlstm.backends import gpu, pointers
+from fastlstm.backends.cuda import graphs, stepwise, ways
 from fastlstm.call import Call, Needs, OutputGradients, Results, Saved, SequenceLayout
 
 DTYPES = {
@@ -22,6 +24,10 @@ APART: dict[str, Any] = {"layered": False, "weight_ih": (0, 0)}
 """The arguments about layers of a call whose groups are apart."""
 
 
+GRAPHS = graphs.Graphs()
+"""Of passes step by step, whose launches would take longer than the GPU."""
+
+
 class Launch(NamedTuple):
     """The arguments that all launches of one pass share; made by :func:`prepare`."""
 
@@ -31,6 +37,8 @@ class Launch(NamedTuple):
     products: str
     plan: dict[str, int] | None
     """that of a persistent launch; None: a matrix product and a cell for each step"""
+    in_graph: bool
+    """without a plan: whether a CUDA graph of all steps is faster than their launches"""
     owners: tuple[Tensor | None, ...]
     """tensors that own the memory in ``arguments``"""
 
@@ -53,6 +61,41 @@ def best_plan(
         direction, *sizes, layered=layered, products=products, device=device
     )
     return plans[0] if plans else None, reason
+
+
+@lru_cache(maxsize=1024)
+def is_stepwise(
+    kernels: Any, about: ways.Pass, products: str, number: int, captured: bool = False
+) -> bool:
+    """Whether a pass that has a persistent plan is expected to be faster step by step.
+
+    ``number`` is the device's; ``captured`` if a CUDA graph of the user's will launch the steps.
+    """
+    persistent, by_steps = expected_ns(kernels, about, products, number, captured)
+    return by_steps < persistent
+
+
+def wants_graph(about: ways.Pass, device: torch.device) -> bool:
+    """Whether a CUDA graph of all steps is faster than their launches."""
+    return device.type == "cuda" and ways.wants_graph(about)
+
+
+def expected_ns(
+    kernels: Any, about: ways.Pass, products: str, number: int, captured: bool = False
+) -> tuple[float, float]:
+    """The times of a pass by a persistent launch and step by step, measured or by the models."""
+    sizes = (about.dtype, about.B, about.G, about.H)
+    plan, _ = best_plan(kernels, about.direction, sizes, products, number)
+    by_steps = ways.stepwise_ns(about, captured)
+    if plan is None:
+        return float("inf"), by_steps
+    how = {"products": products, "plan": plan, "costs": kernels.costs()}
+    step = kernels.step_ns(about.direction, *sizes, **how)
+    device = kernels.device(number)
+    known = ways.measured(about, (device["major"], device["minor"]))
+    if known is not None:
+        step, by_steps = 1e3 * known.persistent_us, 1e3 * known.stepwise_us * about.T
+    return ways.persistent_ns(about, plan, step), by_steps
 
 
 def prepare(
@@ -87,12 +130,20 @@ def prepare(
         "stream": torch.cuda.current_stream().cuda_stream if on_gpu else 0,
     }
     sizes = (dtype, B, G, H)
+    about, captured = ways.Pass(direction, *sizes, T), gpu.is_capturing(y.device)
     # A single step would read W_hh only once.
     plan = None
     if T > 1:
         plan, _ = best_plan(kernels, direction, sizes, products, number, layers > 0)
+        if (
+            plan is not None
+            and not layers
+            and is_stepwise(kernels, about, products, number, captured)
+        ):
+            plan = None
     owners = (lengths, reset)
-    return Launch(kernels, arguments, products, plan, owners)
+    in_graph = plan is None and not captured and wants_graph(about, y.device)
+    return Launch(kernels, arguments, products, plan, in_graph, owners)
 
 
 def forward(
@@ -141,14 +192,9 @@ def forward(
             plan=plan,
         )
         return
-    hy.copy_(call.hx)
-    c = call.cx.to(gpu.sums(cy.dtype), copy=True, memory_format=torch.contiguous_format)
-    hgates = hy.new_empty(*hy.shape[:2], weight_hh.shape[1])
-    state = {"hgates": hgates.data_ptr(), "h": hy.data_ptr(), "c": c.data_ptr()}
-    for step in range(y.shape[0]):
-        torch.bmm(hy, weight_hh.transpose(1, 2), out=hgates)
-        kernels.cell_forward(**arguments, **state, step=step)
-    cy.copy_(c)
+    if launch.in_graph and _replay_forward(launch, igates, call, results):
+        return
+    stepwise.forward(kernels, arguments, weight_hh, call, results)
 
 
 def backward(
@@ -165,6 +211,10 @@ def backward(
     contiguous for each layer.
     """
     kernels, plan = launch.kernels, launch.plan
+    if launch.in_graph:
+        replayed = _replay_backward(launch, call, saved, grads, needs)
+        if replayed is not None:
+            return replayed
     (G, B, H), T = call.cx.shape, saved.y.shape[0]
     new_empty, sums = saved.y.new_empty, gpu.sums(saved.y.dtype)
     # Not into the reserve, as the kernels could: after retain_graph a second backward reads it.
@@ -213,20 +263,55 @@ def backward(
             plan=plan,
         )
     else:
-        dh, dc = (
-            torch.zeros_like(cx, dtype=sums) if d is None else d.to(sums, copy=True).contiguous()
-            for d in (grads.dhy, grads.dcy)
-        )
-        dhgates, product = new_empty(G, B, 4 * H), new_empty(G, B, H)
-        state = {"dhgates": dhgates.data_ptr(), "dh": dh.data_ptr(), "dc": dc.data_ptr()}
-        for step in reversed(range(T)):
-            kernels.cell_backward(**arguments, **state, step=step)
-            if dh.dtype == weight_hh.dtype:
-                dh.baddbmm_(dhgates, weight_hh)
-            else:
-                dh.add_(torch.bmm(dhgates, weight_hh, out=product))
-        dhx, dcx = dh.to(hx.dtype), dc.to(cx.dtype)
+        dhx, dcx = stepwise.backward(kernels, arguments, weight_hh, cx, grads)
     return dgates, total(dbias, y), total(dweight_ch, y), dhx, dcx
+
+
+def _replay_forward(launch: Launch, igates: Tensor, call: Call, results: Results) -> bool:
+    """Have a CUDA graph run all steps; False if there is none yet."""
+    inputs, put, rest = graphs.flatten(_recurrent(call, igates))
+    outputs, put_outputs, _ = graphs.flatten(results)
+
+    def body(inputs: list[Tensor]) -> list[Tensor]:
+        call, own = put(inputs), [torch.empty_like(output) for output in outputs]
+        again = prepare(launch.kernels, "forward", own[0], call.layout)
+        again = again._replace(plan=None, in_graph=False)
+        forward(again, call.input, call, put_outputs(own))
+        return own
+
+    wanted = tuple(output.shape for output in outputs)
+    return GRAPHS.run(_key(launch, (rest, wanted)), body, inputs, outputs) is not None
+
+
+def _replay_backward(
+    launch: Launch, call: Call, saved: Saved, grads: OutputGradients, needs: Needs
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None:
+    """Have a CUDA graph run all steps; None if there is none yet."""
+    inputs, put, rest = graphs.flatten((_recurrent(call, call.cx), saved, grads))
+
+    def body(inputs: list[Tensor]) -> list[Tensor]:
+        call, saved, grads = put(inputs)
+        again = prepare(launch.kernels, "backward", saved.y, call.layout)
+        again = again._replace(plan=None, in_graph=False)
+        return list(backward(again, call, saved, grads, needs))
+
+    found = GRAPHS.run(_key(launch, (rest, needs)), body, inputs)
+    if found is None:
+        return None
+    dgates, dbias, dweight_ch, dhx, dcx = found
+    return dgates, dbias, dweight_ch, dhx, dcx
+
+
+def _recurrent(call: Call, input: Tensor) -> Call:
+    """The call with the weights that the recurrence reads, and this input."""
+    weights = call.weights._replace(weight_ih=[], bias_ih=[], bias_hh=[], weight_hr=[])
+    return call._replace(input=input, weights=weights)
+
+
+def _key(launch: Launch, rest: Hashable) -> Hashable:
+    """What the launches of a pass depend on, beside the shapes and dtypes of its tensors."""
+    where = (launch.arguments["device"], launch.arguments["stream"])
+    return where, launch.products, torch.get_float32_matmul_precision(), rest
 
 
 def total(summands: Tensor | None, like: Tensor) -> Tensor:

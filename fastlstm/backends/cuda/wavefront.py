@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from fastlstm.backends import gpu
-from fastlstm.backends.cuda import recurrence
+from fastlstm.backends.cuda import recurrence, ways
 from fastlstm.backends.gpu import matmuls
 from fastlstm.call import Call, Gradients, Needs, OutputGradients, Results, Saved
 from fastlstm.problem import Problem
@@ -55,19 +55,18 @@ def _why_slower(
     The model does not count the time of the products between layers.
     """
     dtype, B, L, H = sizes
-    expected = []
-    for layered, groups in ((True, L), (False, 1)):
-        shape = (dtype, B, groups, H)
-        plan, reason = recurrence.best_plan(kernels, direction, shape, precision, number, layered)
-        if plan is None:  # a single layer has a plan whenever all layers together have one
-            return reason
-        how = {"products": precision, "plan": plan, "costs": kernels.costs()}
-        ns = kernels.step_ns(direction, *shape, layered=layered, **how)
-        expected.append(ns / 1000)
-    wave, step = expected
-    if (T + L - 1) * wave < T * L * step:
+    plan, reason = recurrence.best_plan(kernels, direction, sizes, precision, number, True)
+    if plan is None:
+        return reason
+    how = {"products": precision, "plan": plan, "costs": kernels.costs()}
+    step = kernels.step_ns(direction, *sizes, layered=True, **how)
+    wave = ways.persistent_ns(ways.Pass(direction, *sizes, T), plan, step, layered=True)
+    one = ways.Pass(direction, dtype, B, 1, H, T)
+    apart = L * min(recurrence.expected_ns(kernels, one, precision, number))
+    if wave < apart:
         return None
-    return f"a model expects {wave:.1f} us for a step of all layers, {step:.1f} us for one of each"
+    wave, apart = (ns / 1e3 / T for ns in (wave, apart / L))
+    return f"a model expects {wave:.1f} us for a step of all layers, {apart:.1f} us for one of each"
 
 
 def forward(kernels: Any, call: Call, train: bool) -> tuple[Results, Tensor]:

@@ -20,6 +20,11 @@ def number(problem: Problem) -> int:
     return torch.cuda.current_device() if problem.number is None else problem.number
 
 
+def is_capturing(device: torch.device) -> bool:
+    """Whether what is launched now becomes part of a CUDA graph."""
+    return device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+
 def capability(number: int) -> tuple[int, int]:
     """The compute capability of the GPU of that number."""
     properties = torch.cuda.get_device_properties(number)

@@ -25,3 +25,18 @@ class Measured(NamedTuple):
 
 
 TABLES: dict[tuple[int, int], tuple[Measured, ...]] = {}
+
+
+class MeasuredPass(NamedTuple):
+    """One pass of the recurrence by the cuda backend: us of a step by each of its two ways."""
+
+    direction: str
+    dtype: str
+    H: int
+    B: int
+    G: int
+    persistent_us: float
+    stepwise_us: float
+
+
+PASSES: dict[tuple[int, int], tuple[MeasuredPass, ...]] = {}
