@@ -53,6 +53,7 @@ def persistent(monkeypatch):
     """Every call for which a persistent launch fits is one; new tensors are on the GPU."""
     if not torch.cuda.is_available():
         pytest.skip("there is no CUDA device")
+    monkeypatch.setattr(recurrence, "is_stepwise", lambda *_: False)
     tf32 = torch.backends.cudnn.allow_tf32
     with torch.device("cuda"):
         yield lambda precision: setattr(

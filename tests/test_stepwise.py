@@ -215,3 +215,11 @@ def test_a_wavefront_competes_with_the_faster_way_of_a_layer(kernels, monkeypatc
     monkeypatch.setattr(recurrence, "expected_ns", lambda *args: (why(*args)[0], 1000.0))
     slower = wavefront._why_slower(kernels, "forward", sizes, 98, "tf32x3", 0)
     assert "us for one of each" in slower
+
+
+def test_a_launch_without_its_plan_may_be_a_graph(kernels, monkeypatch):
+    """As benchmarks time both ways of a pass."""
+    monkeypatch.setattr(recurrence, "wants_graph", lambda *_: True)
+    y = torch.empty(5, 3, 1, 256, dtype=torch.bfloat16)
+    launch = recurrence.prepare(kernels, "forward", y, fastlstm.call.SequenceLayout([False]))
+    assert launch.plan is not None and launch._replace(plan=None).in_graph

@@ -13,7 +13,7 @@ from benchmarks import timing
 from benchmarks.gpu import compare, costs, measured, tune
 from benchmarks.gpu.passes import DIRECTIONS
 from fastlstm.backends.cuda import recurrence
-from fastlstm.backends.gpu.timings import Measured
+from fastlstm.backends.gpu.timings import Measured, MeasuredPass
 
 
 @pytest.fixture
@@ -150,6 +150,24 @@ def test_the_table_names_what_was_fastest(us, winner):
     assert list(measured.winners([row])) == expected
     tf32 = list(measured.winners([row | {"precision": "tf32"}]))
     assert tf32 == [m._replace(dtype="float32") for m in expected]
+
+
+def test_the_passes_are_those_with_both_ways():
+    sizes = {"precision": "bfloat16", "dtype": "bfloat16", "H": 512, "B": 16, "G": 1}
+    sizes["direction"] = "forward"
+    rows = [
+        {**sizes, "rank": "0", "us": 3.004},
+        {**sizes, "rank": "4", "us": 2.0},  # not what a call takes
+        {**sizes, "rank": tune.STEPWISE, "us": 9.0},
+        {**sizes, "B": 1, "rank": "0", "us": 3.0},
+        {**sizes, "H": 4096, "rank": tune.STEPWISE, "us": 9.0},
+        {**sizes, "direction": "backward", "rank": "0", "refused": "errs"},
+    ]
+    expected = MeasuredPass("forward", "bfloat16", 512, 16, 1, 3.0, 9.0)
+    assert list(measured.passes(rows)) == [expected]
+    namespace = {"MeasuredPass": MeasuredPass}
+    exec("PASSES = {\n" + measured.source_of_passes(rows, [9, 0]) + "}", namespace)
+    assert namespace["PASSES"] == {(9, 0): (expected,)}
 
 
 def test_the_table_can_be_pasted():

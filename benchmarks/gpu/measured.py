@@ -1,11 +1,14 @@
-"""Write a GPU's entry for ``fastlstm/backends/gpu/timings.py`` from the rows of ``compare``."""
+"""Write a GPU's entries for ``fastlstm/backends/gpu/timings.py``.
+
+The table of backends is from the rows of ``compare``, that of passes from the rows of ``tune``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
-from fastlstm.backends.gpu.timings import Measured
+from fastlstm.backends.gpu.timings import Measured, MeasuredPass
 
 # Another backend must take less than this share of nn.LSTM's time to replace it; repeated
 # measurements of the same call differ by less than that.
@@ -31,8 +34,33 @@ def winners(rows: Sequence[Mapping[str, Any]]) -> Iterator[Measured]:
 
 def source(rows: Sequence[Mapping[str, Any]], capability: Sequence[int]) -> str:
     """Return the source text of an entry of ``TABLES``."""
+    return _entry(capability, winners(rows))
+
+
+def _entry(capability: Sequence[int], items: Iterable[NamedTuple]) -> str:
     lines = [f"    {tuple(capability)}: ("]
-    for m in winners(rows):
-        values = ", ".join(f'"{v}"' if isinstance(v, str) else str(v) for v in m)
-        lines.append(f"        Measured({values}),")
+    for item in items:
+        values = ", ".join(f'"{v}"' if isinstance(v, str) else str(v) for v in item)
+        lines.append(f"        {type(item).__name__}({values}),")
     return "\n".join([*lines, "    ),", ""])
+
+
+def passes(rows: Sequence[Mapping[str, Any]]) -> Iterator[MeasuredPass]:
+    """Yield each pass of ``tune.json`` of which the first plan and the way step by step are timed.
+
+    The first plan is the one that a call takes, whether another one is faster or not.
+    """
+    sizes = ("direction", "dtype", "H", "B", "G")
+    times: dict[tuple[Any, ...], dict[str, float]] = {}
+    for row in rows:
+        if "us" in row:
+            kind = tuple(row[name] for name in ("precision", *sizes))
+            times.setdefault(kind, {})[row["rank"]] = row["us"]
+    for (_, *kind), us in times.items():
+        if "0" in us and "step by step" in us:
+            yield MeasuredPass(*kind, round(us["0"], 2), round(us["step by step"], 2))
+
+
+def source_of_passes(rows: Sequence[Mapping[str, Any]], capability: Sequence[int]) -> str:
+    """Return the source text of an entry of ``PASSES``."""
+    return _entry(capability, passes(rows))

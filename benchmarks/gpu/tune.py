@@ -13,8 +13,9 @@ Another run continues where the last one stopped.
 tune.json has a row for each plan: the modelled and the measured time of a step, ``model_us`` and
 ``us``, by paired rounds of CUDA events, and ``ratio``, the time of the model's choice over that of
 the plan. tune.md compares the model's choice with the fastest plan, and has fitted constants of the
-model (``Costs`` in csrc/cuda/kernels.h). measured.txt has the entry for
-fastlstm/backends/gpu/timings.py, if FOLDER has a compare.json.
+model (``Costs`` in csrc/cuda/kernels.h). measured.txt has the entries for
+fastlstm/backends/gpu/timings.py: the times of both ways of each pass, and the fastest backends, if
+FOLDER has a compare.json.
 
 On a CPU the kernels are emulated, as in the tests.
 """
@@ -177,13 +178,15 @@ def report(arguments: argparse.Namespace, kernels: Any) -> None:
         lines += ["", *costs.report(kernels, timed)]
     (arguments.out / "tune.md").write_text("\n".join([*lines, ""]))
     print("\n".join(lines))
+    text = "PASSES\n" + measured.source_of_passes(found["rows"], found["capability"])
     compared = arguments.out / "compare.json"
-    if not compared.exists():
+    if compared.exists():
+        of = record.read(compared)
+        text = "TABLES\n" + measured.source(of["rows"], of["capability"]) + text
+    else:
         print(f"no table of backends: benchmarks.gpu.compare has left no {compared}")
-        return
-    of = record.read(compared)
-    (arguments.out / "measured.txt").write_text(measured.source(of["rows"], of["capability"]))
-    print(f"the table of backends is in {arguments.out / 'measured.txt'}")
+    (arguments.out / "measured.txt").write_text(text)
+    print(f"the entries for timings.py are in {arguments.out / 'measured.txt'}")
 
 
 def main() -> None:

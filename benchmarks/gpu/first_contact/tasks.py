@@ -83,6 +83,8 @@ def checks(device: str, small: bool) -> Iterator[Task]:
     times = 2 if small else 100
     for H, B in ((256, 64), (1024, 16), (2048, 65)):  # other bits would be a race
         yield ask("repeat", 40, times=times, **bfloat16, H=H, B=B, T=50, peephole=True)
+    # Launches one by one at first, then replays of a graph of all steps.
+    yield ask("repeat", 40, times=2 if small else 20, **bfloat16, H=1024, B=16, T=50, stepwise=True)
     yield ask("graph", 30, **bfloat16, H=1024, B=16, T=20)
     yield ask("threads", 30, **bfloat16, H=1024, B=64, T=20, times=1 if small else 20)
 
@@ -115,9 +117,9 @@ def times(device: str, small: bool) -> Iterator[Task]:
         how = {"cell": cell, "T": 4 if small else 512, "backends": backends}
         yield Task("benchmarks.gpu.compare:row", {**new, **how}, 25)
     H, steps = (16, [2, 4]) if small else (2048, [2, 10, 50, 250])
-    yield Task(
-        f"{TIMES}:startup", {**new, "precision": "bfloat16", "H": H, "B": 16, "steps": steps}, 40
-    )
+    for stepwise in (False, True):
+        how = {"precision": "bfloat16", "H": H, "B": 16, "steps": steps, "stepwise": stepwise}
+        yield Task(f"{TIMES}:startup", {**new, **how}, 40)
     if device == "cuda":
         for H in (1024, 768, 2048):
             problem = {"problem": ["bfloat16", H, 16, 1], "T": 256, "most": 8}

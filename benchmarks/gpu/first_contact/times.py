@@ -49,12 +49,12 @@ def startup(device: str, steps: list[int], **problem: Any) -> dict[str, Any]:
 
     Both by the line through the shortest and the longest call.
     """
-    from benchmarks.gpu.first_contact.checks import ask
+    from benchmarks.gpu.first_contact.checks import ask, one_way
 
     us = {}
     for T in steps:
         module, x, layout, _ = ask(device, {**problem, "T": T})
-        with torch.no_grad():
+        with torch.no_grad(), one_way(problem.get("stepwise", False)):
             calls = {"call": lambda m=module, x=x, how=layout: m(x, **how)}
             us[T] = 1e3 * median_ms(paired(calls, _ROUNDS, device=device)["call"])
     first, last = min(steps), max(steps)
@@ -63,11 +63,15 @@ def startup(device: str, steps: list[int], **problem: Any) -> dict[str, Any]:
 
 
 def table(device: str, path: str) -> dict[str, Any]:
-    """Write the entry for fastlstm/backends/gpu/timings.py, of all cells that have a row."""
+    """Write the entries for fastlstm/backends/gpu/timings.py, of all that was measured."""
     from benchmarks.gpu import measured, watcher
 
     found = watcher.Log.read(Path(path))
-    rows = [row["row"] for row in found if row.get("ok") and row["task"].startswith("row")]
+    right = [row for row in found if row.get("ok")]
+    rows = [row["row"] for row in right if row["task"].startswith("row")]
+    layouts = [row for task in right for row in task.get("rows", ())]
     capability = torch.cuda.get_device_capability() if device == "cuda" else (0, 0)
-    Path(path).with_name("measured.txt").write_text(measured.source(rows, capability))
+    text = "TABLES\n" + measured.source(rows, capability)
+    text += "PASSES\n" + measured.source_of_passes(layouts, capability)
+    Path(path).with_name("measured.txt").write_text(text)
     return {"cells": len(rows)}

@@ -142,7 +142,7 @@ def prepare(
         ):
             plan = None
     owners = (lengths, reset)
-    in_graph = plan is None and not captured and wants_graph(about, y.device)
+    in_graph = not captured and wants_graph(about, y.device)
     return Launch(kernels, arguments, products, plan, in_graph, owners)
 
 
@@ -211,7 +211,7 @@ def backward(
     contiguous for each layer.
     """
     kernels, plan = launch.kernels, launch.plan
-    if launch.in_graph:
+    if plan is None and launch.in_graph:
         replayed = _replay_backward(launch, call, saved, grads, needs)
         if replayed is not None:
             return replayed

@@ -1,8 +1,9 @@
-"""The fastest backend of LSTMs without peepholes, as measured, by compute capability of the GPU.
+"""Measurements by compute capability of the GPU; no GPU has been measured yet.
 
-``python -m benchmarks.gpu.tune`` writes a GPU's entry from the results of
-``benchmarks.gpu.compare``. No GPU has been measured yet, so there is no table, and
-:mod:`fastlstm.backends.gpu.choice` chooses cuDNN.
+``TABLES`` has the fastest backend of LSTMs without peepholes. Without an entry
+:mod:`fastlstm.backends.gpu.choice` chooses cuDNN where it can. ``PASSES`` has the times of the two
+ways of the cuda backend, between which :mod:`fastlstm.backends.cuda.ways` else chooses by a model.
+``python -m benchmarks.gpu.tune`` writes a GPU's entries.
 """
 
 from __future__ import annotations
