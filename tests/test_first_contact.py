@@ -120,6 +120,28 @@ def test_a_worker_ends_with_a_watcher_that_is_killed(tmp_path):
     assert _dies(int(done.stdout.rpartition(":")[2].strip(" }\n")))
 
 
+def test_the_build_is_for_one_gpu_and_needs_no_network(contact, monkeypatch):
+    monkeypatch.delenv("FASTLSTM_CUDA_ARCHITECTURES", raising=False)
+    run = contact()
+    run.device = "cuda"
+    commands = []
+    monkeypatch.setattr(run, "begin", lambda name, command, box: commands.append(command))
+    script._build(run)
+    assert {"--no-build-isolation", "--no-deps", "-e", "."} <= set(commands[0])
+    assert os.environ.pop("FASTLSTM_CUDA_ARCHITECTURES") == "90-real"
+
+
+def test_without_a_build_nothing_is_tested(contact, monkeypatch):
+    run = contact()
+    monkeypatch.setattr(script, "_build", lambda run: run.begin("build", ["false"], 30))
+    monkeypatch.setattr(script, "_barrier", lambda run: None)
+    monkeypatch.setattr(script.tasks, "baselines", lambda device, small: ())
+    script.run(run, install=True, plant=False)
+    run.end()
+    assert [row["task"] for row in run.log.rows][:2] == ["build", "stop"]
+    assert "nothing to test" in run.log.path.with_name("report.txt").read_text()
+
+
 @pytest.mark.parametrize(
     "error, lost",
     [

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import fastlstm
+from fastlstm import _C
 from fastlstm.backends import cuda, gpu, select, triton
 from fastlstm.backends.gpu import timings
 from fastlstm.backends.gpu.timings import Measured
@@ -148,3 +149,29 @@ def test_few_units_are_for_triton_until_they_are_measured(gpus, change, chosen):
 def test_few_units_are_for_cuda_where_triton_is_not_installed(gpus, monkeypatch):
     monkeypatch.setattr(triton, "_INSTALLED", False)
     assert select.name(select.select(PEEPHOLES._replace(H=128))) == "cuda"
+
+
+@pytest.mark.parametrize("H, chosen", [(64, 1.0), (512, 2.0)])
+def test_the_choice_can_be_traced(gpus, compiled, H, chosen):
+    """A compiler does not trace the question to the driver."""
+
+    def call(x):
+        backend = select.name(select.select(PEEPHOLES._replace(H=H)))
+        return x + {"triton": 1, "cuda": 2}[backend]
+
+    assert compiled(call)(torch.zeros(())) == chosen
+    assert cuda.kernels.asked == []
+
+
+def test_a_part_of_a_gpu_gets_as_many_blocks_as_it_has_multiprocessors():
+    """MIG slices say how many they have; a launch of more blocks than those would be refused."""
+    if not _C.cuda.built:
+        pytest.skip("the plans are those of the compiled module")
+    for multiprocessors in (1, 16, 60):
+        device = {"major": 9, "minor": 0, "shared_memory": 227 * 1024}
+        device["multiprocessors"] = multiprocessors
+        for H, G in ((64, 1), (256, 2), (1024, 1)):
+            sizes = ("forward", "bfloat16", 64, G, H)
+            plans, reason = _C.cuda.plans(*sizes, products="tf32", device=device)
+            assert bool(plans) == (reason == "")
+            assert all(G * plan["tiles"] * plan["slices"] <= multiprocessors for plan in plans)

@@ -223,3 +223,17 @@ def test_a_launch_without_its_plan_may_be_a_graph(kernels, monkeypatch):
     y = torch.empty(5, 3, 1, 256, dtype=torch.bfloat16)
     launch = recurrence.prepare(kernels, "forward", y, fastlstm.call.SequenceLayout([False]))
     assert launch.plan is not None and launch._replace(plan=None).in_graph
+
+
+def test_a_graph_of_inference_mode_serves_other_calls(graphed):
+    module, xs = fastlstm.LSTM(3, 8, backend="cuda"), torch.randn(4, 5, 2, 3)
+    found = []
+    for x, mode in zip(xs, (True, True, False, True), strict=True):
+        with torch.inference_mode(mode), torch.no_grad():
+            found.append(module(x)[0])
+    assert len(graphed) == 1 and graphed[0].replays == 3
+    assert [output.is_inference() for output in found] == [True, True, False, True]
+    module.backend = "reference"
+    with torch.no_grad():
+        for x, output in zip(xs, found, strict=True):
+            torch.testing.assert_close(output, module(x)[0])

@@ -98,7 +98,7 @@ class Graphs:
             The outputs, or None if there is no graph: then the caller launches step by step.
         """
         key = (key, tuple((tuple(x.shape), x.dtype) for x in inputs))
-        with self._lock:
+        with self._lock, torch.no_grad():
             is_new = key not in self._kept
             kept = self._kept.pop(key, None)
             if not is_new and kept is None:
@@ -120,14 +120,14 @@ class Graphs:
             return list(outputs)
 
     def _capture(self, body: Body, inputs: Sequence[Tensor]) -> _Kept | bool:
-        graph, own = (
-            self._new_graph(),
-            [x.clone(memory_format=torch.contiguous_format) for x in inputs],
-        )
-        try:
-            return _Kept(graph, own, graph.capture(lambda: body(own)))
-        except RuntimeError:  # such as a stream that another library uses meanwhile
-            return False
+        # Tensors of inference mode could not be written outside of it later.
+        with torch.inference_mode(False), torch.no_grad():
+            own = [x.clone(memory_format=torch.contiguous_format) for x in inputs]
+            try:
+                graph = self._new_graph()
+                return _Kept(graph, own, graph.capture(lambda: body(own)))
+            except RuntimeError:  # such as a stream that another library uses meanwhile
+                return False
 
 
 def flatten(value: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any], Hashable]:

@@ -9,6 +9,7 @@ csrc/cuda/plan.cpp, which gives the time of a persistent step.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from math import log2
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ _SIZES = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 # Operations a ns; float32 products of torch do not use TF32 unless asked to.
 _RATES = {"bfloat16": 500_000, "float16": 500_000, "float32": 50_000, "float64": 30_000}
 _L2_BYTES = 40 * 2**20
-_GRAPH_BYTES = 256 * 2**20  # of memory of its own that a graph may have
+_GRAPH_BYTES = 128 * 2**20  # of memory of its own that a graph may have
 _NEAR = 1.0  # of a measurement: a factor of two in H or B
 
 
@@ -69,6 +70,7 @@ def stepwise_ns(p: Pass, captured: bool = False) -> float:
     return min(_eager_ns(p), _graph_ns(p))
 
 
+@lru_cache(maxsize=1024)
 def wants_graph(p: Pass) -> bool:
     """Whether a CUDA graph of all steps is faster than their launches one by one."""
     return _graph_ns(p) < 0.8 * _eager_ns(p)
