@@ -108,6 +108,21 @@ def test_a_command_ends_with_its_children(tmp_path):
     assert not refused["ok"] and "not run" in refused["ended"]
 
 
+def test_a_command_ends_with_a_watcher_that_is_terminated(tmp_path):
+    code = "import time; from pathlib import Path; from benchmarks.gpu import watcher\n"
+    code += "watcher.stop_all_at_exit()\n"
+    code += f"process = watcher.start(['sleep', '600'], Path({str(tmp_path / 'output')!r}))\n"
+    code += "print(process.pid, flush=True); time.sleep(600)"
+    watching = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=watcher.ROOT, stdout=subprocess.PIPE, text=True
+    )
+    command = int(watching.stdout.readline())
+    assert _lives(command)
+    watching.terminate()
+    assert watching.wait(30) == 128 + 15
+    assert _dies(command)
+
+
 def test_a_worker_ends_with_a_watcher_that_is_killed(tmp_path):
     code = "import os; from pathlib import Path; from benchmarks.gpu import watcher\n"
     code += f"w = watcher.Worker(Path({str(tmp_path / 'errors')!r}))\n"
