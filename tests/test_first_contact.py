@@ -250,3 +250,14 @@ def test_the_report_has_the_layouts_and_the_times_that_were_refused():
     assert [row[2] for row in titles["layouts"].rows] == ["0", "step by step", "5"]
     (row,) = titles["us a step"].rows
     assert "5" in row and "no kernels" in row
+
+
+def test_the_report_is_plain_text_without_rich(monkeypatch, capsys):
+    found = report.tables([{"task": "contact", "ok": True, "error": 0.5, "s": 1.0}])
+    report.show(found)
+    drawn = capsys.readouterr().out
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    report.show(found)
+    plain = capsys.readouterr().out
+    assert plain.rstrip() == report.plain(found).rstrip()
+    assert all(word in text for word in ("contact", "0.5") for text in (drawn, plain))

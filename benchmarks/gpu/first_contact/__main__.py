@@ -119,10 +119,13 @@ def _barrier(contact: Contact) -> None:
 
 def _tests(contact: Contact) -> list[watcher.Command | None]:
     """Start the tests that need a GPU, and compute-sanitizer's tools on small calls."""
-    pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "--tb=line"]
+    # A line for each test as it ends: the last lines are lost if all of them are stopped. Twice,
+    # as pyproject.toml has a -q.
+    pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-vv", "--tb=line"]
     pytest += ["-p", "no:cacheprovider", "--continue-on-collection-errors"]
     pytest += ["-n", "4"] if find_spec("xdist") else []  # Triton compiles 3 to 5 s a kernel
-    pytest += ["--timeout=60"] if find_spec("pytest_timeout") else []
+    if find_spec("pytest_timeout"):  # a thread's, as a call of the driver heeds no signal
+        pytest += ["--timeout=60", "--timeout-method=thread"]
     pytest += [f"tests/{name}" for name in tasks.TESTS]
     box = min(120.0, contact.left / 3)
     started = [contact.begin("pytest", pytest, box)]
