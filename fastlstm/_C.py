@@ -17,7 +17,7 @@ warnings.warn(
     stacklevel=2,
 )
 
-cuda = SimpleNamespace(built=False, reason=WHY, architectures=())
+cuda = SimpleNamespace(built=False, reason=WHY, architectures=(), ptx=())
 
 
 def isas() -> list[str]:
