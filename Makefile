@@ -71,8 +71,13 @@ format: .venv/.built
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_SOURCES)
 
+# The wheel's tag says how old a Linux it runs on: of this machine's age, or with cibuildwheel
+# manylinux_2_28. OpenMP's runtime is torch's.
 wheel: .venv/.built
-	$(BIN)/python -m build
+	rm -rf dist
+	FASTLSTM_REQUIRE_KERNELS=1 $(BIN)/python -m build --outdir dist/built
+	PATH=$(BIN):$$PATH $(BIN)/auditwheel repair --exclude libgomp.so.1 -w dist dist/built/*.whl
+	mv dist/built/*.tar.gz dist && rm -r dist/built
 
 native:
 	$(call run_native,native)
