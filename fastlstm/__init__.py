@@ -6,7 +6,7 @@
 
 import torch
 
-from fastlstm import renamed
+from fastlstm import openmp, renamed  # noqa: F401, openmp before the compiled module
 from fastlstm.backends.cpu.prepacked import PackedWeights, PrepackedWeights  # noqa: F401
 from fastlstm.backends.cpu.stored import RoundedWeights
 from fastlstm.call import LSTMWeights

@@ -18,7 +18,11 @@ set(CMAKE_CXX_FLAGS_RELEASE "-O3")
 
 include(CheckCXXCompilerFlag)
 find_package(OpenMP COMPONENTS CXX)  # without it every call starts threads of its own
-if(OpenMP_CXX_FOUND)
+if(OpenMP_CXX_FOUND AND FASTLSTM_OPENMP_OF_PROCESS)
+  add_library(fastlstm_openmp INTERFACE)
+  target_compile_options(fastlstm_openmp INTERFACE ${OpenMP_CXX_FLAGS})
+  set(FASTLSTM_THREADS fastlstm_openmp)
+elseif(OpenMP_CXX_FOUND)
   set(FASTLSTM_THREADS OpenMP::OpenMP_CXX)
 else()
   find_package(Threads REQUIRED)
