@@ -181,6 +181,24 @@ def test_a_plan_of_a_larger_gpu_is_refused_by_the_driver(kernels):
         kernels.pretend()
 
 
+def test_the_limit_of_shared_memory_is_set_once_and_never_lowered(kernels):
+    """A thread that lowered it would break the launch of another thread with the same kernel."""
+    shapes = [("bfloat16", B, 1, 1024) for B in (8, 64, 16)]
+    kernel = 3
+    kernels.pretend(shared_memory=100_000)
+    found = [plans(kernels, "forward", shape)[0] for shape in shapes]
+    large = [[p for p in ps if p["kernel"] == kernel and p["shared_bytes"] > 49152] for ps in found]
+    kernels.pretend()
+    follow(kernels, "forward", large[1][0], shapes[1])  # sets the limit if no other test has
+    kernels.take_limits()
+    sizes = set()
+    for shape, candidates in zip(shapes, large, strict=True):
+        sizes |= {plan["shared_bytes"] for plan in candidates[:2]}
+        for plan in candidates[:2]:
+            follow(kernels, "forward", plan, shape)
+    assert len(sizes) > 1 and kernels.take_limits() == []
+
+
 @pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), "much"])
 def test_costs_are_positive_numbers(kernels, wrong):
     plan = plans(kernels, "forward")[0][0]

@@ -185,7 +185,7 @@ void launch_for_dtype(const Call& call, const Kernel<Call> (&kernels)[4], int64_
   Arguments<Call> arguments{call, {}};
   arguments.reverse.set(shape);
   launch(kernels[static_cast<int>(shape.dtype)],
-         {blocks, kThreads, shared_bytes, false, stream.stream}, arguments);
+         {stream.device, blocks, kThreads, shared_bytes, false, stream.stream}, arguments);
 }
 
 }  // namespace

@@ -56,7 +56,8 @@ void run(Direction direction, const Call& call, Products products, const Plan& p
     r.operands = static_cast<unsigned char*>(call.workspace) + counter_bytes(shape.G, plan.tiles);
   }
   launch(kernel_of(call, products, plan),
-         {shape.G * plan.tiles * plan.slices, kThreads, plan.shared_bytes, !alone, stream.stream},
+         {stream.device, shape.G * plan.tiles * plan.slices, kThreads, plan.shared_bytes, !alone,
+          stream.stream},
          arguments);
 }
 

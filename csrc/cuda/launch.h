@@ -3,6 +3,10 @@
 
 #include <cuda_runtime.h>
 
+#include <map>
+#include <mutex>
+#include <utility>
+
 #include "cuda/kernels.h"
 
 namespace fastlstm::cuda {
@@ -35,6 +39,7 @@ class DeviceGuard {
 };
 
 struct Launch {
+  int device;  // the current one
   int64_t blocks;
   int threads;
   size_t shared_bytes;
@@ -42,13 +47,29 @@ struct Launch {
   void* stream;
 };
 
+// Lets a kernel have `bytes` of dynamic shared memory. The limit belongs to the kernel, not to a
+// launch: it is set once for each device, to the most that the device has. If each launch set its
+// own number, a thread could lower it between the setting and the launch of another thread.
+template <class Arguments>
+void allow_shared(void (*kernel)(Arguments), int device, size_t bytes) {
+  constexpr size_t kByDefault = 48 * 1024;
+  if (bytes <= kByDefault) return;
+  static std::mutex mutex;
+  static std::map<std::pair<void (*)(Arguments), int>, size_t> allowed;
+  const std::lock_guard<std::mutex> lock(mutex);
+  size_t& now = allowed[{kernel, device}];
+  if (bytes <= now) return;
+  int most = 0;
+  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+        "cudaDeviceGetAttribute");
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+        "cudaFuncSetAttribute");
+  now = most;
+}
+
 template <class Arguments>
 void launch(void (*kernel)(Arguments), const Launch& how, const Arguments& arguments) {
-  if (how.shared_bytes > 48 * 1024) {  // more than every kernel may have
-    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(how.shared_bytes)),
-          "cudaFuncSetAttribute");
-  }
+  allow_shared(kernel, how.device, how.shared_bytes);
   cudaLaunchAttribute cooperative{};
   cooperative.id = cudaLaunchAttributeCooperative;
   cooperative.val.cooperative = 1;

@@ -18,6 +18,8 @@ void bind_controls(py::module_& module) {
              "Plants a fault, by a name of fault.h, at one call site or at all; \"none\" ends it.");
   module.def("take_sites", &take_sites, "name"_a,
              "The call sites of what a fault is named after, that were reached since last asked.");
+  module.def("take_limits", &take_limits,
+             "The limits of dynamic shared memory that were set for kernels since last asked.");
   module.def(
       "pretend",
       [](int major, int minor, int multiprocessors, int shared_memory) {

@@ -1,7 +1,7 @@
 // The device that the emulation pretends to be: an H100, unless told otherwise.
 #pragma once
 
-#include <cstddef>
+#include <vector>
 
 namespace fastlstm::emulation {
 
@@ -12,5 +12,8 @@ struct PretendedDevice {
 };
 
 inline PretendedDevice pretended_device;
+
+// The limits of dynamic shared memory that were set for kernels since the last call.
+std::vector<int> take_limits();
 
 }  // namespace fastlstm::emulation

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <map>
+#include <utility>
 
 #include "device.h"
 
@@ -12,6 +13,7 @@ constexpr size_t kSharedByDefault = 48 << 10;  // more must be allowed for a ker
 
 cudaError_t last_error = cudaSuccess;
 std::map<const void*, size_t> allowed_shared;
+std::vector<int> limits;  // that were set since take_limits was called
 
 cudaError_t note(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
@@ -93,8 +95,11 @@ namespace fastlstm::emulation {
 cudaError_t allow_shared(const void* kernel, cudaFuncAttribute, int value) {
   if (value < 0 || value > pretended_device.shared_memory) return note(cudaErrorInvalidValue);
   allowed_shared[kernel] = value;
+  limits.push_back(value);
   return cudaSuccess;
 }
+
+std::vector<int> take_limits() { return std::exchange(limits, {}); }
 
 cudaError_t launch_if_allowed(const cudaLaunchConfig_t& config, const void* kernel,
                               std::function<void()> body) {
