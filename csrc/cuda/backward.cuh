@@ -26,14 +26,15 @@
 
 namespace fastlstm::cuda {
 
-template <class Element, int kMTiles, int kNTiles>
-class Backward : ThreadRows<Element, kNTiles> {
-  using Base = ThreadRows<Element, kNTiles>;
-  using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::offset, Base::place,
-      Base::state, Base::carried, Base::own_units, Base::weight_of, Base::shape_, Base::r_,
-      Base::block_, Base::operand_, Base::H_, Base::unit_, Base::kPassRows;
+template <class Element, int kMTiles, int kNTiles, bool kPlain>
+class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
+  using Base = ThreadRows<Element, kNTiles, Direction::backward, kPlain>;
+  using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::at, Base::state_of,
+      Base::carried, Base::own_units, Base::weight_of, Base::set_flags, Base::is_cut, Base::is_fed,
+      Base::feeds, Base::sums_at, Base::carried_of, Base::shape_, Base::r_, Base::block_,
+      Base::operand_, Base::H_, Base::in_block_, Base::unit_, Base::kPassRows;
   using typename Base::Stored;
-  using Weights = Product<Element, kMTiles, kNTiles>;
+  using Weights = Product<Element, kMTiles, kNTiles, kPlain>;
   static constexpr int kWarpUnits = 16 * kMTiles;
   static constexpr int kGradients = 7;  // of a unit: of 4 biases and 3 peepholes
   static_assert(kGradients * kThreads * sizeof(float) <= kGradientBytes);
@@ -48,28 +49,28 @@ class Backward : ThreadRows<Element, kNTiles> {
       : Base(arguments.call.shape, arguments.recurrence),
         call_(arguments.call),
         weights_(r_),
-        peepholes_(this->load_peepholes(call_.weight_ch)) {}
+        peepholes_(kPlain ? this->load_peepholes(call_.weight_ch) : Peepholes<float>{}) {}
 
   __device__ __forceinline__ void run() {
     load_weights();
     block_.prepare();
     operand_.clear();
-    block_.set_backward_flags(0);
+    set_flags(0);
     __syncthreads();
     start();
     fetch(0, 0);
     for (int s = 0;; ++s) {
-      const bool multiplies = s > 0 || block_.is_fed();
+      const bool multiplies = s > 0 || is_fed();
       if (multiplies) {
-        block_.wait(s);
+        block_.template wait<kPlain>(s);
         operand_.begin_step(s);
       }
-      block_.set_backward_flags(s + 1);
+      set_flags(s + 1);
       for (int pass = 0; pass < r_.passes; ++pass) {
         if (multiplies) {
-          operand_.begin_pass(pass);
           typename Weights::Sums sums;
-          weights_.multiply(operand_, sums);
+          weights_.multiply(operand_, pass, sums);
+          if (pass > 0 && operand_.is_of_one_warp()) __syncthreads();  // the last pass's are read
           store_sums(sums);
         }
         __syncthreads();
@@ -79,7 +80,7 @@ class Backward : ThreadRows<Element, kNTiles> {
           fetch(s, pass + 1);
         }
       }
-      if (s < block_.steps() || block_.feeds()) block_.arrive();
+      if (s < block_.steps() || feeds()) block_.template arrive<kPlain>();
       if (s == block_.steps()) break;
       publish(s, r_.passes - 1);
       fetch(s + 1, 0);
@@ -103,9 +104,9 @@ class Backward : ThreadRows<Element, kNTiles> {
   // Sets dc to dcy; and, for rows of length 0, dhx to dhy.
   __device__ __forceinline__ void start() {
     for_each_row([&](int row) {
-      carried(row) = call_.dcy ? to_sum(in(call_.dcy)[state(row)]) : 0;
+      store_shared(carried_of(row), call_.dcy ? to_sum(in(call_.dcy)[state_of(row)]) : 0);
       if (block_.length(row) == 0) {
-        store(out(call_.dhx) + state(row), call_.dhy ? to_sum(in(call_.dhy)[state(row)]) : 0);
+        store(out(call_.dhx) + state_of(row), call_.dhy ? to_sum(in(call_.dhy)[state_of(row)]) : 0);
       }
     });
   }
@@ -114,35 +115,35 @@ class Backward : ThreadRows<Element, kNTiles> {
   __device__ __forceinline__ void fetch(int s, int pass) {
     const int t = block_.time_from_end(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
-      if (!(flags & kReads)) return;
-      Fetched& to = fetched_[j];
-      const int64_t at = place(t, row);
-      const Stored* reserve = in(call_.reserve) + at * 5 * shape_.H + unit_;
-#pragma unroll
-      for (int gate = 0; gate < 4; ++gate) to.gates[gate] = reserve[gate * shape_.H];
-      to.c = reserve[4 * shape_.H];
-      if (flags & kFirst) {
-        to.c_prev = in(call_.cx)[state(row)];
-      } else if (!(flags & kAfresh)) {
-        const int64_t rows_before = (block_.reverse ? -1 : 1) * shape_.B * r_.between_rows;
-        to.c_prev = reserve[(4 - 5 * rows_before) * shape_.H];
-      }
-      if (has_dy()) to.dy = in(call_.dy)[offset(call_.dy_stride, t, row)];
-      if (call_.dcells) to.dcells = in(call_.dcells)[at * shape_.H + unit_];
+      if (j < kFetchedRows && flags & kReads) fetch_row(t, row, flags, fetched_[j]);
     });
+  }
+  __device__ __forceinline__ void fetch_row(int t, int row, unsigned flags, Fetched& to) const {
+    const Stored* reserve = at(in(call_.reserve), 5 * H_, t, row);
+#pragma unroll
+    for (int gate = 0; gate < 4; ++gate) to.gates[gate] = reserve[gate * H_];
+    to.c = reserve[4 * H_];
+    if (flags & kFirst) {
+      to.c_prev = in(call_.cx)[state_of(row)];
+    } else if (!(flags & kAfresh)) {
+      to.c_prev = at(in(call_.reserve), 5 * H_, t + (block_.reverse ? 1 : -1), row)[4 * H_];
+    }
+    if (has_dy()) to.dy = *at(in(call_.dy), call_.dy_stride, t, row);
+    if (call_.dcells) to.dcells = *at(in(call_.dcells), H_, t, row);
   }
 
   __device__ __forceinline__ void store_sums(const typename Weights::Sums& sums) const {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int unit = warp / r_.k_warps * kWarpUnits + lane / 4;
-    const int row = warp % r_.k_warps * kPassRows + lane % 4 * 2;
+    const int unit = (warp >> r_.k_shift) * kWarpUnits + lane / 4;
+    const int row = (warp & (r_.k_warps - 1)) * kPassRows + lane % 4 * 2;
+    const unsigned at = shared_memory() + r_.sums + row * r_.sum_row + unit * 4;
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
       for (int n = 0; n < kNTiles; ++n) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          sum(row + n * 8 + j % 2, unit + m * 16 + j / 2 * 8) = sums[m][n][j];
+          store_shared(at + (n * 8 + j % 2) * r_.sum_row + (m * 16 + j / 2 * 8) * 4, sums[m][n][j]);
         }
       }
     }
@@ -150,60 +151,81 @@ class Backward : ThreadRows<Element, kNTiles> {
 
   // Computes the gradient of the LSTM cell from the sums of a pass.
   __device__ __forceinline__ void finish(int s, int pass) {
+    const int t = block_.time_from_end(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
-      // At a row's last step the group has not written its own part of the operand, which is zero.
-      // The part of the layer that feeds it counts.
-      const bool has_sum = flags & (kReads | kDue) && (!(flags & kLast) || block_.is_fed());
-      float dh = 0, dc = flags & kCuts ? 0 : carried(row);
-      if (has_sum) {
-        for (int k_warp = 0; k_warp < r_.k_warps; ++k_warp) {
-          dh += sum(k_warp * kPassRows + row % kPassRows, threadIdx.x % r_.units);
-        }
-      }
-      Gates<float>& digates = digates_[j];
-      digates = {0, 0, 0, 0};
-      if (flags & kReads) {
-        const Fetched& from = fetched_[j];
-        if (has_dy()) dh += to_sum(from.dy);
-        if (flags & kLast && call_.dhy) {
-          dh += to_sum(in(call_.dhy)[state(row)]);
-        }
-        if (call_.dcells) dc += to_sum(from.dcells);
-        const Gates<float> gates = {to_sum(from.gates[0]), to_sum(from.gates[1]),
-                                    to_sum(from.gates[2]), to_sum(from.gates[3])};
-        const float c = to_sum(from.c), c_prev = flags & kAfresh ? 0 : to_sum(from.c_prev);
-        digates = call_.weight_ch.data ? fastlstm::cell_backward<GateMath<float>, true>(
-                                             gates, c_prev, c, dh, peepholes_, dc, dpeepholes_)
-                                       : fastlstm::cell_backward<GateMath<float>, false>(
-                                             gates, c_prev, c, dh, peepholes_, dc, dpeepholes_);
-        dbias_.i += digates.i, dbias_.f += digates.f;
-        dbias_.g += digates.g, dbias_.o += digates.o;
-        const auto operand = four<Stored>(Element::operand(digates.i), Element::operand(digates.f),
-                                          Element::operand(digates.g), Element::operand(digates.o));
-        const bool is_cut = block_.flags(s + 1, row) & kCuts;
-        units(operand_.row(s + 1, row))[own_units() + unit_] =
-            is_cut ? four<Stored>(0, 0, 0, 0) : operand;
-        if (block_.feeds()) units(operand_.fed_row(s, row))[unit_] = operand;
-      } else if (flags & kDue) {
-        store(out(call_.dhx) + state(row), dh);
-        // The layer that this one feeds computes dhx from its own part of the operand alone.
-        if (block_.feeds()) units(operand_.fed_row(s, row))[unit_] = four<Stored>(0, 0, 0, 0);
-      }
-      carried(row) = dc;
+      finish_row(s, pass, j, row, flags);
+      if (!kPlain && s < block_.steps()) publish_row(t, j, row);
     });
   }
+  __device__ __forceinline__ void finish_row(int s, int pass, int j, int row, unsigned flags) {
+    // Three registers that the kernels of plain calls can spare.
+    const Peepholes<float> peepholes = kPlain ? peepholes_ : this->load_peepholes(call_.weight_ch);
+    // At a row's last step the group has not written its own part of the operand, which is zero.
+    // The part of the layer that feeds it counts.
+    const bool has_sum = flags & (kReads | kDue) && (!(flags & kLast) || is_fed());
+    float dh = 0, dc = flags & kCuts ? 0 : load_shared<float>(carried(pass, j));
+    if (has_sum) {
+      constexpr int kAtOnce = kPlain ? kWarps : 1;  // see forward.cuh
+#pragma unroll 1
+      for (int first = 0; first == 0 || (!kPlain && first < r_.k_warps); first += kAtOnce) {
+        float parts[kAtOnce];
+#pragma unroll
+        for (int i = 0; i < kAtOnce; ++i) {
+          parts[i] = first + i < r_.k_warps ? load_shared<float>(sums_at(first + i, j)) : 0;
+        }
+#pragma unroll
+        for (const float part : parts) dh += part;
+      }
+    }
+    Gates<float>& digates = digates_[j];
+    digates = {0, 0, 0, 0};
+    if (flags & kReads) {
+      Fetched late;
+      if (j >= kFetchedRows) fetch_row(block_.time_from_end(s), row, flags, late);
+      const Fetched& from = j < kFetchedRows ? fetched_[j % kFetchedRows] : late;
+      if (has_dy()) dh += to_sum(from.dy);
+      if (flags & kLast && call_.dhy) {
+        dh += to_sum(in(call_.dhy)[state_of(row)]);
+      }
+      if (call_.dcells) dc += to_sum(from.dcells);
+      const Gates<float> gates = {to_sum(from.gates[0]), to_sum(from.gates[1]),
+                                  to_sum(from.gates[2]), to_sum(from.gates[3])};
+      const float c = to_sum(from.c), c_prev = flags & kAfresh ? 0 : to_sum(from.c_prev);
+      digates = call_.weight_ch.data ? fastlstm::cell_backward<GateMath<float>, true>(
+                                           gates, c_prev, c, dh, peepholes, dc, dpeepholes_)
+                                     : fastlstm::cell_backward<GateMath<float>, false>(
+                                           gates, c_prev, c, dh, peepholes, dc, dpeepholes_);
+      dbias_.i += digates.i, dbias_.f += digates.f;
+      dbias_.g += digates.g, dbias_.o += digates.o;
+      const auto operand = four<Stored>(Element::operand(digates.i), Element::operand(digates.f),
+                                        Element::operand(digates.g), Element::operand(digates.o));
+      const auto carried_on = is_cut(s + 1, row) ? four<Stored>(0, 0, 0, 0) : operand;
+      if (operand_.is_local()) {
+        units(operand_.local_row(s + 1, row))[unit_] = carried_on;
+      } else {
+        units(operand_.row(s + 1, row))[own_units() + unit_] = carried_on;
+      }
+      if (feeds()) units(operand_.fed_row(s, row))[unit_] = operand;
+    } else if (flags & kDue) {
+      store(out(call_.dhx) + state_of(row), dh);
+      // The layer that this one feeds computes dhx from its own part of the operand alone.
+      if (feeds()) units(operand_.fed_row(s, row))[unit_] = four<Stored>(0, 0, 0, 0);
+    }
+    store_shared(carried(pass, j), dc);
+  }
 
-  // Writes the results of a pass that no other block waits for.
+  // Writes the results of a pass that no other block waits for; see forward.cuh.
   __device__ __forceinline__ void publish(int s, int pass) const {
-    if (s == block_.steps()) return;
+    if (!kPlain || s == block_.steps()) return;
     const int t = block_.time_from_end(s);
-    for_each_row_of(s, pass, [&](int j, int row, unsigned) {
-      Stored* to = out(call_.digates) + offset(call_.digates_stride, t, row);
-      store(to, digates_[j].i);
-      store(to + shape_.H, digates_[j].f);
-      store(to + 2 * shape_.H, digates_[j].g);
-      store(to + 3 * shape_.H, digates_[j].o);
-    });
+    for_each_row_of(s, pass, [&](int j, int row, unsigned) { publish_row(t, j, row); });
+  }
+  __device__ __forceinline__ void publish_row(int t, int j, int row) const {
+    Stored* to = at(out(call_.digates), call_.digates_stride, t, row);
+    store(to, digates_[j].i);
+    store(to + H_, digates_[j].f);
+    store(to + 2 * H_, digates_[j].g);
+    store(to + 3 * H_, digates_[j].o);
   }
 
   // Writes dcx, and the sums over the steps.
@@ -215,12 +237,16 @@ class Backward : ThreadRows<Element, kNTiles> {
 #pragma unroll
     for (int i = 0; i < kGradients; ++i) gradients[i * kThreads + threadIdx.x] = of_thread[i];
     __syncthreads();
-    for_each_row([&](int row) { store(out(call_.dcx) + state(row), carried(row)); });
+    for_each_row([&](int row) {
+      store(out(call_.dcx) + state_of(row), load_shared<float>(carried_of(row)));
+    });
     if (unit_ >= H_ || this->first_row_ > 0) return;
+#pragma unroll 1
     for (int i = 0; i < kGradients; ++i) {
       float* of_call = static_cast<float*>(i < 4 ? call_.dbias : call_.dweight_ch);
       if (!of_call) continue;
       float total = 0;
+#pragma unroll 1
       for (int thread = threadIdx.x; thread < kThreads; thread += r_.units) {
         total += gradients[i * kThreads + thread];
       }
@@ -230,42 +256,43 @@ class Backward : ThreadRows<Element, kNTiles> {
   }
 
   // Whether dy is read. A layer that another one feeds gets it from that layer.
-  __device__ __forceinline__ bool has_dy() const { return call_.dy && !block_.is_fed(); }
+  __device__ __forceinline__ bool has_dy() const { return call_.dy && !is_fed(); }
   __device__ __forceinline__ static Four<Stored>* units(unsigned char* row) {
     return reinterpret_cast<Four<Stored>*>(row);
-  }
-  // dh of a unit of the block; rows count through all k warps.
-  __device__ __forceinline__ float& sum(int row, int unit) const {
-    return reinterpret_cast<float*>(dynamic_shared() + r_.sums)[row * (r_.units + 4) + unit];
   }
 
   const RecurrenceBackward& call_;
   Weights weights_;
   const Peepholes<float> peepholes_;
-  Fetched fetched_[kThreadRows];
-  Gates<float> digates_[kThreadRows];
+  Fetched fetched_[kFetchedRows];
+  Gates<float> digates_[Base::kRows];
   Gates<float> dbias_ = {0, 0, 0, 0};
   Peepholes<float> dpeepholes_ = {0, 0, 0};
 };
 
-template <class Element, int kMTiles, int kNTiles>
+template <class Element, int kMTiles, int kNTiles, bool kPlain>
 __global__ void __launch_bounds__(kThreads, 1)
     backward_kernel(const __grid_constant__ BackwardArguments arguments) {
-  Backward<Element, kMTiles, kNTiles>(arguments).run();
+  Backward<Element, kMTiles, kNTiles, kPlain>(arguments).run();
 }
 
 // The kernel of variant `kernel`, for a type of products.
-template <class Element>
+template <class Element, bool kPlain>
 BackwardKernel backward_variant(int kernel) {
   constexpr auto of = [](int k) { return variant(Direction::backward, k); };
   constexpr Variant a = of(0), b = of(1), c = of(2), d = of(3);
   constexpr BackwardKernel kernels[kVariants] = {
-      backward_kernel<Element, a.m_tiles, a.n_tiles>,
-      backward_kernel<Element, b.m_tiles, b.n_tiles>,
-      backward_kernel<Element, c.m_tiles, c.n_tiles>,
-      backward_kernel<Element, d.m_tiles, d.n_tiles>,
+      backward_kernel<Element, a.m_tiles, a.n_tiles, kPlain>,
+      backward_kernel<Element, b.m_tiles, b.n_tiles, kPlain>,
+      backward_kernel<Element, c.m_tiles, c.n_tiles, kPlain>,
+      backward_kernel<Element, d.m_tiles, d.n_tiles, kPlain>,
   };
   return kernels[kernel];
+}
+template <class Element>
+BackwardKernel backward_variant(int kernel, bool is_plain) {
+  return is_plain ? backward_variant<Element, true>(kernel)
+                  : backward_variant<Element, false>(kernel);
 }
 
 }  // namespace fastlstm::cuda

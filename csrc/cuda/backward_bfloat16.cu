@@ -2,6 +2,8 @@
 
 namespace fastlstm::cuda {
 
-BackwardKernel backward_bfloat16(int kernel) { return backward_variant<BFloat16Element>(kernel); }
+BackwardKernel backward_bfloat16(int kernel, bool is_plain) {
+  return backward_variant<BFloat16Element>(kernel, is_plain);
+}
 
 }  // namespace fastlstm::cuda

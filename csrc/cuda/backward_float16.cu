@@ -2,6 +2,8 @@
 
 namespace fastlstm::cuda {
 
-BackwardKernel backward_float16(int kernel) { return backward_variant<Float16Element>(kernel); }
+BackwardKernel backward_float16(int kernel, bool is_plain) {
+  return backward_variant<Float16Element>(kernel, is_plain);
+}
 
 }  // namespace fastlstm::cuda

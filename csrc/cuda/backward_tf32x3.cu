@@ -2,6 +2,8 @@
 
 namespace fastlstm::cuda {
 
-BackwardKernel backward_tf32x3(int kernel) { return backward_variant<Tf32x3Element>(kernel); }
+BackwardKernel backward_tf32x3(int kernel, bool is_plain) {
+  return backward_variant<Tf32x3Element>(kernel, is_plain);
+}
 
 }  // namespace fastlstm::cuda

@@ -35,6 +35,7 @@ class Block {
   // Sets lengths and the flags of absent rows. To be called before the other members.
   __device__ __forceinline__ void prepare() const {
     int* lengths = reinterpret_cast<int*>(dynamic_shared() + r_.lengths);
+#pragma unroll 1
     for (int row = threadIdx.x; row < r_.passes * r_.pass_rows; row += kThreads) {
       if (row < rows) {
         lengths[row] = shape_.lengths ? static_cast<int>(shape_.lengths[first_row + row]) : steps();
@@ -56,9 +57,19 @@ class Block {
   }
   __device__ __forceinline__ int steps() const { return static_cast<int>(shape_.T); }
 
+  // The flags of every row at step s, if there are neither lengths nor resets.
+  __device__ __forceinline__ unsigned plain_forward_flags(int s) const {
+    return s + 1 < steps() ? kReads : kReads | kLast;
+  }
+  __device__ __forceinline__ unsigned plain_backward_flags(int s) const {
+    if (s == steps()) return s > 0 ? kDue : 0u;
+    return kReads | (s == 0 ? kLast : 0u) | (s + 1 == steps() ? kFirst : 0u);
+  }
+
   // Set the flags of step s, which may be read after a __syncthreads. At step T no row reads.
   __device__ __forceinline__ void set_forward_flags(int s) const {
     const int t = time_of(s);
+#pragma unroll 1
     for (int row = threadIdx.x; row < rows; row += kThreads) {
       const RowSteps row_steps(shape_, first_row + row, reverse, length(row));
       unsigned flags = 0;
@@ -72,6 +83,7 @@ class Block {
   }
   __device__ __forceinline__ void set_backward_flags(int s) const {
     const int t = time_from_end(s);
+#pragma unroll 1
     for (int row = threadIdx.x; row < rows; row += kThreads) {
       const RowSteps row_steps(shape_, first_row + row, reverse, length(row));
       unsigned flags = 0;
@@ -101,17 +113,22 @@ class Block {
   // block sees what the blocks of its group and tile wrote before their n-th `arrive`, and what the
   // blocks of a layer that feeds it wrote before their (n + 1)-th. A layer that it feeds has then
   // arrived n - 1 times: it has read the operand that is overwritten next.
+  template <bool kPlain>
   __device__ __forceinline__ void arrive() const {
-    if (r_.stages == 0) return;
+    if (!kPlain && r_.stages == 0) return;
     __syncthreads();
     if (threadIdx.x == 0) cuda::arrive(counter(group));
   }
+  // kPlain: there are several blocks and no layers.
+  template <bool kPlain>
   __device__ __forceinline__ void wait(int n) const {
-    if (r_.stages == 0) return;
-    // Thread 0 waits for the group itself, 1 for the layer that feeds it, 2 for the layer it feeds.
-    const int ahead = threadIdx.x == 2 ? -1 : threadIdx.x;
+    if (!kPlain && r_.stages == 0) return;
+    // Thread 0 of the last warp, which has the fewest cells, waits for the group itself, 1 for the
+    // layer that feeds it, 2 for the layer it feeds.
+    const int thread = static_cast<int>(threadIdx.x) - (kThreads - 32);
+    const int ahead = thread == 2 ? -1 : thread;
     const int of = group - ahead * r_.feeds;
-    if (threadIdx.x == 0 || (threadIdx.x < 3 && has_group(of))) {
+    if (thread == 0 || (!kPlain && thread > 0 && thread < 3 && has_group(of))) {
       const unsigned all = static_cast<unsigned>(n + ahead) * r_.slices;
       while (static_cast<int>(poll(counter(of)) - all) < 0) {
       }

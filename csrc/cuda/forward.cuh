@@ -31,14 +31,15 @@
 
 namespace fastlstm::cuda {
 
-template <class Element, int kMTiles, int kNTiles>
-class Forward : ThreadRows<Element, kNTiles> {
-  using Base = ThreadRows<Element, kNTiles>;
-  using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::offset, Base::place,
-      Base::state, Base::carried, Base::own_units, Base::weight_of, Base::shape_, Base::r_,
-      Base::block_, Base::operand_, Base::H_, Base::unit_, Base::kPassRows;
+template <class Element, int kMTiles, int kNTiles, bool kPlain>
+class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
+  using Base = ThreadRows<Element, kNTiles, Direction::forward, kPlain>;
+  using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::at, Base::state_of,
+      Base::carried, Base::own_units, Base::weight_of, Base::set_flags, Base::is_cut, Base::is_fed,
+      Base::feeds, Base::sums_at, Base::carried_of, Base::shape_, Base::r_, Base::block_,
+      Base::operand_, Base::H_, Base::in_block_, Base::unit_, Base::kPassRows;
   using typename Base::Stored;
-  using Weights = Product<Element, kMTiles, kNTiles>;
+  using Weights = Product<Element, kMTiles, kNTiles, kPlain>;
   static constexpr int kWarpUnits = 4 * kMTiles;
 
  public:
@@ -46,25 +47,25 @@ class Forward : ThreadRows<Element, kNTiles> {
       : Base(arguments.call.shape, arguments.recurrence),
         call_(arguments.call),
         weights_(r_),
-        peepholes_(this->load_peepholes(call_.weight_ch)) {}
+        peepholes_(kPlain ? this->load_peepholes(call_.weight_ch) : Peepholes<float>{}) {}
 
   __device__ __forceinline__ void run() {
     load_weights();
     block_.prepare();
     operand_.clear();
-    block_.set_forward_flags(0);
+    set_flags(0);
     __syncthreads();
     start();
-    block_.arrive();
+    block_.template arrive<kPlain>();
     fetch(0, 0);
     for (int s = 0; s < block_.steps(); ++s) {
-      block_.wait(s + 1);
+      block_.template wait<kPlain>(s + 1);
       operand_.begin_step(s);
-      block_.set_forward_flags(s + 1);
+      set_flags(s + 1);
       for (int pass = 0; pass < r_.passes; ++pass) {
-        operand_.begin_pass(pass);
         typename Weights::Sums sums;
-        weights_.multiply(operand_, sums);
+        weights_.multiply(operand_, pass, sums);
+        if (pass > 0 && operand_.is_of_one_warp()) __syncthreads();  // the last pass's are read
         store_sums(sums);
         __syncthreads();
         finish(s, pass);
@@ -73,7 +74,7 @@ class Forward : ThreadRows<Element, kNTiles> {
           fetch(s, pass + 1);
         }
       }
-      if (s + 1 < block_.steps() || block_.feeds()) block_.arrive();
+      if (s + 1 < block_.steps() || feeds()) block_.template arrive<kPlain>();
       publish(s, r_.passes - 1);
       if (s + 1 < block_.steps()) fetch(s + 1, 0);
     }
@@ -95,12 +96,12 @@ class Forward : ThreadRows<Element, kNTiles> {
   // Sets h and c to hx and cx; and, for rows of length 0, hy and cy too.
   __device__ __forceinline__ void start() {
     for_each_row([&](int row) {
-      const Stored h = in(call_.hx)[state(row)], c = in(call_.cx)[state(row)];
-      carried(row) = to_sum(c);
+      const Stored h = in(call_.hx)[state_of(row)], c = in(call_.cx)[state_of(row)];
+      store_shared(carried_of(row), to_sum(c));
       write_own(0, row, to_sum(h));
       if (block_.length(row) == 0) {
-        out(call_.hy)[state(row)] = h;
-        out(call_.cy)[state(row)] = c;
+        out(call_.hy)[state_of(row)] = h;
+        out(call_.cy)[state_of(row)] = c;
       }
     });
   }
@@ -109,27 +110,31 @@ class Forward : ThreadRows<Element, kNTiles> {
   __device__ __forceinline__ void fetch(int s, int pass) {
     const int t = block_.time_of(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
-      if (!(flags & kReads)) return;
-      const Stored* igates =
-          block_.is_fed() ? in(call_.bias.data) + (block_.group - 1) * call_.bias.stride + unit_
-                          : in(call_.igates) + offset(call_.igates_stride, t, row);
-#pragma unroll
-      for (int gate = 0; gate < 4; ++gate) igates_[j][gate] = igates[gate * shape_.H];
+      if (j < kFetchedRows && flags & kReads) fetch_row(t, row, igates_[j]);
     });
+  }
+  __device__ __forceinline__ void fetch_row(int t, int row, Stored (&to)[4]) const {
+    const Stored* igates =
+        is_fed() ? in(call_.bias.data) + (block_.group - 1) * call_.bias.stride + unit_
+                 : at(in(call_.igates), call_.igates_stride, t, row);
+#pragma unroll
+    for (int gate = 0; gate < 4; ++gate) to[gate] = igates[gate * H_];
   }
 
   __device__ __forceinline__ void store_sums(const typename Weights::Sums& sums) const {
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int unit = warp / r_.k_warps * kWarpUnits + lane / 4;
-    const int row = warp % r_.k_warps * kPassRows + lane % 4 * 2;
+    const int unit = (warp >> r_.k_shift) * kWarpUnits + lane / 4;
+    const int row = (warp & (r_.k_warps - 1)) * kPassRows + lane % 4 * 2;
+    const unsigned at = shared_memory() + r_.sums + row * r_.sum_row + unit * 16;
 #pragma unroll
     for (int m = 0; m < kMTiles; m += 2) {
 #pragma unroll
       for (int n = 0; n < kNTiles; ++n) {
 #pragma unroll
         for (int j = 0; j < 2; ++j) {
-          sum(row + n * 8 + j, unit + m * 4) = make_float4(
-              sums[m][n][j], sums[m][n][2 + j], sums[m + 1][n][j], sums[m + 1][n][2 + j]);
+          store_shared(at + (n * 8 + j) * r_.sum_row + m * 4 * 16,
+                       make_float4(sums[m][n][j], sums[m][n][2 + j], sums[m + 1][n][j],
+                                   sums[m + 1][n][2 + j]));
         }
       }
     }
@@ -137,100 +142,132 @@ class Forward : ThreadRows<Element, kNTiles> {
 
   // Computes the LSTM cell from the sums of a pass.
   __device__ __forceinline__ void finish(int s, int pass) {
-    for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
-      if (!(flags & kReads)) {
-        // Only in a reversed group does a row start later than at step 0.
-        if (block_.reverse) write_own(s + 1, row, to_sum(in(call_.hx)[state(row)]));
-        return;
-      }
-      Gates<float> gates = {0, 0, 0, 0};
-      float c = flags & kCuts ? 0 : carried(row);
-      for (int k_warp = 0; k_warp < r_.k_warps; ++k_warp) {
-        const float4 part = sum(k_warp * kPassRows + row % kPassRows, threadIdx.x % r_.units);
-        gates.i += part.x, gates.f += part.y, gates.g += part.z, gates.o += part.w;
-      }
-      gates.i += to_sum(igates_[j][0]);
-      gates.f += to_sum(igates_[j][1]);
-      gates.g += to_sum(igates_[j][2]);
-      gates.o += to_sum(igates_[j][3]);
-      h_[j] = call_.weight_ch.data
-                  ? fastlstm::cell_forward<GateMath<float>, true>(gates, peepholes_, c)
-                  : fastlstm::cell_forward<GateMath<float>, false>(gates, peepholes_, c);
-      write_own(s + 1, row, h_[j]);
-      if (block_.feeds()) {
-        store(reinterpret_cast<Stored*>(operand_.fed_row(s, row)) + unit_, Element::operand(h_[j]));
-      }
-      carried(row) = c;
-      gates_[j] = gates;
-    });
-  }
-
-  // Writes the results of a pass that no other block waits for.
-  __device__ __forceinline__ void publish(int s, int pass) const {
     const int t = block_.time_of(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
-      const int64_t at = place(t, row);
-      const bool reads = flags & kReads;
-      const float h = reads ? h_[j] : 0, c = reads ? carried(row) : 0;
-      if (Stored* y = y_at(at)) store(y, h);
-      if (call_.cells) store(out(call_.cells) + at * shape_.H + unit_, c);
-      if (call_.reserve && reads) {
-        Stored* reserve = out(call_.reserve) + at * 5 * shape_.H + unit_;
-        store(reserve, gates_[j].i);
-        store(reserve + shape_.H, gates_[j].f);
-        store(reserve + 2 * shape_.H, gates_[j].g);
-        store(reserve + 3 * shape_.H, gates_[j].o);
-        store(reserve + 4 * shape_.H, c);
-      }
-      if (flags & kLast) {
-        store(out(call_.hy) + state(row), h);
-        store(out(call_.cy) + state(row), c);
-      }
+      finish_row(s, pass, j, row, flags);
+      if (!kPlain) publish_row(t, pass, j, row, flags);
     });
   }
+  __device__ __forceinline__ void finish_row(int s, int pass, int j, int row, unsigned flags) {
+    // Three registers that the kernels of plain calls can spare.
+    const Peepholes<float> peepholes = kPlain ? peepholes_ : this->load_peepholes(call_.weight_ch);
+    if (!(flags & kReads)) {
+      // Only in a reversed group does a row start later than at step 0.
+      if (!kPlain && block_.reverse) write_own(s + 1, row, to_sum(in(call_.hx)[state_of(row)]));
+      return;
+    }
+    Gates<float> gates = {0, 0, 0, 0};
+    float c = flags & kCuts ? 0 : load_shared<float>(carried(pass, j));
+    // Plain calls read all parts at once, which takes 32 registers.
+    constexpr int kAtOnce = kPlain ? kWarps : 1;
+#pragma unroll 1
+    for (int first = 0; first == 0 || (!kPlain && first < r_.k_warps); first += kAtOnce) {
+      float4 parts[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        parts[i] = first + i < r_.k_warps ? load_shared<float4>(sums_at(first + i, j))
+                                          : make_float4(0, 0, 0, 0);
+      }
+#pragma unroll
+      for (const float4& part : parts) {
+        gates.i += part.x, gates.f += part.y, gates.g += part.z, gates.o += part.w;
+      }
+    }
+    Stored late[4];
+    if (j >= kFetchedRows) fetch_row(block_.time_of(s), row, late);
+    const auto& igates = j < kFetchedRows ? igates_[j % kFetchedRows] : late;
+    gates.i += to_sum(igates[0]);
+    gates.f += to_sum(igates[1]);
+    gates.g += to_sum(igates[2]);
+    gates.o += to_sum(igates[3]);
+    h_[j] = call_.weight_ch.data
+                ? fastlstm::cell_forward<GateMath<float>, true>(gates, peepholes, c)
+                : fastlstm::cell_forward<GateMath<float>, false>(gates, peepholes, c);
+    write_own(s + 1, row, h_[j]);
+    if (feeds()) {
+      store(reinterpret_cast<Stored*>(operand_.fed_row(s, row)) + unit_, Element::operand(h_[j]));
+    }
+    store_shared(carried(pass, j), c);
+    gates_[j] = gates;
+  }
 
-  // The address of y at a place, or null: y_below of layers that feed another one may be null.
-  __device__ __forceinline__ Stored* y_at(int64_t at) const {
-    if (block_.feeds()) return call_.y_below ? out(call_.y_below) + at * shape_.H + unit_ : nullptr;
-    const int64_t before = r_.feeds ? block_.group * r_.between_groups : 0;
-    return out(call_.y) + (at - before) * shape_.H + unit_;
+  // Writes the results of a pass that no other block waits for. Plain calls do so while they wait
+  // for others; the rest would need 20 registers more to keep them until then.
+  __device__ __forceinline__ void publish(int s, int pass) const {
+    if constexpr (!kPlain) return;
+    const int t = block_.time_of(s);
+    for_each_row_of(s, pass,
+                    [&](int j, int row, unsigned flags) { publish_row(t, pass, j, row, flags); });
+  }
+  __device__ __forceinline__ void publish_row(int t, int pass, int j, int row,
+                                              unsigned flags) const {
+    const bool reads = flags & kReads;
+    const float h = reads ? h_[j] : 0, c = reads ? load_shared<float>(carried(pass, j)) : 0;
+    if (Stored* y = y_of_layer()) store(at(y, H_, t, row), h);
+    if (call_.cells) store(at(out(call_.cells), H_, t, row), c);
+    if (call_.reserve && reads) {
+      Stored* reserve = at(out(call_.reserve), 5 * H_, t, row);
+      store(reserve, gates_[j].i);
+      store(reserve + H_, gates_[j].f);
+      store(reserve + 2 * H_, gates_[j].g);
+      store(reserve + 3 * H_, gates_[j].o);
+      store(reserve + 4 * H_, c);
+    }
+    if (flags & kLast) {
+      store(out(call_.hy) + state_of(row), h);
+      store(out(call_.cy) + state_of(row), c);
+    }
+  }
+
+  // Where y of the layer would begin if it had a place for each group, or null: y_below of layers
+  // that feed another one may be null.
+  __device__ __forceinline__ Stored* y_of_layer() const {
+    if (feeds()) return out(call_.y_below);
+    const int64_t before = !kPlain && r_.feeds ? block_.group * r_.between_groups : 0;
+    return out(call_.y) - before * shape_.H;
   }
   // Writes h to the group's own operand for step s, or zero if a reset drops it.
   __device__ __forceinline__ void write_own(int s, int row, float h) const {
-    store(reinterpret_cast<Stored*>(operand_.row(s, row)) + own_units() + unit_,
-          Element::operand(block_.flags(s, row) & kCuts ? 0 : h));
-  }
-  // The gates of a unit of the block; rows count through all k warps.
-  __device__ __forceinline__ float4& sum(int row, int unit) const {
-    return reinterpret_cast<float4*>(dynamic_shared() + r_.sums)[row * (r_.units + 1) + unit];
+    const float operand = Element::operand(is_cut(s, row) ? 0 : h);
+    const unsigned unit = own_units() + unit_;
+    if (operand_.is_local()) {
+      store(reinterpret_cast<Stored*>(operand_.local_row(s, row)) + unit, operand);
+    } else {
+      store(reinterpret_cast<Stored*>(operand_.row(s, row)) + unit, operand);
+    }
   }
 
   const RecurrenceForward& call_;
   Weights weights_;
   const Peepholes<float> peepholes_;
-  Stored igates_[kThreadRows][4];
-  Gates<float> gates_[kThreadRows];
-  float h_[kThreadRows];
+  Stored igates_[kFetchedRows][4];
+  Gates<float> gates_[Base::kRows];
+  float h_[Base::kRows];
 };
 
-template <class Element, int kMTiles, int kNTiles>
+template <class Element, int kMTiles, int kNTiles, bool kPlain>
 __global__ void __launch_bounds__(kThreads, 1)
     forward_kernel(const __grid_constant__ ForwardArguments arguments) {
-  Forward<Element, kMTiles, kNTiles>(arguments).run();
+  Forward<Element, kMTiles, kNTiles, kPlain>(arguments).run();
 }
 
 // The kernel of variant `kernel`, for a type of products.
-template <class Element>
+template <class Element, bool kPlain>
 ForwardKernel forward_variant(int kernel) {
   constexpr auto of = [](int k) { return variant(Direction::forward, k); };
   constexpr Variant a = of(0), b = of(1), c = of(2), d = of(3);
   constexpr ForwardKernel kernels[kVariants] = {
-      forward_kernel<Element, a.m_tiles, a.n_tiles>,
-      forward_kernel<Element, b.m_tiles, b.n_tiles>,
-      forward_kernel<Element, c.m_tiles, c.n_tiles>,
-      forward_kernel<Element, d.m_tiles, d.n_tiles>,
+      forward_kernel<Element, a.m_tiles, a.n_tiles, kPlain>,
+      forward_kernel<Element, b.m_tiles, b.n_tiles, kPlain>,
+      forward_kernel<Element, c.m_tiles, c.n_tiles, kPlain>,
+      forward_kernel<Element, d.m_tiles, d.n_tiles, kPlain>,
   };
   return kernels[kernel];
+}
+template <class Element>
+ForwardKernel forward_variant(int kernel, bool is_plain) {
+  return is_plain ? forward_variant<Element, true>(kernel)
+                  : forward_variant<Element, false>(kernel);
 }
 
 }  // namespace fastlstm::cuda

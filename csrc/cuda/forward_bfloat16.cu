@@ -2,6 +2,8 @@
 
 namespace fastlstm::cuda {
 
-ForwardKernel forward_bfloat16(int kernel) { return forward_variant<BFloat16Element>(kernel); }
+ForwardKernel forward_bfloat16(int kernel, bool is_plain) {
+  return forward_variant<BFloat16Element>(kernel, is_plain);
+}
 
 }  // namespace fastlstm::cuda

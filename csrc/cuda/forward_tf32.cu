@@ -2,6 +2,8 @@
 
 namespace fastlstm::cuda {
 
-ForwardKernel forward_tf32(int kernel) { return forward_variant<Tf32Element>(kernel); }
+ForwardKernel forward_tf32(int kernel, bool is_plain) {
+  return forward_variant<Tf32Element>(kernel, is_plain);
+}
 
 }  // namespace fastlstm::cuda

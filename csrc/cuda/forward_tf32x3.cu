@@ -2,6 +2,8 @@
 
 namespace fastlstm::cuda {
 
-ForwardKernel forward_tf32x3(int kernel) { return forward_variant<Tf32x3Element>(kernel); }
+ForwardKernel forward_tf32x3(int kernel, bool is_plain) {
+  return forward_variant<Tf32x3Element>(kernel, is_plain);
+}
 
 }  // namespace fastlstm::cuda

@@ -257,8 +257,9 @@ void for_each_member(SomePlan&& plan, const Visit& visit) {
 }
 
 // The constants of the model by which plans are ranked, for an H100. They are from its data sheet
-// and published microbenchmarks (mma, shared memory, L2), or guesses (barrier, trip_to_l2,
-// finish_row, pass). None of them has been measured yet; benchmarks/gpu/tune.py measures them.
+// and published microbenchmarks (mma, shared memory, L2), guesses (barrier, trip_to_l2), or counted
+// in the machine code for sm_90 (finish_row and those after it). None of them has been measured
+// yet; benchmarks/gpu/tune.py measures them.
 struct Costs {
   double barrier = 1000;     // ns
   double trip_to_l2 = 600;   // ns, before the first byte of the operand comes
@@ -268,8 +269,10 @@ struct Costs {
   double multiply = 8;       // cycles of one mma on one of 4 tensor cores
   double latency = 33;       // cycles of an mma that waits for the one before
   double read_fragment = 4;  // cycles of shared memory, which has 128 bytes in one
-  double finish_row = 150;   // cycles that the gates of a row take a warp
-  double pass = 200;         // cycles of a pass's two meetings of all threads
+  double finish_row = 370;   // cycles that the gates of a row take a thread
+  double publish_row = 800;  // cycles to write its results and to fetch its next numbers
+  double pass = 350;         // cycles of the rest of a pass; twice as many backward
+  double chunk = 450;        // cycles to begin a chunk of the operand and to start the next copy
 };
 
 template <class SomeCosts, class Visit>
@@ -283,7 +286,9 @@ void for_each_cost(SomeCosts&& costs, const Visit& visit) {
   visit("latency", costs.latency);
   visit("read_fragment", costs.read_fragment);
   visit("finish_row", costs.finish_row);
+  visit("publish_row", costs.publish_row);
   visit("pass", costs.pass);
+  visit("chunk", costs.chunk);
 }
 
 struct Plans {

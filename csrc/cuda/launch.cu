@@ -5,14 +5,22 @@
 namespace fastlstm::cuda {
 namespace {
 
+bool is_plain(Direction direction, const RecurrenceCall& call, const Plan& plan) {
+  const int pass_rows = 8 * variant(direction, plan.kernel).n_tiles;
+  return !call.shape.lengths && !call.shape.reset && !call.layered && plan.stages > 0 &&
+         plan.units * pass_rows <= kThreads * kFetchedRows;
+}
+
 ForwardKernel kernel_of(const RecurrenceForward& call, Products products, const Plan& plan) {
+  const bool plain = is_plain(Direction::forward, call, plan);
   switch (call.shape.dtype) {
     case DType::bfloat16:
-      return forward_bfloat16(plan.kernel);
+      return forward_bfloat16(plan.kernel, plain);
     case DType::float16:
-      return forward_float16(plan.kernel);
+      return forward_float16(plan.kernel, plain);
     case DType::float32:
-      return products == Products::tf32 ? forward_tf32(plan.kernel) : forward_tf32x3(plan.kernel);
+      return products == Products::tf32 ? forward_tf32(plan.kernel, plain)
+                                        : forward_tf32x3(plan.kernel, plain);
     case DType::float64:
       break;
   }
@@ -20,13 +28,15 @@ ForwardKernel kernel_of(const RecurrenceForward& call, Products products, const 
 }
 
 BackwardKernel kernel_of(const RecurrenceBackward& call, Products products, const Plan& plan) {
+  const bool plain = is_plain(Direction::backward, call, plan);
   switch (call.shape.dtype) {
     case DType::bfloat16:
-      return backward_bfloat16(plan.kernel);
+      return backward_bfloat16(plan.kernel, plain);
     case DType::float16:
-      return backward_float16(plan.kernel);
+      return backward_float16(plan.kernel, plain);
     case DType::float32:
-      return products == Products::tf32 ? backward_tf32(plan.kernel) : backward_tf32x3(plan.kernel);
+      return products == Products::tf32 ? backward_tf32(plan.kernel, plain)
+                                        : backward_tf32x3(plan.kernel, plain);
     case DType::float64:
       break;
   }

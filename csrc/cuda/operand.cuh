@@ -1,10 +1,12 @@
 // Copies the operand of a step from the workspace to shared memory, for the tensor cores.
 //
 // Each block of a tile writes a part of the operand in one step, and reads all of it in the next.
-// It is exchanged through L2, in two slots: one is written while the other is read. A block copies
-// it to shared memory by cp.async, 16 bytes a thread, in the order of the passes, a chunk of every
-// k warp's steps at a time, as many chunks ahead as there is room for. If a tile has one block
-// only, the two slots are in its shared memory.
+// It is exchanged through L2, in two slots: one is written while the other is read. If a tile has
+// one block only, the two slots are in its shared memory.
+//
+// The warps that share a k warp copy its part of every row, and nobody else reads it: by cp.async,
+// 16 bytes a thread, in the order of the passes, a chunk of steps at a time, as many chunks ahead
+// as there is room for. With 8 k warps, a warp copies for itself and waits for no other.
 //
 // A row of a layer has two halves: the part of the layer that feeds it, which is zero for the first
 // one, and the part of its own blocks. Otherwise a row has its own part only.
@@ -17,59 +19,81 @@
 
 namespace fastlstm::cuda {
 
+// kSeveral: there are several blocks for each group; otherwise there may be one.
+template <int kPassRows, bool kSeveral>
 class Operand {
  public:
-  __device__ __forceinline__ Operand(const Shape& shape, const Recurrence& r, const Block& block)
-      : shape_(shape), r_(r), block_(block) {
-    const int lane = threadIdx.x % 32, k_warp = threadIdx.x / 32 % r.k_warps;
-    // Lanes of rows that do not exist read the last one that does.
-    lane_offset_ = min(lane % 8, r.stage_rows - 1) * row_stride() + lane / 8 * 16 +
-                   k_warp * r.chunk_steps * kStepBytes;
+  __device__ __forceinline__ Operand(const Recurrence& r, const Block& block)
+      : r_(r), rows_(block.rows) {
+    shared_ = shared_memory() + r.operand;
+    group_rows_ = r.operands + block.group * r.group_bytes + block.first_row * r.row_bytes;
+    copy_row_ = find_copy_row();
+    copy_byte_ = find_copy_byte();
+    from_ = find_from();
+    to_ = find_to();
+    read_ = find_read();
+    one_warp_ = r.k_warps == kWarps;
   }
 
-  // A row of the tile in the operand of step s.
+  // Whether one block has the whole operand.
+  __device__ __forceinline__ bool is_local() const { return !kSeveral && r_.stages == 0; }
+
+  // A row of the tile in the operand of step s, in shared memory or, for several blocks, in the
+  // workspace.
+  __device__ __forceinline__ unsigned char* local_row(int s, int row) const {
+    return dynamic_shared() + r_.operand + slot(s) + row * row_stride();
+  }
   __device__ __forceinline__ unsigned char* row(int s, int row) const {
-    if (r_.stages == 0) {
-      return shared() + ((s & 1) * r_.passes * r_.pass_rows + row) * row_stride();
-    }
-    return row_of(block_.group, s, row);
+    return group_rows_ + (s & 1) * r_.slot_bytes + row * r_.row_bytes;
   }
   // The same row in the operand of the layer that this one feeds.
   __device__ __forceinline__ unsigned char* fed_row(int s, int row) const {
-    return row_of(block_.fed(), s, row);
+    return this->row(s, row) + r_.feeds * r_.group_bytes;
   }
 
   // Clears an operand in shared memory. The launcher clears the workspace.
   __device__ __forceinline__ void clear() const {
-    if (r_.stages) return;
-    const int bytes = 2 * r_.passes * r_.pass_rows * row_stride();
-    for (int i = threadIdx.x * 16; i < bytes; i += kThreads * 16) {
-      *reinterpret_cast<uint4*>(shared() + i) = make_uint4(0, 0, 0, 0);
+    if (!is_local()) return;
+    for (int i = threadIdx.x * 16; i < 2 * slot(1); i += kThreads * 16) {
+      store_shared(shared_ + i, make_uint4(0, 0, 0, 0));
     }
   }
 
   // Starts the first copies of a step, before its first pass.
   __device__ __forceinline__ void begin_step(int s) {
-    source_ = row(s, 0);
-    if (r_.stages == 0) return;
-    copy_pass_ = copy_chunk_ = copy_stage_ = stage_ = 0;
-    copy();
+    step_ = s;
+    if (is_local()) return;
+    source_ = row(s, 0) + (kSeveral ? from_ : find_from());
+    copied_ = copy_pass_ = copy_stage_ = stage_ = 0;
+    copy<true>();
     copy();
   }
 
-  __device__ __forceinline__ void begin_pass(int pass) {
-    pass_ = pass;
-    steps_left_ = 0;
-  }
-
-  // The address at which this lane reads the next two steps of its k warp: 64 bytes of each row, of
-  // which load_matrices takes 16 from each lane. All threads must call this equally often.
-  __device__ __forceinline__ const unsigned char* next() {
-    if (steps_left_ == 0) begin_chunk();
-    steps_left_ -= 2;
-    const unsigned char* at = at_;
-    at_ += 2 * kStepBytes;
+  // Waits for the next chunk of a pass. Synchronises the threads that share a k warp: the chunk has
+  // arrived, or h is written, and they have read the chunk before, which the next copy overwrites.
+  // Returns the address at which this lane reads its first two steps: 64 bytes of each row, of
+  // which load_matrices takes 16 from each lane.
+  __device__ __forceinline__ unsigned begin_chunk(int pass) {
+    if (is_local()) {
+      __syncthreads();
+      return shared_ + (kSeveral ? read_ : find_read()) + slot(step_) +
+             pass * kPassRows * row_stride();
+    }
+    wait_copies<kStages - 2>();
+    if (is_of_one_warp()) {
+      __syncwarp();
+    } else {
+      __syncthreads();
+    }
+    copy();
+    const unsigned at = shared_ + (kSeveral ? read_ : find_read()) + stage_ * stage_bytes();
+    stage_ = stage_ + 1 == r_.stages ? 0 : stage_ + 1;
     return at;
+  }
+
+  // Whether a k warp is one warp, so that begin_chunk does not synchronise the block.
+  __device__ __forceinline__ bool is_of_one_warp() const {
+    return kSeveral ? one_warp_ : r_.k_warps == kWarps && !is_local();
   }
 
   // Bytes from a row to the next one in shared memory.
@@ -78,73 +102,90 @@ class Operand {
   }
 
  private:
-  __device__ __forceinline__ unsigned char* row_of(int group, int s, int row) const {
-    const int64_t before = ((s & 1) * shape_.G + group) * shape_.B + block_.first_row;
-    return r_.operands + (before + row) * r_.row_bytes;
+  // The first row and byte that this thread copies, and where they are in an operand and in a
+  // chunk. The kernels of plain calls keep them in registers.
+  __device__ __forceinline__ int k_warp() const { return threadIdx.x / 32 & (r_.k_warps - 1); }
+  __device__ __forceinline__ int in_part() const {  // of the threads that share a k warp
+    return (threadIdx.x / 32 >> r_.k_shift) * 32 + threadIdx.x % 32;
+  }
+  __device__ __forceinline__ int find_copy_row() const { return in_part() >> r_.copy_shift; }
+  __device__ __forceinline__ int find_copy_byte() const {
+    return (in_part() & ((1 << r_.copy_shift) - 1)) * 16;
+  }
+  __device__ __forceinline__ int find_from() const {
+    return find_copy_row() * r_.row_bytes + k_warp() * r_.steps * kStepBytes + find_copy_byte();
+  }
+  __device__ __forceinline__ int find_to() const {
+    return find_copy_row() * row_stride() + k_warp() * r_.chunk_steps * kStepBytes +
+           find_copy_byte();
   }
 
-  // Synchronises the threads: the chunk has arrived, or h is written, and all threads have read the
-  // chunk before, which the next copy overwrites.
-  __device__ __forceinline__ void begin_chunk() {
-    steps_left_ = r_.chunk_steps;
-    if (r_.stages == 0) {
-      __syncthreads();
-      at_ = source_ + pass_ * r_.pass_rows * row_stride() + lane_offset_;
-      return;
-    }
-    wait_copies<kStages - 2>();
-    __syncthreads();
-    copy();
-    at_ = shared() + stage_ * stage_bytes() + lane_offset_;
-    stage_ = stage_ + 1 == r_.stages ? 0 : stage_ + 1;
+  __device__ __forceinline__ int find_read() const {
+    // Lanes of rows that do not exist read the last one that does.
+    const int lane = threadIdx.x % 32, row = min(lane % 8, r_.stage_rows - 1);
+    return row * row_stride() + lane / 8 * 16 + k_warp() * r_.chunk_steps * kStepBytes;
+  }
+
+  // Bytes from slot 0 of an operand in shared memory to that of step s.
+  __device__ __forceinline__ int slot(int s) const {
+    return (s & 1) * r_.passes * kPassRows * row_stride();
   }
 
   // Starts the copy of the next chunk. wait_copies counts committed groups, so an empty group is
-  // committed after the last chunk.
+  // committed after the last chunk. All threads take the same way, whatever they copy: a branch
+  // on which they part costs more than a copy.
+  template <bool kFirst = false>
   __device__ __forceinline__ void copy() {
-    if (copy_pass_ < r_.passes) {
-      const int rows = min(r_.pass_rows, block_.rows - copy_pass_ * r_.pass_rows);
-      // A chunk has a piece of every k warp's part of a row, or it is the whole row.
-      const bool whole = r_.chunk_steps >= r_.steps;
-      const int part = whole ? r_.row_bytes : r_.steps * kStepBytes;
-      const int piece = 1 << r_.chunk_shift;
-      const int first = whole ? 0 : copy_chunk_ * piece, size = min(piece, part - first);
-      // Few rows are copied by all threads, many by a warp each.
-      const int across = rows < kWarps ? kThreads : 32;
-      const int bytes = row_stride() - kRowPad;
-      const unsigned char* from = source_ + copy_pass_ * r_.pass_rows * r_.row_bytes + first;
-      unsigned char* to = shared() + copy_stage_ * stage_bytes();
-      for (int row = threadIdx.x / across; row < rows; row += kThreads / across) {
-        for (int at = threadIdx.x % across * 16; at < bytes; at += across * 16) {
-          const int k_warp = at >> r_.chunk_shift, in_piece = at & (piece - 1);
-          if (in_piece < size) {
-            copy_async_16(to + row * row_stride() + at,
-                          from + row * r_.row_bytes + k_warp * part + in_piece);
+    if (kFirst || copy_pass_ < r_.passes) {
+      const int part = r_.steps * kStepBytes, chunk = r_.chunk_steps * kStepBytes;
+      const int rows = min(kPassRows, rows_ - copy_pass_ * kPassRows);
+      const int copy_row = kSeveral ? copy_row_ : find_copy_row();
+      const int copy_byte = kSeveral ? copy_byte_ : find_copy_byte();
+      const int bytes = min(chunk, part - copied_) - copy_byte;  // of this lane's, every 512th
+      constexpr int kTogether = kSeveral ? 4 : 1;  // copies of several need more registers
+      int at = 0;
+      do {
+        int first = 0;
+        do {
+#pragma unroll
+          for (int i = 0; i < kTogether; ++i) {
+            const int row = first + i * r_.copy_rows;  // from copy_row on
+            const unsigned to = shared_ + copy_stage_ * stage_bytes() +
+                                (kSeveral ? to_ : find_to()) + at + row * row_stride();
+            const unsigned char* from = source_ + at + row * r_.row_bytes;
+            copy_async_16(copy_row + row < rows && at < bytes, to, from);
+            if (chunk > 512) {
+              copy_async_16(copy_row + row < rows && at + 512 < bytes, to + 512, from + 512);
+            }
           }
-        }
-      }
+          first += kTogether * r_.copy_rows;
+        } while (first < r_.stage_rows);
+        at += 1024;
+      } while (at < chunk);
       copy_stage_ = copy_stage_ + 1 == r_.stages ? 0 : copy_stage_ + 1;
-      if (first + size == part) {
-        copy_chunk_ = 0;
+      source_ += chunk;
+      copied_ += chunk;
+      if (copied_ >= part) {
+        source_ += kPassRows * r_.row_bytes - copied_;
+        copied_ = 0;
         ++copy_pass_;
-      } else {
-        ++copy_chunk_;
       }
     }
     commit_copies();
   }
 
   __device__ __forceinline__ int stage_bytes() const { return r_.stage_rows * row_stride(); }
-  __device__ __forceinline__ unsigned char* shared() const { return dynamic_shared() + r_.operand; }
 
-  const Shape& shape_;
   const Recurrence& r_;
-  const Block block_;  // by value: what refers to a part of its own object stays in memory
-  int lane_offset_;
-  const unsigned char* source_;  // row 0 of this step's operand
-  const unsigned char* at_;      // where this lane reads next
-  int pass_, stage_, steps_left_;
-  int copy_pass_, copy_chunk_, copy_stage_;
+  const int rows_;  // of the block
+  unsigned shared_;
+  unsigned char* group_rows_;  // row 0 of the tile in slot 0
+  int copy_row_, copy_byte_;   // the first that this thread copies
+  int from_, to_, read_;
+  int step_;
+  bool one_warp_;
+  const unsigned char* source_;  // where this thread begins in the chunk that is copied next
+  int copied_, copy_pass_, copy_stage_, stage_;
 };
 
 }  // namespace fastlstm::cuda

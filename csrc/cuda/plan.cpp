@@ -151,11 +151,14 @@ Recurrence lay_out(const Problem& problem, const Plan& plan) {
   r.row_bytes = r.k_warps * r.steps * kStepBytes;
   r.chunk_steps = plan.chunk_steps;
   r.stages = plan.stages;
-  if (r.chunk_steps >= r.steps) {
-    r.chunk_shift = 30;
-  } else {
-    while (1 << r.chunk_shift < r.chunk_steps * kStepBytes) ++r.chunk_shift;
-  }
+  r.group_bytes = problem.B * r.row_bytes;
+  r.slot_bytes = problem.G * r.group_bytes;
+  while (1 << r.k_shift < r.k_warps) ++r.k_shift;
+  while (1 << r.unit_shift < r.units) ++r.unit_shift;
+  r.row_step = kThreads / r.units;
+  while (r.copy_shift < 5 && (16 << r.copy_shift) < r.chunk_steps * kStepBytes) ++r.copy_shift;
+  r.copy_rows = kThreads / r.k_warps >> r.copy_shift;
+  r.sum_row = is_forward ? (r.units + 1) * 16 : (r.units + 4) * 4;
 
   if (problem.layered) {
     r.feeds = is_forward ? 1 : -1;
@@ -171,9 +174,8 @@ Recurrence lay_out(const Problem& problem, const Plan& plan) {
   const int64_t rows = r.passes * r.pass_rows;
   const int64_t row = int64_t{r.k_warps} * r.chunk_steps * kStepBytes + kRowPad;
   r.operand = take(row * (r.stages ? r.stages * r.stage_rows : 2 * rows));
-  const int64_t sums = int64_t{r.k_warps} * r.pass_rows;
-  r.sums = take(is_forward ? sums * (r.units + 1) * 16
-                           : std::max<int64_t>(sums * (r.units + 4) * 4, kGradientBytes));
+  const int64_t sums = int64_t{r.k_warps} * r.pass_rows * r.sum_row;
+  r.sums = take(is_forward ? sums : std::max<int64_t>(sums, kGradientBytes));
   r.state = take(rows * r.units * 4);
   r.lengths = take(r.tile_rows * 4);
   r.flags = take(kFlagSteps * rows);
@@ -220,13 +222,19 @@ double step_ns(const Problem& problem, const Plan& plan, const Costs& costs) {
   const double read = costs.read_fragment * kWarps *
                       (plan.shared_steps * variant.m_tiles + r.steps * variant.n_tiles / 2.0);
   const double rows_of_thread = ceil_div(plan.units * r.pass_rows, kThreads);
-  const double gates =
-      (problem.direction == Direction::forward ? 1 : 2) * costs.finish_row * rows_of_thread;
-  double ns = r.passes * (std::max(multiply, read) + gates + costs.pass) / costs.clock;
+  const double pass = (problem.direction == Direction::forward ? 1 : 2) * costs.pass;
+  const double gates = costs.finish_row * rows_of_thread + pass;
+  const double chunks = r.passes * ceil_div(r.steps, r.chunk_steps);
+  // While a block waits for others, it publishes the rows of its last pass.
+  const double published = costs.publish_row * rows_of_thread * (r.passes - (plan.stages > 0));
+  // With 8 k warps a warp waits for its own copies only; else all warps meet at each chunk.
+  const double chunk = (plan.k_warps == kWarps ? 1 : 1.5) * costs.chunk;
+  const double begun = plan.stages > 0 ? chunk * chunks : 0;
+  double ns = (r.passes * (std::max(multiply, read) + gates) + published + begun) / costs.clock;
   if (plan.stages > 0) {
     const double blocks = static_cast<double>(problem.G) * plan.tiles * plan.slices;
     const double rate = std::min(costs.l2_of_one, costs.l2 / blocks);
-    const double chunks = r.passes * ceil_div(r.steps, r.chunk_steps);  // two are on their way
+    // Two chunks are on their way.
     ns += costs.barrier + std::max(costs.trip_to_l2 + 1.0 * plan.tile_rows * r.row_bytes / rate,
                                    costs.trip_to_l2 * chunks / 2);
   }

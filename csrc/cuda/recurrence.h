@@ -26,8 +26,10 @@ constexpr int kFragmentBytes = 512;  // of the 16 rows of weights in one step al
 constexpr int kRowPad = 16;          // bytes: 8 rows then lie in 8 different groups of 4 banks
 constexpr int kStages = 3;           // copies of the operand: one is read, two are under way
 constexpr int kThreadRows = 4;       // the most rows of a pass for which a thread computes the cell
-constexpr int kFlagSteps = 4;        // steps whose flags are kept, a power of two: a thread may
-                                     // set those of step s + 1 while another reads those of s - 1
+constexpr int kFetchedRows = 2;  // of them, those whose numbers are fetched a pass ahead; kernels
+                                 // of plain calls have no others
+constexpr int kFlagSteps = 4;    // steps whose flags are kept, a power of two: a thread may
+                                 // set those of step s + 1 while another reads those of s - 1
 constexpr int kGradientBytes = 7 * 4 * kThreads;  // of a block's gradients of biases and peepholes
 constexpr int kMaxGroups = 256;
 
@@ -77,7 +79,12 @@ struct Recurrence {
   int steps;       // along k, of each k warp: even
   int row_bytes;   // of the operand: all k warps' steps
   int chunk_steps, stages;
-  int chunk_shift;  // log2 of the bytes of a chunk, or of more than a row if a chunk is a whole row
+  int k_shift;     // log2 of k_warps
+  int unit_shift;  // log2 of units
+  int row_step;    // rows from one that a thread computes to its next one: kThreads / units
+  int copy_shift;  // log2 of the threads that copy a k warp's part of a row side by side, <= 5
+  int copy_rows;   // rows that the threads of a k warp copy at a time
+  int sum_row;     // bytes from a row of the sums to the next
 
   // Bytes before each part of a block's shared memory, and all of it. At 0 are the weights.
   int operand;  // (stages, stage_rows, k_warps, chunk_steps), rows padded; or two whole operands
@@ -92,8 +99,9 @@ struct Recurrence {
   int64_t between_rows, between_groups;  // places in y and reserve, from a row or group to the next
 
   ReverseBits reverse;
-  unsigned* counters;       // (G, tiles), each on a line of kCounterBytes
-  unsigned char* operands;  // (2, G, B, row_bytes)
+  unsigned* counters;               // (G, tiles), each on a line of kCounterBytes
+  unsigned char* operands;          // (2, G, B, row_bytes)
+  int64_t slot_bytes, group_bytes;  // of one of the two, and of a group in it
 };
 constexpr int kCounterBytes = 128;
 
@@ -119,13 +127,14 @@ using ForwardKernel = void (*)(ForwardArguments);
 using BackwardKernel = void (*)(BackwardArguments);
 
 // The kernels of each type, each in a file of its own, so that they compile in parallel.
-ForwardKernel forward_bfloat16(int kernel);
-ForwardKernel forward_float16(int kernel);
-ForwardKernel forward_tf32(int kernel);
-ForwardKernel forward_tf32x3(int kernel);
-BackwardKernel backward_bfloat16(int kernel);
-BackwardKernel backward_float16(int kernel);
-BackwardKernel backward_tf32(int kernel);
-BackwardKernel backward_tf32x3(int kernel);
+// `is_plain`: those for calls with neither lengths nor resets.
+ForwardKernel forward_bfloat16(int kernel, bool is_plain);
+ForwardKernel forward_float16(int kernel, bool is_plain);
+ForwardKernel forward_tf32(int kernel, bool is_plain);
+ForwardKernel forward_tf32x3(int kernel, bool is_plain);
+BackwardKernel backward_bfloat16(int kernel, bool is_plain);
+BackwardKernel backward_float16(int kernel, bool is_plain);
+BackwardKernel backward_tf32(int kernel, bool is_plain);
+BackwardKernel backward_tf32x3(int kernel, bool is_plain);
 
 }  // namespace fastlstm::cuda

@@ -59,23 +59,22 @@ __global__ void past_the_end(const Call) {
 }
 
 __global__ void copy_past_the_end(const Call call) {
-  copy_async_16(dynamic_shared() + 16 * threadIdx.x + 16, call.out);
+  copy_async_16(true, shared_memory() + 16 * threadIdx.x + 16, call.out);
 }
 
 __global__ void misaligned_matrices(const Call) {
   uint32_t words[4];
-  load_matrices(words, dynamic_shared() + 8 * (threadIdx.x % 32));
+  load_matrices(words, shared_memory() + 8 * (threadIdx.x % 32));
 }
 
 // The neighbour's copies have been waited for by the neighbour, but not by a barrier.
 __global__ void no_syncwarp_after_copies(const Call call) {
-  auto* shared = reinterpret_cast<float*>(dynamic_shared());
   const int lane = threadIdx.x % 32;
-  copy_async_16(shared + 4 * threadIdx.x, call.out);
+  copy_async_16(true, shared_memory() + 16 * threadIdx.x, call.out);
   commit_copies();
   wait_copies<0>();
   uint32_t words[4];
-  load_matrices(words, shared + 4 * (threadIdx.x / 32 * 32 + (lane + 1) % 32));
+  load_matrices(words, shared_memory() + 16 * (threadIdx.x / 32 * 32 + (lane + 1) % 32));
   if (std::isnan(__uint_as_float(words[0]))) call.out[4] = NAN;
 }
 

@@ -34,8 +34,9 @@ __global__ void product_kernel(const Product call) {
   __syncwarp();
 
   uint32_t a_words[4], b_words[4];
-  load_matrices(a_words, a + (lane % 8 + lane / 8 % 2 * 8) * kK + lane / 16 * kHalf);
-  load_matrices(b_words, b + lane % 8 * kK + lane / 8 % 2 * kHalf);
+  load_matrices(a_words,
+                shared_address(a + (lane % 8 + lane / 8 % 2 * 8) * kK + lane / 16 * kHalf));
+  load_matrices(b_words, shared_address(b + lane % 8 * kK + lane / 8 % 2 * kHalf));
   float d[4] = {};
   const uint32_t b_fragment[2] = {b_words[0], b_words[1]};
   multiply_add(Number{}, d, a_words, b_fragment);

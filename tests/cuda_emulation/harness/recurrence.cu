@@ -43,13 +43,14 @@ __global__ void __launch_bounds__(kThreads) recurrence_kernel(const Recurrence c
     const __nv_bfloat16* h = call.h + t % 2 * kColumns * kHidden;
     __nv_bfloat16* next = call.h + (t + 1) % 2 * kColumns * kHidden;
     const int chunk = 8 * threadIdx.x;  // 16 bytes of h for each thread
-    copy_async_16(staging + chunk / kHidden * kPitch + chunk % kHidden, h + chunk);
+    copy_async_16(true, shared_address(staging + chunk / kHidden * kPitch + chunk % kHidden),
+                  h + chunk);
     commit_copies();
     wait_copies<0>();
     __syncthreads();
 
     uint32_t words[4];
-    load_matrices(words, staging + lane % 8 * kPitch + 32 * warp + lane / 8 * 8);
+    load_matrices(words, shared_address(staging + lane % 8 * kPitch + 32 * warp + lane / 8 * 8));
     float d[4] = {};
     for (int step = 0; step < 2; ++step) {
       const uint32_t b[2] = {words[2 * step], words[2 * step + 1]};

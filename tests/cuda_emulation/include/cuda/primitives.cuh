@@ -21,8 +21,31 @@ struct Tf32 {
 
 inline unsigned char* dynamic_shared() { return emulation::this_thread().warp->block->shared; }
 
-inline void copy_async_16(void* shared, const void* global, CallSite site = CallSite::here()) {
-  emulation::copy_async_16(shared, global, site);
+// An address of shared memory is the number of bytes before it.
+inline unsigned shared_address(const void* pointer) {
+  return static_cast<unsigned>(static_cast<const unsigned char*>(pointer) - dynamic_shared());
+}
+inline unsigned shared_memory() { return 0; }
+
+template <class Value>
+Value load_shared(unsigned address, CallSite site = CallSite::here()) {
+  const unsigned char* from = dynamic_shared() + address;
+  emulation::check_shared(from, sizeof(Value), "load_shared", site);
+  Value value;
+  std::memcpy(&value, from, sizeof value);
+  return value;
+}
+
+template <class Value>
+void store_shared(unsigned address, Value value, CallSite site = CallSite::here()) {
+  unsigned char* to = dynamic_shared() + address;
+  emulation::check_shared(to, sizeof(Value), "store_shared", site);
+  std::memcpy(to, &value, sizeof value);
+}
+
+inline void copy_async_16(bool wanted, unsigned shared, const void* global,
+                          CallSite site = CallSite::here()) {
+  if (wanted) emulation::copy_async_16(dynamic_shared() + shared, global, site);
 }
 
 inline void commit_copies() { emulation::commit_copies(); }
@@ -32,8 +55,8 @@ void wait_copies(CallSite site = CallSite::here()) {
   emulation::wait_copies(kPending, site);
 }
 
-inline void load_matrices(uint32_t (&to)[4], const void* row, CallSite site = CallSite::here()) {
-  emulation::load_matrices(to, row, site);
+inline void load_matrices(uint32_t (&to)[4], unsigned row, CallSite site = CallSite::here()) {
+  emulation::load_matrices(to, dynamic_shared() + row, site);
 }
 
 inline void multiply_add(__nv_bfloat16, float (&d)[4], const uint32_t (&a)[4],
