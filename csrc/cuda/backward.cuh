@@ -17,9 +17,9 @@
 // step 0 has a product too: the operand also has that layer's digates of the same step, and the
 // weights have its W_ih. Their product is dy.
 //
-// Model of a step (plan.cpp): that of forward.cuh, with an operand four times as wide, as many
-// products and twice the work on a row. In bfloat16 on an H100: 1.1 us for H = 128, 3.6 for H =
-// 1024 and B = 16, 9.8 for H = 2048 and B = 16, of which copying the operand takes 6.4.
+// Model of a step (plan.cpp): that of forward.cuh, with an operand four times as wide and as many
+// products. In bfloat16 on an H100: 2.5 us for H = 128, 4.2 for H = 1024 and B = 16, 14.4 for H =
+// 2048 and B = 16, of which copying the operand takes 6.4.
 #pragma once
 
 #include "cuda/thread_rows.cuh"
@@ -34,7 +34,7 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
       Base::feeds, Base::sums_at, Base::carried_of, Base::shape_, Base::r_, Base::block_,
       Base::operand_, Base::H_, Base::in_block_, Base::unit_, Base::kPassRows;
   using typename Base::Stored;
-  using Weights = Product<Element, kMTiles, kNTiles, kPlain>;
+  using Weights = Product<Element, kMTiles, kNTiles, false, kPlain>;
   static constexpr int kWarpUnits = 16 * kMTiles;
   static constexpr int kGradients = 7;  // of a unit: of 4 biases and 3 peepholes
   static_assert(kGradients * kThreads * sizeof(float) <= kGradientBytes);
@@ -92,13 +92,13 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
   __device__ __forceinline__ void load_weights() {
     const int row_warp = threadIdx.x / 32 / r_.k_warps;
     const unsigned first_unit = block_.slice * r_.units + row_warp * kWarpUnits;
-    weights_.load([&](int tile, unsigned row, int step, unsigned in_step) {
-      const unsigned unit = first_unit + tile * 16 + row;
-      unsigned of_unit = step * (Weights::kStepNumbers / 4) + in_step / 4;
+    weights_.load(r_.operand, this->rows_are_aligned(call_), [&](int step, int row, int i) {
+      const unsigned unit = first_unit + i;
+      unsigned of_unit = step * (Weights::kStepNumbers / 4) + row / 4;
       const auto* weight = weight_of(call_, of_unit);
-      const unsigned at = (in_step % 4 * H_ + of_unit) * H_ + unit;
-      return weight && unit < H_ ? weight[at] : typename Element::Bits{};
+      return weight && unit < H_ ? weight + ((row % 4 * H_ + of_unit) * H_ + unit) : nullptr;
     });
+    __syncthreads();
   }
 
   // Sets dc to dcy; and, for rows of length 0, dhx to dhy.

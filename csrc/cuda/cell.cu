@@ -14,8 +14,10 @@
 namespace fastlstm::cuda {
 namespace {
 
-constexpr int kUnits =
-    32;  // hidden units of a block of the backward pass, which has 8 rows of each
+// A block of the backward pass has 16 hidden units, of which a warp reads 32 bytes a row or more,
+// and 32 rows at a time.
+constexpr int kUnits = 16;
+constexpr int kBackwardThreads = 512;
 
 template <class Call>
 struct Arguments {
@@ -93,9 +95,9 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // A block has kUnits units of a group, for all rows, so that sums over rows need no atomics: a
-// thread adds up every 8th row, and those of a unit are added in order.
+// thread adds up every 32nd row, and those of a unit are added in order.
 template <class Stored>
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kBackwardThreads)
     cell_backward_kernel(const __grid_constant__ Arguments<CellBackward> arguments) {
   using Number = Sum<Stored>;
   const CellBackward& call = arguments.call;
@@ -109,7 +111,8 @@ __global__ void __launch_bounds__(kThreads)
       unit < H ? load_peepholes<Stored>(shape, call.weight_ch, group, unit) : Peepholes<Number>{};
   Gates<Number> dbias = {};
   Peepholes<Number> dpeepholes = {};
-  for (int row = threadIdx.x / kUnits; unit < H && row < shape.B; row += kThreads / kUnits) {
+  for (int row = threadIdx.x / kUnits; unit < H && row < shape.B;
+       row += kBackwardThreads / kUnits) {
     const int64_t state = group * shape.B + row, at = (t * shape.B + row) * shape.G + group;
     Stored* digates = static_cast<Stored*>(call.digates) + t * call.digates_stride[0] +
                       row * call.digates_stride[1] + group * call.digates_stride[2] + unit;
@@ -158,15 +161,15 @@ __global__ void __launch_bounds__(kThreads)
                                         dpeepholes.i, dpeepholes.f, dpeepholes.o};
   auto* shared = reinterpret_cast<Number*>(dynamic_shared());
 #pragma unroll
-  for (int i = 0; i < kGradients; ++i) shared[i * kThreads + threadIdx.x] = of_thread[i];
+  for (int i = 0; i < kGradients; ++i) shared[i * kBackwardThreads + threadIdx.x] = of_thread[i];
   __syncthreads();
   if (threadIdx.x >= kUnits || unit >= H) return;
   for (int i = 0; i < kGradients; ++i) {
     auto* of_call = static_cast<Number*>(i < 4 ? call.dbias : call.dweight_ch);
     if (!of_call) continue;
     Number total = 0;
-    for (int thread = threadIdx.x; thread < kThreads; thread += kUnits) {
-      total += shared[i * kThreads + thread];
+    for (int thread = threadIdx.x; thread < kBackwardThreads; thread += kUnits) {
+      total += shared[i * kBackwardThreads + thread];
     }
     of_call[(i < 4 ? group * 4 + i : group * 3 + i - 4) * shape.H + unit] += total;
   }
@@ -178,14 +181,14 @@ using Kernel = void (*)(Arguments<Call>);
 // Launches the kernel of the call's dtype, which is one of a kernel for each type that is stored.
 template <class Call>
 void launch_for_dtype(const Call& call, const Kernel<Call> (&kernels)[4], int64_t blocks,
-                      size_t shared_bytes, Stream stream) {
+                      int threads, size_t shared_bytes, Stream stream) {
   const Shape& shape = call.shape;
   if (shape.G == 0 || shape.B == 0 || shape.H == 0) return;
   const DeviceGuard guard(stream.device);
   Arguments<Call> arguments{call, {}};
   arguments.reverse.set(shape);
   launch(kernels[static_cast<int>(shape.dtype)],
-         {stream.device, blocks, kThreads, shared_bytes, false, stream.stream}, arguments);
+         {stream.device, blocks, threads, shared_bytes, false, stream.stream}, arguments);
 }
 
 }  // namespace
@@ -195,8 +198,8 @@ void cell_forward(const CellForward& call, Stream stream) {
   launch_for_dtype<CellForward>(call,
                                 {cell_forward_kernel<float>, cell_forward_kernel<double>,
                                  cell_forward_kernel<__nv_bfloat16>, cell_forward_kernel<__half>},
-                                shape.G * shape.B * ((shape.H + kThreads - 1) / kThreads), 0,
-                                stream);
+                                shape.G * shape.B * ((shape.H + kThreads - 1) / kThreads), kThreads,
+                                0, stream);
 }
 
 void cell_backward(const CellBackward& call, Stream stream) {
@@ -205,8 +208,8 @@ void cell_backward(const CellBackward& call, Stream stream) {
       call,
       {cell_backward_kernel<float>, cell_backward_kernel<double>,
        cell_backward_kernel<__nv_bfloat16>, cell_backward_kernel<__half>},
-      shape.G * ((shape.H + kUnits - 1) / kUnits),
-      kGradientBytes * (shape.dtype == DType::float64 ? 2u : 1u), stream);
+      shape.G * ((shape.H + kUnits - 1) / kUnits), kBackwardThreads,
+      7 * kBackwardThreads * (shape.dtype == DType::float64 ? 8u : 4u), stream);
 }
 
 }  // namespace fastlstm::cuda

@@ -17,10 +17,10 @@
 // above. All layers run at the same time, with neither a launch nor a separate product between
 // them.
 //
-// Model of a step (plan.cpp): 1.0 us for the barrier and the copy of the operand (operand.cuh), or
-// neither with one slice; then products, 8 cycles each on one of 4 tensor cores, and 150 cycles for
-// each row of a thread. In bfloat16 on an H100: 0.8 us for H = 128, 2.5 for H = 1024 and B = 16,
-// 4.5 for H = 2048 and B = 16.
+// Model of a step (plan.cpp): 1.6 us for the barrier and the trip of the operand (operand.cuh), or
+// neither with one slice; then products, 8 cycles each on one of 4 tensor cores, 450 cycles for
+// each chunk of the operand, and 370 for each row of a thread. In bfloat16 on an H100: 2.3 us for H
+// = 128, 3.0 for H = 1024 and B = 16, 5.2 for H = 2048 and B = 16.
 //
 // Considered: each thread computes the cell from the sums in its own registers, without shared
 // memory. That would save about 100 cycles with one k warp and none with several, leave the gates
@@ -39,7 +39,7 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
       Base::feeds, Base::sums_at, Base::carried_of, Base::shape_, Base::r_, Base::block_,
       Base::operand_, Base::H_, Base::in_block_, Base::unit_, Base::kPassRows;
   using typename Base::Stored;
-  using Weights = Product<Element, kMTiles, kNTiles, kPlain>;
+  using Weights = Product<Element, kMTiles, kNTiles, true, kPlain>;
   static constexpr int kWarpUnits = 4 * kMTiles;
 
  public:
@@ -84,13 +84,13 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   __device__ __forceinline__ void load_weights() {
     const int row_warp = threadIdx.x / 32 / r_.k_warps;
     const unsigned first_unit = block_.slice * r_.units + row_warp * kWarpUnits;
-    weights_.load([&](int tile, unsigned row, int step, unsigned in_step) {
-      const unsigned unit = first_unit + tile / 2 * 8 + row % 8;
-      unsigned k = step * Weights::kStepNumbers + in_step;
+    weights_.load(r_.operand, this->rows_are_aligned(call_), [&](int step, int row, int i) {
+      const unsigned unit = first_unit + row / 32 * 8 + row % 8;
+      unsigned k = step * Weights::kStepNumbers + i;
       const auto* weight = weight_of(call_, k);
-      const unsigned at = ((tile % 2 * 2 + row / 8) * H_ + unit) * H_ + k;
-      return weight && unit < H_ ? weight[at] : typename Element::Bits{};
+      return weight && unit < H_ ? weight + ((row % 32 / 8 * H_ + unit) * H_ + k) : nullptr;
     });
+    __syncthreads();
   }
 
   // Sets h and c to hx and cx; and, for rows of length 0, hy and cy too.

@@ -179,6 +179,9 @@ Recurrence lay_out(const Problem& problem, const Plan& plan) {
   r.state = take(rows * r.units * 4);
   r.lengths = take(r.tile_rows * 4);
   r.flags = take(kFlagSteps * rows);
+  // While weights are loaded, they pass through the rest of the memory.
+  const int ring = load_ring(variant.m_tiles) * variant.m_tiles * kSlotTileBytes;
+  bytes = std::max<int64_t>(bytes, r.operand + int64_t{kWarps} * ring);
   r.shared_bytes = static_cast<int>(std::min<int64_t>(bytes, std::numeric_limits<int>::max()));
   return r;
 }

@@ -15,18 +15,24 @@
 
 namespace fastlstm::cuda {
 
-// kFast: it takes more registers, for two sums of each tile where there are one or two tiles, and
-// to read weights from shared memory ahead.
-template <class Element, int kMTiles, int kNTiles, bool kFast>
+// kFast: it takes more registers, for two sums of each tile where there are one
+// or two tiles, and to read weights from shared memory ahead. kAlongK:
+// neighbours in a row of W_hh are neighbours along k, not rows of a tile.
+template <class Element, int kMTiles, int kNTiles, bool kAlongK, bool kFast>
 class Product {
   static constexpr int kRegisterSteps = register_steps(Element::kProducts, kMTiles);
-  using Word = typename Element::Bits[Element::kPerWord];
+  using Bits = typename Element::Bits;
+  using Word = Bits[Element::kPerWord];
   // A product that adds to the one before waits 33 cycles, the time of four products. Another warp
   // and other tiles fill that time, unless there are one or two tiles only.
   static constexpr int kChains = kMTiles * kNTiles <= (kFast ? 2 : 1) ? 2 : 1;
 
  public:
   static constexpr int kStepNumbers = 8 * Element::kPerWord;  // along k
+  // Of a row of a slot, padded so that lanes read it without bank conflicts.
+  static constexpr int kRowNumbers = kAlongK ? kStepNumbers : 16 * kMTiles;
+  static constexpr int kRowBytes = kRowNumbers * sizeof(Bits) + 16;
+  static constexpr int kRing = load_ring(kMTiles), kSlotBytes = kSlotTileBytes * kMTiles;
   // d of each tile, in the layout of mma.
   using Sums = float[kMTiles][kNTiles][4];
 
@@ -37,17 +43,36 @@ class Product {
     first_step_ = (warp & (r.k_warps - 1)) * steps_;
   }
 
-  // weight_at(tile, row, step, k) is the weight in row 0 to 15 of one of this warp's tiles, at
-  // index k within a step along k; steps are numbered through all k warps.
+  // Loads the weights, by copies of 16 bytes to a ring of slots in shared
+  // memory, several steps ahead. A slot has the tiles of one step in rows as
+  // they are in W_hh. weight_at(step, row, i) is the address of number i of
+  // such a row, or null for zero; steps are numbered through all k warps.
+  // is_aligned: 16 bytes of a row are aligned to their size, and either all
+  // zero or all in W_hh.
   template <class WeightAt>
-  __device__ __forceinline__ void load(const WeightAt& weight_at) {
+  __device__ __forceinline__ void load(int staging, bool is_aligned, const WeightAt& weight_at) {
+    const int slots = staging + threadIdx.x / 32 * kRing * kSlotBytes;
+    const auto copy = [&](int s) {
+      if (s < steps_) copy_step(slots + s % kRing * kSlotBytes, s, is_aligned, weight_at);
+      commit_copies();
+    };
+    const auto take = [&](int s, uint32_t (&words)[kMTiles][4]) {
+      wait_copies<kRing - 1>();
+      __syncwarp();
+      read_step(slots + s % kRing * kSlotBytes, words);
+      __syncwarp();
+      copy(s + kRing);
+    };
+#pragma unroll 1
+    for (int s = 0; s < kRing; ++s) copy(s);
 #pragma unroll
     for (int s = 0; s < kRegisterSteps; ++s) {
-      if (s < steps_) load_step(weight_at, s, registers_[s]);
+      if (s < steps_) take(s, registers_[s]);
     }
+#pragma unroll 1
     for (int s = kRegisterSteps; s < steps_; ++s) {
       uint32_t words[kMTiles][4];
-      load_step(weight_at, s, words);
+      take(s, words);
 #pragma unroll
       for (int m = 0; m < kMTiles; ++m) {
         store_shared(shared_ + ((s - kRegisterSteps) * kMTiles + m) * kFragmentBytes,
@@ -133,21 +158,44 @@ class Product {
     }
   }
 
+  template <class WeightAt>
+  __device__ __forceinline__ void copy_step(int slot, int s, bool is_aligned,
+                                            const WeightAt& weight_at) const {
+    constexpr int kPiece = 16 / sizeof(Bits), kPieces = kRowNumbers / kPiece;
+#pragma unroll 1
+    for (int i = threadIdx.x % 32; i < 32 * kMTiles; i += 32) {
+      const int row = i / kPieces, first = i % kPieces * kPiece;
+      const int to = slot + row * kRowBytes + first * static_cast<int>(sizeof(Bits));
+      if (is_aligned) {
+        if (const Bits* from = weight_at(first_step_ + s, row, first)) {
+          copy_async_16(true, shared_address(dynamic_shared()) + to, from);
+        } else {
+          store_shared(shared_address(dynamic_shared()) + to, make_uint4(0, 0, 0, 0));
+        }
+      } else {
+        for (int j = 0; j < kPiece; ++j) {
+          const Bits* from = weight_at(first_step_ + s, row, first + j);
+          reinterpret_cast<Bits*>(dynamic_shared() + to)[j] = from ? *from : Bits{};
+        }
+      }
+    }
+  }
+
   // Word i of a fragment has row lane / 4 + 8 (i % 2), and numbers along k from lane % 4
   // + 4 (i / 2) words on.
-  template <class WeightAt>
-  __device__ __forceinline__ void load_step(const WeightAt& weight_at, int s,
-                                            uint32_t (&words)[kMTiles][4]) const {
-    const unsigned lane = threadIdx.x % 32;
+  __device__ __forceinline__ void read_step(int slot, uint32_t (&words)[kMTiles][4]) const {
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int m = 0; m < kMTiles; ++m) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const unsigned k = (lane % 4 + 4 * (i / 2)) * Element::kPerWord;
+        const int of_tile = m * 16 + lane / 4 + 8 * (i % 2);
         Word weights;
 #pragma unroll
         for (int j = 0; j < Element::kPerWord; ++j) {
-          weights[j] = weight_at(m, lane / 4 + 8 * (i % 2), first_step_ + s, k + j);
+          const int k = (lane % 4 + 4 * (i / 2)) * Element::kPerWord + j;
+          const unsigned char* row = dynamic_shared() + slot + (kAlongK ? of_tile : k) * kRowBytes;
+          weights[j] = reinterpret_cast<const Bits*>(row)[kAlongK ? k : of_tile];
         }
         words[m][i] = Element::word(weights);
       }

@@ -113,6 +113,15 @@ class ThreadRows {
     return static_cast<const Bits*>(call.weight_hh.data) + block_.group * call.weight_hh.stride;
   }
 
+  // Whether 16 bytes at a multiple of 16 bytes of a row of weights are aligned, and in one matrix.
+  template <class Call>
+  __device__ __forceinline__ bool rows_are_aligned(const Call& call) const {
+    const auto is_aligned = [](const LstmWeight& weight) {
+      return (reinterpret_cast<uintptr_t>(weight.data) | weight.stride * sizeof(Bits)) % 16 == 0;
+    };
+    return H_ * sizeof(Bits) % 16 == 0 && is_aligned(call.weight_ih) && is_aligned(call.weight_hh);
+  }
+
   // The addresses of c or dc and of the sums of this thread's first row. The kernels of plain calls
   // keep them in registers.
   __device__ __forceinline__ unsigned state() const {
