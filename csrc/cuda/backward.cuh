@@ -115,7 +115,7 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
   __device__ __forceinline__ void fetch(int s, int pass) {
     const int t = block_.time_from_end(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
-      if (j < kFetchedRows && flags & kReads) fetch_row(t, row, flags, fetched_[j]);
+      if (flags & kReads) fetch_row(t, row, flags, fetched_[j]);
     });
   }
   __device__ __forceinline__ void fetch_row(int t, int row, unsigned flags, Fetched& to) const {
@@ -180,9 +180,7 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
     Gates<float>& digates = digates_[j];
     digates = {0, 0, 0, 0};
     if (flags & kReads) {
-      Fetched late;
-      if (j >= kFetchedRows) fetch_row(block_.time_from_end(s), row, flags, late);
-      const Fetched& from = j < kFetchedRows ? fetched_[j % kFetchedRows] : late;
+      const Fetched& from = fetched_[j];
       if (has_dy()) dh += to_sum(from.dy);
       if (flags & kLast && call_.dhy) {
         dh += to_sum(in(call_.dhy)[state_of(row)]);
@@ -264,7 +262,7 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
   const RecurrenceBackward& call_;
   Weights weights_;
   const Peepholes<float> peepholes_;
-  Fetched fetched_[kFetchedRows];
+  Fetched fetched_[Base::kRows];
   Gates<float> digates_[Base::kRows];
   Gates<float> dbias_ = {0, 0, 0, 0};
   Peepholes<float> dpeepholes_ = {0, 0, 0};

@@ -41,6 +41,8 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   using typename Base::Stored;
   using Weights = Product<Element, kMTiles, kNTiles, true, kPlain>;
   static constexpr int kWarpUnits = 4 * kMTiles;
+  // Rows of a thread whose igates are fetched a pass ahead: more of them would spill.
+  static constexpr int kFetchedRows = 2;
 
  public:
   __device__ __forceinline__ explicit Forward(const ForwardArguments& arguments)

@@ -8,7 +8,7 @@ namespace {
 bool is_plain(Direction direction, const RecurrenceCall& call, const Plan& plan) {
   const int pass_rows = 8 * variant(direction, plan.kernel).n_tiles;
   return !call.shape.lengths && !call.shape.reset && !call.layered && plan.stages > 0 &&
-         plan.units * pass_rows <= kThreads * kFetchedRows;
+         plan.units * pass_rows <= kThreads * kPlainThreadRows;
 }
 
 ForwardKernel kernel_of(const RecurrenceForward& call, Products products, const Plan& plan) {

@@ -26,10 +26,9 @@ constexpr int kFragmentBytes = 512;  // of the 16 rows of weights in one step al
 constexpr int kRowPad = 16;          // bytes: 8 rows then lie in 8 different groups of 4 banks
 constexpr int kStages = 3;           // copies of the operand: one is read, two are under way
 constexpr int kThreadRows = 4;       // the most rows of a pass for which a thread computes the cell
-constexpr int kFetchedRows = 2;  // of them, those whose numbers are fetched a pass ahead; kernels
-                                 // of plain calls have no others
-constexpr int kFlagSteps = 4;    // steps whose flags are kept, a power of two: a thread may
-                                 // set those of step s + 1 while another reads those of s - 1
+constexpr int kPlainThreadRows = 2;  // the same for the kernels of plain calls
+constexpr int kFlagSteps = 4;        // steps whose flags are kept, a power of two: a thread may
+                                     // set those of step s + 1 while another reads those of s - 1
 constexpr int kGradientBytes = 7 * 4 * kThreads;  // of a block's gradients of biases and peepholes
 constexpr int kMaxGroups = 256;
 

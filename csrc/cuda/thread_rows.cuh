@@ -14,7 +14,7 @@ class ThreadRows {
   using Stored = typename Element::Stored;
   using Bits = typename Element::Bits;
   static constexpr int kPassRows = 8 * kNTiles;
-  static constexpr int kRows = kPlain ? kFetchedRows : kThreadRows;  // of a pass, of a thread
+  static constexpr int kRows = kPlain ? kPlainThreadRows : kThreadRows;  // of a pass, of a thread
 
   __device__ __forceinline__ ThreadRows(const Shape& shape, const Recurrence& r)
       : shape_(shape),
