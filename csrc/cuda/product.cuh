@@ -25,7 +25,9 @@ class Product {
   using Word = Bits[Element::kPerWord];
   // A product that adds to the one before waits 33 cycles, the time of four products. Another warp
   // and other tiles fill that time, unless there are one or two tiles only.
-  static constexpr int kChains = kMTiles * kNTiles <= (kFast ? 2 : 1) ? 2 : 1;
+  // Split weights leave no registers for a second sum.
+  static constexpr bool kSplits = Element::kProducts == Products::tf32x3;
+  static constexpr int kChains = !kSplits && kMTiles * kNTiles <= (kFast ? 2 : 1) ? 2 : 1;
 
  public:
   static constexpr int kStepNumbers = 8 * Element::kPerWord;  // along k
@@ -142,7 +144,7 @@ class Product {
       }
     }
     unsigned shared = shared_;
-    [[maybe_unused]] constexpr int kUnroll = kFast ? 2 : 1;
+    [[maybe_unused]] constexpr int kUnroll = kFast && !kSplits ? 2 : 1;
 #pragma unroll kUnroll
     for (int s = kRegisterSteps; s < steps_; s += 2) {
       go_on();

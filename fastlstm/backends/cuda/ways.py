@@ -27,7 +27,7 @@ class Costs(NamedTuple):
     cell: float = 2_000
     memory: float = 2_500
     l2: float = 5_500
-    load: float = 0.17  # ns a byte of W_hh that a block takes on chip before the first step
+    load: float = 0.045  # ns a byte of W_hh that a block takes on chip before the first step
     start: float = 5_000  # of a persistent launch: memory is zeroed, then all blocks begin
     eager_step: tuple[float, float] = (20_000, 25_000)  # of the CPU, forward and backward
     eager_call: float = 15_000
