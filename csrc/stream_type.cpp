@@ -199,23 +199,23 @@ PyObject* run_layer(PyObject* object, PyObject* const* arguments, Py_ssize_t cou
     PyErr_SetString(PyExc_ValueError, "group: expected one of y, and at least one step");
     return nullptr;
   }
-  if (self->runs_a_layer.exchange(true)) Py_RETURN_FALSE;
   const int64_t last = is_reverse ? T - 1 : 0, sign = is_reverse ? -1 : 1;
-  const int64_t x_stride[] = {sign * x.strides[0], x.strides[1], x.strides[2]};
-  const int64_t y_stride[] = {sign * B * G * P, G * P};
   const int64_t h_at = group * B * P, c_at = group * B * self->H;
-  fastlstm_stream* stream = self->stream;
+  const StreamSequence sequence = {T,
+                                   B,
+                                   data_of(x) + last * x.strides[0],
+                                   {sign * x.strides[0], x.strides[1], x.strides[2]},
+                                   data_of(y) + last * B * G * P + group * P,
+                                   {sign * B * G * P, G * P},
+                                   data_of(hx) + h_at,
+                                   data_of(cx) + c_at,
+                                   data_of(hy) + h_at,
+                                   data_of(cy) + c_at};
   int code;
   Py_BEGIN_ALLOW_THREADS;
-  code = fastlstm_stream_resize(stream, B);
-  if (!code) code = fastlstm_stream_set_state(stream, data_of(hx) + h_at, data_of(cx) + c_at);
-  if (!code) {
-    code = fastlstm_stream_run(stream, T, data_of(x) + last * x.strides[0], x_stride,
-                               data_of(y) + last * B * G * P + group * P, y_stride);
-  }
-  if (!code) code = fastlstm_stream_get_state(stream, data_of(hy) + h_at, data_of(cy) + c_at);
+  code = run_sequence(object, sequence);
   Py_END_ALLOW_THREADS;
-  self->runs_a_layer = false;
+  if (code == FASTLSTM_BUSY) Py_RETURN_FALSE;
   if (code != FASTLSTM_OK) return raise(code);
   Py_RETURN_TRUE;
 }
@@ -337,10 +337,37 @@ PyType_Slot slots[] = {
 PyType_Spec spec = {"fastlstm._C.Stream", sizeof(StreamObject), 0,
                     Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
 
+PyObject* stream_type = nullptr;
+
 }  // namespace
 
+bool is_stream_of(PyObject* object, int64_t B, int64_t I, int64_t H) {
+  if (reinterpret_cast<PyObject*>(Py_TYPE(object)) != stream_type) return false;
+  const StreamObject* self = self_of(object);
+  return self->signature && self->L == 1 && B <= self->B && self->I == I && self->H == H &&
+         self->P == H;
+}
+
+bool has_weights(PyObject* stream, const fastlstm_layer& layer) {
+  const StreamObject* self = self_of(stream);
+  return signature_of(self, layer) == *self->signature;
+}
+
+int run_sequence(PyObject* object, const StreamSequence& s) {
+  StreamObject* self = self_of(object);
+  if (self->runs_a_layer.exchange(true)) return FASTLSTM_BUSY;
+  fastlstm_stream* stream = self->stream;
+  int code = fastlstm_stream_resize(stream, s.B);
+  if (!code) code = fastlstm_stream_set_state(stream, s.hx, s.cx);
+  if (!code) code = fastlstm_stream_run(stream, s.T, s.x, s.x_stride, s.y, s.y_stride);
+  if (!code) code = fastlstm_stream_get_state(stream, s.hy, s.cy);
+  self->runs_a_layer = false;
+  return code;
+}
+
 void define_stream(py::module_& module) {
-  module.attr("Stream") = py::reinterpret_steal<py::object>(PyType_FromSpec(&spec));
+  stream_type = PyType_FromSpec(&spec);
+  module.attr("Stream") = py::reinterpret_steal<py::object>(stream_type);
 }
 
 }  // namespace fastlstm

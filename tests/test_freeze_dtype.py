@@ -6,7 +6,7 @@ import threading
 
 import pytest
 import torch
-import torch.utils.flop_counter
+from direct_calls import assert_same, is_direct
 from torch.nn.utils.rnn import pack_sequence
 
 import fastlstm
@@ -110,58 +110,60 @@ def test_every_kind_of_call(backend, dtype):
         {"num_layers": 2, "batch_first": True, "peephole": True, "dropout": 0.5},
     ],
 )
-def test_plain_calls_have_the_bits_of_the_general_path(options, I, dtype, monkeypatch):
+def test_direct_calls_have_the_bits_of_the_general_path(options, I, dtype):
     module = fastlstm.LSTM(I, 35, **options).eval().freeze(dtype)
-    batch_first = module.batch_first
+    batch_first, projects = module.batch_first, module.proj_size > 0
+    groups = module.num_layers * (1 + module.bidirectional)
     # Blocks have up to 24 rows.
     sizes = [(T, B) for B in range(1, MOST_ROWS + 1) for T in (1, 5, 6, 7, 24, 25, 49)]
     inputs = [torch.randn((B, T, I) if batch_first else (T, B, I)) for T, B in sizes]
     inputs += [torch.randn(7, I), torch.randn(I, 3, 7).transpose(0, 2), inputs[8].flip(0)]
     with torch.no_grad():
-        found = [module(x) for x in inputs]
-        monkeypatch.setattr("fastlstm.nn.lstm.run_plain", lambda *_: None)
-        for x, (y, state) in zip(inputs, found, strict=True):
-            expected, expected_state = module(x)
-            assert torch.equal(y, expected)
-            assert all(map(torch.equal, state, expected_state))
-            assert y.shape == expected.shape
-            assert y.stride() == expected.stride()
+        for x in inputs:
+            rows = [x.shape[not batch_first]] if x.dim() == 3 else []
+            state = tuple(torch.randn(groups, *rows, 35) for _ in "hc")
+            module(x)  # rounds the weights
+            assert is_direct(module, x) is (not projects and rows <= [MOST_ROWS])
+            assert_same(module, x)
+            if not projects:
+                assert_same(module, x, state)
 
 
-def test_calls_that_are_not_plain_take_the_general_path(monkeypatch):
+def test_calls_that_take_the_general_path():
     module = make(num_layers=2, dropout=0.9).freeze("bfloat16")
-    found = []
-    run = fastlstm.nn.lstm.run_plain
-    monkeypatch.setattr("fastlstm.nn.lstm.run_plain", lambda *a: found.append(run(*a)) or found[-1])
     x = torch.randn(9, 2, 21)
-
-    def is_plain(module=module, x=x, **arguments):
-        found.clear()
-        module(x, **arguments)
-        return any(outputs is not None for outputs in found)
-
     with torch.no_grad():
-        assert is_plain()
-        state = (torch.zeros(2, 2, 35), torch.zeros(2, 2, 35))
-        assert not is_plain(hx=state)
-        assert not is_plain(lengths=torch.tensor([9, 4]))
-        assert not is_plain(reset=torch.zeros(9, 2, dtype=torch.bool))
-        assert not is_plain(return_all_cells=True)
-        assert not is_plain(x=x.repeat(1, 3, 1))
-        assert not is_plain(x=torch._neg_view(x))
-        assert not is_plain(x=torch.nn.Parameter(x))
+        assert not is_direct(module, x)  # nothing is rounded yet
+        module(x)
+        assert is_direct(module, x)
+        assert not is_direct(module, x, lengths=torch.tensor([9, 4]))
+        assert not is_direct(module, x, reset=torch.zeros(9, 2, dtype=torch.bool))
+        assert not is_direct(module, x.repeat(1, 3, 1))
+        assert not is_direct(module, torch._neg_view(x))
+        assert not is_direct(copy.deepcopy(module).train(), x)
         with torch.autocast("cpu"):
-            assert not is_plain()
-        with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
-            assert not is_plain()
-        assert counter.get_total_flops() > 0
-        assert not is_plain(copy.deepcopy(module).train())
-        with pytest.raises(RuntimeError, match="input_size"):
-            is_plain(x=x[..., 1:])
+            assert not is_direct(module, x)
+            assert_close(module(x), with_rounded_weights(module, "bfloat16")(x), "bfloat16")
+        for parameter in module.parameters():
+            for change in (torch.neg_, lambda w: w.view(-1)[-1:].neg_()):
+                change(parameter.data)
+                assert not is_direct(module, x)
+                expected = with_rounded_weights(module, "bfloat16")(x)
+                assert_close(module(x), expected, "bfloat16")
+                assert is_direct(module, x)
+        module._packed._kept.streams.pop()
+        assert not is_direct(module, x)
+        module.freeze("int8")(x)
+        module._packed._kept.streams[1] = module.stream(4)
+        assert not is_direct(module, x)
+        module.freeze("int8")(x)
         module.weight_ih_l1 = torch.nn.Parameter(torch.zeros(140, 34))
-        with pytest.raises(RuntimeError):
-            is_plain()
-    assert not is_plain(make().freeze("bfloat16"), x.requires_grad_())
+        assert not is_direct(module, x)
+    module = make().freeze("bfloat16")
+    module(x.requires_grad_())
+    with torch.no_grad():
+        module(x)
+    assert is_direct(module, x)  # it records gradients, with the weights as they are
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -56,12 +56,13 @@ bool call_module(Request& request, PyObject* record, Results& results) {
   if (is_grad_enabled()) {
     for (PyObject* tensor : tensors) train = train || requires_grad(tensor);
   }
-  if (train ? request.is_inference : request.is_rounded) return false;
+  if (train ? request.is_inference : request.is_rounded && request.streams.empty()) return false;
   Scratch scratch;
   Call call;
   if (!call.read(request.layout, tensors.data(), scratch) || (train && may_be_slower(call))) {
     return false;
   }
+  if (!train && request.is_rounded) return forward(call, request.streams, scratch, results);
   const std::vector<PrepackedWeights*> none;
   results = forward(call, train, scratch, train ? none : request.prepacked);
   if (train) let_autograd_know(record, request, results);

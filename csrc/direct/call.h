@@ -117,6 +117,8 @@ struct Request {
   Objects tensors;
   // Of each layer, if the module keeps prepacked weights. `caches` owns them.
   std::vector<PrepackedWeights*> prepacked;
+  // Of each layer and direction, if inference computes with rounded weights that are there.
+  std::vector<PyObject*> streams;
   Objects caches;
   bool is_rounded = false;    // inference computes with rounded weights
   bool is_inference = false;  // the call is not understood if gradients are recorded
@@ -129,6 +131,7 @@ struct Request {
 
  private:
   bool add_prepacked(PyObject* list);
+  void add_streams(PyObject* rounded);
 };
 
 }  // namespace fastlstm::direct

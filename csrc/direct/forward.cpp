@@ -1,5 +1,6 @@
 #include "../cpu/kernels.h"
 #include "../cpu/thread_choice.h"
+#include "../stream_type.h"
 #include "observers.h"
 #include "passes.h"
 
@@ -94,6 +95,72 @@ Results forward(const Call& call, bool train, Scratch& scratch,
   });
   results.kept.insert(results.kept.end(), reserves.begin(), reserves.end());
   return results;
+}
+
+namespace {
+
+template <class Number>
+Number* at(Number* data, int64_t offset) {
+  return data ? data + offset : nullptr;
+}
+
+const float* of_group(const LstmWeight& weight, int64_t group) {
+  return at(static_cast<const float*>(weight.data), group * weight.stride);
+}
+
+}  // namespace
+
+bool forward(const Call& call, const std::vector<PyObject*>& streams, Scratch& scratch,
+             Results& results) {
+  const int64_t D = call.G(), B = call.B, H = call.H, T = call.T, groups = call.layout.groups();
+  if (call.type != torch::Type::float32 || call.layout.is_cell || call.lengths || call.reset ||
+      static_cast<int64_t>(streams.size()) != groups) {
+    return false;
+  }
+  for (int64_t i = 0; i < groups; ++i) {
+    const int64_t I = call.input_size(static_cast<int>(i / D));
+    if (!is_stream_of(streams[i], B, I, H)) return false;
+  }
+  results.hy = owned(call.new_states()), results.cy = owned(call.new_states());
+  results.y = owned(call.new_output());
+  float* const y = reinterpret_cast<float*>(data_of(results.y));
+  float* const hy = reinterpret_cast<float*>(data_of(results.hy));
+  float* const cy = reinterpret_cast<float*>(data_of(results.cy));
+  const float *const hx = reinterpret_cast<const float*>(call.hx),
+                     *const cx = reinterpret_cast<const float*>(call.cx);
+  int code = FASTLSTM_OK;
+  run_kernels(call, [&] {
+    for (int64_t i = 0; i < groups && !code; ++i) {
+      const LayerWeights& of = call.layers[i / D];
+      const fastlstm_layer layer = {of_group(of.weight_ih, i % D), of_group(of.weight_hh, i % D),
+                                    of_group(of.bias_ih, i % D),   of_group(of.bias_hh, i % D),
+                                    of_group(of.weight_ch, i % D), nullptr};
+      if (!has_weights(streams[i], layer)) code = FASTLSTM_BUSY;
+    }
+    const float* x = reinterpret_cast<const float*>(call.x);
+    int64_t stride[] = {call.x_stride[0], call.x_stride[1]};
+    float* to = nullptr;
+    for (int64_t i = 0; i < groups && !code; ++i) {
+      const bool is_last = i / D + 1 == call.layout.num_layers;
+      if (i % D == 0) {
+        to = is_last ? y : static_cast<float*>(scratch.take(T * B * D * H * sizeof(float)));
+      }
+      const int64_t first = i % D ? T - 1 : 0, sign = i % D ? -1 : 1;
+      code = run_sequence(streams[i], {T,
+                                       B,
+                                       x + first * stride[0],
+                                       {sign * stride[0], stride[1], 1},
+                                       to + first * B * D * H + i % D * H,
+                                       {sign * B * D * H, D * H},
+                                       hx + i * B * H,
+                                       cx + i * B * H,
+                                       hy + i * B * H,
+                                       cy + i * B * H});
+      if (i % D == D - 1) x = to, stride[0] = B * D * H, stride[1] = D * H;
+    }
+  });
+  if (code != FASTLSTM_OK && code != FASTLSTM_BUSY) throw std::runtime_error(fastlstm_last_error());
+  return code == FASTLSTM_OK;
 }
 
 }  // namespace fastlstm::direct

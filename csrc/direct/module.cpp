@@ -128,6 +128,17 @@ bool Request::add_prepacked(PyObject* list) {
   return true;
 }
 
+void Request::add_streams(PyObject* rounded) {
+  PyObject* const kept = Attributes(rounded).get(kKept);  // fastlstm.backends.cpu.stored._Kept
+  if (!kept || !PyTuple_Check(kept) || PyTuple_GET_SIZE(kept) == 0) return;
+  PyObject* const list = PyTuple_GET_ITEM(kept, 0);
+  if (!PyList_Check(list)) return;
+  caches.add(kept);
+  for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i) {
+    streams.push_back(PyList_GET_ITEM(list, i));
+  }
+}
+
 bool Request::of_lstm(PyObject* object, PyObject* const* arguments) {
   PyObject *const input = arguments[0], *const hx = arguments[1], *const lengths = arguments[2],
                   *const reset = arguments[3];
@@ -153,6 +164,7 @@ bool Request::of_lstm(PyObject* object, PyObject* const* arguments) {
   const bool is_frozen = prepacked && prepacked != Py_None;
   is_rounded = is_frozen && !PyList_CheckExact(prepacked);
   if (is_frozen && !is_rounded && !add_prepacked(prepacked)) return false;
+  if (is_rounded) add_streams(prepacked);
 
   PyObject* const parameters = module.get(kParameters);
   PyObject* const flat = module.get(kFlatWeights);

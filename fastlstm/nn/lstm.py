@@ -10,7 +10,6 @@ from torch.compiler import is_compiling
 from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm._C import direct_lstm
-from fastlstm.backends.cpu.stored import run_plain
 from fastlstm.backends.select import check_backend
 from fastlstm.call import SequenceLayout, Wanted
 from fastlstm.checks import check_input
@@ -193,12 +192,7 @@ class LSTM(LSTMBase):
         if hx is None and self.learn_initial_state:
             hx = self._initial_state(input)
         weights, prepacked = self._weights_for(input, hx)
-        outputs = None
-        is_plain = is_usual and hx is None and lengths is None and reset is None
-        is_plain = is_plain and self.backend in ("auto", "cpu") and not is_compiling()
-        if prepacked and is_plain and not (self.dropout and self.training):
-            outputs = run_plain(input, weights, prepacked, self.batch_first)
-        output, (hy, cy), *cells = outputs or lstm(
+        output, (hy, cy), *cells = lstm(
             input,
             hx,
             weights,

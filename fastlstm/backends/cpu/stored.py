@@ -7,7 +7,6 @@ call is run as always, on the rounded weights in the module's own dtype.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +16,6 @@ from fastlstm import _C
 from fastlstm.backends.cpu.prepacked import PrepackedWeights
 from fastlstm.backends.pointers import is_there
 from fastlstm.call import Call, LSTMWeights, Results, Wanted
-from fastlstm.tracing import Mode, autocast_dtype, find_mode
 
 # The types and their numbers in csrc/stream.h.
 WEIGHT_TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
@@ -51,69 +49,17 @@ class StoredWeights(PrepackedWeights):
         )
         if not runs:
             return None
-        states = (hx.contiguous(), cx.contiguous(), hx.new_empty(G, B, P), cx.new_empty(G, B, H))
-        y = self.run_layer(input, states, layout.reverse)
-        if y is None:
-            return None
-        return Results(y, states[2], states[3], input.new_empty(0), input.new_empty(0))
-
-    def run_layer(
-        self, x: Tensor, states: tuple[Tensor, Tensor, Tensor, Tensor], reverse: Sequence[bool]
-    ) -> Tensor | None:
-        """Run one layer; return y, or None if another thread is using the streams.
-
-        ``states`` are hx and cx, which are read, and hy and cy, which are written.
-        """
-        hx, cx, hy, cy = states
-        y = x.new_empty(x.shape[0], hx.shape[1], hx.shape[0], hx.shape[2])
+        y = input.new_empty(input.shape[0], B, G, P)
+        hx, cx, hy, cy = (
+            hx.contiguous(),
+            cx.contiguous(),
+            hx.new_empty(G, B, P),
+            cx.new_empty(G, B, H),
+        )
         for group, stream in enumerate(self._streams):
-            if not stream._run_layer(x, y, hx, cx, hy, cy, group, reverse[group]):
+            if not stream._run_layer(input, y, hx, cx, hy, cy, group, layout.reverse[group]):
                 return None
-        return y
-
-
-def run_plain(
-    input: Any, weights: Sequence[LSTMWeights], layers: Sequence[Any], batch_first: bool
-) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
-    """The output and last states of a call that begins with zeros; None if it is not a plain one.
-
-    The general path does the same in 35 us more. A call is plain if its tensors are, if nothing
-    watches it, and if the streams of all layers can run it.
-
-    Args:
-        input: (T, B, I), or (B, T, I) if ``batch_first``.
-        weights: the rounded weights of each layer and direction.
-        layers: the cache of each layer.
-        batch_first: whether the input and the output are (B, T, ...).
-    """
-    if not (
-        type(layers[0]) is StoredWeights
-        and type(input) is Tensor
-        and input.dim() == 3
-        and _is_plain(input)
-        and find_mode((input,)) is Mode.NONE
-        and autocast_dtype(input) is None
-    ):
-        return None
-    x = input.transpose(0, 1) if batch_first else input
-    (T, B, _), D, P = x.shape, len(weights) // len(layers), weights[0].weight_hh.shape[1]
-    H = weights[0].weight_hh.shape[0] // 4
-    widths = [x.shape[2]] * D + [D * P] * (len(weights) - D)
-    fits = all(
-        own.weight_ih.shape == (4 * H, width) and own.weight_hh.shape == (4 * H, P)
-        for own, width in zip(weights, widths, strict=True)
-    )
-    if not (fits and T > 0 and 0 < B <= MOST_ROWS):
-        return None
-    hx, cx = x.new_zeros(D, B, P), x.new_zeros(D, B, H)
-    hy, cy = x.new_empty(len(weights), B, P), x.new_empty(len(weights), B, H)
-    for index, layer in enumerate(layers):
-        own = slice(index * D, (index + 1) * D)
-        y = layer.run_layer(x, (hx, cx, hy[own], cy[own]), (False, True))
-        if y is None:
-            return None
-        x = y.flatten(2)
-    return x.transpose(0, 1) if batch_first else x, (hy, cy)
+        return Results(y, hy, cy, input.new_empty(0), input.new_empty(0))
 
 
 class _Kept(NamedTuple):
@@ -193,22 +139,15 @@ def _can_be_kept(weights: LSTMWeights) -> bool:
         weight is None
         or (
             type(weight) in (Tensor, torch.nn.Parameter)
-            and _is_plain(weight)
+            and weight.dtype == torch.float32
+            and weight.is_cpu
+            and weight.layout == torch.strided
             and weight.is_contiguous()
+            and not torch._C._functorch.is_functorch_wrapped_tensor(weight)
+            and (is_there(weight) or weight.numel() == 0)
+            and not weight.is_neg()
         )
         for weight in weights
-    )
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether the tensor is float32 numbers in the memory of this machine, as they are."""
-    return (
-        tensor.dtype == torch.float32
-        and tensor.is_cpu
-        and tensor.layout == torch.strided
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-        and (is_there(tensor) or tensor.numel() == 0)
-        and not tensor.is_neg()
     )
 
 
