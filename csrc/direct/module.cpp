@@ -133,8 +133,8 @@ void Request::add_streams(PyObject* rounded) {
   if (!kept || !PyTuple_Check(kept) || PyTuple_GET_SIZE(kept) == 0) return;
   PyObject* const list = PyTuple_GET_ITEM(kept, 0);
   if (!PyList_Check(list)) return;
-  caches.add(kept);
   for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); ++i) {
+    caches.add(PyList_GET_ITEM(list, i));
     streams.push_back(PyList_GET_ITEM(list, i));
   }
 }
