@@ -108,7 +108,7 @@ def test_a_nan_is_an_error():
 
 
 def test_the_fit_finds_the_constants_behind_the_times(kernels):
-    """The fit finds the constants that matter, under 3 % noise, and choices improve."""
+    """The fit finds the constants that matter, under 3 % noise, and chooses well by them."""
     before = kernels.costs()
     truth = before | {"barrier": 2500.0, "l2": 2500.0, "finish_row": 300.0, "trip_to_l2": 300.0}
     noise = np.random.default_rng(0)
@@ -127,8 +127,7 @@ def test_the_fit_finds_the_constants_behind_the_times(kernels):
     assert fitted["clock"] == before["clock"]
     errors = [np.abs(costs.misses(kernels, steps, c)).mean() for c in (before, fitted, truth)]
     assert errors[1] <= 1.01 * errors[2] < 0.2 * errors[0]
-    lost = [np.mean(costs.losses(kernels, steps, c)) for c in (before, fitted)]
-    assert 1 <= lost[1] < lost[0]
+    assert 1 <= np.mean(costs.losses(kernels, steps, fitted)) < 1.01
 
 
 ROW = {"precision": "bfloat16", "H": 512, "B": 16, "L": 1, "D": 2, "train": True, "floor_us": 1.0}

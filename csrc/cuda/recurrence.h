@@ -66,7 +66,9 @@ constexpr int weight_registers(Products products) {
 }
 // A warp's steps along k whose weights are in registers; even.
 constexpr int register_steps(Products products, int m_tiles) {
-  return weight_registers(products) / 8 / m_tiles * 2;
+  // Kernels with a single tile have two sums of it, but for tf32x3; with two steps more they spill.
+  const bool has_two_sums = m_tiles == 1 && products != Products::tf32x3;
+  return weight_registers(products) / 8 / m_tiles * 2 - (has_two_sums ? 2 : 0);
 }
 // Steps of weights that a warp has under way while it loads them, and bytes of each for a tile of
 // 16 rows: together 24 KB of a block, or 48 with four tiles, at 0.8 us of latency.
