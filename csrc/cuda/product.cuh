@@ -15,9 +15,9 @@
 
 namespace fastlstm::cuda {
 
-// kFast: it takes more registers, for two sums of each tile where there are one
-// or two tiles, and to read weights from shared memory ahead. kAlongK:
-// neighbours in a row of W_hh are neighbours along k, not rows of a tile.
+// kFast: it takes more registers, for two sums of each tile where there are one or two tiles, and
+// to read weights from shared memory ahead. kAlongK: neighbours in a row of W_hh are neighbours
+// along k, not rows of a tile.
 template <class Element, int kMTiles, int kNTiles, bool kAlongK, bool kFast>
 class Product {
   static constexpr int kRegisterSteps = register_steps(Element::kProducts, kMTiles);

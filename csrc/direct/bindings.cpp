@@ -62,7 +62,9 @@ bool call_module(Request& request, PyObject* record, Results& results) {
   if (!call.read(request.layout, tensors.data(), scratch) || (train && may_be_slower(call))) {
     return false;
   }
-  if (!train && request.is_rounded) return forward(call, request.streams, scratch, results);
+  if (!train && request.is_rounded) {
+    return forward_by_streams(call, request.streams, scratch, results);
+  }
   const std::vector<PrepackedWeights*> none;
   results = forward(call, train, scratch, train ? none : request.prepacked);
   if (train) let_autograd_know(record, request, results);

@@ -110,8 +110,8 @@ const float* of_group(const LstmWeight& weight, int64_t group) {
 
 }  // namespace
 
-bool forward(const Call& call, const std::vector<PyObject*>& streams, Scratch& scratch,
-             Results& results) {
+bool forward_by_streams(const Call& call, const std::vector<PyObject*>& streams, Scratch& scratch,
+                        Results& results) {
   const int64_t D = call.G(), B = call.B, H = call.H, T = call.T, groups = call.layout.groups();
   if (call.type != torch::Type::float32 || call.layout.is_cell || call.lengths || call.reset ||
       static_cast<int64_t>(streams.size()) != groups) {
@@ -128,15 +128,17 @@ bool forward(const Call& call, const std::vector<PyObject*>& streams, Scratch& s
   float* const cy = reinterpret_cast<float*>(data_of(results.cy));
   const float *const hx = reinterpret_cast<const float*>(call.hx),
                      *const cx = reinterpret_cast<const float*>(call.cx);
+  bool is_current = true;
   int code = FASTLSTM_OK;
   run_kernels(call, [&] {
-    for (int64_t i = 0; i < groups && !code; ++i) {
+    for (int64_t i = 0; i < groups && is_current; ++i) {
       const LayerWeights& of = call.layers[i / D];
       const fastlstm_layer layer = {of_group(of.weight_ih, i % D), of_group(of.weight_hh, i % D),
                                     of_group(of.bias_ih, i % D),   of_group(of.bias_hh, i % D),
                                     of_group(of.weight_ch, i % D), nullptr};
-      if (!has_weights(streams[i], layer)) code = FASTLSTM_BUSY;
+      is_current = has_weights(streams[i], layer);
     }
+    if (!is_current) return;
     const float* x = reinterpret_cast<const float*>(call.x);
     int64_t stride[] = {call.x_stride[0], call.x_stride[1]};
     float* to = nullptr;
@@ -160,7 +162,7 @@ bool forward(const Call& call, const std::vector<PyObject*>& streams, Scratch& s
     }
   });
   if (code != FASTLSTM_OK && code != FASTLSTM_BUSY) throw std::runtime_error(fastlstm_last_error());
-  return code == FASTLSTM_OK;
+  return is_current && code == FASTLSTM_OK;
 }
 
 }  // namespace fastlstm::direct

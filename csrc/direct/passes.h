@@ -47,9 +47,9 @@ Results forward(const Call& call, bool train, Scratch& scratch,
                 const std::vector<PrepackedWeights*>& prepacked = {});
 
 // The same in inference by the streams of each layer and direction. Returns false if they cannot
-// run the call, or have other weights.
-bool forward(const Call& call, const std::vector<PyObject*>& streams, Scratch& scratch,
-             Results& results);
+// run the call, have other weights, or are in use by another thread.
+bool forward_by_streams(const Call& call, const std::vector<PyObject*>& streams, Scratch& scratch,
+                        Results& results);
 
 // The gradients of the tensors of Call::read, in their order; None for those that no flag of
 // `needs` asks for.
