@@ -42,7 +42,7 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   using Weights = Product<Element, kMTiles, kNTiles, true, kPlain>;
   static constexpr int kWarpUnits = 4 * kMTiles;
   // Rows of a thread whose igates are fetched a pass ahead: more of them would spill.
-  static constexpr int kFetchedRows = 2;
+  static constexpr int kFetchedRows = kPlain || Element::kProducts != Products::tf32x3 ? 2 : 1;
 
  public:
   __device__ __forceinline__ explicit Forward(const ForwardArguments& arguments)

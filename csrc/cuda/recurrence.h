@@ -59,8 +59,7 @@ constexpr Variant variant(Direction direction, int kernel) {
   return {(direction == Direction::forward ? 2 : 1) << kernel / 2, 1 + kernel % 2};
 }
 // Weights that a thread has in registers, 32 bits each: as many as fit without spills on three
-// architectures, beside sums and prefetched numbers. With tf32x3, which splits the weights, 5 of 48
-// kernels spill 8 to 32 bytes on sm_80 and sm_90; with 64, 88, 96, 112 and 144 more do.
+// architectures, beside sums and prefetched numbers.
 constexpr int weight_registers(Products products) {
   return products == Products::tf32 || products == Products::tf32x3 ? 128 : 112;
 }
