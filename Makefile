@@ -15,7 +15,8 @@
 #   make plans      build benchmarks/plans.cpp and run it; SHAPES="T,B,I,H ..." are others than its own
 #
 # Another builds the module of Python with AddressSanitizer and UBSan, and runs the tests of direct calls
-# and of streams:
+# and of streams. (`python -m pytest`, or the conftest.py of this folder, would import the module of
+# this folder instead.)
 #   make sanitize-calls
 #
 # One more runs torch's own tests with our classes in the place of torch's:
@@ -91,7 +92,7 @@ sanitize-calls: .venv/.built
 	  $(BIN)/python setup.py --quiet build --build-base build/calls
 	LD_PRELOAD="$$(g++ -print-file-name=libasan.so) $$(g++ -print-file-name=libubsan.so)" \
 	  ASAN_OPTIONS=detect_leaks=0 PYTHONPATH=$$(echo build/calls/lib*) \
-	  $(BIN)/python -m pytest -p no:cacheprovider tests/test_direct*.py tests/test_stream*.py
+	  $(BIN)/pytest --confcutdir tests -p no:cacheprovider tests/test_direct*.py tests/test_stream*.py
 
 aarch64:
 	@for tool in $(ARM_TOOLS); do command -v $$tool > /dev/null || { \

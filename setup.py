@@ -20,7 +20,7 @@ from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
 ROOT = Path(__file__).parent.resolve()
-COMPILERS = ["c++", "g++"]  # as CMake tries them
+COMPILERS = ["c++", "g++", "clang++"]  # as CMake tries them
 CUDA = "FASTLSTM_CUDA_ARCHITECTURES"
 REQUIRED = os.environ.get("FASTLSTM_REQUIRE_KERNELS", "0") not in ("", "0")
 OLDEST_GPU = 80  # that the CUDA kernels can be compiled for

@@ -36,6 +36,10 @@ _EXTRAS = {
 }
 
 
+def pytest_report_header() -> str:
+    return f"fastlstm: {_C.__file__}"
+
+
 class _TestFile(pytest.Module):
     """A test file, which is skipped if it imports an extra that is not installed."""
 

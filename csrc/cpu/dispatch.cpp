@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #if defined(FASTLSTM_AMX)
+#include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
@@ -31,6 +32,13 @@ namespace {
 #endif
 
 #if defined(FASTLSTM_AMX)
+// Whether the processor has tiles and their products of bfloat16, which __builtin_cpu_supports of
+// older compilers does not know.
+bool has_tiles() {
+  unsigned a, b, c, d;
+  return __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d & 1u << 22) && (d & 1u << 24);
+}
+
 // Asks Linux for permission to use tiles, which are 8 KiB of state for each thread: see
 // Documentation/arch/x86/xstate.rst. It refuses if a thread's signal stack is too small for them.
 bool are_tiles_granted() {
@@ -48,8 +56,7 @@ const std::vector<Kernels>& available() {
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
       if (__builtin_cpu_supports("avx512bf16")) {
 #if defined(FASTLSTM_AMX)
-        if (__builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
-            are_tiles_granted()) {
+        if (has_tiles() && are_tiles_granted()) {
           list.push_back(FASTLSTM_KERNELS(amx, avx512));
         }
 #endif

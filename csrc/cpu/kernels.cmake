@@ -1,7 +1,7 @@
 # How the kernels are compiled; included by the Python module and by the tests of tests/native.
 
-if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  message(FATAL_ERROR "fastlstm is built by g++, whose vector extensions it uses; "
+if(NOT CMAKE_CXX_COMPILER_ID MATCHES "^(GNU|Clang)$")
+  message(FATAL_ERROR "fastlstm is built by g++ or clang++, whose vector extensions it uses; "
                       "found ${CMAKE_CXX_COMPILER_ID}. Set CXX=g++.")
 endif()
 
@@ -17,16 +17,18 @@ endif()
 set(CMAKE_CXX_FLAGS_RELEASE "-O3")
 
 include(CheckCXXCompilerFlag)
-find_package(OpenMP COMPONENTS CXX)  # without it every call starts threads of its own
-if(OpenMP_CXX_FOUND AND FASTLSTM_OPENMP_OF_PROCESS)
-  add_library(fastlstm_openmp INTERFACE)
-  target_compile_options(fastlstm_openmp INTERFACE ${OpenMP_CXX_FLAGS})
-  set(FASTLSTM_THREADS fastlstm_openmp)
-elseif(OpenMP_CXX_FOUND)
-  set(FASTLSTM_THREADS OpenMP::OpenMP_CXX)
+# The runtime of OpenMP: the module finds it in its process. Without one, every call starts threads.
+find_package(Threads REQUIRED)
+add_library(fastlstm_threads INTERFACE)
+target_link_libraries(fastlstm_threads INTERFACE Threads::Threads)
+if(FASTLSTM_OPENMP_OF_PROCESS)
+  target_compile_definitions(fastlstm_threads INTERFACE FASTLSTM_OPENMP)
 else()
-  find_package(Threads REQUIRED)
-  set(FASTLSTM_THREADS Threads::Threads)
+  find_package(OpenMP COMPONENTS CXX)
+  if(OpenMP_CXX_FOUND)
+    target_compile_definitions(fastlstm_threads INTERFACE FASTLSTM_OPENMP)
+    target_link_libraries(fastlstm_threads INTERFACE OpenMP::OpenMP_CXX)
+  endif()
 endif()
 
 # Adds to `target` what is compiled for one instruction set, with the flags that follow: the
@@ -41,7 +43,7 @@ function(add_isa target what isa)
     add_library(${what}_${isa} OBJECT ${sources})
     target_compile_definitions(${what}_${isa} PRIVATE FASTLSTM_ISA=${isa})
     target_compile_options(${what}_${isa} PRIVATE -ffp-contract=fast -fno-math-errno ${ARGN})
-    target_link_libraries(${what}_${isa} PRIVATE ${FASTLSTM_THREADS})
+    target_link_libraries(${what}_${isa} PRIVATE fastlstm_threads)
   endif()
   target_link_libraries(${target} PRIVATE ${what}_${isa})
 endfunction()
@@ -59,7 +61,7 @@ function(add_stream target)
     add_isa(${target} stream avx2 -mavx2 -mfma)
     add_isa(${target} stream avx512 ${FASTLSTM_AVX512_FLAGS})
   endif()
-  target_link_libraries(${target} PRIVATE ${FASTLSTM_THREADS})
+  target_link_libraries(${target} PRIVATE fastlstm_threads)
 endfunction()
 
 # Adds the kernels of every instruction set, the stepping object too, to `target`.

@@ -13,11 +13,16 @@
 #include <cstdint>
 #include <thread>
 
-#if defined(_OPENMP)
-#include <omp.h>
-#endif
-
 #include "kernels.h"
+
+#if defined(FASTLSTM_OPENMP)
+// Of the OpenMP runtimes of GNU and of LLVM. A pragma would call what only the compiler's own has.
+extern "C" {
+void GOMP_parallel(void (*body)(void*), void* data, unsigned num_threads, unsigned flags);
+int omp_get_thread_num();
+int omp_get_num_threads();
+}
+#endif
 
 namespace fastlstm::cpu {
 namespace {
@@ -113,10 +118,12 @@ template <class Body>
 void run_team(Progress* progress, int num_threads, const Body& body) {
   if (num_threads <= 1) return body(Team(progress, 0, 1));
   for (int thread = 0; thread < num_threads; ++thread) progress[thread] = {};
-#if defined(_OPENMP)
+#if defined(FASTLSTM_OPENMP)
   if (!is_forked) {
-#pragma omp parallel num_threads(num_threads)
-    body(Team(progress, omp_get_thread_num(), omp_get_num_threads()));
+    const auto run = [&] { body(Team(progress, omp_get_thread_num(), omp_get_num_threads())); };
+    const auto call = [](void* run_) { (*static_cast<decltype(run)*>(run_))(); };
+    GOMP_parallel(call, const_cast<void*>(static_cast<const void*>(&run)),
+                  static_cast<unsigned>(num_threads), 0);
     return;
   }
 #endif

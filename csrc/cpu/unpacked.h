@@ -102,7 +102,8 @@ void dot_gates(const GateWeight<S> (&weights)[2], int64_t H, int64_t unit, int64
     typename V::Value sums[kDotRows][4][kLanes<S>];
     bool adds = false;
     for (int i = 0; i < 2; ++i) {
-      const auto [data, depth] = weights[i];
+      const S* const data = weights[i].data;
+      const int64_t depth = weights[i].depth;
       if (depth == 0) continue;
       const S* rows[kDotRows];
       for (int64_t r = first; r < end; ++r) rows[r - first] = row(r, i);
