@@ -229,7 +229,7 @@ class Layers(NamedTuple):
     input: Tensor
     """(T, B, I), or (N, I) of a PackedSequence"""
     weights: Sequence[GroupWeights]
-    """one entry a layer, whose groups are the directions"""
+    """one entry a layer, whose groups are the directions, and of each direction the heads"""
     hx: Tensor
     """(L * G, B, P)"""
     cx: Tensor
@@ -241,6 +241,8 @@ class Layers(NamedTuple):
     """the dtype to which ``torch.autocast`` casts; None: it is off"""
     prepacked: Sequence[Any] | None = None
     """a PrepackedWeights for each layer; None: weights are packed in every call"""
+    num_heads: int = 1
+    """heads of each direction; each is a group"""
 
 
 def split(items: Iterable[Any], sizes: Sequence[int]) -> list[list[Any]]:

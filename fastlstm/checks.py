@@ -145,17 +145,21 @@ def check_layers(
     input: Tensor | PackedSequence,
     hx: tuple[Tensor, Tensor] | None,
     weights: Sequence[LSTMWeights],
-    D: int,
+    layout: SequenceLayout,
     batch_first: bool,
-    lengths: Any,
-    reset: Any,
+    num_heads: int = 1,
 ) -> tuple[SequenceLayout, torch.dtype | None]:
     """Check the arguments of :func:`fastlstm.lstm`.
+
+    Args:
+        input, hx, weights, batch_first, num_heads: as the user gave them.
+        layout: the directions, and lengths and reset as the user gave them.
 
     Returns:
         The layout of the first layer, time first, as :func:`check_call` returns it, and the dtype
         of autocast, None where it is off.
     """
+    (_, lengths, _, reset), D = layout, len(layout.reverse)
     if not weights or len(weights) % D:
         raise RuntimeError(f"weights: expected {D} entries a layer, got {len(weights)} in all")
     is_packed = isinstance(input, PackedSequence)
@@ -200,8 +204,8 @@ def check_layers(
         B = int(input.batch_sizes[0])
     else:
         B = data.shape[0 if batch_first else 1]
-    check_weights(weights, D, data, autocast)
-    layout = SequenceLayout([False, True][:D], None, batch_sizes, None)
+    check_weights(weights, D, data, autocast, num_heads)
+    layout = SequenceLayout(layout.reverse, None, batch_sizes, None)
     if lengths is not None or reset is not None:
         x = data.transpose(0, 1) if batch_first else data
         _, layout = check_layout(layout._replace(lengths=lengths), x)
@@ -212,7 +216,7 @@ def check_layers(
             layout = layout._replace(reset=of_reset.reset)
     if hx is not None:
         check_states(hx)
-        H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1]
+        H, P = first.weight_hh.shape[0] // 4, first.weight_hh.shape[1] * num_heads
         for index, (state, size) in enumerate(zip(hx, (P, H), strict=True)):
             if state.shape != (len(weights), B, size):
                 raise RuntimeError(
@@ -239,14 +243,36 @@ def check_matrices(weights: LSTMWeights) -> None:
             raise RuntimeError(f"{name}: expected a matrix, got {weight.dim()}-D")
 
 
-def check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor, autocast: bool) -> None:
+def check_num_heads(num_heads: Any, hidden_size: int, has_projection: bool) -> None:
+    """TypeError or ValueError unless a hidden layer of that size has that many equal heads."""
+    if isinstance(num_heads, bool) or not isinstance(num_heads, int):
+        raise TypeError(f"num_heads: expected an int, got {type(num_heads).__name__}")
+    if num_heads < 1:
+        raise ValueError(f"num_heads: expected at least 1, got {num_heads}")
+    if hidden_size % num_heads:
+        raise ValueError(
+            f"num_heads: expected a divisor of hidden_size={hidden_size}, got {num_heads}"
+        )
+    if has_projection and num_heads > 1:
+        raise ValueError(
+            "num_heads: expected 1 with a projection (proj_size), whose output all units share; "
+            f"got {num_heads}"
+        )
+
+
+def check_weights(
+    weights: Sequence[LSTMWeights], D: int, input: Tensor, autocast: bool, num_heads: int = 1
+) -> None:
     """Check sizes, dtypes and devices of all parameters against those of the first entry."""
     first = weights[0]
-    four_h, P = first.weight_hh.shape
+    four_h, columns = first.weight_hh.shape
     if four_h == 0 or four_h % 4:
         raise RuntimeError(f"weight_hh: expected 4 * hidden_size rows, got {four_h}")
+    check_num_heads(num_heads, four_h // 4, first.weight_hr is not None)
+    P = columns * num_heads
     if first.weight_hr is None and four_h != 4 * P:
-        raise RuntimeError(f"weight_hh: expected size {(four_h, four_h // 4)}, got {(four_h, P)}")
+        expected = (four_h, four_h // 4 // num_heads)
+        raise RuntimeError(f"weight_hh: expected size {expected}, got {(four_h, columns)}")
     dtype, device = first.weight_ih.dtype, input.device
     if first.weight_ih.device != device:
         raise RuntimeError(
@@ -257,7 +283,7 @@ def check_weights(weights: Sequence[LSTMWeights], D: int, input: Tensor, autocas
         input_size = first.weight_ih.shape[1] if index < D else D * P
         sizes = (
             (four_h, input_size),
-            (four_h, P),
+            (four_h, columns),
             (four_h,),
             (four_h,),
             (3 * four_h // 4,),

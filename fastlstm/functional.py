@@ -20,6 +20,7 @@ from fastlstm.backends.select import select, why_not_stacked
 from fastlstm.call import Call, GroupWeights, Layers, LSTMWeights, SequenceLayout, Wanted
 from fastlstm.cell_checks import check_cell
 from fastlstm.checks import check_call, check_layers
+from fastlstm.layers import join_heads, make_cell, make_layers
 from fastlstm.layout_checks import steps_between_checkpoints
 from fastlstm.op.run import run, run_layers, run_stacked
 from fastlstm.problem import pose_problem
@@ -40,6 +41,7 @@ def lstm(
     return_all_cells: bool = False,
     return_sequence: bool = True,
     checkpoint_every: int | str | None = None,
+    num_heads: int = 1,
     prepacked: Sequence[PrepackedWeights | None] | None = None,
     backend: str = "auto",
     packed: Sequence[PrepackedWeights | None] | None = None,
@@ -67,6 +69,8 @@ def lstm(
         return_sequence: return the output; if False, None is returned in its place. Default: True.
         checkpoint_every: the number of steps between the states that training keeps, as in
             :class:`fastlstm.LSTM`. Default: every step is kept.
+        num_heads: n, the number of heads that share no h, as in :class:`fastlstm.LSTM`: each
+            ``weight_hh`` is (4H, H / n). Not with ``weight_hr``. Default: 1.
         prepacked: a :class:`fastlstm.PrepackedWeights` for each layer, the cache of its prepacked
             weights; see :func:`fastlstm.lstm_sequence`. Default: none.
         backend: "auto", or the name of one; see :func:`fastlstm.explain`. Default: "auto".
@@ -88,9 +92,10 @@ def lstm(
     weights = tuple(weights)
     every = 0 if checkpoint_every is None else steps_between_checkpoints(checkpoint_every)
     G = 2 if bidirectional else 1
-    layout, autocast = check_layers(input, hx, weights, G, batch_first, lengths, reset)
+    layout = SequenceLayout([False, True][:G], lengths, reset=reset)
+    layout, autocast = check_layers(input, hx, weights, layout, batch_first, num_heads)
     data = input.data if isinstance(input, PackedSequence) else input
-    layers = make_layers(input, hx, weights, layout, batch_first, autocast)
+    layers = make_layers(input, hx, weights, layout, batch_first, autocast, num_heads)
     if dropout and training:
         layers = layers._replace(dropout=dropout)
     if prepacked is not None or packed is not None:
@@ -108,6 +113,7 @@ def lstm(
         is_packed, is_projected = problem.is_packed_sequence, problem.proj_size > 0
         dtype, c_dtype = result_dtypes(data, cx, layers.autocast, is_packed, is_projected)
         y, hy, cy = y.to(dtype) if return_sequence else y, hy.to(dtype), cy.to(c_dtype)
+    hy, cy = join_heads(hy, num_heads), join_heads(cy, num_heads)
     outputs: list[Any] = [y if return_sequence else None, *([cells] if return_all_cells else [])]
     if isinstance(input, PackedSequence):
         assert layout.batch_sizes is not None
@@ -268,53 +274,3 @@ def lstm_sequence(
     y, hy, cy, cells, _ = run(chosen, call, wanted, mode, prepacked or packed)
     outputs = (y if return_sequence else None, hy, cy)
     return (*outputs, cells) if return_all_cells else outputs
-
-
-def make_layers(
-    input: Tensor | PackedSequence,
-    hx: tuple[Tensor, Tensor] | None,
-    weights: Sequence[LSTMWeights],
-    layout: SequenceLayout,
-    batch_first: bool,
-    autocast: torch.dtype | None,
-) -> Layers:
-    """Arguments of :func:`lstm`, once they are checked, as layers: time first, rows sorted."""
-    G, like = len(layout.reverse), weights[0].weight_hh
-    if isinstance(input, PackedSequence):
-        x, B = input.data, int(input.batch_sizes[0])
-        if hx is not None and input.sorted_indices is not None:
-            hx = tuple(state.index_select(1, input.sorted_indices) for state in hx)  # type: ignore
-    else:
-        x = input.transpose(0, 1) if batch_first else input  # a view: kernels take any stride
-        B = x.shape[1]
-    if hx is None:
-        rows, (four_h, P) = (len(weights), B), like.shape
-        zeros = like.new_zeros(*rows, P)
-        hx = (zeros, zeros if four_h == 4 * P else like.new_zeros(*rows, four_h // 4))
-    groups = []
-    for start in range(0, len(weights), G):
-        parameters = zip(*weights[start : start + G], strict=True)
-        groups.append(GroupWeights(*[() if p[0] is None else p for p in parameters]))
-    autocast = None if like.dtype is torch.float64 else autocast
-    return Layers(x, groups, *hx, layout, autocast=autocast)
-
-
-def make_cell(input: Tensor, hx: tuple[Tensor, Tensor] | None, weights: LSTMWeights) -> Layers:
-    """Arguments of :func:`lstm_cell`, once they are checked, as a layer without a time dimension.
-
-    Under autocast ``nn.LSTMCell`` carries its state on a CPU in float32, if it came so, and so does
-    this: rounding the state in every step would lose small changes. All is float32 then.
-    """
-    if hx is None:
-        zeros = input.new_zeros(input.shape[0], weights.weight_hh.shape[1])
-        hx = (zeros, zeros)
-    h, c = hx
-    lowered = None if input.dtype is torch.float64 else autocast_dtype(input)
-    if lowered is not None and input.device.type == "cpu":
-        carried = torch.promote_types(c.dtype, lowered)
-        if carried != lowered:
-            lowered = None
-            input, h, c = (tensor.to(carried) for tensor in (input, h, c))
-            weights = LSTMWeights._make(w if w is None else w.to(carried) for w in weights)
-    group = GroupWeights(*[() if weight is None else (weight,) for weight in weights])
-    return Layers(input, [group], h, c, SequenceLayout([False]), autocast=lowered)

@@ -16,7 +16,7 @@ class Problem(NamedTuple):
     Attributes:
         device: the device of the tensors: "cpu", "cuda", ...
         dtype: the dtype that is computed in.
-        T, B, G, H: time steps, batch, groups (2 for a bidirectional layer), hidden units.
+        T, B, G, H: time steps, batch, groups (directions times heads), hidden units of a group.
         I, L: input size (0: the input is igates) and layers.
         has_peepholes: there are peephole connections.
         proj_size: size of the projected hidden state, 0 for none.
@@ -31,6 +31,7 @@ class Problem(NamedTuple):
         requires_grad: gradients of the input, the states or the weights are recorded, whether the
             module is in training mode or not.
         number: the number of the tensors' GPU; None for the current one, and on other devices.
+        num_heads: heads of each direction; each is a group.
     """
 
     device: str
@@ -53,6 +54,7 @@ class Problem(NamedTuple):
     transformed: bool = False
     requires_grad: bool = False
     number: int | None = None
+    num_heads: int = 1
 
 
 def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mode, Problem]:
@@ -101,5 +103,6 @@ def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mod
         transformed=transformed and whole_layers,
         requires_grad=requires_grad,
         number=input.device.index,
+        num_heads=layers.num_heads,
     )
     return wanted, mode, problem

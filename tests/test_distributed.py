@@ -29,7 +29,7 @@ class Model(nn.Module):
         super().__init__()
         options = {"peephole": True, "dtype": torch.float64, "learn_initial_state": True}
         self.encoder = fastlstm.LSTM(I, H, 2, bidirectional=True, **options)
-        self.decoder = fastlstm.LSTM(2 * H, H, **options)
+        self.decoder = fastlstm.LSTM(2 * H, H, num_heads=2, **options)
         self.unused = fastlstm.LSTM(I, H, dtype=torch.float64)
 
     def forward(self, x, with_unused=False):

@@ -18,3 +18,7 @@ def of_a_packed_sequence(lstm: fastlstm.LSTM, x: PackedSequence) -> Tensor:
     output, _ = lstm(x)
     assert_type(output, PackedSequence)
     return output.data
+
+
+def of_heads() -> fastlstm.LSTM:
+    return fastlstm.LSTM(3, 4, num_heads=2)

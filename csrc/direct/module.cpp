@@ -68,9 +68,9 @@ const Name kParameters("_parameters"), kFlatWeights("_flat_weights"),
     kNumLayers("num_layers"), kBias("bias"), kBatchFirst("batch_first"), kDropout("dropout"),
     kBidirectional("bidirectional"), kProjSize("proj_size"), kTraining("training"),
     kPeephole("peephole"), kBackend("backend"), kLearnInitialState("learn_initial_state"),
-    kCheckpointEvery("checkpoint_every"), kPrepacked("_packed"), kKept("_kept"),
-    kWeightIh("weight_ih"), kWeightHh("weight_hh"), kBiasIh("bias_ih"), kBiasHh("bias_hh"),
-    kWeightCh("weight_ch");
+    kCheckpointEvery("checkpoint_every"), kNumHeads("num_heads"), kPrepacked("_packed"),
+    kKept("_kept"), kWeightIh("weight_ih"), kWeightHh("weight_hh"), kBiasIh("bias_ih"),
+    kBiasHh("bias_hh"), kWeightCh("weight_ch");
 
 bool is_backend_known(const Attributes& module) {
   PyObject* const backend = module.get(kBackend);
@@ -143,7 +143,7 @@ bool Request::of_lstm(PyObject* object, PyObject* const* arguments) {
   PyObject *const input = arguments[0], *const hx = arguments[1], *const lengths = arguments[2],
                   *const reset = arguments[3];
   const Attributes module(object);
-  int proj_size = 0, is_bidirectional = 0, is_training = 0, learns_states = 0;
+  int proj_size = 0, is_bidirectional = 0, is_training = 0, learns_states = 0, num_heads = 1;
   if (!module.is_size(kInputSize, layout.input_size) ||
       !module.is_size(kHiddenSize, layout.hidden_size) ||
       !module.is_size(kNumLayers, layout.num_layers) || !module.is_size(kProjSize, proj_size) ||
@@ -152,7 +152,7 @@ bool Request::of_lstm(PyObject* object, PyObject* const* arguments) {
       !module.is_flag(kPeephole, layout.has_peepholes) ||
       !module.is_flag(kLearnInitialState, learns_states) ||
       !module.is_flag(kTraining, is_training) || !is_backend_known(module) || proj_size != 0 ||
-      (learns_states && hx == Py_None)) {
+      !module.is_size(kNumHeads, num_heads) || num_heads != 1 || (learns_states && hx == Py_None)) {
     return false;
   }
   PyObject* const dropout = module.get(kDropout);

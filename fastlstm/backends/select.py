@@ -97,7 +97,9 @@ def describe(problem: Problem, backend: str = "auto") -> str:
     dtype = str(problem.dtype).removeprefix("torch.")
     lines = [
         f"T={problem.T} B={problem.B} G={problem.G} H={problem.H} {dtype} on {problem.device}"
-        f"{', peepholes' if problem.has_peepholes else ''}: runs on {name(chosen)!r}"
+        f"{', peepholes' if problem.has_peepholes else ''}"
+        f"{f', {problem.num_heads} heads' if problem.num_heads > 1 else ''}"
+        f": runs on {name(chosen)!r}"
     ]
     reasons = {module: module.why_not(problem) for module in BACKENDS}
     able = [name(module) for module, reason in reasons.items() if reason is None]

@@ -20,6 +20,8 @@ def why_not(problem: Problem) -> str | None:
         return "has no rules for torch.func.vmap and for forward mode"
     if problem.has_peepholes:
         return "has no peephole connections"
+    if problem.num_heads > 1:
+        return "has no heads"
     if problem.has_reset:
         return "has no reset mask"
     if problem.return_all_cells:

@@ -72,8 +72,8 @@ def to_kernels(
 
     Raises:
         TypeError: ``state_dict`` is no mapping.
-        ValueError: gate_order is not a permutation of "ifgo", or the layer has peepholes or a
-            projection, which the kernels of other libraries do not have.
+        ValueError: gate_order is not a permutation of "ifgo", or the layer has peepholes, a
+            projection or heads, which the kernels of other libraries do not have.
         KeyError: the state_dict has no layer with this suffix.
 
     Example:
@@ -89,6 +89,10 @@ def to_kernels(
         if name in state_dict:
             raise ValueError(f"state_dict: expected no {name}, which kernels have no place for")
     kernel = _reorder(state_dict[f"weight_ih{suffix}"].t(), "ifgo", gate_order)
+    four_h, H = state_dict[f"weight_hh{suffix}"].shape
+    if four_h != 4 * H:
+        expected = f"weight_hh{suffix} {(four_h, four_h // 4)}, without heads"
+        raise ValueError(f"state_dict: expected {expected}, got {(four_h, H)}")
     recurrent_kernel = _reorder(state_dict[f"weight_hh{suffix}"].t(), "ifgo", gate_order)
     if f"bias_ih{suffix}" not in state_dict:
         return kernel, recurrent_kernel, None

@@ -13,7 +13,8 @@ from fastlstm._C import direct_lstm
 from fastlstm.backends.select import check_backend
 from fastlstm.call import SequenceLayout, Wanted
 from fastlstm.checks import check_input
-from fastlstm.functional import lstm, make_layers
+from fastlstm.functional import lstm
+from fastlstm.layers import dense_weight, make_layers
 from fastlstm.layout_checks import steps_between_checkpoints, tensor_of
 from fastlstm.nn.direct import record
 from fastlstm.nn.lstm_base import BEYOND_TORCH, LSTMBase, options_repr
@@ -39,6 +40,13 @@ class LSTM(LSTMBase):
         o_t = sigmoid(W_io x_t + W_ho h_{t-1} + w_co * c_t     + b_o)
         h_t = o_t * tanh(c_t)
 
+    With ``num_heads=n`` the units are n heads of H / n (Pöppel, Beck and Hochreiter, 2024,
+    "FlashRNN: I/O-aware optimization of traditional RNNs on modern hardware"). The gates of a unit
+    read the whole x, but only the h of its own head: each W_h. is block-diagonal, and
+    ``weight_hh_l0`` (4H, H / n) has only the blocks, row by row::
+
+        W_h. h_{t-1} = [W_h.^1 h_{t-1}^1, ..., W_h.^n h_{t-1}^n]    h^k: the h of head k
+
     First gradients, ``torch.func.vmap`` and ``torch.func.grad`` run in the backend's kernels,
     second derivatives and forward mode in plain torch; see :func:`fastlstm.lstm_sequence`.
 
@@ -57,20 +65,25 @@ class LSTM(LSTMBase):
             again at a time. A training step takes 1.1 to 1.3 times as long, and the gradients are
             the same; on the cpu backend bit for bit, except in float16. "auto" is 128. See also
             ``return_sequence`` of :meth:`forward`. Default: None, every step is kept.
+        num_heads: n, the number of heads, a divisor of H. Not with proj_size. On a CPU heads save
+            time from 16 units each on. Default: 1, all units are one head.
         backend: "auto", which is the fastest backend that can run the call, or the name of one; see
             :func:`fastlstm.explain`. Default: "auto".
 
     Raises:
         TypeError, ValueError: as ``nn.LSTM`` does.
-        TypeError: ``checkpoint_every`` is neither None, an integer nor a string.
-        ValueError: ``checkpoint_every`` is below 1 or another string than "auto", or there is no
-            backend of that name.
+        TypeError: ``checkpoint_every`` is neither None, an integer nor a string, or ``num_heads``
+            no integer.
+        ValueError: ``checkpoint_every`` is below 1 or another string than "auto", ``num_heads`` is
+            no divisor of H, or not 1 beside proj_size, or there is no backend of that name.
 
     Example:
         >>> lstm = fastlstm.LSTM(10, 20, num_layers=2, peephole=True)
         >>> output, (h_n, c_n) = lstm(torch.randn(5, 3, 10))
         >>> output.shape, h_n.shape, c_n.shape
         (torch.Size([5, 3, 20]), torch.Size([2, 3, 20]), torch.Size([2, 3, 20]))
+        >>> fastlstm.LSTM(10, 20, num_heads=4).weight_hh_l0.shape  # 4 heads of 5 units
+        torch.Size([80, 5])
     """
 
     weight_ih_l0: Tensor
@@ -94,6 +107,7 @@ class LSTM(LSTMBase):
         peephole: bool = False,
         learn_initial_state: bool = False,
         checkpoint_every: int | str | None = None,
+        num_heads: int = 1,
         backend: str = "auto",
     ) -> None:
         super().__init__(
@@ -115,6 +129,7 @@ class LSTM(LSTMBase):
         steps_between_checkpoints(checkpoint_every)
         self.checkpoint_every = checkpoint_every
         self.backend = check_backend(backend)
+        self._divide_into_heads(num_heads)
         if peephole:
             bound = self._bound()
             for suffix in self._suffixes():
@@ -205,6 +220,7 @@ class LSTM(LSTMBase):
             return_all_cells=return_all_cells,
             return_sequence=return_sequence,
             checkpoint_every=self.checkpoint_every,
+            num_heads=self.num_heads,
             prepacked=prepacked,
             backend=self.backend,
         )
@@ -237,13 +253,14 @@ class LSTM(LSTMBase):
             input = input if input.dim() == 3 else input.unsqueeze(0 if self.batch_first else 1)
         layout = SequenceLayout([False, True][: 1 + self.bidirectional], None, batch_sizes)
         data, weights = input.data if isinstance(input, PackedSequence) else input, self.weights()
-        layers = make_layers(input, None, weights, layout, self.batch_first, autocast_dtype(data))
+        autocast, n = autocast_dtype(data), self.num_heads
+        layers = make_layers(input, None, weights, layout, self.batch_first, autocast, n)
         layers = layers._replace(dropout=self.dropout if self.training else 0.0)
         every = steps_between_checkpoints(self.checkpoint_every)
         return pose_problem(layers, Wanted(checkpoint_every=every), "lstm")[2]
 
     def to_torch(self) -> nn.LSTM:
-        """Make an ``nn.LSTM`` with copies of these parameters.
+        """Make an ``nn.LSTM`` with copies of these parameters; heads become zeros in weight_hh.
 
         Raises:
             ValueError: with peepholes or learnt initial states, which ``nn.LSTM`` lacks.
@@ -252,7 +269,10 @@ class LSTM(LSTMBase):
             if getattr(self, name):
                 raise ValueError(f"{name}: expected False, nn.LSTM has no such option; got True")
         module = TorchLSTM(**arguments_of(self))
-        module.load_state_dict(self.state_dict())
+        state, n = self.state_dict(), self.num_heads
+        module.load_state_dict(
+            {name: dense_weight(w, n) if "weight_hh" in name else w for name, w in state.items()}
+        )
         return module.train(self.training)
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -282,6 +302,7 @@ class LSTM(LSTMBase):
         if not isinstance(module, (TorchLSTM, LSTM)):
             raise TypeError(f"module: expected an nn.LSTM, got {type(module).__name__}")
         options: dict[str, Any] = {"backend": backend, "checkpoint_every": checkpoint_every}
+        options["num_heads"] = getattr(module, "num_heads", 1)
         ours = cls(**arguments_of(module), **options)
         ours.load_state_dict(module.state_dict())
         return ours.train(module.training)
@@ -289,5 +310,5 @@ class LSTM(LSTMBase):
     def extra_repr(self) -> str:
         """The text of nn.LSTM, with the options that are on."""
         return super().extra_repr() + options_repr(
-            self, "peephole", "learn_initial_state", "checkpoint_every"
+            self, "peephole", "learn_initial_state", "checkpoint_every", "num_heads"
         )

@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import PackedSequence
 from fastlstm.backends.cpu.prepacked import PrepackedWeights
 from fastlstm.backends.cpu.stored import RoundedWeights
 from fastlstm.call import LSTMWeights
+from fastlstm.checks import check_num_heads
 from fastlstm.nn.scripting import TorchLSTM
 from fastlstm.nn.stream import Stream
 from fastlstm.tracing import requires_grad
@@ -39,8 +40,10 @@ def check_sizes(
     """
     if module.peephole and weights.weight_ch is None:
         raise TypeError(f"weight_ch{suffix}: expected a Tensor, got NoneType")
-    H = module.hidden_size
-    sizes = ((4 * H, module.input_size), (4 * H, getattr(module, "proj_size", 0) or H))
+    H, P, n = module.hidden_size, getattr(module, "proj_size", 0), getattr(module, "num_heads", 1)
+    if n != 1:
+        check_num_heads(n, H, P > 0)
+    sizes = ((4 * H, module.input_size), (4 * H, P or H // n))
     for name, weight, size in zip(weights._fields, weights, sizes, strict=False):
         if not isinstance(weight, Tensor):
             raise TypeError(f"{name}{suffix}: expected a Tensor, got {type(weight).__name__}")
@@ -53,7 +56,9 @@ def check_sizes(
 
 def options_repr(module: nn.Module, *names: str) -> str:
     """The options of these names that are on, and the backend, for ``extra_repr``."""
-    on = "".join(f", {name}={value!r}" for name in names if (value := getattr(module, name)))
+    values = [(name, getattr(module, name)) for name in names]
+    one_head = ("num_heads", 1)
+    on = "".join(f", {n}={value!r}" for n, value in values if value and (n, value) != one_head)
     return on + (f", backend={module.backend!r}" if module.backend != "auto" else "")
 
 
@@ -67,6 +72,7 @@ class LSTMBase(nn.RNNBase):
     check_forward_args = TorchLSTM.check_forward_args  # type: ignore[assignment]
     permute_hidden = TorchLSTM.permute_hidden  # type: ignore[assignment]
 
+    num_heads: int = 1
     # The cache of freeze(); the name is that in pickles of version 0.1.
     _packed: list[PrepackedWeights] | RoundedWeights | None = None
 
@@ -111,8 +117,22 @@ class LSTMBase(nn.RNNBase):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Set the state, which may be that of an ``nn.LSTM`` or of an older version."""
-        options = {"learn_initial_state": False, "checkpoint_every": None}
+        options = {"learn_initial_state": False, "checkpoint_every": None, "num_heads": 1}
         super().__setstate__(BEYOND_TORCH | options | state)
+
+    def _divide_into_heads(self, num_heads: int) -> None:
+        """Check the number of heads, and keep the columns of weight_hh that a head needs."""
+        check_num_heads(num_heads, self.hidden_size, self.proj_size > 0)
+        self.num_heads = num_heads
+        if num_heads > 1:
+            for name in [f"weight_hh_{suffix}" for suffix in self._suffixes()]:
+                columns = getattr(self, name).detach()[:, : self.hidden_size // num_heads]
+                setattr(self, name, nn.Parameter(columns.clone()))
+
+    def flatten_parameters(self) -> None:
+        """Lay the weights out for cuDNN as ``nn.LSTM`` does, but not with heads: it has none."""
+        if self.num_heads == 1:
+            super().flatten_parameters()
 
     def _bound(self) -> float:
         """The largest weight that is drawn; ``hidden_size**-0.5`` differs in the last bit."""

@@ -13,7 +13,8 @@ from fastlstm._C import direct_cell
 from fastlstm.backends.select import check_backend
 from fastlstm.call import LSTMWeights, Wanted
 from fastlstm.cell_checks import check_cell_input
-from fastlstm.functional import lstm_cell, make_cell
+from fastlstm.functional import lstm_cell
+from fastlstm.layers import make_cell
 from fastlstm.nn.direct import record
 from fastlstm.nn.lstm import EXAMPLE_BATCH
 from fastlstm.nn.lstm_base import BEYOND_TORCH, check_sizes, options_repr

@@ -22,12 +22,17 @@ def scriptable(module: nn.Module, arguments: dict[str, Any]) -> TorchLSTM | Torc
         arguments: those of torch's class.
 
     Raises:
-        ValueError: with peepholes, which TorchScript's LSTM lacks.
+        ValueError: with peepholes or heads, which TorchScript's LSTM lacks.
     """
     if module.peephole:
         raise ValueError(
             "peephole: expected False for torch.jit.script, whose LSTM has no peepholes; got True. "
             "torch.export and torch.jit.trace take them"
+        )
+    if getattr(module, "num_heads", 1) > 1:
+        raise ValueError(
+            "num_heads: expected 1 for TorchScript, whose LSTM has no heads; got "
+            f"{module.num_heads}. to_torch(), torch.export and torch.jit.trace take them"
         )
     cls = TorchLSTM if isinstance(module, nn.RNNBase) else TorchLSTMCell
     # On "meta" nothing is allocated or drawn; a useless dropout has been warned about before.

@@ -134,8 +134,9 @@ def _to_int8(weight: Tensor) -> Tensor:
 
 
 def _can_be_kept(weights: LSTMWeights) -> bool:
-    """Whether the compiled functions can read these weights."""
-    return all(
+    """Whether the compiled functions can read these weights; they know no heads."""
+    four_h, columns = weights.weight_hh.shape
+    return (weights.weight_hr is not None or four_h == 4 * columns) and all(
         weight is None
         or (
             type(weight) in (Tensor, torch.nn.Parameter)

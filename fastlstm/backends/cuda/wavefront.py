@@ -26,6 +26,7 @@ def why_not(kernels: Any, problem: Problem, direction: str) -> str | None:
     """Why the layers of ``problem`` run one after the other in that pass; None if they do not."""
     p = problem
     apart = {
+        "each head of a layer is a group of its own": p.num_heads > 1,
         "a layer's second direction begins at the last step of the layer below": p.G > 1,
         "there is a single step": p.T == 1,
         "cells of every step are asked for": p.return_all_cells,

@@ -58,7 +58,8 @@ def _nearest(problem: Problem) -> timings.Measured | None:
 
     A compiler is not asked for B, or it would compile anew for every other answer.
     """
-    if problem.has_peepholes or not problem.whole_layers or not timings.TABLES:
+    like_torchs = problem.whole_layers and not problem.has_peepholes and problem.num_heads == 1
+    if not like_torchs or not timings.TABLES:
         return None
     dtype = str(problem.dtype).removeprefix("torch.")
     B = 32 if torch.compiler.is_compiling() else problem.B
