@@ -1,6 +1,7 @@
-# Two commands, each of which does its own set-up in .venv on a bare machine:
+# Commands, each of which does its own set-up in .venv on a bare machine:
 #   make demo   train CompositeLSTM on Moving MNIST, print its errors, draw its predictions
 #   make test   lint and tests
+#   make docs   build the documentation as a site in build/docs; a warning is an error
 #   make report runs the paper's experiments at a small scale, hours, and writes docs/experiments.md
 # A second run of either sets nothing up again; a demo that was interrupted goes on where it stopped,
 # and one that was finished is only evaluated (`rm -r runs/demo` to train afresh).
@@ -37,7 +38,7 @@ define run_native
 	$(CMAKE) --build build/$(1) --parallel $(shell nproc) --target check
 endef
 
-.PHONY: demo report test lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans conformance clean
+.PHONY: demo report test docs lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans conformance clean
 
 demo: .venv/.trains
 	$(BIN)/fastlstm fit --config demo $(if $(wildcard $(LAST)),--ckpt_path last)
@@ -49,8 +50,12 @@ report: .venv/.built
 # The Triton kernels run under its interpreter, which must be chosen before triton is imported. It
 # takes milliseconds a step: tests of long sequences would be most of the time.
 test: lint
-	$(BIN)/python -m pytest tests README.md docs
+	$(BIN)/python -m pytest --nbmake tests README.md docs examples
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k "triton and not long_sequence and not several_blocks"
+
+docs: .venv/.built
+	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "build/docs/index.html"
 
 slow: .venv/.built
 	$(BIN)/python -m pytest -m slow
