@@ -21,11 +21,14 @@ class Drawing:
             'font-family="Helvetica, Arial, sans-serif" font-size="13">',
             f"<title>{escape(title)}</title>",
             '<defs><marker id="head" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" '
-            f'markerHeight="7" orient="auto"><path d="M0 0L8 4L0 8z" fill="{INK}"/></marker></defs>',
+            'markerHeight="7" orient="auto">'
+            f'<path d="M0 0L8 4L0 8z" fill="{INK}"/></marker></defs>',
             f'<rect width="{width}" height="{height}" rx="6" fill="{PAPER}"/>',
         ]
 
-    def text(self, x: float, y: float, text: str, *, anchor: str = "middle", size: int = 13) -> None:
+    def text(
+        self, x: float, y: float, text: str, *, anchor: str = "middle", size: int = 13
+    ) -> None:
         """Write a line of text whose base line is at y."""
         self.parts.append(
             f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" font-size="{size}" fill="{INK}">'
@@ -176,7 +179,7 @@ def backward() -> Drawing:
         d.box(80 + 84 * number, 110, 76, 32, name, BLUE if number < 4 else GREEN)
     d.text(380, 162, "tasks of about 50 us, as matrix products over all rows of the block", size=12)
     d.text(380, 180, "a thread that has finished its own takes those of the other", size=12)
-    d.text(380, 206, "with checkpoint_every = k, the reserve of k steps is computed again first", size=12)
+    d.text(380, 206, "with checkpoint_every = k, the reserve is computed again first", size=12)
     return d
 
 
@@ -193,8 +196,8 @@ def persistent() -> Drawing:
         d.box(x + 10, 142, 140, 30, "c of its units", GREEN)
         d.arrow((x + 50, 182), (x + 50, 216))
         d.arrow((x + 110, 216), (x + 110, 182))
-    d.box(30, 218, 700, 34, "L2: h of all units, in two slots: step t is written while t - 1 is read")
-    d.text(380, 276, "one launch for the sequence; a barrier between the blocks at each step", size=12)
+    d.box(30, 218, 700, 34, "L2: h of all units in two slots: t is written while t - 1 is read")
+    d.text(380, 276, "one launch for the sequence; a barrier of the blocks at each step", size=12)
     d.text(380, 292, "W_hh is read from memory once, not once a step", size=12)
     return d
 
