@@ -53,7 +53,7 @@ nitpick_ignore_regex = [
 
 
 class CommandHelp(Directive):
-    """``{command-help} fit``: what ``fastlstm fit --help`` prints."""
+    """``{command-help} fit``: what ``fastlstm fit --help`` prints, folded if it is long."""
 
     optional_arguments = 1
     final_argument_whitespace = True
@@ -69,7 +69,15 @@ class CommandHelp(Directive):
         )
         if done.returncode:
             raise self.error(f"fastlstm {' '.join(words)}: {done.stderr}")
-        return [nodes.literal_block(done.stdout, done.stdout, language="text")]
+        usage, _, rest = done.stdout.partition("\n\n")
+        if usage.count("\n") > 9:  # it names every option, as the lines below do
+            usage = f"usage: fastlstm {' '.join(words[:-1])} [options]"
+        text = f"{usage}\n\n{rest}"
+        box = nodes.literal_block(text, text, language="text")
+        if text.count("\n") < 40:
+            return [box]
+        begin = nodes.raw("", "<details><summary>All options</summary>", format="html")
+        return [begin, box, nodes.raw("", "</details>", format="html")]
 
 
 def setup(app: Sphinx) -> None:

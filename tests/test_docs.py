@@ -6,6 +6,8 @@
 import importlib
 import re
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,16 @@ def test_commands_have_a_section():
     text = (DOCS / "command_line.md").read_text()
     sections = {word for line in re.findall(r"^## (.*)$", text, re.M) for word in line.split(", ")}
     assert set(COMMANDS) <= sections
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_warnings(tmp_path):
+    pytest.importorskip("furo")
+    options = ["--nitpicky", "--fail-on-warning", "--keep-going", "--quiet"]
+    command = [sys.executable, "-m", "sphinx", *options, str(DOCS), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "api" / "lstm.html").exists()
 
 
 def test_drawings_are_those_of_their_script():
