@@ -25,7 +25,7 @@ def version() -> str | None:
         return None
 
 
-def _graph(module: nn.LSTM, has_states: bool = False) -> bytes:
+def graph(module: nn.LSTM, has_states: bool = False) -> bytes:
     """Convert an nn.LSTM to an ONNX model with one LSTM node per layer.
 
     ONNX orders the gates i, o, f, g and returns (T, D, B, H). With ``has_states`` the module has
@@ -90,18 +90,18 @@ class Session:
     call and would slow down anything else that is timed.
     """
 
-    def __init__(self, module: nn.LSTM, threads: int, has_states: bool = False) -> None:
+    def __init__(self, module: nn.LSTM, has_states: bool = False) -> None:
         import onnxruntime
 
-        self._graph = _graph(module, has_states)
+        self._graph = graph(module, has_states)
         self._options = onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = threads
         self._session: Any = None
 
-    def open(self) -> None:
+    def open(self, threads: int) -> None:
         """Load the model and start the threads."""
         import onnxruntime
 
+        self._options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(
             self._graph, self._options, providers=["CPUExecutionProvider"]
         )
@@ -125,14 +125,14 @@ class StateSession(Session):
     """
 
     def __init__(
-        self, module: nn.LSTM, threads: int, inputs: Mapping[str, np.ndarray], is_bound: bool
+        self, module: nn.LSTM, inputs: Mapping[str, np.ndarray], is_bound: bool
     ) -> None:
-        super().__init__(module, threads, has_states=True)
+        super().__init__(module, has_states=True)
         self._inputs, self._is_bound = dict(inputs), is_bound
 
-    def open(self) -> None:
+    def open(self, threads: int) -> None:
         """Load the model, start the threads, and bind inputs and outputs."""
-        super().open()
+        super().open(threads)
         if not self._is_bound:
             return
         from onnxruntime import OrtValue
