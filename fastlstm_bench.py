@@ -1,7 +1,7 @@
 """The command ``fastlstm bench``: its words and its help, without ``import torch``.
 
-This module lies outside of the package ``fastlstm``, as ``fastlstm_command`` does, because importing
-anything in the package imports torch. ``benchmarks/command.py`` does the work.
+This module lies outside of the package ``fastlstm``, as ``fastlstm_command`` does, because
+importing anything in the package imports torch. ``benchmarks/command.py`` does the work.
 """
 
 import argparse
@@ -132,8 +132,8 @@ def parser() -> argparse.ArgumentParser:
         "fastlstm bench",
         description="Time fastlstm beside nn.LSTM and others, in rounds in which they take turns;"
         " every result is first checked against float64. Without a command: run --suite quick.",
-        epilog="A RUN is a file, the name or number of a saved run, or `latest`. It needs the packages"
-        " of pip install 'fastlstm[bench]'. docs/benchmarks.md describes the method.",
+        epilog="A RUN is a file, the name or number of a saved run, or `latest`. The command needs"
+        " the packages of pip install 'fastlstm[bench]'. docs/benchmarks.md describes the method.",
     )
     commands = found.add_subparsers(metavar="COMMAND", dest="command", parser_class=_Parser)
 

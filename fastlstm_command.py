@@ -18,7 +18,7 @@ COMMANDS = {
     "classify": "Train and test classifiers of video: fastlstm classify fit, validate or test.",
     "experiment": "Run an experiment of the paper (Srivastava et al., ICML 2015).",
     "configs": "List the configurations that come with the package, or print one of them.",
-    "bench": "Measure how fast this machine is with fastlstm, nn.LSTM and others; compare and draw it.",
+    "bench": "Time LSTMs beside nn.LSTM and other libraries, and compare and draw the results.",
     "info": "Print versions, the processor, and which backends run here and why.",
 }
 _LANGUAGE = (

@@ -121,8 +121,8 @@ def run(arguments: argparse.Namespace, words: list[str]) -> None:
     """Do what the words of ``fastlstm bench`` ask for.
 
     Raises:
-        SystemExit: a word is wrong, in one sentence; or a benchmark failed, or ``--fail-if`` found a
-            change, with status 1.
+        SystemExit: a word is wrong, in one sentence; or a benchmark failed, or ``--fail-if`` found
+            a change, with status 1.
     """
     try:
         if arguments.command == "run":

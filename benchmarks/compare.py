@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .storage import Run, by_name
-from .tables import Bench, Row, show as show_table
+from .tables import Bench, Row
+from .tables import show as show_table
 
-# A smaller change is the machine's: the same code varies by 1 to 4% from process to process, because
-# its memory lies on other pages. A change of 10% is well above.
+# A smaller change is the machine's: the same code varies by 1 to 4% from process to process,
+# because its memory lies on other pages. A change of 10% is well above.
 NOISE = 0.04
+WORDS = ("faster", "slower", "same", "peer")
 
 
 class Change(NamedTuple):
@@ -26,7 +28,8 @@ class Change(NamedTuple):
         old, new: the ratios, peer's time over ours.
         ratio: new over old ratio; above 1 it became faster.
         median: new over old median; above 1 it became slower.
-        verdict: "faster", "slower" or "same", by the ratio if there is one, else by the median.
+        verdict: "faster", "slower" or "same", by the ratio if there is one, else by the median;
+            "peer" if the ratio has changed because of the peer's time alone.
     """
 
     name: str
@@ -43,7 +46,7 @@ def change(old: Bench, new: Bench) -> Change:
 
     The ratio to the peer that ran in the same rounds counts, because the machine's speed is the
     same for both. It has changed if the two interquartile ranges do not overlap, and the medians
-    differ by more than ``NOISE``.
+    differ by more than ``NOISE``; and if our own median is the same, it is the peer that changed.
     """
     was, now = old["extra_info"], new["extra_info"]
     medians = new["stats"]["median"] / old["stats"]["median"]
@@ -52,7 +55,9 @@ def change(old: Bench, new: Bench) -> Change:
     if peer is None:
         return Change(new["name"], None, None, None, None, medians, absolute)
     a, b = was["peers"][peer]["ratio"], now["peers"][peer]["ratio"]
-    ranges = [(r["q25"], r["median"], r["q75"]) for r in (a, b)]
+    verdict = _verdict(*((r["q25"], r["median"], r["q75"]) for r in (a, b)))
+    if verdict != "same" and 1 / (1 + NOISE) < medians < 1 + NOISE:
+        verdict = "peer"
     return Change(
         new["name"],
         peer,
@@ -60,7 +65,7 @@ def change(old: Bench, new: Bench) -> Change:
         b["median"],
         b["median"] / a["median"],
         medians,
-        _verdict(*ranges),
+        verdict,
     )
 
 
@@ -130,7 +135,7 @@ def show(old: Run, new: Run, arguments: argparse.Namespace) -> None:
     else:
         columns = (" benchmark", " peer", "ratio before", "after", "change", "median", " verdict")
         show_table(columns, [_row(c) for c in shown], arguments.format)
-        count = {word: [c.verdict for c in found].count(word) for word in ("faster", "slower", "same")}
+        count = {word: [c.verdict for c in found].count(word) for word in WORDS}
         text = ", ".join(f"{number} {word}" for word, number in count.items())
         print(f"\n{text}{f'; {len(missing)} in one run only' if missing else ''}")
     bad = [c.name for c in found if arguments.fail_if and fails(c, arguments.fail_if)]
@@ -142,5 +147,5 @@ def show(old: Run, new: Run, arguments: argparse.Namespace) -> None:
 
 def _row(c: Change) -> Row:
     numbers = [f"{c.old:.2f}", f"{c.new:.2f}", f"{c.ratio - 1:+.1%}"] if c.ratio else [""] * 3
-    kind = c.verdict if c.verdict != "same" else ""
+    kind = {"same": "", "peer": "~"}.get(c.verdict, c.verdict)
     return Row([c.name, c.peer or "", *numbers, f"{c.median - 1:+.1%}", c.verdict], kind)

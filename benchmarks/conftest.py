@@ -1,7 +1,7 @@
 """pytest-benchmark's part: options, one benchmark for each contender, and the stored description.
 
-``pytest benchmarks/`` runs the suite quick; ``--bench "--suite cell --rounds 3"`` takes the words of
-``fastlstm bench run``.
+``pytest benchmarks/`` runs the suite quick; ``--bench "--suite cell --rounds 3"`` takes the words
+of ``fastlstm bench run``.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import torch
 from fastlstm_bench import parse
 
 from . import machine
-from .contests import Effort, Measured, measure
-from .suites import Case, cases
+from .cases import Case
+from .contests import Effort, Measured
+from .suites import cases
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -44,7 +45,7 @@ def effort(request: pytest.FixtureRequest) -> Effort:
 @lru_cache(maxsize=1)  # the contenders of a case are timed in the same rounds, and tested in turn
 def measured(case: Case, effort: Effort) -> Measured:
     torch.manual_seed(0)
-    return measure(case.build(effort), effort)
+    return case.measure(effort)
 
 
 @pytest.fixture
@@ -53,7 +54,9 @@ def result(case: Case, effort: Effort) -> Measured:
     return measured(case, effort)
 
 
-def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+def pytest_benchmark_update_machine_info(
+    config: pytest.Config, machine_info: dict[str, Any]
+) -> None:
     machine.describe(machine_info)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,11 +66,12 @@ class Contender(NamedTuple):
 
 
 class Contest(NamedTuple):
-    """Contenders by name, and the operations and bytes of one call."""
+    """Contenders by name, the operations and bytes of one call, and which peers are fastlstm's."""
 
     contenders: dict[str, Contender]
     flop: float | None = None
     bytes: float | None = None
+    own: tuple[str, ...] = ()
 
 
 class Effort(NamedTuple):
@@ -89,6 +91,7 @@ class Measured(NamedTuple):
     errors: dict[str, tuple[float, float]]
     failed: dict[str, str]
     peak: float | None
+    extra: Mapping[str, dict[str, Any]] = MappingProxyType({})  # more to record, by contender
 
     def best(self, name: str) -> tuple[str, list[float]]:
         """Return the number of threads at which a contender is fastest, and its seconds."""
@@ -110,6 +113,7 @@ class Measured(NamedTuple):
                 "data": data,
                 "median": statistics.median(data),
                 "ratio": quartiles(rounds),
+                "own": peer in self.contest.own,
             }
         first = next(iter(peers), None)
         error = self.errors.get(name)
@@ -124,6 +128,7 @@ class Measured(NamedTuple):
             "peak_gflops": self.peak,
             "error": {"ours": error[0], "peer": error[1]} if error else None,
             "failed_peers": {p: self.failed[p] for p in contender.peers if p in self.failed},
+            **self.extra.get(name, {}),
         }
 
 
@@ -181,7 +186,11 @@ def measure(contest: Contest, effort: Effort) -> Measured:
         return Measured(contest, each, errors, failed, None)
 
     try:
-        measured = found(paired(calls, before=before, device=effort.device, keep=keep, more=more) if calls else {})
+        measured = found(
+            paired(calls, before=before, device=effort.device, keep=keep, more=more)
+            if calls
+            else {}
+        )
     finally:
         while running:
             running.pop().stop()
@@ -190,9 +199,7 @@ def measure(contest: Contest, effort: Effort) -> Measured:
     return measured._replace(peak=_C.fma_flops("auto", effort.threads) / 1e9 if cpu else None)
 
 
-def _check(
-    contest: Contest, threads: int
-) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
+def _check(contest: Contest, threads: int) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
     errors, failed = {}, {}
     for name, contender in contest.contenders.items():
         if contender.check is None:

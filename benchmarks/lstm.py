@@ -75,9 +75,7 @@ class Pair:
         )
 
 
-def contest(
-    pair: Pair, backends: Sequence[str], peers: dict[str, Contender]
-) -> Contest:
+def contest(pair: Pair, backends: Sequence[str], peers: dict[str, Contender]) -> Contest:
     """Return a contest of some of our backends with some peers.
 
     A backend that refuses the call raises ValueError, which says why.

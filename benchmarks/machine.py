@@ -59,7 +59,11 @@ def commit() -> dict[str, Any]:
         if not git("ls-files", Path(__file__).name):  # an environment inside of another repository
             return {"id": "", "dirty": False}
         dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
-        return {"id": git("rev-parse", "HEAD"), "time": git("log", "-1", "--format=%cI"), "dirty": dirty}
+        return {
+            "id": git("rev-parse", "HEAD"),
+            "time": git("log", "-1", "--format=%cI"),
+            "dirty": dirty,
+        }
     except OSError:
         return {"id": "", "dirty": False}
 

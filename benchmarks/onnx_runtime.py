@@ -124,9 +124,7 @@ class StateSession(Session):
             calls.
     """
 
-    def __init__(
-        self, module: nn.LSTM, inputs: Mapping[str, np.ndarray], is_bound: bool
-    ) -> None:
+    def __init__(self, module: nn.LSTM, inputs: Mapping[str, np.ndarray], is_bound: bool) -> None:
         super().__init__(module, has_states=True)
         self._inputs, self._is_bound = dict(inputs), is_bound
 

@@ -47,9 +47,7 @@ def torch_lstm(pair: Pair, threads: int) -> Contender:
     return Contender(lambda: pair.call(pair.theirs), threads=counts)
 
 
-def _arrays(
-    pair: Pair, session: Any, threads: int
-) -> Contender:
+def _arrays(pair: Pair, session: Any, threads: int) -> Contender:
     """Return a session that maps numpy arrays to numpy arrays as a contender."""
     x = pair.x.detach().numpy()
 
@@ -169,9 +167,7 @@ PEERS = {
 DEFAULT = ("nn.LSTM", "onnxruntime")
 
 
-def chosen(
-    words: list[str] | None, train: bool, dtype: str, device: str
-) -> list[str]:
+def chosen(words: list[str] | None, train: bool, dtype: str, device: str) -> list[str]:
     """Return the peers that take part: those of ``--peer`` that can, by default ``DEFAULT``."""
     names = words or DEFAULT
     return [name for name in names if not PEERS[name].why_not(train, dtype, device)]

@@ -60,8 +60,11 @@ class Shape(NamedTuple):
 
     def bytes(self, train: bool, size: int) -> float:
         """Return the bytes of weights, input and output, each read or written once in a pass."""
-        weights = 4 * self.D * self.H * sum(
-            (self.I if layer == 0 else self.D * self.H) + self.H for layer in range(self.L)
+        weights = (
+            4
+            * self.D
+            * self.H
+            * sum((self.I if layer == 0 else self.D * self.H) + self.H for layer in range(self.L))
         )
         ends = self.T * self.B * (self.I + self.D * self.H)
         return (3.0 if train else 1.0) * size * (weights + ends)
@@ -88,8 +91,8 @@ def parse(text: str) -> Shape:
     numbers = numbers[: len(numbers) - bidirectional]
     if len(numbers) not in (4, 5) or not all(n.isdigit() and int(n) > 0 for n in numbers):
         raise ValueError(
-            "expected a shape, T,B,I,H[,L][,bi] (steps, batch, input size, hidden size, layers, both"
-            f" directions) or one of {', '.join(named())}; got {text!r}"
+            "expected a shape, T,B,I,H[,L][,bi] (steps, batch, input size, hidden size, layers,"
+            f" both directions) or one of {', '.join(named())}; got {text!r}"
         )
     return Shape(*map(int, [*numbers, "1"][:5]), bidirectional, text if text in named() else "")
 
@@ -131,7 +134,9 @@ def _values(text: str) -> list[int]:
         return list(range(low, high + 1, step))
     if step < 2:
         raise ValueError(f"expected a factor from 2 on, as in H=128:2048:x2, got {text!r}")
-    return list(itertools.takewhile(lambda n: n <= high, (low * step**k for k in itertools.count())))
+    return list(
+        itertools.takewhile(lambda n: n <= high, (low * step**k for k in itertools.count()))
+    )
 
 
 def draw(seed: int) -> Iterator[Shape]:

@@ -35,11 +35,14 @@ def load(word: str) -> Run:
         complete = all(bench["stats"]["data"] and bench["params"] for bench in run["benchmarks"])
         machine = run["machine_info"]["fastlstm"]
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path}: expected a run of `fastlstm bench`, as JSON; the file is damaged or another one") from None
-    if schemas - {SCHEMA} or not complete or "version" not in machine:
         raise ValueError(
-            f"{path}: expected results of the schema {SCHEMA!r}, got {', '.join(sorted(map(str, schemas)))}: another"
-            " version of fastlstm wrote it"
+            f"{path}: expected a run of `fastlstm bench`; the file is damaged or another one"
+        ) from None
+    if schemas - {SCHEMA} or not complete or "version" not in machine:
+        found = ", ".join(sorted(map(str, schemas)))
+        raise ValueError(
+            f"{path}: expected results of the schema {SCHEMA!r}, got {found!r}: another version of"
+            " fastlstm wrote the file"
         )
     return {"failed": [], **run}
 
@@ -53,7 +56,9 @@ def _saved_as(word: str) -> Path:
         number, _, name = path.stem.partition("_")
         if word in (path.stem, name) or (word.isdigit() and int(word) == int(number)):
             return path
-    known = f"one of {', '.join(path.stem for path in files)}" if files else "of which there is none"
+    known = (
+        f"one of {', '.join(path.stem for path in files)}" if files else "of which there is none"
+    )
     raise FileNotFoundError(
         f"expected a run, a file or the name of one in {FOLDER}/, {known}; got {word!r}"
     )
@@ -96,7 +101,9 @@ def results() -> Path:
     Raises:
         FileNotFoundError: there is none.
     """
-    found = sorted(RESULTS.glob("*/*.json"), key=lambda path: json.loads(path.read_text())["datetime"])
+    found = sorted(
+        RESULTS.glob("*/*.json"), key=lambda path: json.loads(path.read_text())["datetime"]
+    )
     if not found:
         raise FileNotFoundError(f"expected a file of results in {RESULTS}")
     return found[-1]

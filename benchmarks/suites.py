@@ -4,58 +4,18 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from . import lstm, peers, shapes
+from . import busy, cells, composite, long, lstm, packed, peers, programs, shapes, variants
+from .cases import Case, case, ways
 from .contests import Contest, Effort
 from .shapes import Shape
 
 
-@dataclass(eq=False, frozen=True)
-class Case:
-    """A contest that has not been made yet.
-
-    Args:
-        suite, name: they and the name of a contender are the name of a benchmark.
-        params: sizes, mode and dtype.
-        ours: names of the contenders that become benchmarks.
-        build: makes the contest.
-    """
-
-    suite: str
-    name: str
-    params: dict[str, Any]
-    ours: tuple[str, ...]
-    build: Callable[[Effort], Contest]
-
-    @property
-    def group(self) -> str:
-        """The mode and the dtype, which group the benchmarks of pytest-benchmark's own tables."""
-        return f"{self.params['mode']}-{self.params['dtype']}"
-
-
-def case(
-    suite: str, shape: Shape, how: tuple[str, str], ours: Sequence[str], build: Callable[[Effort], Contest]
-) -> Case:
-    """Return a case of a shape, and of a mode and a dtype."""
-    mode, dtype = how
-    params = {**shape.params(), "mode": mode, "dtype": dtype}
-    return Case(suite, f"{params['shape']}-{mode}-{dtype}", params, tuple(ours), build)
-
-
-def ways(options: argparse.Namespace, *modes: str) -> list[tuple[str, str]]:
-    """Return all modes and dtypes that the options ask for, or those modes."""
-    return list(itertools.product(options.mode or modes or ("inference", "training"), options.dtype))
-
-
-def of_shapes(
-    suite: str, found: Sequence[Shape], options: argparse.Namespace
-) -> Iterator[Case]:
+def of_shapes(suite: str, found: Sequence[Shape], options: argparse.Namespace) -> Iterator[Case]:
     """Yield cases of fastlstm.LSTM and its peers at some shapes."""
-    for shape, (mode, dtype) in itertools.product(found, ways(options)):
-        train = mode == "training"
+    for shape, way in itertools.product(found, ways(options)):
+        train, dtype = way["mode"] == "training", way["dtype"]
         names = peers.chosen(options.peer, train, dtype, options.device)
         constant = not train and any(name in lstm.CONSTANT for name in names)
         backends = options.backend or (["auto", "frozen"] if constant else ["auto"])
@@ -73,7 +33,7 @@ def of_shapes(
             return lstm.contest(pair, backends, made)
 
         if backends:
-            yield case(suite, shape, (mode, dtype), backends, build)
+            yield case(suite, {**shape.params(), **way}, backends, build)
 
 
 def _sweep(options: argparse.Namespace) -> Iterator[Case]:
@@ -90,7 +50,8 @@ def cases(options: argparse.Namespace) -> list[Case]:
         ValueError: a word of ``--shape`` or ``--grid`` is wrong.
     """
     found: list[Case] = []
-    if options.shape:
+    own = {"cell", "variants", "packed", "threads", "busy", "long"}  # they take --shape themselves
+    if options.shape and not own & set(options.suite or ()):
         found += of_shapes("shape", [shapes.parse(text) for text in options.shape], options)
     if options.grid:
         found += of_shapes("grid", shapes.grid(options.grid), options)
@@ -100,6 +61,14 @@ def cases(options: argparse.Namespace) -> list[Case]:
         "shapes": lambda: of_shapes("shapes", shapes.of_suite("sizes"), options),
         "grid": lambda: of_shapes("grid", shapes.grid([]), options),
         "sweep": lambda: _sweep(options),
+        "cell": lambda: cells.cases(options),
+        "programs": lambda: programs.cases(options),
+        "variants": lambda: variants.cases(options),
+        "packed": lambda: packed.cases(options),
+        "threads": lambda: busy.threads(options),
+        "busy": lambda: busy.cases(options),
+        "long": lambda: long.cases(options),
+        "model": lambda: composite.cases(options),
     }
     for suite in options.suite or ([] if found else ["quick"]):
         found += named[suite]()

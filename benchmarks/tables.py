@@ -60,7 +60,11 @@ def duration(seconds: float) -> str:
     """Return a duration with three digits and its unit."""
     for limit, factor, unit in ((1e-3, 1e6, "us"), (1, 1e3, "ms")):
         if seconds < limit:
-            return f"{seconds * factor:.3g} {unit}" if seconds * factor < 1000 else f"{seconds * factor:.0f} {unit}"
+            return (
+                f"{seconds * factor:.3g} {unit}"
+                if seconds * factor < 1000
+                else f"{seconds * factor:.0f} {unit}"
+            )
     return f"{seconds:.3g} s"
 
 
@@ -85,8 +89,8 @@ def machine_line(run: Run) -> str:
     commit = run.get("commit_info", {}).get("id", "")[:7]
     cpu = info.get("cpu", {}).get("brand_raw", info.get("machine", ""))
     return (
-        f"fastlstm {ours['version']}{f' ({commit})' if commit else ''}  torch {ours['torch']}  {cpu},"
-        f" {ours['cores']} cores, {ours['isa']}  {ours['threads']} threads"
+        f"fastlstm {ours['version']}{f' ({commit})' if commit else ''}  torch {ours['torch']}"
+        f"  {cpu}, {ours['cores']} cores, {ours['isa']}  {ours['threads']} threads"
         f"  peak {ours['peak_gflops']:.0f} GFLOP/s  load {ours['load']}"
     )
 
@@ -113,7 +117,7 @@ def rows_of(bench: Bench) -> list[Row]:
     first.append(f"{duration(stats['median'])} ±{spread:.1%}")
     gflops = info["flop"] / stats["median"] / 1e9 if info["flop"] else None
     peak = info["peak_gflops"]
-    last = [f"{gflops:.0f}" if gflops else "", f"{gflops / peak:.0%}" if gflops and peak else ""]
+    last = [f"{gflops:.3g}" if gflops else "", f"{gflops / peak:.0%}" if gflops and peak else ""]
     error = info["error"]
     good = bool(error and error["peer"])
     last.append(f"{error['ours'] / error['peer']:.1f}" if good else "ok" if error else "")
@@ -121,7 +125,9 @@ def rows_of(bench: Bench) -> list[Row]:
     for name, peer in info["peers"].items():
         cells = [f"{name} ({peer['threads']})", duration(peer["median"]), speed_up(peer["ratio"])]
         kind = verdict(peer["ratio"])
-        rows.append(Row((first if not rows else [""] * 5) + cells + (last if not rows else [""] * 3), kind))
+        rows.append(
+            Row((first if not rows else [""] * 5) + cells + (last if not rows else [""] * 3), kind)
+        )
     return rows or [Row([*first, "", "", "", *last])]
 
 
@@ -129,16 +135,16 @@ def summary(run: Run) -> list[str]:
     """Return the geometric mean, and the lists of what is slower, inconclusive, and failed."""
     found: list[tuple[str, str, dict[str, float]]] = []
     for bench in run["benchmarks"]:
-        info = bench["extra_info"]
-        found += [(bench["name"], peer, entry["ratio"]) for peer, entry in info["peers"].items()]
+        peers = bench["extra_info"]["peers"].items()
+        found += [(bench["name"], n, peer["ratio"]) for n, peer in peers if not peer["own"]]
     lines = []
     for peer in dict.fromkeys(name for _, name, _ in found):
-        chosen = [(name, ratio) for name, other, ratio in found if other == peer]
-        mean = statistics.geometric_mean([ratio["median"] for _, ratio in chosen])
-        kinds = [verdict(ratio) for _, ratio in chosen]
+        ratios = [ratio for _, name, ratio in found if name == peer]
+        mean = statistics.geometric_mean([ratio["median"] for ratio in ratios])
+        kinds = [verdict(ratio) for ratio in ratios]
         lines.append(
-            f"{peer}: geometric mean {mean:.2f}x over {len(chosen)}; {kinds.count('slower')} slower,"
-            f" {kinds.count('~')} inconclusive"
+            f"{peer}: geometric mean {mean:.2f}x over {len(ratios)};"
+            f" {kinds.count('slower')} slower, {kinds.count('~')} inconclusive"
         )
     losses = sorted((r["median"], n, p, r) for n, p, r in found if verdict(r) == "slower")
     if losses:

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from .cases import Case
 from .contests import Measured
-from .suites import Case
 
 
 class Clock:
