@@ -68,6 +68,7 @@ def measure(words: list[str]) -> storage.Run:
                 str(HERE / "test_suites.py"),
                 *("-c", str(HERE / "pytest.ini"), "-s", "-p", "no:cacheprovider"),
                 *("-p", "no:terminal", "-p", "no:sybil"),
+                f"--benchmark-storage={folder}",
                 *(f"--bench={shlex.join(words)}", f"--benchmark-json={path}", "--benchmark-quiet"),
             ],
             plugins=[session],

@@ -84,13 +84,13 @@ class Effort(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Seconds of every contender, errors, failed checks, and the machine's peak in GFLOP/s."""
+    """Seconds of every contender, errors, failed checks, and the device."""
 
     contest: Contest
     seconds: dict[str, Seconds]  # by contender, then by number of threads as text
     errors: dict[str, tuple[float, float]]
     failed: dict[str, str]
-    peak: float | None
+    device: str
     extra: Mapping[str, dict[str, Any]] = MappingProxyType({})  # more to record, by contender
 
     def best(self, name: str) -> tuple[str, list[float]]:
@@ -106,26 +106,27 @@ class Measured(NamedTuple):
         for peer in contender.peers:
             if peer not in self.seconds:
                 continue
-            threads, data = self.best(peer)
+            count, data = self.best(peer)
             rounds = ratios({**own, "peer": data}, "peer", "own")
             peers[peer] = {
-                "threads": int(threads),
+                "threads": int(count),
                 "data": data,
                 "median": statistics.median(data),
                 "ratio": quartiles(rounds),
                 "own": peer in self.contest.own,
             }
         first = next(iter(peers), None)
-        error = self.errors.get(name)
+        error, threads = self.errors.get(name), int(self.best(name)[0])
+        has_peak = self.contest.flop and self.device == "cpu"
         return {
             "schema": SCHEMA,
-            "threads": int(self.best(name)[0]),
+            "threads": threads,
             "peers": peers,
             "best_peer": first,
             "ratio": peers[first]["ratio"] if first else None,
             "flop": self.contest.flop,
             "bytes": self.contest.bytes,
-            "peak_gflops": self.peak,
+            "peak_gflops": _C.fma_flops("auto", threads) / 1e9 if has_peak else None,
             "error": {"ours": error[0], "peer": error[1]} if error else None,
             "failed_peers": {p: self.failed[p] for p in contender.peers if p in self.failed},
             **self.extra.get(name, {}),
@@ -183,20 +184,15 @@ def measure(contest: Contest, effort: Effort) -> Measured:
         for way, samples in seconds.items():
             name, threads = ways[way]
             each.setdefault(name, {})[str(threads)] = samples
-        return Measured(contest, each, errors, failed, None)
+        return Measured(contest, each, errors, failed, effort.device)
 
+    how: dict[str, Any] = {"device": effort.device, "keep": keep, "more": more}
     try:
-        measured = found(
-            paired(calls, before=before, device=effort.device, keep=keep, more=more)
-            if calls
-            else {}
-        )
+        return found(paired(calls, before=before, **how) if calls else {})
     finally:
         while running:
             running.pop().stop()
         torch.set_num_threads(effort.threads)
-    cpu = contest.flop and effort.device == "cpu"
-    return measured._replace(peak=_C.fma_flops("auto", effort.threads) / 1e9 if cpu else None)
 
 
 def _check(contest: Contest, threads: int) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:

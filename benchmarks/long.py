@@ -117,7 +117,7 @@ def measured(shape: Shape, effort: Effort) -> Measured:
     if "nn.LSTM" in right:
         extra = {n: {**e, "peer_rss": right["nn.LSTM"]["peak"]} for n, e in extra.items()}
     contest = Contest(contenders, shape.flop(True), own=("auto",))
-    return Measured(contest, seconds, {}, failed, None, extra)
+    return Measured(contest, seconds, {}, failed, "cpu", extra)
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:

@@ -15,6 +15,8 @@ import torch
 import fastlstm
 from fastlstm import _C
 
+from .timing import median_seconds
+
 PACKAGES = ("torch", "numpy", "onnxruntime", "openvino", "jax")
 _KEPT = ("brand_raw", "arch", "count", "family", "model", "stepping", "l2_cache_size")
 
@@ -42,8 +44,16 @@ def describe(machine_info: dict[str, Any]) -> None:
         "packages": versions,
         "load": round(os.getloadavg()[0], 2),
         "peak_gflops": round(_C.fma_flops("auto", torch.get_num_threads()) / 1e9, 1),
+        "bandwidth_gbs": round(_bandwidth() / 1e9, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def _bandwidth() -> float:
+    """Return the bytes that all threads read and write in a second when they copy 128 MiB."""
+    source, target = torch.ones(2, 32 * 2**20)
+    seconds = median_seconds(lambda: target.copy_(source), 0.1)
+    return 2 * source.numel() * source.element_size() / seconds
 
 
 def commit() -> dict[str, Any]:

@@ -36,11 +36,12 @@ def of_shapes(suite: str, found: Sequence[Shape], options: argparse.Namespace) -
             yield case(suite, {**shape.params(), **way}, backends, build)
 
 
-def _sweep(options: argparse.Namespace) -> Iterator[Case]:
-    found = list(itertools.islice(shapes.draw(options.seed), options.count))
-    if not options.peer:
-        options = argparse.Namespace(**{**vars(options), "peer": ["nn.LSTM"]})
-    return of_shapes("sweep", found, options)
+def _beside_torch(
+    suite: str, found: Sequence[Shape], options: argparse.Namespace
+) -> Iterator[Case]:
+    """Yield cases whose peer is nn.LSTM unless another one is asked for: there are many shapes."""
+    peer = options.peer or ["nn.LSTM"]
+    return of_shapes(suite, found, argparse.Namespace(**{**vars(options), "peer": peer}))
 
 
 def cases(options: argparse.Namespace) -> list[Case]:
@@ -54,13 +55,14 @@ def cases(options: argparse.Namespace) -> list[Case]:
     if options.shape and not own & set(options.suite or ()):
         found += of_shapes("shape", [shapes.parse(text) for text in options.shape], options)
     if options.grid:
-        found += of_shapes("grid", shapes.grid(options.grid), options)
+        found += _beside_torch("grid", shapes.grid(options.grid), options)
+    random = list(itertools.islice(shapes.draw(options.seed), options.count))
     named = {
         "quick": lambda: of_shapes("quick", shapes.of_suite("quick"), options),
         "table": lambda: of_shapes("table", shapes.of_suite("row"), options),
         "shapes": lambda: of_shapes("shapes", shapes.of_suite("sizes"), options),
-        "grid": lambda: of_shapes("grid", shapes.grid([]), options),
-        "sweep": lambda: _sweep(options),
+        "grid": lambda: _beside_torch("grid", shapes.grid([]), options),
+        "sweep": lambda: _beside_torch("sweep", random, options),
         "cell": lambda: cells.cases(options),
         "programs": lambda: programs.cases(options),
         "variants": lambda: variants.cases(options),
