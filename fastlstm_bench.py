@@ -179,8 +179,9 @@ def main(words: Sequence[str]) -> None:
     try:
         _command().run(arguments, list(words))
     except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
         raise SystemExit(
-            f"fastlstm bench: it needs the package {error.name!r}, which is not installed:"
+            f"fastlstm bench: it needs the package {package!r}, which is not installed:"
             " pip install 'fastlstm[bench]'"
         ) from None
 

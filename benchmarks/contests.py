@@ -18,7 +18,7 @@ from .timing import Seconds, paired, ratios
 
 SCHEMA = "fastlstm-bench/1"
 WIDE = 0.05  # rounds go on while the interquartile range of a ratio is wider
-_HOPELESS = 1.5  # a number of threads that takes so many times as long is not timed
+_HOPELESS = 1.5  # a number of threads that takes so many times as long leaves after a round
 Results = list[Tensor]  # y, and in training the gradients of x and of every parameter
 
 
@@ -33,6 +33,7 @@ def relative_errors(
     """
     largest = 0.0, 0.0
     for index, (a, b, c) in enumerate(zip(ours, theirs, exact, strict=True)):
+        c = c.detach()
         size = c.norm().clamp_min(torch.finfo(torch.float64).tiny)  # dW_hh of a first step is 0
         mine, their = (float((t.detach().cpu().double() - c).norm() / size) for t in (a, b))
         most = 3 * their + 16 * torch.finfo(b.dtype).eps if limit is None else limit
@@ -163,12 +164,12 @@ def measure(contest: Contest, effort: Effort) -> Measured:
         contender.start(threads)
         running.append(contender)
 
-    def keep(estimates: Mapping[str, float]) -> list[str]:
+    def keep(seconds: Seconds) -> list[str]:
         least: dict[str, float] = {}
-        for way, seconds in estimates.items():
+        for way, (sample,) in seconds.items():
             name = ways[way][0]
-            least[name] = min(seconds, least.get(name, seconds))
-        return [way for way, s in estimates.items() if s <= _HOPELESS * least[ways[way][0]]]
+            least[name] = min(sample, least.get(name, sample))
+        return [way for way, (s,) in seconds.items() if s <= _HOPELESS * least[ways[way][0]]]
 
     begin = time.perf_counter()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,18 @@ def run(module: nn.Module, x: Tensor, dy: Tensor, train: bool, autocast: bool) -
         return [y, *torch.autograd.grad(y, inputs, dy.to(y.dtype))]
 
 
+@lru_cache(maxsize=1)  # all dtypes of a shape share it: float64 takes longest
+def drawn(shape: Shape, train: bool) -> tuple[dict[str, Tensor], Tensor, Tensor, Results]:
+    """Draw weights, x and dy; and return the results in float64."""
+    torch.manual_seed(0)
+    module = shape.module(nn.LSTM)
+    weights = {name: weight.clone() for name, weight in module.state_dict().items()}
+    x = torch.randn(shape.T, shape.B, shape.I)
+    dy = torch.randn(shape.T, shape.B, shape.D * shape.H)
+    exact = run(module.double(), x.double().requires_grad_(train), dy, train, False)
+    return weights, x, dy, [result.detach() for result in exact]
+
+
 class Pair:
     """An nn.LSTM, copies of it as a fastlstm.LSTM, an input, and the exact results.
 
@@ -42,13 +55,11 @@ class Pair:
     ) -> None:
         self.shape, self.train, self.autocast = shape, train, dtype == "autocast"
         stored = torch.float32 if self.autocast else getattr(torch, dtype)
-        theirs = shape.module(nn.LSTM)
-        x = torch.randn(shape.T, shape.B, shape.I)
-        dy = torch.randn(shape.T, shape.B, shape.D * shape.H)
-        double = x.double().requires_grad_(train)
-        self.exact = run(theirs.double(), double, dy, train, False)
-        self.theirs = theirs.to(device, stored)
-        self.x = x.to(device, stored).requires_grad_(train)
+        weights, x, dy, self.exact = drawn(shape, train)
+        self.theirs = shape.module(nn.LSTM)
+        self.theirs.load_state_dict(weights)
+        self.theirs.to(device, stored)
+        self.x = x.detach().to(device, stored).requires_grad_(train)
         self.dy = dy.to(device)
         self.result = self.call(self.theirs)
 

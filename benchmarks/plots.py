@@ -71,7 +71,7 @@ def sweep(runs: Sequence[Run]) -> Any:
         axis.bar(range(1, len(values) + 1), heights, bottom=1, width=1, color=colours)
         axis.axhline(1, color="black", linewidth=1)
         axis.set(xlabel=f"{len(values)} random shapes, sorted", title=mode, yscale="log")
-        axis.set_ylim(bottom=min(0.8, *values))
+        axis.set_ylim(bottom=min([0.8, *values]))
     _ratio_ticks(axes[0])
     axes[0].set_ylabel("time of nn.LSTM / ours")
     return figure

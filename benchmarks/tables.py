@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 import sys
 from collections.abc import Sequence
@@ -58,14 +59,11 @@ def show(columns: Sequence[str], rows: Sequence[Row], how: str = "table") -> Non
 
 def duration(seconds: float) -> str:
     """Return a duration with three digits and its unit."""
-    for limit, factor, unit in ((1e-3, 1e6, "us"), (1, 1e3, "ms")):
+    for limit, factor, unit in ((1e-3, 1e6, "us"), (1, 1e3, "ms"), (math.inf, 1, "s")):
         if seconds < limit:
-            return (
-                f"{seconds * factor:.3g} {unit}"
-                if seconds * factor < 1000
-                else f"{seconds * factor:.0f} {unit}"
-            )
-    return f"{seconds:.3g} s"
+            text = f"{seconds * factor:.3g}"
+            return f"{seconds * factor:.0f} {unit}" if "e" in text else f"{text} {unit}"
+    return str(seconds)
 
 
 def speed_up(ratio: dict[str, float]) -> str:

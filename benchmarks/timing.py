@@ -72,7 +72,7 @@ def paired(
     rounds: int = 9,
     before: Callable[[str], object] | None = None,
     device: str = "cpu",
-    keep: Callable[[Mapping[str, float]], Collection[str]] | None = None,
+    keep: Callable[[Seconds], Collection[str]] | None = None,
     more: Callable[[Seconds], bool] | None = None,
 ) -> Seconds:
     """Time functions in turns.
@@ -82,7 +82,7 @@ def paired(
         rounds: number of samples of each function.
         before: called with the name of a function before each of its samples; it is not timed.
         device: "cpu" for wall time, "cuda" for CUDA events.
-        keep: maps rough seconds a call to the names of the functions that are timed. Default: all.
+        keep: maps the first round to the names of the functions that are timed on. Default: all.
         more: called after each round instead of ``rounds``: whether another one follows.
 
     Returns:
@@ -93,12 +93,14 @@ def paired(
     for name, call in contenders.items():
         before(name)
         estimates[name] = _warm_up(call, device)
-    seconds: Seconds = {name: [] for name in (keep(estimates) if keep else estimates)}
+    seconds: Seconds = {name: [] for name in contenders}
     while True:
         for name, samples in seconds.items():
             before(name)
             samples.append(_sample(contenders[name], device, estimates[name]))
         done = len(next(iter(seconds.values()), range(rounds)))
+        if keep and done == 1:
+            seconds = {name: seconds[name] for name in keep(seconds)}
         if not (more(seconds) if more else done < rounds):
             return seconds
 
