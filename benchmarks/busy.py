@@ -66,7 +66,7 @@ def contest(shape: Shape, way: dict[str, str], effort: Effort) -> Contest:
     ours = pair.contender(pair.copy(), ("nn.LSTM",))
     contenders = {"auto": ours, f"auto{BUSY}": under_work(ours, f"nn.LSTM{BUSY}", "auto")}
     contenders |= {"nn.LSTM": theirs, f"nn.LSTM{BUSY}": under_work(theirs)}
-    return Contest(contenders, shape.flop(pair.train), own=("auto",))
+    return Contest(contenders, shape.flop(pair.train), own=("auto",), grad=pair.train)
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
@@ -100,7 +100,7 @@ def threads(options: argparse.Namespace) -> Iterator[Case]:
                     peers = ("1 thread", f"nn.LSTM, {n}") if n > 1 else ("nn.LSTM, 1",)
                     found[_name(n)] = ours._replace(threads=(n,), peers=peers)
                     found[f"nn.LSTM, {n}"] = theirs._replace(threads=(n,))
-                return Contest(found, shape.flop(pair.train), own=("1 thread",))
+                return Contest(found, shape.flop(pair.train), own=("1 thread",), grad=pair.train)
 
             yield case("threads", {**how[0].params(), **way}, [_name(n) for n in counts], build)
 

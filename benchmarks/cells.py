@@ -56,12 +56,7 @@ def call(module: nn.Module, inputs: Inputs) -> Callable[[], Any]:
     """Return the function that is timed: the module's call, in training with all gradients."""
     x, state, dy = inputs.x, (inputs.h, inputs.c), inputs.dy
     if not inputs.train:
-
-        def infer() -> Any:
-            with torch.no_grad():
-                return module(x, state)
-
-        return infer
+        return lambda: module(x, state)
     wanted = [x, *module.parameters()]
     return lambda: torch.autograd.grad(module(x, state)[0], wanted, dy)
 
@@ -124,7 +119,7 @@ def contest(shape: Shape, train: bool, names: Sequence[str], effort: Effort) -> 
         found |= _streams(every["LSTM"], inputs, (*found, *runtimes))
     for name in runtimes:
         found[name] = _session(every["nn.LSTM"], inputs, name)._replace(threads=both)
-    return Contest(found)
+    return Contest(found, grad=train)
 
 
 def _streams(lstm: fastlstm.LSTM, inputs: Inputs, others: Sequence[str]) -> dict[str, Contender]:

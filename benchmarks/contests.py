@@ -67,12 +67,20 @@ class Contender(NamedTuple):
 
 
 class Contest(NamedTuple):
-    """Contenders by name, the operations and bytes of one call, and which peers are fastlstm's."""
+    """What is timed in the same rounds.
+
+    Args:
+        contenders: by name.
+        flop, bytes: operations of one call, and bytes that it reads and writes at least.
+        own: names of the peers that are fastlstm's.
+        grad: whether gradients are recorded. Switching that in each call would take 2 us.
+    """
 
     contenders: dict[str, Contender]
     flop: float | None = None
     bytes: float | None = None
     own: tuple[str, ...] = ()
+    grad: bool = True
 
 
 class Effort(NamedTuple):
@@ -146,6 +154,11 @@ def measure(contest: Contest, effort: Effort) -> Measured:
     A contender with wrong results is reported in ``failed`` and never timed. Rounds go on while the
     interquartile range of a ratio is wider than ``WIDE``, up to ``effort.seconds``.
     """
+    with torch.set_grad_enabled(contest.grad):
+        return _measure(contest, effort)
+
+
+def _measure(contest: Contest, effort: Effort) -> Measured:
     errors, failed = _check(contest, effort.threads)
     ways: dict[str, tuple[str, int]] = {}
     calls: dict[str, Callable[[], object]] = {}

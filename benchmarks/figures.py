@@ -96,7 +96,8 @@ def _cells(run: Run, columns: list[str]) -> str:
         bench = benches[ours]
         source = bench["extra_info"]["peers"][peer] if peer else bench["stats"]
         value = 1e6 * source["median"]
-        return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
+        digits = 0 if value >= 10 else 1 if value >= 1 else 2
+        return f"{value:,.{digits}f}"
 
     lines = [[str(H), *(microseconds(rows[H], name) for name in columns)] for H in sorted(rows)]
     return _markdown(["H", *columns], lines, "---:")

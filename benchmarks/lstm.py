@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from functools import lru_cache
 
 import torch
@@ -17,15 +16,16 @@ from .shapes import Shape
 CONSTANT = ("onnxruntime", "openvino")  # peers whose weights are constants: compared with "frozen"
 
 
-def run(module: nn.Module, x: Tensor, dy: Tensor, train: bool, autocast: bool) -> Results:
+def run(module: nn.Module, x: Tensor, dy: Tensor, train: bool, autocast: bool = False) -> Results:
     """Call a module; with ``train`` also compute the gradients of x and of all parameters."""
-    context = torch.autocast(x.device.type, torch.bfloat16) if autocast else nullcontext()
-    with torch.set_grad_enabled(train), context:
+    if autocast:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            y = module(x)[0]
+    else:
         y = module(x)[0]
-        if not train:
-            return [y]
-        inputs = [x, *module.parameters()]
-        return [y, *torch.autograd.grad(y, inputs, dy.to(y.dtype))]
+    if not train:
+        return [y]
+    return [y, *torch.autograd.grad(y, [x, *module.parameters()], dy.to(y.dtype))]
 
 
 @lru_cache(maxsize=1)  # all dtypes of a shape share it: float64 takes longest
@@ -36,7 +36,8 @@ def drawn(shape: Shape, train: bool) -> tuple[dict[str, Tensor], Tensor, Tensor,
     weights = {name: weight.clone() for name, weight in module.state_dict().items()}
     x = torch.randn(shape.T, shape.B, shape.I)
     dy = torch.randn(shape.T, shape.B, shape.D * shape.H)
-    exact = run(module.double(), x.double().requires_grad_(train), dy, train, False)
+    with torch.set_grad_enabled(train):
+        exact = run(module.double(), x.double().requires_grad_(train), dy, train)
     return weights, x, dy, [result.detach() for result in exact]
 
 
@@ -61,7 +62,8 @@ class Pair:
         self.theirs.to(device, stored)
         self.x = x.detach().to(device, stored).requires_grad_(train)
         self.dy = dy.to(device)
-        self.result = self.call(self.theirs)
+        with torch.set_grad_enabled(train):
+            self.result = self.call(self.theirs)
 
     def copy(self, backend: str = "auto") -> fastlstm.LSTM:
         """Create a fastlstm.LSTM with the same weights; the backend "frozen" is "auto", frozen."""
@@ -100,4 +102,5 @@ def contest(pair: Pair, backends: Sequence[str], peers: dict[str, Contender]) ->
         contenders[backend] = pair.contender(pair.copy(backend), tuple(of_backend))
     size = pair.x.element_size()
     shape, train = pair.shape, pair.train
-    return Contest(contenders | peers, shape.flop(train), shape.bytes(train, size))
+    flop, size = shape.flop(train), shape.bytes(train, size)
+    return Contest(contenders | peers, flop, size, grad=train)

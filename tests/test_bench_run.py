@@ -136,7 +136,7 @@ def test_suites(suite):
 def test_long_sequences_are_measured_in_other_processes(monkeypatch):
     monkeypatch.setattr(long, "OURS", ("auto",))
     monkeypatch.setattr(long, "_SAMPLE_S", 0.01)
-    found = measured("--suite", "long", "--shape", "600,1,8,8")
+    found = measured("--suite", "long", "--shape", "20,1,8,8")
     for info in found.values():
         assert info["peak_rss"] > 2**20 and info["peer_rss"] > 2**20
 
