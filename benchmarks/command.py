@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import pytest_benchmark  # noqa: F401  (the engine; without it pytest would find no fixture)
 
-from . import compare, storage, suites, tables
+from . import compare, peers, storage, suites, tables
 
 HERE = Path(__file__).parent
 
@@ -86,6 +86,9 @@ def measure(words: list[str]) -> storage.Run:
 
 def _run(arguments: argparse.Namespace, words: list[str]) -> None:
     suites.cases(arguments)  # the words of --shape and --grid may be wrong
+    for name in arguments.peer or ():
+        if reason := peers.absent(name, arguments):
+            print(f"fastlstm bench run: {name} does not take part: {reason}", file=sys.stderr)
     against = storage.load(arguments.against) if arguments.against else None
     words = words[1:] if words[:1] == ["run"] else words
     run = measure(words)

@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from torch import nn
-
-
-def is_installed() -> bool:
-    """Return whether both ``onnx`` and ``onnxruntime`` are installed."""
-    return all(find_spec(name) for name in ("onnx", "onnxruntime"))
-
-
-def version() -> str | None:
-    """Return the version of onnxruntime; None if it is not installed."""
-    try:
-        return version_of("onnxruntime")
-    except PackageNotFoundError:
-        return None
 
 
 def graph(module: nn.LSTM, has_states: bool = False) -> bytes:

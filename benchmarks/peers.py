@@ -6,6 +6,7 @@ To add a peer, write such a function, give it a line in ``PEERS`` and a word in
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -171,3 +172,14 @@ def chosen(words: list[str] | None, train: bool, dtype: str, device: str) -> lis
     """Return the peers that take part: those of ``--peer`` that can, by default ``DEFAULT``."""
     names = words or DEFAULT
     return [name for name in names if not PEERS[name].why_not(train, dtype, device)]
+
+
+def absent(name: str, options: argparse.Namespace) -> str | None:
+    """Return why a peer takes part in nothing that the options ask for, or None."""
+    modes = options.mode or ("inference", "training")
+    reasons = [
+        PEERS[name].why_not(mode == "training", dtype, options.device)
+        for mode in modes
+        for dtype in options.dtype
+    ]
+    return reasons[0] if all(reasons) else None

@@ -3,10 +3,10 @@
 import json
 import re
 
+import bench_runs
 import matplotlib as mpl
 import pytest
 
-import bench_runs
 from benchmarks import figures, plots, storage
 
 

@@ -6,7 +6,17 @@ import math
 import pytest
 import torch
 
-from benchmarks import command, contests, long, lstm, peers, shapes, storage, suites, timing
+from benchmarks import (
+    command,
+    contests,
+    long,
+    lstm,
+    peers,
+    shapes,
+    storage,
+    suites,
+    timing,
+)
 from fastlstm_bench import SUITES, parse
 
 
@@ -122,6 +132,11 @@ def test_a_peer_takes_part_only_where_it_can(monkeypatch):
     monkeypatch.setattr(peers, "find_spec", lambda name: None)
     assert peers.chosen(None, False, "float32", "cpu") == ["nn.LSTM"]
     assert peers.PEERS["jax"].why_not(False, "float32", "cpu") == "jax not installed"
+    options = parse(["run", "--mode", "training"])
+    monkeypatch.undo()
+    assert peers.absent("nn.LSTM", options) is None
+    if not peers.PEERS["onnxruntime"].why_not(False, "float32", "cpu"):
+        assert peers.absent("onnxruntime", options) == "inference only"
 
 
 @pytest.mark.parametrize("suite", ["variants", "packed", "threads", "cell"])
