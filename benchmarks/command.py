@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import pytest_benchmark  # noqa: F401  (the engine; without it pytest would find no fixture)
@@ -61,13 +62,15 @@ def measure(words: list[str]) -> storage.Run:
         SystemExit: every benchmark failed, or there was none.
     """
     session = _Session()
-    with tempfile.TemporaryDirectory() as folder:
+    # Plug-ins and options of the environment, such as coverage, would change what is measured.
+    alone = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTEST_ADDOPTS": "", "PYTEST_PLUGINS": ""}
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, alone):
         path = Path(folder) / "run.json"
         status = pytest.main(
             [
                 str(HERE / "test_suites.py"),
                 *("-c", str(HERE / "pytest.ini"), "-s", "-p", "no:cacheprovider"),
-                *("-p", "no:terminal", "-p", "no:sybil"),
+                *("-p", "no:terminal", "-p", "pytest_benchmark.plugin"),
                 f"--benchmark-storage={folder}",
                 *(f"--bench={shlex.join(words)}", f"--benchmark-json={path}", "--benchmark-quiet"),
             ],
@@ -85,6 +88,8 @@ def measure(words: list[str]) -> storage.Run:
 
 
 def _run(arguments: argparse.Namespace, words: list[str]) -> None:
+    if arguments.fail_if and not arguments.against:
+        raise ValueError("--fail-if: expected --against RUN with it")
     suites.cases(arguments)  # the words of --shape and --grid may be wrong
     for name in arguments.peer or ():
         if reason := peers.absent(name, arguments):
@@ -118,6 +123,9 @@ def _list() -> None:
         commit = run.get("commit_info", {}).get("id", "")[:7]
         cells = [path.stem, run["datetime"][:16].replace("T", " "), ours["version"], commit]
         rows.append(tables.Row([*cells, f"{cpu}, {ours['isa']}", ours["torch"]]))
+    if not rows:
+        print(f"no run is saved in {storage.FOLDER}/")
+        return
     tables.show((" run", " date", " version", " commit", " CPU", " torch"), rows)
 
 

@@ -63,6 +63,7 @@ def saved(tmp_path):
         (("--grid", "H=8:64:x1"), "expected a factor from 2 on"),
         (("--grid", "hidden=8"), "expected a grid's size, one of T, B, I, H and L"),
         (("--against", "latest"), "of which there is none; got 'latest'"),
+        (("--fail-if", "ratio:5%"), "expected --against RUN with it"),
         (("compare", "a.json", "b.json"), "expected a run, a file or the name of one in"),
         (("show",), "the following arguments are required: RUN"),
         (("shwo", "1"), "invalid choice: 'shwo' (choose from"),
