@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 SUITES = {
-    "quick": "6 shapes: 100 s on 2 cores",
+    "quick": "6 shapes: 70 s on 2 cores",
     "table": "the shapes of README.md's table: 7 minutes with --dtype float32 bfloat16",
     "shapes": "every shape of shapes.yaml",
     "grid": "H = 32 to 1024 and B = 1, 8, 32, for the plot over H: 2 minutes",

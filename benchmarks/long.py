@@ -27,7 +27,7 @@ from torch import nn
 import fastlstm
 
 from .cases import Case, case, ways
-from .contests import Contender, Contest, Effort, Measured
+from .contests import Contender, Contest, Effort, Measured, Results, relative_errors
 from .shapes import Shape, parse
 
 SHAPES = ("1000,4,256,256", "10000,4,256,256", "100000,4,256,256")
@@ -37,22 +37,32 @@ _SAMPLE_S = 2.0  # passes start within this time, at least one,
 _MOST = 20  # and at most so many
 
 
-def call(contender: str, T: int, B: int, H: int) -> Callable[[], list[torch.Tensor]]:
-    """Return a training step of a contender; all have the same weights and inputs."""
-    torch.manual_seed(0)
-    theirs = nn.LSTM(H, H)
-    every = None if contender == "auto" else "auto"
-    module = theirs
-    if contender != "nn.LSTM":
-        module = fastlstm.LSTM.from_torch(theirs, checkpoint_every=every)
-    x, dy = torch.randn(T, B, H), torch.randn(1, B, H).expand(T, B, H)
+def call(
+    contender: str, shape: Shape, dtype: torch.dtype = torch.float32, peer: bool = False
+) -> Callable[[], Results]:
+    """Return a training step of a contender; all have the same weights and inputs.
 
-    def run() -> list[torch.Tensor]:
+    Args:
+        contender: one of ``OURS``, or "nn.LSTM".
+        shape: with I = H.
+        dtype: of weights and input.
+        peer: compute on nn.LSTM what the contender computes.
+    """
+    torch.manual_seed(0)
+    theirs = nn.LSTM(shape.H, shape.H)
+    x, dy = torch.randn(shape.T, shape.B, shape.H), torch.randn(1, shape.B, shape.H)
+    module: nn.Module = theirs
+    if contender != "nn.LSTM" and not peer:
+        every = None if contender == "auto" else "auto"
+        module = fastlstm.LSTM.from_torch(theirs, checkpoint_every=every)
+    module, x, dy = module.to(dtype), x.to(dtype), dy.to(dtype).expand(x.shape)
+    how = {"return_sequence": False} if contender == "no sequence" and not peer else {}
+
+    def run() -> Results:
+        y, (h, _) = module(x, **how)
+        last = contender == "no sequence"
         parameters = list(module.parameters())
-        if contender == "no sequence":
-            h = module(x, return_sequence=False)[1][0]
-            return list(torch.autograd.grad(h, parameters, dy[:1]))
-        return list(torch.autograd.grad(module(x)[0], parameters, dy))
+        return list(torch.autograd.grad(h if last else y, parameters, dy[:1] if last else dy))
 
     return run
 
@@ -70,10 +80,15 @@ def peak(pid: int | str = "self") -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def measure_here(contender: str, T: int, B: int, H: int) -> None:
-    """Measure a contender in this process, and print its seconds and bytes as JSON."""
-    call(contender, min(T, 500), B, H)()  # loads libraries and starts threads
-    step = call(contender, T, B, H)
+def measure_here(contender: str, shape: Shape) -> dict[str, Any]:
+    """Check a contender on few steps, and measure it in this process."""
+    few = shape._replace(T=min(shape.T, 100))
+    exact, theirs = call(contender, few, torch.float64, True)(), call(contender, few, peer=True)()
+    try:
+        error = relative_errors(call(contender, few)(), theirs, exact)
+    except AssertionError as wrong:
+        return {"failed": str(wrong)}
+    step = call(contender, shape)
     seconds, highest = list[float](), 0
     begin = start = time.perf_counter()
     while not seconds or (start - begin < _SAMPLE_S and len(seconds) < _MOST):
@@ -83,12 +98,12 @@ def measure_here(contender: str, T: int, B: int, H: int) -> None:
         highest = highest or peak()
         seconds.append(end - start)
         start = end
-    print(json.dumps({"seconds": seconds, "peak": highest}))
+    return {"seconds": seconds, "peak": highest, "error": error}
 
 
 def _point(contender: str, shape: Shape, threads: int, limit: float) -> dict[str, Any]:
     """Measure a contender in a new process, which is stopped above ``limit`` bytes."""
-    words = [contender, *map(str, (shape.T, shape.B, shape.H, threads))]
+    words = [contender, shape.words, str(threads)]
     command = [sys.executable, "-m", __name__, *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         while process.poll() is None:
@@ -118,7 +133,8 @@ def measured(shape: Shape, effort: Effort) -> Measured:
     if "nn.LSTM" in right:
         extra = {n: {**e, "peer_rss": right["nn.LSTM"]["peak"]} for n, e in extra.items()}
     contest = Contest(contenders, shape.flop(True), own=("auto",))
-    return Measured(contest, seconds, {}, failed, "cpu", extra)
+    errors = {name: point["error"] for name, point in right.items()}
+    return Measured(contest, seconds, errors, failed, "cpu", extra)
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
@@ -136,5 +152,5 @@ def _nothing(effort: Effort) -> Contest:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(int(sys.argv[5]))
-    measure_here(sys.argv[1], *map(int, sys.argv[2:5]))
+    torch.set_num_threads(int(sys.argv[3]))
+    print(json.dumps(measure_here(sys.argv[1], parse(sys.argv[2]))))

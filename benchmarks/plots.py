@@ -165,6 +165,7 @@ def memory(runs: Sequence[Run]) -> Any:
     axes[0].set(xscale="log", xlabel="steps T", ylabel="us a step, training")
     axes[0].set_ylim(bottom=0)
     axes[1].set(xscale="log", yscale="log", xlabel="steps T", ylabel="peak memory, GiB")
+    _ratio_ticks(axes[1], (1, 1.5, 2, 3, 4, 5, 7))
     axes[1].legend(fontsize=8)
     return figure
 
@@ -209,11 +210,11 @@ def _panels(count: int, size: tuple[float, float], **how: Any) -> tuple[Any, Any
     return figure, figure.subplots(1, count, squeeze=False, **how)[0]
 
 
-def _ratio_ticks(axis: Any) -> None:
+def _ratio_ticks(axis: Any, digits: Sequence[float] = (1, 2, 5)) -> None:
     """Write numbers such as 0.5, 1 and 2 on a logarithmic axis instead of powers of ten."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    axis.yaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    axis.yaxis.set_major_locator(LogLocator(10, subs=digits))
     axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.yaxis.set_minor_formatter(NullFormatter())
 

@@ -112,7 +112,7 @@ def rows_of(bench: Bench) -> list[Row]:
     p, stats, info = bench["params"], bench["stats"], bench["extra_info"]
     spread = stats["iqr"] / 2 / stats["median"] if stats["median"] else 0
     first = [title(bench), p["mode"], p["dtype"], p["backend"]]
-    first.append(f"{duration(stats['median'])} ±{spread:.1%}")
+    first.append(f"{duration(stats['median'])} ±{spread:.{1 if spread < 0.1 else 0}%}")
     gflops = info["flop"] / stats["median"] / 1e9 if info["flop"] else None
     peak = info["peak_gflops"]
     last = [f"{gflops:.3g}" if gflops else "", f"{gflops / peak:.0%}" if gflops and peak else ""]
