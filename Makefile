@@ -15,6 +15,10 @@
 # One times the ways to divide a call of the CPU kernels among threads, and needs no Python either:
 #   make plans      build benchmarks/plans.cpp and run it; SHAPES="T,B,I,H ..." are others than its own
 #
+# Two write the numbers of README.md and docs/ from measurements:
+#   make bench-results  measure everything that they need, 14 minutes on 2 quiet cores, and do the next
+#   make bench-figures  write tables and pictures anew from the newest file in benchmarks/results
+#
 # Another builds the module of Python with AddressSanitizer and UBSan, and runs the tests of direct calls
 # and of streams:
 #   make sanitize-calls
@@ -38,7 +42,7 @@ define run_native
 	$(CMAKE) --build build/$(1) --parallel $(shell nproc) --target check
 endef
 
-.PHONY: demo report test docs lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans conformance clean
+.PHONY: demo report test docs lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans conformance bench-results bench-figures clean
 
 demo: .venv/.trains
 	$(BIN)/fastlstm fit --config demo $(if $(wildcard $(LAST)),--ckpt_path last)
@@ -107,6 +111,12 @@ plans:
 	$(CMAKE) -S benchmarks -B build/plans
 	$(CMAKE) --build build/plans --parallel $(shell nproc)
 	build/plans/plans $(SHAPES)
+
+bench-results: .venv/.built
+	$(BIN)/python -m benchmarks.figures --measure
+
+bench-figures: .venv/.built
+	$(BIN)/python -m benchmarks.figures
 
 conformance: .venv/.built
 	@test -n "$(TORCH_TESTS)" || { \
