@@ -1,6 +1,7 @@
-# Two commands, each of which does its own set-up in .venv on a bare machine:
+# Commands, each of which does its own set-up in .venv on a bare machine:
 #   make demo   train CompositeLSTM on Moving MNIST, print its errors, draw its predictions
 #   make test   lint and tests
+#   make docs   build the documentation as a site in build/docs; a warning is an error
 #   make report runs the paper's experiments at a small scale, hours, and writes docs/experiments.md
 # A second run of either sets nothing up again; a demo that was interrupted goes on where it stopped,
 # and one that was finished is only evaluated (`rm -r runs/demo` to train afresh).
@@ -13,6 +14,10 @@
 #
 # One times the ways to divide a call of the CPU kernels among threads, and needs no Python either:
 #   make plans      build benchmarks/plans.cpp and run it; SHAPES="T,B,I,H ..." are others than its own
+#
+# Two write the numbers of README.md and docs/ from measurements:
+#   make bench-results  measure everything that they need, 14 minutes on 2 quiet cores, and do the next
+#   make bench-figures  write tables and pictures anew from the newest file in benchmarks/results
 #
 # Another builds the module of Python with AddressSanitizer and UBSan, and runs the tests of direct calls
 # and of streams. (`python -m pytest`, or the conftest.py of this folder, would import the module of
@@ -38,7 +43,7 @@ define run_native
 	$(CMAKE) --build build/$(1) --parallel $(shell nproc) --target check
 endef
 
-.PHONY: demo report test lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans conformance clean
+.PHONY: demo report test docs lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans conformance bench-results bench-figures clean
 
 demo: .venv/.trains
 	$(BIN)/fastlstm fit --config demo $(if $(wildcard $(LAST)),--ckpt_path last)
@@ -50,8 +55,12 @@ report: .venv/.built
 # The Triton kernels run under its interpreter, which must be chosen before triton is imported. It
 # takes milliseconds a step: tests of long sequences would be most of the time.
 test: lint
-	$(BIN)/python -m pytest tests README.md docs
+	$(BIN)/python -m pytest --nbmake tests README.md docs examples
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k "triton and not long_sequence and not several_blocks"
+
+docs: .venv/.built
+	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "build/docs/index.html"
 
 slow: .venv/.built
 	$(BIN)/python -m pytest -m slow
@@ -103,6 +112,12 @@ plans:
 	$(CMAKE) -S benchmarks -B build/plans
 	$(CMAKE) --build build/plans --parallel $(shell nproc)
 	build/plans/plans $(SHAPES)
+
+bench-results: .venv/.built
+	$(BIN)/python -m benchmarks.figures --measure
+
+bench-figures: .venv/.built
+	$(BIN)/python -m benchmarks.figures
 
 conformance: .venv/.built
 	@test -n "$(TORCH_TESTS)" || { \

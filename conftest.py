@@ -1,10 +1,12 @@
-"""`pytest README.md docs` runs their Python blocks, page by page, if sybil is installed."""
+"""``pytest README.md docs`` runs their Python blocks, page by page, if sybil is installed."""
 
 import os
 import tempfile
 from collections.abc import Iterator
 
 import pytest
+
+os.environ.setdefault("NOTEBOOK_STEPS", "2")  # training steps of examples/*.ipynb
 
 try:
     from sybil import Sybil

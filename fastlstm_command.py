@@ -18,6 +18,7 @@ COMMANDS = {
     "classify": "Train and test classifiers of video: fastlstm classify fit, validate or test.",
     "experiment": "Run an experiment of the paper (Srivastava et al., ICML 2015).",
     "configs": "List the configurations that come with the package, or print one of them.",
+    "bench": "Time LSTMs beside nn.LSTM and other libraries, and compare and draw the results.",
     "info": "Print versions, the processor, and which backends run here and why.",
 }
 _LANGUAGE = (
@@ -28,9 +29,11 @@ _EPILOG = """\
 start with:
   fastlstm fit --config demo      train a small model, in minutes on a laptop
   fastlstm predict --config demo  draw what it predicts
+  fastlstm bench                  time LSTMs beside nn.LSTM, in a minute or two
   fastlstm COMMAND --help         list the options of a command
 
-Training needs the packages of `pip install 'fastlstm[train]'`; configs and info do not.
+Training needs the packages of `pip install 'fastlstm[train]'`, and bench those of
+`pip install 'fastlstm[bench]'`; configs and info need neither.
 """
 
 
@@ -53,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def answer(words: Sequence[str]) -> bool:
-    """Print the help if the words ask for it, and return whether they did.
+    """Print the help if the words ask for it, or run ``bench``, and return whether they asked.
 
     Options before a command, as in ``fastlstm --config FILE fit``, are left to Lightning's parser.
 
@@ -70,6 +73,11 @@ def answer(words: Sequence[str]) -> bool:
     if first in ("-h", "--help") or (first in ("configs", "info") and rest in (["-h"], ["--help"])):
         with contextlib.suppress(SystemExit):
             parser().parse_args(words)
+        return True
+    if first == "bench":
+        import fastlstm_bench  # here, because no other command needs its parser
+
+        fastlstm_bench.main(rest)
         return True
     if first == "language":
         print(_LANGUAGE, file=sys.stderr)

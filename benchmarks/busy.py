@@ -1,27 +1,29 @@
-"""Measure how much slower fastlstm and nn.LSTM are while every core is busy with other work.
+"""The suites "busy", while other processes keep all cores busy, and "threads".
 
-    python -m benchmarks.busy [--shape T,B,I,H,L[,bi] ...] [--mode inference training]
-        [--processes N] [--rounds 7] [--threads N] [--json FILE]
-
-The other work is one process per core that runs a Python loop. It is paused while the calls of the
-columns without "busy" are timed. A kernel whose threads wait for each other at every step is slowed
-down most when one of them loses its core. nn.LSTM runs on all threads and on one; the table has its
-better time, with and without the other work. All in float32.
+The other work is one process per core that runs a Python loop. It is paused while the contenders
+without "busy" are timed. A kernel whose threads wait for each other at every step is slowed down
+most when one of them loses its core.
 """
 
 from __future__ import annotations
 
+import argparse
+import atexit
 import multiprocessing
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
-from benchmarks import common
-from benchmarks.lstm import Pair, Shape
-from benchmarks.timing import fastest_of_torch, median_ms, paired_with_torch, ratio
+import torch
 
-SHAPES = ["100,32,256,256,1", "1000,8,128,128,1", "128,1,256,256,1", "1000,1,512,512,1"]
+from .cases import Case, case, ways
+from .contests import Contender, Contest, Effort
+from .lstm import Pair
+from .shapes import Shape, parse
+
+SHAPES = ("asr", "long", "stream", "one-row")
+SCALED = ("stream", "asr", "asr-512", "long")
 BUSY = ", busy"
 
 
@@ -35,84 +37,73 @@ def burn(busy: Any, started: Any) -> None:
                 pass
 
 
-@contextmanager
-def other_work(processes: int) -> Iterator[Any]:
-    """Start processes that compute while the yielded event is set, and end them on exit."""
+@cache
+def other_work(processes: int) -> Any:
+    """Start processes that compute while the returned event is set, and end with this process."""
     context = multiprocessing.get_context("spawn")  # a fork would inherit torch's threads
     busy, started = context.Event(), context.Barrier(processes + 1)
-    others = [
-        context.Process(target=burn, args=(busy, started), daemon=True) for _ in range(processes)
-    ]
-    try:
-        for other in others:
-            other.start()
-        started.wait(120)
-        yield busy
-    finally:
-        for other in others:
-            if other.pid is not None:
-                other.kill()
-                other.join()
+    for _ in range(processes):
+        other = context.Process(target=burn, args=(busy, started), daemon=True)
+        other.start()
+        atexit.register(other.kill)
+    started.wait(120)
+    return busy
 
 
-def measure(shape: Shape, train: bool, rounds: int, threads: int, busy: Any) -> dict[str, Any]:
-    """Measure one row of the table."""
-    pair = Pair(shape, train)
-    quiet = {"fastlstm": lambda: pair.call(pair.ours), "nn.LSTM": lambda: pair.call(pair.theirs)}
-    calls = quiet | {f"{name}{BUSY}": call for name, call in quiet.items()}
+def contest(shape: Shape, way: dict[str, str], effort: Effort) -> Contest:
+    """Return fastlstm.LSTM and nn.LSTM, both with and without other work."""
+    pair = Pair(shape, way["mode"] == "training", way["dtype"])
+    busy = other_work(os.cpu_count() or 1)
 
-    def before(name: str) -> None:
-        busy.set() if BUSY in name else busy.clear()
+    def amid(threads: int) -> None:
+        torch.set_num_threads(threads)
+        busy.set()
 
-    seconds, _ = paired_with_torch(calls, rounds, threads, before)
-    busy.clear()
-    peers = {
-        suffix: fastest_of_torch({n: s for n, s in seconds.items() if (BUSY in n) == bool(suffix)})
-        for suffix in ("", BUSY)
-    }
-    return {
-        "shape": shape._asdict(),
-        "mode": "training" if train else "inference",
-        "ms": {name: median_ms(s) for name, s in seconds.items()},
-        "nn.LSTM ms": {name: median_ms(seconds[name]) for name in peers.values()},
-        "slowdown": {
-            "fastlstm": ratio(seconds, f"fastlstm{BUSY}", "fastlstm"),
-            "nn.LSTM": ratio(seconds, peers[BUSY], peers[""]),
-        },
-        "nn.LSTM / fastlstm": ratio(seconds, peers[""], "fastlstm"),
-        "nn.LSTM / fastlstm, busy": ratio(seconds, peers[BUSY], f"fastlstm{BUSY}"),
-    }
+    def under_work(contender: Contender, *peers: str) -> Contender:
+        return contender._replace(start=amid, stop=busy.clear, peers=peers)
+
+    theirs = Contender(lambda: pair.call(pair.theirs), threads=(1, effort.threads))
+    ours = pair.contender(pair.copy(), ("nn.LSTM",))
+    contenders = {"auto": ours, f"auto{BUSY}": under_work(ours, f"nn.LSTM{BUSY}", "auto")}
+    contenders |= {"nn.LSTM": theirs, f"nn.LSTM{BUSY}": under_work(theirs)}
+    return Contest(contenders, shape.flop(pair.train), own=("auto",), grad=pair.train)
 
 
-def line(shape: str, row: dict[str, Any]) -> str:
-    """Format a row of the table."""
-    text = f"{shape:<20}{row['mode']:<10}"
-    theirs = list(row["nn.LSTM ms"].values())
-    ours = [row["ms"]["fastlstm"], row["ms"][f"fastlstm{BUSY}"]]
-    for name, (quiet, busy) in (("fastlstm", ours), ("nn.LSTM", theirs)):
-        text += f"{quiet:>11.3f}{busy:>10.3f}{row['slowdown'][name]:>9.2f}"
-    return text + f"{row['nn.LSTM / fastlstm']:>8.2f}{row['nn.LSTM / fastlstm, busy']:>7.2f}"
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Yield the cases of the suite "busy"."""
+    for text in options.shape or SHAPES:
+        for way in ways(options):
+            how = parse(text), way
+
+            def build(effort: Effort, how: tuple[Shape, dict[str, str]] = how) -> Contest:
+                return contest(*how, effort)
+
+            params = {**how[0].params(), **way}
+            yield case("busy", params, ["auto", f"auto{BUSY}"], build)
 
 
-def main() -> None:
-    """Parse arguments, measure, print a table, and write JSON if asked to."""
-    parser = common.parser(__doc__)
-    parser.add_argument("--shape", nargs="+", default=SHAPES, help="T,B,I,H,L or T,B,I,H,L,bi")
-    parser.add_argument("--mode", nargs="+", default=["inference", "training"])
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="one per core")
-    arguments = parser.parse_args()
-    machine = common.begin(arguments, processes=arguments.processes)
-    print(f"{'':<30}{'fastlstm ms':>11}{'busy':>10}{'slower':>9}", end="")
-    print(f"{'nn.LSTM ms':>11}{'busy':>10}{'slower':>9}{'ratio':>8}{'busy':>7}")
-    rows = []
-    with other_work(arguments.processes) as busy:
-        for shape in arguments.shape:
-            for mode in arguments.mode:
-                sizes, train = Shape.parse(shape), mode == "training"
-                rows.append(measure(sizes, train, arguments.rounds, arguments.threads, busy))
-                print(line(shape, rows[-1]), flush=True)
-                common.write(arguments.json, machine, rows)
+def threads(options: argparse.Namespace) -> Iterator[Case]:
+    """Yield the cases of the suite "threads": all numbers of threads, beside one thread."""
+    most = options.threads or torch.get_num_threads()
+    counts = sorted({1, most, *(2**k for k in range(1, most.bit_length()))})
+    for text in options.shape or SCALED:
+        for way in ways(options):
+            how = parse(text), way
+
+            def build(effort: Effort, how: tuple[Shape, dict[str, str]] = how) -> Contest:
+                shape, way = how
+                pair = Pair(shape, way["mode"] == "training", way["dtype"])
+                ours = pair.contender(pair.copy())
+                theirs = Contender(lambda: pair.call(pair.theirs))
+                found = {}
+                for n in counts:
+                    peers = ("1 thread", f"nn.LSTM, {n}") if n > 1 else ("nn.LSTM, 1",)
+                    found[_name(n)] = ours._replace(threads=(n,), peers=peers)
+                    found[f"nn.LSTM, {n}"] = theirs._replace(threads=(n,))
+                return Contest(found, shape.flop(pair.train), own=("1 thread",), grad=pair.train)
+
+            yield case("threads", {**how[0].params(), **way}, [_name(n) for n in counts], build)
 
 
-if __name__ == "__main__":
-    main()
+def _name(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"

@@ -1,17 +1,19 @@
-"""Compare the training speed of CompositeLSTM with the same model built on torch.nn.LSTM.
+"""The suite "model": training steps of CompositeLSTM and of the same model on torch.nn.LSTM.
 
-    python -m benchmarks.composite [--config demo] [--rounds 9] [--steps 4]
+    fastlstm bench --suite model
+    python -m benchmarks.composite [--config demo] [--rounds 9]
 
 Both models take whole training steps (forward, loss, backward, optimiser) on the same batch, in
-turns A B A B, so that other load on the machine affects both. The script prints medians over the
 turns. CompositeLSTM runs as configured, with peepholes. nn.LSTM has none, and its unconditioned
-decoders read one zero per step, because it needs an input. Before the timing, the script checks
-that both models have the same loss and gradient, without peepholes and with the same weights.
+decoders read one zero per step, because it needs an input. Before the timing, both models are
+checked to have the same loss and gradient, without peepholes and with the same weights.
 """
+
+from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -19,9 +21,12 @@ import torch.nn.functional as F
 import yaml
 from torch import Tensor, nn
 
-from benchmarks.timing import paired
 from fastlstm import CompositeLSTM, configs
-from fastlstm.training import MovingMNISTData
+
+from .cases import Case, case, ways
+from .contests import Contender, Contest, Effort, measure
+
+PEER = "nn.LSTM, no peepholes"
 
 
 class TorchComposite(nn.Module):
@@ -62,7 +67,7 @@ class TorchComposite(nn.Module):
             theirs.load_state_dict(stack.readout.state_dict())
 
 
-def check(size: dict[str, int], frames: Tensor, future: Tensor) -> None:
+def check(size: dict[str, int], frames: Tensor, future: Tensor) -> tuple[float, float]:
     """Raise AssertionError unless both models have the same loss and gradient of the encoder."""
     ours = CompositeLSTM(**size, peephole=False).to(frames.device)
     theirs = TorchComposite(**size).to(frames.device)
@@ -71,9 +76,10 @@ def check(size: dict[str, int], frames: Tensor, future: Tensor) -> None:
     torch.testing.assert_close(*losses, rtol=1e-4, atol=0)
     for loss in losses:
         loss.backward()
-    torch.testing.assert_close(
-        ours.encoder.weight_hh_l0.grad, theirs.encoder.weight_hh_l0.grad, rtol=1e-2, atol=1e-3
-    )
+    gradients = [model.encoder.weight_hh_l0.grad for model in (ours, theirs)]
+    torch.testing.assert_close(*gradients, rtol=1e-2, atol=1e-3)
+    error = float((gradients[0] - gradients[1]).norm() / gradients[1].norm())
+    return error, error  # float32 against float32: neither is exact
 
 
 def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
@@ -88,62 +94,65 @@ def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], 
     return step
 
 
-def repeated(step: Callable[[], None], steps: int) -> Callable[[], None]:
-    """Return a function that takes ``steps`` steps."""
+def contest(config: str, effort: Effort) -> Contest:
+    """Return training steps of both models on the same batch.
 
-    def run() -> None:
-        for _ in range(steps):
-            step()
+    Raises:
+        ValueError: the configuration's model is not an unconditioned CompositeLSTM.
+    """
+    device = torch.device(effort.device)
+    read = yaml.safe_load(Path(configs.find(config)).read_text())
+    chosen = read["model"]["model"]
+    arguments = chosen["init_args"]
+    if chosen["class_path"] != "fastlstm.CompositeLSTM" or any(
+        arguments.get(name) for name in ("conditional_reconstruction", "conditional_future")
+    ):
+        raise ValueError(f"config: expected an unconditioned fastlstm.CompositeLSTM, got {chosen}")
+    size = {k: arguments.get(k, 1) for k in ("input_size", "hidden_size", "num_layers")}
+    from fastlstm.training import MovingMNISTData  # needs the packages of fastlstm[train]
 
-    return run
+    data = MovingMNISTData(**read["data"]["init_args"])
+    batch = data.training_sample(data.batch_size)
+    frames, future = (part.to(device).float() / 255 for part in batch)
+    ours = CompositeLSTM(**arguments).to(device)
+    theirs = TorchComposite(**size).to(device)
+    step = training_step(ours, lambda: ours.loss(frames, future).total)
+    return Contest(
+        {
+            "auto": Contender(step, lambda: check(size, frames, future), (PEER,)),
+            PEER: Contender(training_step(theirs, lambda: theirs.loss(frames, future))),
+        }
+    )
+
+
+def cases(options: argparse.Namespace, config: str = "demo") -> Iterator[Case]:
+    """Yield a training step of a configuration's model."""
+    for way in ways(options, ["float32"]):
+        if way["mode"] == "training":
+            params = {"shape": f"CompositeLSTM-{config}", **way}
+            yield case("model", params, ["auto"], lambda effort: contest(config, effort))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--config", default="demo", help="file, or name in `fastlstm configs`")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each model")
-    parser.add_argument("--steps", type=int, default=4, help="training steps in a turn")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
-    device = torch.device(options.device)
-
-    config = yaml.safe_load(Path(configs.find(options.config)).read_text())
-    chosen = config["model"]["model"]
-    arguments = chosen["init_args"]
-    if chosen["class_path"] != "fastlstm.CompositeLSTM" or any(
-        arguments.get(name) for name in ("conditional_reconstruction", "conditional_future")
-    ):
-        parser.error(f"--config: expected an unconditioned fastlstm.CompositeLSTM, got {chosen}")
-    size = {k: arguments.get(k, 1) for k in ("input_size", "hidden_size", "num_layers")}
-    data = MovingMNISTData(**config["data"]["init_args"])
-    batch = data.training_sample(data.batch_size)
-    frames, future = (part.to(device).float() / 255 for part in batch)
-
-    check(size, frames, future)
-    ours = CompositeLSTM(**arguments).to(device)
-    theirs = TorchComposite(**size).to(device)
-    contenders = {
-        f"fastlstm.CompositeLSTM{', peepholes' if ours.config['peephole'] else ''}": training_step(
-            ours, lambda: ours.loss(frames, future).total
-        ),
-        "the same on nn.LSTM, no peepholes": training_step(
-            theirs, lambda: theirs.loss(frames, future)
-        ),
-    }
-    turns = {name: repeated(step, options.steps) for name, step in contenders.items()}
-    times = paired(turns, options.rounds, device=device.type)
-
-    print(
-        f"{size['input_size']} -> {size['hidden_size']}, {size['num_layers']} layer(s),"
-        f" {len(frames)}+{len(future)} frames, batch {data.batch_size}, float32 on {device},"
-        f" {torch.get_num_threads()} threads, torch {torch.__version__}"
-    )
-    for name, seconds in times.items():
-        ordered = sorted(options.steps * data.batch_size / s for s in seconds)
-        median = statistics.median(ordered)
-        print(f"  {name:<36}{median:8.1f} sequences/s  ({ordered[0]:.1f} to {ordered[-1]:.1f})")
-    ratio = [theirs_s / ours_s for ours_s, theirs_s in zip(*times.values(), strict=True)]
-    print(f"  ratio {statistics.median(ratio):.2f} ({min(ratio):.2f} to {max(ratio):.2f})")
+    torch.manual_seed(0)
+    effort = Effort(options.rounds, 60, torch.get_num_threads(), options.device)
+    try:
+        measured = measure(contest(options.config, effort), effort)
+    except ValueError as error:
+        parser.error(str(error))
+    if measured.failed:
+        raise SystemExit(f"not timed: {measured.failed}")
+    for name in ("auto", PEER):
+        seconds = statistics.median(measured.best(name)[1])
+        label = "fastlstm.CompositeLSTM" if name == "auto" else name
+        print(f"  {label:<32}{1e3 * seconds:8.1f} ms a step")
+    ratio = measured.info("auto")["ratio"]
+    print(f"  ratio {ratio['median']:.2f} ({ratio['q25']:.2f} to {ratio['q75']:.2f})")
 
 
 if __name__ == "__main__":

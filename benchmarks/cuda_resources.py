@@ -18,7 +18,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks import common
+from . import common
 
 
 class Kernel(NamedTuple):

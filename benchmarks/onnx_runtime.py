@@ -3,29 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
-from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 
-def is_installed() -> bool:
-    """Return whether both ``onnx`` and ``onnxruntime`` are installed."""
-    return all(find_spec(name) for name in ("onnx", "onnxruntime"))
-
-
-def version() -> str | None:
-    """Return the version of onnxruntime; None if it is not installed."""
-    try:
-        return version_of("onnxruntime")
-    except PackageNotFoundError:
-        return None
-
-
-def _graph(module: nn.LSTM, has_states: bool = False) -> bytes:
+def graph(module: nn.LSTM, has_states: bool = False) -> bytes:
     """Convert an nn.LSTM to an ONNX model with one LSTM node per layer.
 
     ONNX orders the gates i, o, f, g and returns (T, D, B, H). With ``has_states`` the module has
@@ -90,18 +74,18 @@ class Session:
     call and would slow down anything else that is timed.
     """
 
-    def __init__(self, module: nn.LSTM, threads: int, has_states: bool = False) -> None:
+    def __init__(self, module: nn.LSTM, has_states: bool = False) -> None:
         import onnxruntime
 
-        self._graph = _graph(module, has_states)
+        self._graph = graph(module, has_states)
         self._options = onnxruntime.SessionOptions()
-        self._options.intra_op_num_threads = threads
         self._session: Any = None
 
-    def open(self) -> None:
+    def open(self, threads: int) -> None:
         """Load the model and start the threads."""
         import onnxruntime
 
+        self._options.intra_op_num_threads = threads
         self._session = onnxruntime.InferenceSession(
             self._graph, self._options, providers=["CPUExecutionProvider"]
         )
@@ -124,15 +108,13 @@ class StateSession(Session):
             calls.
     """
 
-    def __init__(
-        self, module: nn.LSTM, threads: int, inputs: Mapping[str, np.ndarray], is_bound: bool
-    ) -> None:
-        super().__init__(module, threads, has_states=True)
+    def __init__(self, module: nn.LSTM, inputs: Mapping[str, np.ndarray], is_bound: bool) -> None:
+        super().__init__(module, has_states=True)
         self._inputs, self._is_bound = dict(inputs), is_bound
 
-    def open(self) -> None:
+    def open(self, threads: int) -> None:
         """Load the model, start the threads, and bind inputs and outputs."""
-        super().open()
+        super().open(threads)
         if not self._is_bound:
             return
         from onnxruntime import OrtValue

@@ -1,17 +1,14 @@
-"""Measure batches of sequences of different lengths: time should be proportional to valid steps.
-
-    python -m benchmarks.packed [--steps 200] [--batch 32] [--hidden 256 512] [--rounds 7]
-        [--threads N] [--json FILE]
+"""The suite "packed": sequences of different lengths, whose time should follow the valid steps.
 
 The lengths are uniform in 1..T, and I = H. fastlstm runs on a PackedSequence and on a padded batch
-with ``lengths``; both times are divided by that of a full batch with as many valid steps, so that 1
-means that no time is lost on padding. The last ratio is the time of nn.LSTM on the PackedSequence,
-at its better number of threads, over that of fastlstm.
+with ``lengths``; both are compared with a full batch that has as many valid steps ("full"), beside
+which 1 means that no time is lost on padding, and with nn.LSTM on the PackedSequence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,85 +16,67 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 import fastlstm
-from benchmarks import common
-from benchmarks.timing import median_ms, paired_with_torch, ratio
+
+from .cases import Case, case, ways
+from .contests import Contender, Contest, Effort, Results, relative_errors
+from .shapes import Shape, parse
+
+SHAPES = ("200,32,256,256", "200,32,512,512")
 
 
-def check(ours: nn.Module, theirs: nn.Module, packed: PackedSequence, x: torch.Tensor) -> None:
-    """Raise AssertionError unless both calls return what nn.LSTM returns."""
-    expected = theirs(packed)[0]
-    lengths = pad_packed_sequence(expected)[1]
-    torch.testing.assert_close(ours(packed)[0].data, expected.data, rtol=1e-4, atol=1e-5)
-    padded = ours(x, lengths=lengths)[0]
-    torch.testing.assert_close(padded, pad_packed_sequence(expected)[0], rtol=1e-4, atol=1e-5)
-
-
-def measure(T: int, B: int, H: int, train: bool, rounds: int, threads: int) -> dict[str, Any]:
-    """Measure one row of the table."""
-    ours, theirs = fastlstm.LSTM(H, H), nn.LSTM(H, H)
+def contest(shape: Shape, train: bool, effort: Effort) -> Contest:
+    """Return the contest of a batch of random lengths."""
+    ours, theirs = shape.module(fastlstm.LSTM), shape.module(nn.LSTM)
     ours.load_state_dict(theirs.state_dict())
-    lengths = torch.randint(1, T + 1, (B,))
-    lengths[0] = T
-    steps = int(lengths.sum())
-    x = torch.randn(T, B, H)
+    double = shape.module(nn.LSTM).double()
+    double.load_state_dict(theirs.state_dict())
+    lengths = torch.randint(1, shape.T + 1, (shape.B,))
+    lengths[0] = shape.T
+    x = torch.randn(shape.T, shape.B, shape.I)
     packed = pack_padded_sequence(x, lengths, enforce_sorted=False)
-    as_many = torch.randn(round(steps / B), B, H)
-    check(ours, theirs, packed, x)
+    full = torch.randn(round(int(lengths.sum()) / shape.B), shape.B, shape.I)
 
-    def call(module: nn.Module, *args: Any, **options: Any) -> Callable[[], object]:
-        def run() -> None:
-            output = module(*args, **options)[0]
-            if train:
+    def call(module: nn.Module, *args: Any, **options: Any) -> Callable[[], Results]:
+        def run() -> Results:
+            with torch.set_grad_enabled(train):
+                output = module(*args, **options)[0]
                 data = output.data if isinstance(output, PackedSequence) else output
-                torch.autograd.grad(data.sum(), list(module.parameters()))
+                wanted = list(module.parameters()) if train else []
+                return [data, *(torch.autograd.grad(data.sum(), wanted) if train else [])]
 
         return run
 
-    calls = {
-        "padded": call(ours, as_many),
-        "packed": call(ours, packed),
-        "lengths": call(ours, x, lengths=lengths),
-        "nn.LSTM packed": call(theirs, packed),
-    }
-    with torch.set_grad_enabled(train):
-        seconds, peer = paired_with_torch(calls, rounds, threads)
-    return {
-        "T": T,
-        "B": B,
-        "H": H,
-        "steps": steps,
-        "mode": "training" if train else "inference",
-        "ms": {name: median_ms(seconds[name]) for name in seconds},
-        "packed / padded": ratio(seconds, "packed", "padded"),
-        "lengths / padded": ratio(seconds, "lengths", "padded"),
-        "nn / ours": ratio(seconds, peer, "packed"),
-    }
+    def padded(found: Results) -> Results:
+        return [pad_packed_sequence(packed._replace(data=found[0]))[0], *found[1:]]
+
+    of_theirs, exact = call(theirs, packed)(), call(double, packed.to(torch.float64))()
+    of_packed, of_lengths = call(ours, packed), call(ours, x, lengths=lengths)
+    return Contest(
+        {
+            "packed": Contender(
+                of_packed,
+                lambda: relative_errors(of_packed(), of_theirs, exact),
+                ("nn.LSTM", "full"),
+            ),
+            "lengths": Contender(
+                of_lengths,
+                lambda: relative_errors(of_lengths(), padded(of_theirs), padded(exact)),
+                ("nn.LSTM", "full"),
+            ),
+            "full": Contender(call(ours, full)),
+            "nn.LSTM": Contender(call(theirs, packed), threads=(1, effort.threads)),
+        },
+        own=("full",),
+    )
 
 
-def main() -> None:
-    options = common.parser(__doc__)
-    options.add_argument("--steps", type=int, default=200)
-    options.add_argument("--batch", type=int, default=32)
-    options.add_argument("--hidden", type=int, nargs="+", default=[256, 512])
-    arguments = options.parse_args()
-    machine = common.begin(arguments)
-    ratios = ("packed / padded", "lengths / padded", "nn / ours")
-    print(f"{'T, B, H':>14} {'mode':>10} {'packed ms':>10}", *(f"{name:>17}" for name in ratios))
-    rows: list[dict[str, Any]] = []
-    for H in arguments.hidden:
-        for train in (False, True):
-            row = measure(
-                arguments.steps, arguments.batch, H, train, arguments.rounds, arguments.threads
-            )
-            rows.append(row)
-            sizes = f"{row['T']}, {row['B']}, {H}"
-            print(
-                f"{sizes:>14} {row['mode']:>10} {row['ms']['packed']:>10.2f}",
-                *(f"{row[name]:>17.2f}" for name in ratios),
-                flush=True,
-            )
-            common.write(arguments.json, machine, rows)
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Yield the cases of the suite."""
+    for text in options.shape or SHAPES:
+        for way in ways(options, ["float32"]):
+            how = parse(text), way["mode"] == "training"
 
+            def build(effort: Effort, how: tuple[Shape, bool] = how) -> Contest:
+                return contest(*how, effort)
 
-if __name__ == "__main__":
-    main()
+            yield case("packed", {**how[0].params(), **way}, ["packed", "lengths"], build)

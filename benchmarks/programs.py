@@ -1,7 +1,4 @@
-"""Compare three small programs that call an LSTM one step at a time, with nn.* and with fastlstm.*.
-
-    python -m benchmarks.programs [--program detector sine-training sine-prediction forecaster]
-        [--rounds 7] [--threads N] [--json FILE]
+"""The suite "programs": small programs that call an LSTM one step at a time.
 
     detector          A voice detector: 100 frames of 32 ms, one after the other; for each a
                       convolution, an LSTMCell of 128 units, and a linear layer with a sigmoid.
@@ -11,25 +8,22 @@
     forecaster        24 steps of an LSTM of two layers of 40 units and a linear layer, for 400
                       series at once, without gradients.
 
-Both versions of a program differ in the class of the LSTM only, have the same weights, and run in
-float32. Their results are compared before they are timed. nn.* runs on one thread and on all, and
-its better time counts; fastlstm.* runs on all. They take turns in one process. The ratio is the
-median over the rounds, above 1 fastlstm is faster; "spread" is the interquartile range of the
-rounds' ratios as a share of it.
+Both versions of a program differ in the class of the LSTM only, and have the same weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import argparse
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 import fastlstm
-from benchmarks import common
-from benchmarks.lstm import Results, check
-from benchmarks.timing import median_ms, paired_with_torch, ratio, ratios, spread
+
+from .cases import Case, case, ways
+from .contests import Contender, Contest, Effort, Results, relative_errors
 
 
 class Detector(nn.Module):
@@ -121,50 +115,34 @@ def run(model: nn.Module, data: Tensor, train: bool) -> Results:
         return [outputs, *torch.autograd.grad(loss, list(model.parameters()))]
 
 
-def measure(name: str, rounds: int, threads: int) -> dict[str, Any]:
-    """Measure one row of the table."""
+def contest(name: str, train: bool, effort: Effort) -> Contest:
+    """Return a program with both libraries."""
     program = PROGRAMS[name]
-    data, train = program.data(), program.train
+    data = program.data()
     theirs, ours, double = program.model(nn), program.model(fastlstm), program.model(nn).double()
     for model in (ours, double):
         model.load_state_dict(theirs.state_dict())
-    check(run(ours, data, train), run(theirs, data, train), run(double, data.double(), train))
-    calls: dict[str, Callable[[], object]] = {
-        "fastlstm.*": lambda: run(ours, data, train),
-        "nn.*": lambda: run(theirs, data, train),
-    }
-    seconds, peer = paired_with_torch(calls, rounds, threads)
-    return {
-        "program": name,
-        "us a step": {n: 1e3 * median_ms(s) / program.steps for n, s in seconds.items()},
-        "nn.* us a step": 1e3 * median_ms(seconds[peer]) / program.steps,
-        "nn.* / fastlstm.*": ratio(seconds, peer, "fastlstm.*"),
-        "spread": spread(ratios(seconds, peer, "fastlstm.*")),
-    }
+    expected, exact = run(theirs, data, train), run(double, data.double(), train)
+    return Contest(
+        {
+            "auto": Contender(
+                lambda: run(ours, data, train),
+                lambda: relative_errors(run(ours, data, train), expected, exact),
+                ("nn.LSTM",),
+            ),
+            "nn.LSTM": Contender(lambda: run(theirs, data, train), threads=(1, effort.threads)),
+        }
+    )
 
 
-def line(row: dict[str, Any]) -> str:
-    """Format a row of the table."""
-    text = f"{row['program']:<16}{row['nn.* us a step']:>12.1f}"
-    text += f"{row['us a step']['fastlstm.*']:>12.1f}{row['nn.* / fastlstm.*']:>8.2f}"
-    return text + f"{row['spread']:>8.0%}"
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Yield the programs whose mode is asked for."""
+    for way in ways(options, ["float32"]):
+        train = way["mode"] == "training"
+        for name, program in PROGRAMS.items():
+            if program.train == train:
 
+                def build(effort: Effort, how: tuple[str, bool] = (name, train)) -> Contest:
+                    return contest(*how, effort)
 
-def main() -> None:
-    """Parse arguments, measure, print a table, and write JSON if asked to."""
-    parser = common.parser(__doc__)
-    parser.add_argument("--program", nargs="+", default=list(PROGRAMS), choices=list(PROGRAMS))
-    arguments = parser.parse_args()
-    machine = common.begin(arguments)
-    print(f"{'us a step':<16}{'nn.*':>12}{'fastlstm.*':>12}{'ratio':>8}{'spread':>8}")
-    rows = []
-    for name in arguments.program:
-        rows.append(measure(name, arguments.rounds, arguments.threads))
-        print(line(rows[-1]), flush=True)
-        common.write(arguments.json, machine, rows)
-    slower = [row["program"] for row in rows if row["nn.* / fastlstm.*"] < 1]
-    print(f"slower with fastlstm.*: {', '.join(slower) or 'none'}")
-
-
-if __name__ == "__main__":
-    main()
+                yield case("programs", {"shape": name, "T": program.steps, **way}, ["auto"], build)

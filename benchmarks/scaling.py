@@ -25,8 +25,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from benchmarks import common
-from benchmarks.timing import paired
+from . import common
+from .timing import paired
 
 PROCESSES = (1, 2, 8, 64, 256, 1024)
 _SMALL = 1024  # bytes, so few that the time of their all-reduce is latency

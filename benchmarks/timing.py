@@ -1,21 +1,23 @@
 """Time several functions in turns, round after round, and compare their medians.
 
 The speed of a machine drifts, so two measurements that are minutes apart cannot be compared. Here
-every function runs once in each round, and a ratio is the median of the rounds' ratios.
+every function runs once in each round, and a ratio is the median of the rounds' ratios. This module
+does not import fastlstm: ``gpu/first_contact`` uses it while fastlstm is being built.
 """
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 
 import torch
 
-ONE_THREAD = ", 1 thread"
 _SAMPLE_S = {"cpu": 0.03, "cuda": 0.02}  # time of the calls that make up one sample
 _PAUSE_S = 0.01  # after which the threads of the function before no longer spin on the cores
 _MOST_CALLS = 200  # in a sample on a GPU
+_LONG_S = 0.2  # a call from here on wakes the threads and fills the caches in its first percent
+Seconds = dict[str, list[float]]  # of a call, by the name of the function, in the order of rounds
 
 
 def median_seconds(call: Callable[[], object], sample_s: float) -> float:
@@ -58,7 +60,8 @@ def _sample(call: Callable[[], object], device: str, estimate: float) -> float:
     """
     if device == "cpu":
         time.sleep(_PAUSE_S)
-        median_seconds(call, _SAMPLE_S[device])
+        if estimate < _LONG_S:
+            median_seconds(call, _SAMPLE_S[device])
         return median_seconds(call, _SAMPLE_S[device])
     calls = round(_SAMPLE_S[device] / max(estimate, 1e-6))
     return _cuda_seconds(call, max(1, min(_MOST_CALLS, calls)))
@@ -69,7 +72,9 @@ def paired(
     rounds: int = 9,
     before: Callable[[str], object] | None = None,
     device: str = "cpu",
-) -> dict[str, list[float]]:
+    keep: Callable[[Seconds], Collection[str]] | None = None,
+    more: Callable[[Seconds], bool] | None = None,
+) -> Seconds:
     """Time functions in turns.
 
     Args:
@@ -77,6 +82,8 @@ def paired(
         rounds: number of samples of each function.
         before: called with the name of a function before each of its samples; it is not timed.
         device: "cpu" for wall time, "cuda" for CUDA events.
+        keep: maps the first round to the names of the functions that are timed on. Default: all.
+        more: called after each round instead of ``rounds``: whether another one follows.
 
     Returns:
         Seconds a call of each function, in the order of the rounds.
@@ -86,57 +93,16 @@ def paired(
     for name, call in contenders.items():
         before(name)
         estimates[name] = _warm_up(call, device)
-    seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, call in contenders.items():
+    seconds: Seconds = {name: [] for name in contenders}
+    while True:
+        for name, samples in seconds.items():
             before(name)
-            seconds[name].append(_sample(call, device, estimates[name]))
-    return seconds
-
-
-def paired_with_torch(
-    contenders: Mapping[str, Callable[[], object]],
-    rounds: int,
-    threads: int,
-    before: Callable[[str], object] | None = None,
-) -> tuple[dict[str, list[float]], str]:
-    """Time functions in turns, those of torch (``nn.`` in front of their names) on one thread too.
-
-    Returns:
-        Seconds as from :func:`paired`, and the name of the fastest function of torch.
-    """
-    single = {f"{n}{ONE_THREAD}": call for n, call in contenders.items() if n.startswith("nn.")}
-
-    def prepare(name: str) -> None:
-        torch.set_num_threads(1 if ONE_THREAD in name else threads)
-        if before:
-            before(name)
-
-    seconds = paired({**contenders, **(single if threads > 1 else {})}, rounds, prepare)
-    torch.set_num_threads(threads)
-    return seconds, fastest_of_torch(seconds)
-
-
-def fastest_of_torch(seconds: Mapping[str, list[float]]) -> str:
-    """Return the name of the fastest function whose name starts with ``nn.``."""
-    names = [name for name in seconds if name.startswith("nn.")]
-    return min(names, key=lambda name: statistics.median(seconds[name]))
-
-
-def better_threads(seconds: Mapping[str, list[float]]) -> dict[str, str]:
-    """Return for each function, without a number of threads, its fastest name in ``seconds``."""
-    best: dict[str, str] = {}
-    for name in sorted(seconds, key=lambda name: statistics.median(seconds[name])):
-        best.setdefault(name.removesuffix(ONE_THREAD), name)
-    return best
-
-
-def spread(values: Sequence[float]) -> float:
-    """Return the interquartile range as a share of the median."""
-    if len(values) < 2:
-        return 0.0
-    first, median, third = statistics.quantiles(values, n=4, method="inclusive")
-    return (third - first) / median
+            samples.append(_sample(contenders[name], device, estimates[name]))
+        done = len(next(iter(seconds.values()), range(rounds)))
+        if keep and done == 1:
+            seconds = {name: seconds[name] for name in keep(seconds)}
+        if not (more(seconds) if more else done < rounds):
+            return seconds
 
 
 def median_ms(seconds: list[float]) -> float:

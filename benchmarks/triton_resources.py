@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from benchmarks import common
+from . import common
 
 ARCHITECTURES = (80, 90, 100)
 SHARED_KIB = {80: 163, 90: 227, 100: 227}  # of a block; 99 on other architectures

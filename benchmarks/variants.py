@@ -1,31 +1,28 @@
-"""Measure the time of each option of lstm_sequence, relative to a call without it.
-
-    python -m benchmarks.variants [--shape T,B,I,H ...] [--mode inference training]
-        [--dtype float32 bfloat16] [--rounds 7] [--threads N] [--json FILE]
+"""The suite "variants": the time of each option of lstm_sequence, beside a call without it.
 
 Each option does the same work as the call that it is compared with: all lengths are T, one
 direction is reversed, and two groups, in the same or in opposite directions, are compared with two
-calls of one group each. A ratio is option / compared call; above 1 the option takes more time. The
-last two rows are loops of torch operations with peepholes, compared with fastlstm's peepholes:
-there above 1 means that fastlstm is faster. Results, and in training all gradients, are checked
-before the timing.
+calls of one group each. A ratio below 1 is what the option costs. Loops of torch operations with
+peepholes are peers of fastlstm's peepholes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import common
-from benchmarks.lstm import Results, check
-from benchmarks.timing import median_ms, paired, ratio
 from fastlstm import lstm_sequence
 
-SHAPES = ["100,32,256,256", "1000,8,128,128"]
+from .cases import Case, case, ways
+from .contests import Contender, Contest, Effort, Results, relative_errors
+from .shapes import Shape, parse
+
+SHAPES = ("asr", "long")
 Weights = dict[str, list[Tensor]]  # by the names of lstm_sequence, one tensor per group
 Call = Callable[[Weights, Tensor], list[Tensor]]  # returns outputs (T, B, groups, H)
 
@@ -132,9 +129,9 @@ def joined(results: Results, outputs: int) -> Results:
     return [torch.cat(results[:outputs], 2), *results[outputs:]]
 
 
-def draw(shape: str, dtype: torch.dtype, train: bool) -> tuple[Weights, Tensor, Tensor]:
+def draw(shape: Shape, dtype: torch.dtype, train: bool) -> tuple[Weights, Tensor, Tensor]:
     """Draw weights of two groups, x (T, B, I), and the gradient dy (T, B, 2, H)."""
-    T, B, I, H = map(int, shape.split(","))
+    T, B, I, H = shape[:4]
     rows = {"weight_ih": (4 * H, I), "weight_hh": (4 * H, H), "bias_ih": (4 * H,)}
     rows |= {"bias_hh": (4 * H,), "weight_ch": (3 * H,)}
     weights = {
@@ -148,74 +145,51 @@ def draw(shape: str, dtype: torch.dtype, train: bool) -> tuple[Weights, Tensor, 
     return weights, x, torch.randn(T, B, 2, H).to(dtype)
 
 
-def check_variant(variant: Variant, weights: Weights, x: Tensor, dy: Tensor, train: bool) -> None:
-    """Raise AssertionError if an option errs much more than the call with the same results."""
-    if variant.same is None:
-        return
+def check_variant(
+    variant: Variant, weights: Weights, x: Tensor, dy: Tensor, train: bool
+) -> tuple[float, float]:
+    """Return the errors of an option and of the call with the same results."""
+    same = variant.same or variant.call
 
     def double(tensor: Tensor) -> Tensor:
         return tensor.detach().double().requires_grad_(train)
 
     exactly = {name: [double(tensor) for tensor in w] for name, w in weights.items()}
-    calls = 2 if variant.same in (TWO_CALLS, BOTH_WAYS) else 1
-    check(
-        run(variant.call, weights, x, dy, train),
-        joined(run(variant.same, weights, x, dy, train), calls),
-        joined(run(variant.same, exactly, double(x), dy.double(), train), calls),
+    calls = 2 if same in (TWO_CALLS, BOTH_WAYS) else 1
+    ours = run(variant.call, weights, x, dy, train)
+    return relative_errors(
+        joined(ours, calls) if variant.same is None else ours,
+        joined(run(same, weights, x, dy, train), calls),
+        joined(run(same, exactly, double(x), dy.double(), train), calls),
     )
 
 
-def measure(shape: str, train: bool, dtype: str, rounds: int) -> dict[str, Any]:
-    """Measure all variants at one shape."""
+def contest(shape: Shape, way: dict[str, str], effort: Effort) -> Contest:
+    """Return the contest of all variants at one shape."""
+    train, dtype = way["mode"] == "training", way["dtype"]
     weights, x, dy = draw(shape, getattr(torch, dtype), train)
-    variants = {n: v for n, v in VARIANTS.items() if dtype == "float32" or not v.float32_only}
-    for variant in variants.values():
-        check_variant(variant, weights, x, dy, train)
-    calls = {
-        name: lambda call=variant.call: run(call, weights, x, dy, train)
-        for name, variant in variants.items()
-    }
-    seconds = paired(calls, rounds)
-    return {
-        "shape": shape,
-        "mode": "training" if train else "inference",
-        "dtype": dtype,
-        "ms": {name: median_ms(s) for name, s in seconds.items()},
-        "ratio": {
-            f"{name} / {variant.compared}": ratio(seconds, name, variant.compared)
-            for name, variant in variants.items()
-            if variant.compared
-        },
-    }
+    found = {}
+    for name, variant in VARIANTS.items():
+        if dtype == "float32" or not variant.float32_only:
+            loops = [n for n, v in VARIANTS.items() if v.compared == name and v.float32_only]
+            found[name] = Contender(
+                lambda call=variant.call: run(call, weights, x, dy, train),
+                lambda v=variant: check_variant(v, weights, x, dy, train),
+                (variant.compared, *loops) if variant.compared else (),
+                (1, effort.threads) if variant.float32_only else (),
+            )
+    own = [name for name, variant in VARIANTS.items() if not variant.float32_only]
+    return Contest(found, shape.flop(train), own=tuple(own))
 
 
-def lines(row: dict[str, Any]) -> str:
-    """Format a row: one line for each variant."""
-    text = f"{row['shape']} {row['mode']} {row['dtype']}"
-    for name, ms in row["ms"].items():
-        text += f"\n  {name:<24}{ms:>10.3f} ms"
-        compared = VARIANTS[name].compared
-        if compared:
-            text += f"{row['ratio'][f'{name} / {compared}']:>8.2f} / {compared}"
-    return text
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """Yield the cases of the suite."""
+    for text in options.shape or SHAPES:
+        for way in ways(options, ["float32", "bfloat16"]):
+            how = parse(text), way
 
+            def build(effort: Effort, how: tuple[Shape, dict[str, str]] = how) -> Contest:
+                return contest(*how, effort)
 
-def main() -> None:
-    """Parse arguments, measure, print, and write JSON if asked to."""
-    parser = common.parser(__doc__)
-    parser.add_argument("--shape", nargs="+", default=SHAPES, help="T,B,I,H")
-    parser.add_argument("--mode", nargs="+", default=["inference", "training"])
-    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
-    arguments = parser.parse_args()
-    machine = common.begin(arguments)
-    rows = []
-    for shape in arguments.shape:
-        for mode in arguments.mode:
-            for dtype in arguments.dtype:
-                rows.append(measure(shape, mode == "training", dtype, arguments.rounds))
-                print(lines(rows[-1]), flush=True)
-                common.write(arguments.json, machine, rows)
-
-
-if __name__ == "__main__":
-    main()
+            ours = [n for n, v in VARIANTS.items() if v.compared and not v.float32_only]
+            yield case("variants", {**how[0].params(), **way}, ours, build)

@@ -54,7 +54,7 @@ class LSTMWeights(NamedTuple):
 
     @property
     def bias(self) -> Tensor | None:
-        """The sum of both biases: the equations contain only the sum."""
+        """The sum of both biases; the equations contain nothing else of them."""
         if self.bias_ih is None or self.bias_hh is None:
             return self.bias_hh if self.bias_ih is None else self.bias_ih
         return self.bias_ih + self.bias_hh

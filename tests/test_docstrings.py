@@ -1,9 +1,12 @@
 """The examples in docstrings run as they stand, by doctest; every public name has one."""
 
+import ast
 import doctest
 import importlib
 import inspect
 import pkgutil
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,3 +88,20 @@ def test_docstrings_begin_with_a_sentence_that_can_be_read_alone(public):
     members = vars(public).items() if inspect.isclass(public) else ()
     for value in (public, *(value for name, value in members if name[0] != "_")):
         assert not (inspect.getdoc(value) or "").startswith("Of "), value
+
+
+def _docstrings():
+    root = Path(fastlstm.__file__).parents[1]
+    folders = (root / name for name in ("fastlstm", "kernels", "benchmarks", "examples"))
+    for path in (path for folder in folders for path in folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+                yield f"{path.relative_to(root)}, {getattr(node, 'name', 'module')}", node
+
+
+def test_docstrings_are_restructured_text():
+    """Code is in double backticks or a role; single ones would be Markdown's."""
+    for place, node in _docstrings():
+        text = (ast.get_docstring(node) or "").replace("``", "")
+        text = re.sub(r":[a-z:]+:`[^`]+`|`[^`]+`_", "", text)
+        assert "`" not in text, place

@@ -119,7 +119,7 @@ def video_loss(
 
 
 def frame_error(predicted: Tensor, target: Tensor, frame_type: FrameType) -> Tensor:
-    """Compute the error per frame of predicted frames, in the unit of :func:`frame_loss`.
+    """Compute the error per frame of predicted frames, in the unit of the model's loss.
 
     Args:
         predicted: (T, B, I), or what broadcasts to it; probabilities if ``frame_type`` is "binary".

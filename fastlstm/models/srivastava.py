@@ -95,7 +95,7 @@ class LSTMFuturePredictor(VideoLSTM):
         hidden_size: H, number of units in each layer.
         num_layers: L, number of layers in the encoder and in the decoder. Default: 1.
         conditional: the decoder reads, from its second step on, the frame before the one that it
-            emits: in training the true frame (teacher forcing), in :meth:`predict` its own output
+            emits: in training the true frame (teacher forcing), in ``predict`` its own output
             (closed loop). Default: False, it reads no frames.
         frame_type: "binary" for values in [0, 1], trained on the cross-entropy in nats; "real" for
             any values, trained on half the squared error. Default: "binary".
@@ -167,8 +167,8 @@ class CompositeLSTM(VideoLSTM):
     in reverse order, the future decoder emits the frames that follow.
 
     A decoder is conditional if it reads, from its second step on, the frame before the one that it
-    emits. In training that is the true frame (teacher forcing). In :meth:`predict` the future
-    decoder reads its own output (closed loop); in :meth:`reconstruct` the reconstruction decoder
+    emits. In training that is the true frame (teacher forcing). In ``predict`` the future
+    decoder reads its own output (closed loop); in ``reconstruct`` the reconstruction decoder
     still reads the true frame, which the model has seen.
 
     Args:

@@ -54,8 +54,8 @@ class LSTM(LSTMBase):
     (2 if bidirectional, else 1), and P, the size of h: proj_size, or H without a projection.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size,
-            device, dtype: as in ``nn.LSTM``.
+        input_size, hidden_size, num_layers, bias, batch_first: as in ``nn.LSTM``.
+        dropout, bidirectional, proj_size, device, dtype: as in ``nn.LSTM``.
         peephole: add the peephole connections. Default: False.
         learn_initial_state: add the parameters ``h_0`` (L * D, P) and ``c_0`` (L * D, H), which are
             zero at first: the states from which every row starts when no hx is given.

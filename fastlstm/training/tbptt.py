@@ -49,7 +49,10 @@ class Window(NamedTuple):
 
 
 class StatefulModel(Protocol):
-    """The models that :func:`window_loss` trains, such as :class:`fastlstm.ByteLSTM`."""
+    """A model that :func:`fastlstm.training.window_loss` trains.
+
+    :class:`fastlstm.ByteLSTM` is one.
+    """
 
     def losses(
         self, input: Tensor, target: Tensor, state: Any, reset: Tensor
@@ -71,7 +74,7 @@ def window_loss(model: StatefulModel, window: Window, state: Any) -> tuple[Tenso
     """Return the mean loss of a window's fresh steps, and the state for the next window.
 
     Args:
-        model: see :class:`StatefulModel`.
+        model: see :class:`fastlstm.training.tbptt.StatefulModel`.
         window: the steps.
         state: what this function returned for the window before; None for the first window.
 

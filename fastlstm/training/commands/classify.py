@@ -18,8 +18,8 @@ _DESCRIPTION = (
 class ClassifyCommand(RunCommand):
     """The commands ``fit``, ``validate`` and ``test`` for a ``ClassificationTask``.
 
-    The data module can be any that yields ``LabelledBatch``es. ``fit --encoder FILE`` starts from
-    the encoder of a video model that ``VideoLSTM.load`` reads: a saved one or a checkpoint.
+    The data module can be any that yields ``LabelledBatch`` objects. ``fit --encoder FILE`` starts
+    from the encoder of a video model that ``VideoLSTM.load`` reads: a saved one or a checkpoint.
 
     Args:
         args: the command's words. Default: those of the process.

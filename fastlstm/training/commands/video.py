@@ -21,8 +21,8 @@ _DESCRIPTION = (
 class VideoCommand(RunCommand):
     """The commands ``fit``, ``validate``, ``test`` and ``predict`` for a ``VideoTask``.
 
-    The data module can be any that yields ``VideoBatch``es. The run's folder also gets figures/,
-    one picture per validation, and predictions/.
+    The data module can be any that yields ``VideoBatch`` objects. The run's folder also gets
+    figures/, one picture per validation, and predictions/.
 
     Args:
         args: the command's words. Default: those of the process.

@@ -22,7 +22,7 @@ def time_first(videos: NDArray[Any]) -> Tensor:
 
 
 class VideoData(SeededDataModule):
-    """Base class of data modules that yield ``VideoBatch``es.
+    """Base class of data modules that yield ``VideoBatch`` objects.
 
     Derived classes implement ``_videos`` and ``_frames``.
 

@@ -15,7 +15,7 @@ from fastlstm.training.tbptt import Window, Windows
 
 
 class SequenceData(LightningDataModule, ABC):
-    """Base class of data modules that yield ``Window``s; derived classes implement ``sequences``.
+    """Base class of data modules that yield ``Window`` objects; subclasses implement ``sequences``.
 
     The window of a training step is a function of the seed, the process and the step's number, so
     that a run that resumes reads the windows that the uninterrupted run would have read. Give the

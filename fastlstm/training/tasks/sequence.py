@@ -18,7 +18,9 @@ from fastlstm.training.tbptt import Window, Windows, detach, window_loss
 
 
 class SequenceTask(LightningModule):
-    """Train a stateful model on ``Window``s, carrying the state from each window to the next.
+    """Train a stateful model on windows, and carry the state from each one to the next.
+
+    The windows are :class:`fastlstm.training.Window` objects.
 
     Logs, in the unit of the model's losses: ``train/loss``; in validation and test ``error``, the
     mean loss of all steps with the state carried through the whole set, and ``error_in_window``,

@@ -1,0 +1,123 @@
+"""fastlstm bench compare: what has changed between two runs, and what has not."""
+
+import argparse
+
+import bench_runs
+import pytest
+import torch
+from torch import nn
+
+import fastlstm
+from benchmarks import compare, contests, lstm, shapes, timing
+
+
+def verdicts(old, new):
+    found, _ = compare.changes(bench_runs.run(*old), bench_runs.run(*new))
+    return [change.verdict for change in found]
+
+
+def test_the_same_run_twice_is_the_same():
+    benches = [bench_runs.bench(f"b{n}") for n in range(20)]
+    assert verdicts(benches, benches) == ["same"] * 20
+
+
+@pytest.mark.parametrize("noise", [0.002, 0.02])
+def test_other_samples_of_the_same_code_are_the_same(noise):
+    old, new = (
+        [bench_runs.bench(f"b{n}", noise=noise, seed=seed) for n in range(200)] for seed in (1, 2)
+    )
+    assert verdicts(old, new).count("same") >= 198
+
+
+@pytest.mark.parametrize("drift", [0.7, 1.0, 1.4])
+def test_a_slowdown_of_a_tenth_is_reported_whatever_the_machine_s_speed(drift):
+    old = [bench_runs.bench(f"b{n}") for n in range(50)]
+    # Ours takes 10% longer, the peer as long: the ratio falls. Both drift alike.
+    slow = [bench_runs.bench(f"b{n}", 1.1e-3 * drift, 1.2 / 1.1, seed=1) for n in range(50)]
+    drifted = [bench_runs.bench(f"b{n}", 1e-3 * drift, 1.2, seed=1) for n in range(50)]
+    assert verdicts(old, slow) == ["slower"] * 50
+    assert verdicts(slow, old) == ["faster"] * 50
+    assert verdicts(old, drifted) == ["same"] * 50
+
+
+def test_a_faster_peer_is_no_slowdown_of_ours():
+    assert verdicts([bench_runs.bench(ratio=1.2)], [bench_runs.bench(ratio=1.0)]) == ["peer"]
+
+
+def test_without_a_common_peer_the_medians_count():
+    def alone(seconds):
+        bench = bench_runs.bench(seconds=seconds)
+        bench["extra_info"]["peers"] = {}
+        return bench
+
+    assert verdicts([alone(1e-3)], [alone(1.2e-3)]) == ["slower"]
+    assert verdicts([alone(1e-3)], [alone(1e-3)]) == ["same"]
+
+
+def options(**how):
+    chosen = {"fail_if": None, "only_changed": False, "format": "table", **how}
+    return argparse.Namespace(**chosen)
+
+
+def test_fail_if(capsys):
+    old, new = bench_runs.bench(), bench_runs.bench(seconds=1.1e-3, ratio=1.2 / 1.1)
+    runs = bench_runs.run(old), bench_runs.run(new)
+    for limit in (("ratio", 0.05), ("median", 0.05)):
+        with pytest.raises(SystemExit) as failed:
+            compare.show(*runs, options(fail_if=limit))
+        assert failed.value.code == 1
+        assert f"exceeds {limit[0]}:5%: shape[a-" in capsys.readouterr().err
+    for limit in (("ratio", 0.2), ("median", 0.2)):
+        compare.show(*runs, options(fail_if=limit))
+    compare.show(*runs[::-1], options(fail_if=("ratio", 0.05)))
+
+
+def test_only_what_changed_is_shown(capsys):
+    old = [bench_runs.bench("same"), bench_runs.bench("other")]
+    new = [old[0], bench_runs.bench("other", seconds=2e-3, ratio=0.6)]
+    compare.show(bench_runs.run(*old), bench_runs.run(*new), options(only_changed=True))
+    out = capsys.readouterr().out
+    assert "shape[other-" in out and "shape[same-" not in out
+    assert "0 faster, 1 slower, 1 same" in out
+
+
+def test_another_machine_is_a_loud_warning(capsys):
+    bench = bench_runs.bench()
+    compare.show(bench_runs.run(bench), bench_runs.run(bench, torch="2.6.0"), options())
+    err = capsys.readouterr().err
+    assert err.startswith("WARNING: the runs are not comparable, torch: 2.13.0+cpu and 2.6.0")
+    with pytest.raises(ValueError, match="no benchmark in common"):
+        compare.show(bench_runs.run(), bench_runs.run(bench), options())
+
+
+class _Repeated(nn.Module):
+    """A module that computes everything four times, and is therefore slower."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x):
+        for _ in range(3):
+            self.module(x)
+        return self.module(x)
+
+
+def test_a_real_slowdown_is_reported(monkeypatch):
+    monkeypatch.setattr(timing, "_SAMPLE_S", {"cpu": 2e-3})
+    monkeypatch.setattr(timing, "_PAUSE_S", 0)
+    shape = shapes.parse("20,4,16,16")
+
+    def measured(wrap):
+        pair = lstm.Pair(shape, False)
+        ours = pair.contender(wrap(fastlstm.LSTM.from_torch(pair.theirs)), ("nn.LSTM",))
+        theirs = contests.Contender(lambda: pair.call(pair.theirs), threads=(1,))
+        contest = contests.Contest({"auto": ours, "nn.LSTM": theirs})
+        found = contests.measure(contest, contests.Effort(9, 1, 1))
+        bench = bench_runs.bench()
+        own = found.best("auto")[1]
+        bench["extra_info"] |= found.info("auto")
+        bench["stats"] = {"median": torch.tensor(own).median().item(), "data": own}
+        return bench
+
+    assert compare.change(measured(lambda m: m), measured(_Repeated)).verdict == "slower"
