@@ -12,6 +12,7 @@ from benchmarks import (
     long,
     lstm,
     peers,
+    programs,
     shapes,
     storage,
     suites,
@@ -147,6 +148,15 @@ def test_suites(suite):
     if suite == "cell":
         assert {"Stream int8", "LSTMCell", "frozen"} <= {name for *_, name in found}
         assert "nn.LSTMCell" in found["training", "float32", "LSTMCell"]["peers"]
+
+
+@pytest.mark.parametrize("name", programs.PROGRAMS)
+def test_programs(name, monkeypatch):
+    program = programs.PROGRAMS[name]
+    short = program._replace(data=lambda: program.data()[:3, ..., : 64 if program.train else None])
+    monkeypatch.setitem(programs.PROGRAMS, name, short)
+    result = contests.measure(programs.contest(name, program.train, EFFORT), EFFORT)
+    assert not result.failed and result.info("auto")["ratio"]["median"] > 0
 
 
 def test_long_sequences_are_measured_in_other_processes(monkeypatch):
