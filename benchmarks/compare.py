@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .storage import Run, by_name
-from .tables import Bench, Row
+from .tables import Bench, Row, disturbed
 from .tables import show as show_table
 
 # A smaller change is the machine's: the same code varies by 1 to 4% from process to process,
@@ -123,6 +123,8 @@ def show(old: Run, new: Run, arguments: argparse.Namespace) -> None:
     if not found:
         raise ValueError("expected two runs of the same suite; these have no benchmark in common")
     warnings = differences(old, new)
+    for warning in filter(None, map(disturbed, (old, new))):
+        print(f"WARNING: {warning}; what seems to have changed may be the same", file=sys.stderr)
     if warnings:
         print(
             f"WARNING: the runs are not comparable, {'; '.join(warnings)}; times differ because of"

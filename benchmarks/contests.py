@@ -151,8 +151,9 @@ def quartiles(values: Sequence[float]) -> dict[str, float]:
 def measure(contest: Contest, effort: Effort) -> Measured:
     """Check all contenders, then time those whose results are right in the same rounds.
 
-    A contender with wrong results is reported in ``failed`` and never timed. Rounds go on while the
-    interquartile range of a ratio is wider than ``WIDE``, up to ``effort.seconds``.
+    A contender that refuses the call, or whose results are wrong, is reported in ``failed`` and
+    never timed. Rounds go on while the interquartile range of a ratio is wider than ``WIDE``, up to
+    ``effort.seconds``.
     """
     with torch.set_grad_enabled(contest.grad):
         return _measure(contest, effort)
@@ -217,7 +218,7 @@ def _check(contest: Contest, threads: int) -> tuple[dict[str, tuple[float, float
         contender.start((contender.threads or (threads,))[-1])
         try:
             errors[name] = contender.check()
-        except AssertionError as error:
+        except (AssertionError, ValueError, RuntimeError) as error:  # it is wrong, or it refuses
             failed[name] = str(error).strip().splitlines()[0]
         finally:
             contender.stop()

@@ -18,6 +18,7 @@ from fastlstm import _C
 from .timing import median_seconds
 
 PACKAGES = ("torch", "numpy", "onnxruntime", "openvino", "jax")
+_LOAD = round(os.getloadavg()[0], 2)  # of others: later it is that of the benchmarks
 _KEPT = ("brand_raw", "arch", "count", "family", "model", "stepping", "l2_cache_size")
 
 
@@ -42,7 +43,7 @@ def describe(machine_info: dict[str, Any]) -> None:
         "torch": torch.__version__,
         "openmp": _openmp(),
         "packages": versions,
-        "load": round(os.getloadavg()[0], 2),
+        "load": _LOAD,
         "peak_gflops": round(_C.fma_flops("auto", torch.get_num_threads()) / 1e9, 1),
         "bandwidth_gbs": round(_bandwidth() / 1e9, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

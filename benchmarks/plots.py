@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ def ratio(runs: Sequence[Run]) -> Any:
         ValueError: the runs have no grid.
     """
     figure, axes = _panels(2, (9, 3.8), sharey=True)
-    for run, dash in zip(runs, DASHES, strict=False):
+    for run, dash in zip(runs, itertools.cycle(DASHES)):
+        commit = run["commit_info"]["id"][:7] or run["machine_info"]["fastlstm"]["version"]
+        name = f", {commit}" if len(runs) > 1 else ""
         benches = [b for b in of(run, "grid") if b["params"]["backend"] != "frozen"]
         benches = [b for b in benches if b["extra_info"]["ratio"]]
         _need(benches, "the suite grid, or --grid")
@@ -39,7 +42,9 @@ def ratio(runs: Sequence[Run]) -> Any:
                     for key in ("q25", "median", "q75")
                 )
                 style = {"color": COLOURS[index % 6], "marker": MARKERS[index % 6]}
-                axis.plot(x, mid, label=_label(line, lines), markersize=4, linestyle=dash, **style)
+                axis.plot(
+                    x, mid, label=_label(line, lines) + name, markersize=4, linestyle=dash, **style
+                )
                 axis.fill_between(x, low, high, color=style["color"], alpha=0.25, linewidth=0)
     for axis, mode in zip(axes, MODES, strict=True):
         axis.axhline(1, color="black", linewidth=1)

@@ -93,6 +93,16 @@ def machine_line(run: Run) -> str:
     )
 
 
+def disturbed(run: Run) -> str | None:
+    """Return a warning if other programs ran when the run began, or None."""
+    load, cores = (run["machine_info"]["fastlstm"][name] for name in ("load", "cores"))
+    if load < cores / 2:
+        return None
+    return (
+        f"other programs used {load:.1f} of {cores} cores before the run of {run['datetime'][:16]}"
+    )
+
+
 def title(bench: Bench) -> str:
     """Return the name of a benchmark's shape, and its sizes if it has a name."""
     p = bench["params"]
@@ -135,7 +145,7 @@ def summary(run: Run) -> list[str]:
     for bench in run["benchmarks"]:
         peers = bench["extra_info"]["peers"].items()
         found += [(bench["name"], n, peer["ratio"]) for n, peer in peers if not peer["own"]]
-    lines = []
+    lines = [f"WARNING: {warning}"] if (warning := disturbed(run)) else []
     for peer in dict.fromkeys(name for _, name, _ in found):
         ratios = [ratio for _, name, ratio in found if name == peer]
         mean = statistics.geometric_mean([ratio["median"] for ratio in ratios])

@@ -86,6 +86,12 @@ def test_another_machine_is_a_loud_warning(capsys):
     compare.show(bench_runs.run(bench), bench_runs.run(bench, torch="2.6.0"), options())
     err = capsys.readouterr().err
     assert err.startswith("WARNING: the runs are not comparable, torch: 2.13.0+cpu and 2.6.0")
+    compare.show(bench_runs.run(bench, load=1.5), bench_runs.run(bench), options())
+    err = capsys.readouterr().err
+    assert (
+        err.startswith("WARNING: other programs used 1.5 of 2 cores before")
+        and err.count("\n") == 1
+    )
     with pytest.raises(ValueError, match="no benchmark in common"):
         compare.show(bench_runs.run(), bench_runs.run(bench), options())
 
