@@ -41,8 +41,10 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   using typename Base::Stored;
   using Weights = Product<Element, kMTiles, kNTiles, true, kPlain>;
   static constexpr int kWarpUnits = 4 * kMTiles;
-  // Rows of a thread whose igates are fetched a pass ahead: more of them would spill.
-  static constexpr int kFetchedRows = kPlain || Element::kProducts != Products::tf32x3 ? 2 : 1;
+  // Rows of a thread whose igates are fetched a pass ahead, and those that are fetched after the
+  // products, when the registers of their sums are free: more of the former would spill.
+  static constexpr int kAhead = kPlain ? 2 : 2 - kNTiles;
+  static constexpr int kLate = Base::kRows - kAhead;
 
  public:
   __device__ __forceinline__ explicit Forward(const ForwardArguments& arguments)
@@ -69,6 +71,7 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
         weights_.multiply(operand_, pass, sums);
         if (pass > 0 && operand_.is_of_one_warp()) __syncthreads();  // the last pass's are read
         store_sums(sums);
+        fetch_late(s, pass);
         __syncthreads();
         finish(s, pass);
         if (pass + 1 < r_.passes) {
@@ -112,7 +115,14 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   __device__ __forceinline__ void fetch(int s, int pass) {
     const int t = block_.time_of(s);
     for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
-      if (j < kFetchedRows && flags & kReads) fetch_row(t, row, igates_[j]);
+      if (j < kAhead && flags & kReads) fetch_row(t, row, igates_[j]);
+    });
+  }
+  __device__ __forceinline__ void fetch_late(int s, int pass) {
+    if constexpr (kLate == 0) return;
+    const int t = block_.time_of(s);
+    for_each_row_of(s, pass, [&](int j, int row, unsigned flags) {
+      if (j >= kAhead && flags & kReads) fetch_row(t, row, igates_[j]);
     });
   }
   __device__ __forceinline__ void fetch_row(int t, int row, Stored (&to)[4]) const {
@@ -175,9 +185,7 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
         gates.i += part.x, gates.f += part.y, gates.g += part.z, gates.o += part.w;
       }
     }
-    Stored late[4];
-    if (j >= kFetchedRows) fetch_row(block_.time_of(s), row, late);
-    const auto& igates = j < kFetchedRows ? igates_[j % kFetchedRows] : late;
+    const auto& igates = igates_[j];
     gates.i += to_sum(igates[0]);
     gates.f += to_sum(igates[1]);
     gates.g += to_sum(igates[2]);
@@ -242,7 +250,7 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   const RecurrenceForward& call_;
   Weights weights_;
   const Peepholes<float> peepholes_;
-  Stored igates_[kFetchedRows][4];
+  Stored igates_[Base::kRows][4];
   Gates<float> gates_[Base::kRows];
   float h_[Base::kRows];
 };

@@ -64,7 +64,8 @@ class Operand {
     step_ = s;
     if (is_local()) return;
     source_ = row(s, 0) + (kSeveral ? from_ : find_from());
-    copied_ = copy_pass_ = copy_stage_ = stage_ = 0;
+    copied_ = copy_stage_ = stage_ = 0;
+    copy_rows_ = rows_;
     copy<true>();
     copy();
   }
@@ -86,8 +87,8 @@ class Operand {
       __syncthreads();
     }
     copy();
-    const unsigned at = shared_ + (kSeveral ? read_ : find_read()) + stage_ * stage_bytes();
-    stage_ = stage_ + 1 == r_.stages ? 0 : stage_ + 1;
+    const unsigned at = shared_ + (kSeveral ? read_ : find_read()) + stage_;
+    stage_ = next(stage_);
     return at;
   }
 
@@ -97,9 +98,7 @@ class Operand {
   }
 
   // Bytes from a row to the next one in shared memory.
-  __device__ __forceinline__ int row_stride() const {
-    return r_.k_warps * r_.chunk_steps * kStepBytes + kRowPad;
-  }
+  __device__ __forceinline__ int row_stride() const { return r_.row_stride; }
 
  private:
   // The first row and byte that this thread copies, and where they are in an operand and in a
@@ -136,45 +135,48 @@ class Operand {
   // on which they part costs more than a copy.
   template <bool kFirst = false>
   __device__ __forceinline__ void copy() {
-    if (kFirst || copy_pass_ < r_.passes) {
+    if (kFirst || copy_rows_ > 0) {
       const int part = r_.steps * kStepBytes, chunk = r_.chunk_steps * kStepBytes;
-      const int rows = min(kPassRows, rows_ - copy_pass_ * kPassRows);
       const int copy_row = kSeveral ? copy_row_ : find_copy_row();
       const int copy_byte = kSeveral ? copy_byte_ : find_copy_byte();
-      const int bytes = min(chunk, part - copied_) - copy_byte;  // of this lane's, every 512th
+      // What there is from this lane's first row and byte on.
+      const int rows = min(kPassRows, copy_rows_) - copy_row;
+      const int bytes = min(chunk, part - copied_) - copy_byte;
       constexpr int kTogether = kSeveral ? 4 : 1;  // copies of several need more registers
       int at = 0;
       do {
-        int first = 0;
+        const int left = at < bytes ? rows : 0;
+        const unsigned char* from = source_ + at;
+        unsigned to = shared_ + copy_stage_ + (kSeveral ? to_ : find_to()) + at;
+        int row = 0;
         do {
 #pragma unroll
           for (int i = 0; i < kTogether; ++i) {
-            const int row = first + i * r_.copy_rows;  // from copy_row on
-            const unsigned to = shared_ + copy_stage_ * stage_bytes() +
-                                (kSeveral ? to_ : find_to()) + at + row * row_stride();
-            const unsigned char* from = source_ + at + row * r_.row_bytes;
-            copy_async_16(copy_row + row < rows && at < bytes, to, from);
-            if (chunk > 512) {
-              copy_async_16(copy_row + row < rows && at + 512 < bytes, to + 512, from + 512);
-            }
+            copy_async_16(row < left, to, from);
+            row += r_.copy_rows;
+            from += r_.copy_from;
+            to += r_.copy_to;
           }
-          first += kTogether * r_.copy_rows;
-        } while (first < r_.stage_rows);
-        at += 1024;
+        } while (row < r_.stage_rows);
+        at += 512;
       } while (at < chunk);
-      copy_stage_ = copy_stage_ + 1 == r_.stages ? 0 : copy_stage_ + 1;
+      copy_stage_ = next(copy_stage_);
       source_ += chunk;
       copied_ += chunk;
       if (copied_ >= part) {
         source_ += kPassRows * r_.row_bytes - copied_;
         copied_ = 0;
-        ++copy_pass_;
+        copy_rows_ -= kPassRows;
       }
     }
     commit_copies();
   }
 
-  __device__ __forceinline__ int stage_bytes() const { return r_.stage_rows * row_stride(); }
+  // Where the copy after the one at `stage` is, in bytes.
+  __device__ __forceinline__ int next(int stage) const {
+    stage += r_.stage_bytes;
+    return stage == r_.stages_bytes ? 0 : stage;
+  }
 
   const Recurrence& r_;
   const int rows_;  // of the block
@@ -185,7 +187,8 @@ class Operand {
   int step_;
   bool one_warp_;
   const unsigned char* source_;  // where this thread begins in the chunk that is copied next
-  int copied_, copy_pass_, copy_stage_, stage_;
+  int copied_, copy_rows_;       // bytes of a pass that are copied, and rows from that pass on
+  int copy_stage_, stage_;       // where the next chunk is copied to, and is read
 };
 
 }  // namespace fastlstm::cuda

@@ -158,6 +158,11 @@ Recurrence lay_out(const Problem& problem, const Plan& plan) {
   r.row_step = kThreads / r.units;
   while (r.copy_shift < 5 && (16 << r.copy_shift) < r.chunk_steps * kStepBytes) ++r.copy_shift;
   r.copy_rows = kThreads / r.k_warps >> r.copy_shift;
+  r.row_stride = r.k_warps * r.chunk_steps * kStepBytes + kRowPad;
+  r.copy_from = r.copy_rows * r.row_bytes;
+  r.copy_to = r.copy_rows * r.row_stride;
+  r.stage_bytes = r.stage_rows * r.row_stride;
+  r.stages_bytes = r.stages * r.stage_bytes;
   r.sum_row = is_forward ? (r.units + 1) * 16 : (r.units + 4) * 4;
 
   if (problem.layered) {

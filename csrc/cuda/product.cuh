@@ -87,9 +87,9 @@ class Product {
   template <class Operand>
   __device__ __forceinline__ void multiply(Operand& operand, int pass, Sums& sums) const {
     Sums chains[kChains] = {};
-    // Kernels of split weights would spill with three copies of the loop: on sm_80 and sm_90 those
-    // of any call, on sm_80 the one of a single tile.
-    constexpr bool kOneCopy = kSplits && (!kFast || kMTiles * kNTiles == 1);
+    // With three copies of the loop the kernels of any call would spill, and on sm_80 that of plain
+    // calls with a single tile whose weights are split.
+    constexpr bool kOneCopy = !kFast || (kSplits && kMTiles * kNTiles == 1);
     if (kOneCopy || chunk_steps_ < steps_) {
       multiply_by<false, false>(operand, pass, chains);
     } else if (steps_ >= kRegisterSteps) {

@@ -65,9 +65,10 @@ constexpr int weight_registers(Products products) {
 }
 // A warp's steps along k whose weights are in registers; even.
 constexpr int register_steps(Products products, int m_tiles) {
-  // Kernels with a single tile have two sums of it, but for tf32x3; with two steps more they spill.
-  const bool has_two_sums = m_tiles == 1 && products != Products::tf32x3;
-  return weight_registers(products) / 8 / m_tiles * 2 - (has_two_sums ? 2 : 0);
+  // With two steps more these would spill: a single tile, of which there are two sums unless its
+  // weights are split, and four tiles whose weights are split.
+  const bool is_split = products == Products::tf32x3;
+  return weight_registers(products) / 8 / m_tiles * 2 - (m_tiles == (is_split ? 4 : 1) ? 2 : 0);
 }
 // Steps of weights that a warp has under way while it loads them, and bytes of each for a tile of
 // 16 rows: together 24 KB of a block, or 48 with four tiles, at 0.8 us of latency.
@@ -91,7 +92,11 @@ struct Recurrence {
   int row_step;    // rows from one that a thread computes to its next one: kThreads / units
   int copy_shift;  // log2 of the threads that copy a k warp's part of a row side by side, <= 5
   int copy_rows;   // rows that the threads of a k warp copy at a time
-  int sum_row;     // bytes from a row of the sums to the next
+  int row_stride;  // bytes from a row of the operand to the next in shared memory: a chunk, padded
+  int copy_from, copy_to;         // bytes from a row that a thread copies to its next one: operand,
+                                  // shared memory
+  int stage_bytes, stages_bytes;  // of one copy of the operand and of all
+  int sum_row;                    // bytes from a row of the sums to the next
 
   // Bytes before each part of a block's shared memory, and all of it. At 0 are the weights.
   int operand;  // (stages, stage_rows, k_warps, chunk_steps), rows padded; or two whole operands
