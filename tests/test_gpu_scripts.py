@@ -12,7 +12,7 @@ import pytest
 
 import fastlstm
 from benchmarks import timing
-from benchmarks.gpu import compare, models, record, watcher
+from benchmarks.gpu import compare, heads, models, record, watcher
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ class _Crashing:
         pass
 
 
-@pytest.mark.parametrize("module, rows", [(compare, 4), (models, 3)])
+@pytest.mark.parametrize("module, rows", [(compare, 4), (heads, 2), (models, 3)])
 def test_a_crash_costs_one_row(script, monkeypatch, module, rows):
     monkeypatch.setattr(record, "worker", lambda arguments: _Crashing())
     found = script(module)
