@@ -113,7 +113,8 @@ def lstm(
         is_packed, is_projected = problem.is_packed_sequence, problem.proj_size > 0
         dtype, c_dtype = result_dtypes(data, cx, layers.autocast, is_packed, is_projected)
         y, hy, cy = y.to(dtype) if return_sequence else y, hy.to(dtype), cy.to(c_dtype)
-    hy, cy = join_heads(hy, num_heads), join_heads(cy, num_heads)
+    if num_heads > 1:
+        hy, cy = join_heads(hy, num_heads), join_heads(cy, num_heads)
     outputs: list[Any] = [y if return_sequence else None, *([cells] if return_all_cells else [])]
     if isinstance(input, PackedSequence):
         assert layout.batch_sizes is not None

@@ -51,7 +51,7 @@ def make_layers(
         rows, (four_h, P) = (len(weights) * num_heads, B), like.shape
         zeros = like.new_zeros(*rows, P)
         hx = (zeros, zeros if four_h == 4 * P else like.new_zeros(*rows, four_h // 4))
-    else:
+    elif num_heads > 1:
         hx = _split_states(hx[0], num_heads), _split_states(hx[1], num_heads)
     autocast = None if like.dtype is torch.float64 else autocast
     return Layers(x, groups, *hx, layout, autocast=autocast, num_heads=num_heads)
@@ -96,15 +96,11 @@ def _split_weights(weights: GroupWeights, num_heads: int) -> GroupWeights:
 
 def _split_states(states: Tensor, num_heads: int) -> Tensor:
     """(L * D, B, H) as (L * D * n, B, H / n)."""
-    if num_heads == 1:
-        return states
     return states.unflatten(2, (num_heads, -1)).transpose(1, 2).flatten(0, 1)
 
 
 def join_heads(states: Tensor, num_heads: int) -> Tensor:
     """The states (L * D * n, B, H / n) of all heads as (L * D, B, H)."""
-    if num_heads == 1:
-        return states
     return states.unflatten(0, (-1, num_heads)).transpose(1, 2).flatten(2)
 
 

@@ -42,7 +42,7 @@ def measured(*words):
         for name in case.ours:
             info = result.info(name)
             assert info["schema"] == "fastlstm-bench/1" and info["peers"]
-            assert len(result.best(name)[1]) == 2 or case.suite == "long"
+            assert len(result.best(name)[1]) >= 2 or case.suite == "long"
             for peer in info["peers"].values():
                 assert 0 < peer["ratio"]["q25"] <= peer["ratio"]["median"] <= peer["ratio"]["q75"]
             json.dumps(info)
@@ -62,7 +62,7 @@ def test_the_command_writes_a_run(tmp_path, monkeypatch, capsys):
     assert bench["name"] == "shape[3,2,4,5,1,bi-inference-float32-auto]"
     assert bench["group"] == "inference-float32"
     stats = bench["stats"]
-    assert stats["rounds"] == len(stats["data"]) == 2 and stats["iterations"] == 1
+    assert stats["rounds"] == len(stats["data"]) >= 2 and stats["iterations"] == 1
     assert stats["min"] <= stats["median"] <= stats["max"]
     assert "node" not in run["machine_info"] and str(tmp_path) not in json.dumps(run)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.json"]

@@ -62,7 +62,7 @@ def test_inference():
     with torch.no_grad():
         lstm(x)
         _, files = _path(lambda: lstm(x))
-    _assert_short(files, 24, 10, 14)
+    _assert_short(files, 24, 11, 14)
 
 
 def test_training():
@@ -70,7 +70,7 @@ def test_training():
     lstm, x = fastlstm.LSTM(64, 64), torch.randn(20, 4, 64)
     lstm(x)[0].sum().backward()
     (y, _), files = _path(lambda: lstm(x))
-    _assert_short(files, 34, 12, 20)
+    _assert_short(files, 34, 13, 20)
     _, files = _path(lambda: y.sum().backward())
     _assert_short(files, 30, 6, 9)
 
