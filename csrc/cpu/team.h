@@ -16,7 +16,7 @@
 #include "kernels.h"
 
 #if defined(FASTLSTM_OPENMP)
-// Of the OpenMP runtimes of GNU and of LLVM. A pragma would call what only the compiler's own has.
+// GNU's and LLVM's OpenMP runtimes have these. A pragma would call functions of one of them only.
 extern "C" {
 void GOMP_parallel(void (*body)(void*), void* data, unsigned num_threads, unsigned flags);
 int omp_get_thread_num();
