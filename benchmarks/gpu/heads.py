@@ -2,7 +2,7 @@
 
     python -m benchmarks.gpu.heads --out FOLDER [--minutes 4] [--device cpu --small]
 
-FlashRNN (https://github.com/NX-AI/flashrnn, `pip install flashrnn`) takes the projected input, so
+FlashRNN (https://github.com/NX-AI/flashrnn, ``pip install flashrnn``) takes the projected input, so
 its contender has a product of torch before it. T = 512 and I = H; heads of 64 and 128 units; the
 forward pass alone and with the backward pass. Before the timing, results are compared with those of
 the reference in float32: a contender that errs by more than 5% in bfloat16, 1e-4 in float32,
