@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -78,12 +79,25 @@ def cast_call(call: Call, dtype: torch.dtype, mode: Mode) -> Call:
     functions do; a weight that was written to meanwhile is copied again. Without gradients no copy
     outlives the call, so every write to a weight is seen. A tracer must see each copy made.
     """
-    kept = None
-    if mode is Mode.AUTOGRAD and torch.is_autocast_cache_enabled():
-        kept = _current_copies(call.input.device)
+    kept = _kept_copies(call.input.device, mode)
     weights = [[_cast(weight, dtype, kept) for weight in group] for group in call.weights]
     input, hx, cx = (tensor.to(dtype) for tensor in (call.input, call.hx, call.cx))
     return Call(input, GroupWeights(*weights), hx, cx, call.layout)
+
+
+def cast_tensors(
+    tensors: Sequence[Tensor | None], dtype: torch.dtype, mode: Mode
+) -> list[Tensor | None]:
+    """The tensors in ``dtype``, weights as in :func:`cast_call`; the first is no weight."""
+    assert tensors[0] is not None
+    kept = _kept_copies(tensors[0].device, mode)
+    return [tensor if tensor is None else _cast(tensor, dtype, kept) for tensor in tensors]
+
+
+def _kept_copies(device: torch.device, mode: Mode) -> _Copies | None:
+    if mode is Mode.AUTOGRAD and torch.is_autocast_cache_enabled():
+        return _current_copies(device)
+    return None
 
 
 def _cast(weight: Tensor, dtype: torch.dtype, kept: _Copies | None) -> Tensor:

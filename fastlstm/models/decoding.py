@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastlstm.call import LSTMWeights
 from fastlstm.functional import lstm_sequence
 from fastlstm.models.encoder_decoder import Decoder, State
-from fastlstm.models.losses import FrameType, readout_to_frames
+from fastlstm.models.losses import FrameType
+from fastlstm.op.closed_loop import run_closed_loop
+from fastlstm.op.closed_loop_steps import ClosedLoop, ClosedLoopOptions
 
 
 class VideoOutput(NamedTuple):
@@ -50,13 +52,16 @@ class DecoderRun(NamedTuple):
 
 
 def run_decoders(
-    runs: Sequence[DecoderRun], state: State, frame_type: FrameType, sampling: float = 0.0
+    runs: Sequence[DecoderRun],
+    state: State,
+    frame_type: FrameType,
+    sampling: float = 0.0,
+    feedback_gradient: float = 0.0,
 ) -> list[Tensor | None]:
     """Run decoders from one state; neighbours of equal length run in one call of the sequence op.
 
-    A conditional decoder that reads its own output runs step by step. No gradient goes through the
-    frames that it reads; so where gradients are recorded, it then runs once more, over all steps at
-    once, which takes one matrix product for each weight's gradient in place of one a step.
+    A conditional decoder that reads its own output runs step by step, see
+    :mod:`fastlstm.op.closed_loop`.
 
     Args:
         runs: one for each decoder.
@@ -64,6 +69,8 @@ def run_decoders(
         frame_type: how a read-out becomes the frame that a decoder reads next.
         sampling: probability, per row and step, that a conditional decoder reads its own output in
             place of the true frame.
+        feedback_gradient: factor on the gradient that goes through a frame which the decoder
+            emitted and then read; 0: none goes through it.
 
     Returns:
         A read-out (steps, B, I) for each run, None where there is no decoder.
@@ -77,11 +84,9 @@ def run_decoders(
             continue
         if decoder.conditional:
             if frames is None or sampling > 0:
-                with torch.no_grad():
-                    readout, frames = _closed_loop(decoder, run, state, frame_type, sampling)
-                if not torch.is_grad_enabled():
-                    readouts[index] = readout
-                    continue
+                loop = _closed_loop(run, state, frame_type, sampling, feedback_gradient)
+                readouts[index] = run_closed_loop(loop, decoder.backend)
+                continue
             inputs[index] = torch.cat([torch.zeros_like(frames[:1]), frames[: steps - 1]])
         if groups and runs[groups[-1][0]].steps == steps:
             groups[-1].append(index)
@@ -157,17 +162,25 @@ def _input_of_first_layer(
 
 
 def _closed_loop(
-    decoder: Decoder, run: DecoderRun, state: State, frame_type: FrameType, sampling: float
-) -> tuple[Tensor, Tensor]:
-    """Run a decoder step by step; return its read-outs and the frames it reads, (steps, B, I)."""
-    readouts: list[Tensor] = []
-    frames: list[Tensor] = []
-    for step in range(run.steps):
-        (readout,), (state,) = decode([decoder], state, [frames[-1] if step else None], 1)
-        frame = readout_to_frames(readout, frame_type)
-        if run.true_frames is not None:
-            own = torch.rand(frame.shape[1], 1, device=frame.device) < sampling
-            frame = torch.where(own, frame, run.true_frames[step : step + 1])
-        readouts.append(readout)
-        frames.append(frame)
-    return torch.cat(readouts), torch.cat(frames)
+    run: DecoderRun, state: State, frame_type: FrameType, sampling: float, feedback_gradient: float
+) -> ClosedLoop:
+    """Describe a decoder that reads its own frames, at random where there are true ones."""
+    decoder, true_frames, steps = run
+    assert decoder is not None
+    own, readout = None, decoder.readout
+    if true_frames is not None and sampling < 1:
+        random = torch.rand(steps, true_frames.shape[1], 1, device=true_frames.device)
+        own = random < sampling
+    # A module in the place of the linear layer, or hooks on it, must be called.
+    is_plain = type(readout) is nn.Linear and not (
+        readout._forward_hooks or readout._forward_pre_hooks or readout._backward_hooks
+    )
+    options = ClosedLoopOptions(
+        steps,
+        is_binary=frame_type == "binary",
+        feedback_gradient=feedback_gradient,
+        readout=None if is_plain else readout,
+    )
+    weight, bias = (readout.weight, readout.bias) if is_plain else (None, None)
+    true_frames = None if own is None else true_frames
+    return ClosedLoop(*state, decoder.weights(), weight, bias, true_frames, own, options)

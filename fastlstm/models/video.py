@@ -152,6 +152,7 @@ class VideoLSTM(saving.SavedModel):
         *,
         steps: int | None = None,
         sampling: float = 0.0,
+        feedback_gradient: float = 0.0,
     ) -> VideoOutput:
         """Encode frames and run the decoders.
 
@@ -163,22 +164,27 @@ class VideoLSTM(saving.SavedModel):
             steps: number of frames that the future decoder emits. Default: that of ``future``, or
                 T without it.
             sampling: probability, per video and step, that a conditional decoder reads its own
-                output in place of the true frame (scheduled sampling, Bengio et al. 2015).
-                Default: 0.
+                output in place of the true frame (scheduled sampling, Bengio et al. 2015); 1: at
+                every step (closed loop). Default: 0.
+            feedback_gradient: factor, from 0 to 1, on the gradient that goes back through each
+                frame which a decoder emitted and then read. 1 is the gradient of the loss; 0 treats
+                such frames as constants. Default: 0.
 
         Returns:
             See :class:`fastlstm.VideoOutput`.
 
         Raises:
             RuntimeError, ValueError: a wrong rank, size or dtype, as in ``nn.LSTM``.
-            ValueError: ``steps`` below 1 or other than the length of ``future``; ``sampling``
-                outside 0..1.
+            ValueError: ``steps`` below 1 or other than the length of ``future``; ``sampling`` or
+                ``feedback_gradient`` outside 0..1.
         """
         frames, future = self._time_first(frames, future)
         if future is not None and steps not in (None, future.shape[0]):
             raise ValueError(f"steps: expected {future.shape[0]}, as future has, got {steps}")
         if not 0.0 <= sampling <= 1.0:
             raise ValueError(f"sampling: expected a probability in 0..1, got {sampling}")
+        if not 0.0 <= feedback_gradient <= 1.0:
+            raise ValueError(f"feedback_gradient: expected 0..1, got {feedback_gradient}")
         state = self.encoder(frames)
         if steps is None:
             steps = (frames if future is None else future).shape[0]
@@ -190,7 +196,7 @@ class VideoLSTM(saving.SavedModel):
             DecoderRun(decoder, frames.flip(0) if reads_frames else None, frames.shape[0]),
             DecoderRun(self.future_decoder, future, steps),
         )
-        readouts = run_decoders(runs, state, self.frame_type, sampling)
+        readouts = run_decoders(runs, state, self.frame_type, sampling, feedback_gradient)
         if self.batch_first:
             readouts = [y if y is None else y.transpose(0, 1) for y in readouts]
         return VideoOutput(readouts[0], readouts[1], state)
@@ -251,7 +257,12 @@ class VideoLSTM(saving.SavedModel):
         return frame_loss(self._predict(frames, future.shape[0]), future, self.frame_type)
 
     def loss(
-        self, frames: Tensor, future: Tensor | None = None, *, sampling: float = 0.0
+        self,
+        frames: Tensor,
+        future: Tensor | None = None,
+        *,
+        sampling: float = 0.0,
+        feedback_gradient: float = 0.0,
     ) -> VideoLoss:
         """Return the training loss per frame, averaged over batch and frames.
 
@@ -262,6 +273,7 @@ class VideoLSTM(saving.SavedModel):
             frames: (T, B, I).
             future: (steps, B, I) the frames that follow; needed by a model with a future decoder.
             sampling: probability of scheduled sampling, as in :meth:`forward`. Default: 0.
+            feedback_gradient: as in :meth:`forward`. Default: 0.
 
         Raises:
             RuntimeError, ValueError: as :meth:`forward` does.
@@ -272,7 +284,8 @@ class VideoLSTM(saving.SavedModel):
             future = None
         elif future is None:
             raise ValueError("future: expected the frames that follow, got None")
-        output = self(frames, future, sampling=sampling)  # not forward: hooks are to see the call
+        options = {"sampling": sampling, "feedback_gradient": feedback_gradient}
+        output = self(frames, future, **options)  # not forward: hooks are to see the call
         reversed_frames = None
         if self.reconstruction_decoder is not None:
             reversed_frames = frames.flip(1 if self.batch_first else 0)
