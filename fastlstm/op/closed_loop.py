@@ -40,9 +40,7 @@ def run_closed_loop(loop: ClosedLoop, backend: str) -> Tensor:
     lowered = None if loop.hx.dtype is torch.float64 else autocast_dtype(loop.hx)
     if lowered is not None:
         loop = loop.with_tensors(cast_tensors(loop.tensors, lowered, mode))
-    bias = loop.weights[0].bias_ih
-    assert bias is not None
-    first = loop.step(0, bias.expand(loop.hx.shape[1], -1), loop.hx[0], loop.cx[0])
+    first = loop.step(0, None, loop.hx[0], loop.cx[0])
     problem = pose_problem(Layers(first.input, [first.weights], *first[2:]), Wanted(), "sequence")
     chosen = select(problem[2], backend, mode)
     if mode is Mode.AUTOGRAD and hasattr(chosen, "backward") and loop.options.readout is None:
@@ -50,8 +48,8 @@ def run_closed_loop(loop: ClosedLoop, backend: str) -> Tensor:
         return readouts
     wanted = Wanted(train=records_gradients(mode, given))
 
-    def step(layer: int, igates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        results = run(chosen, loop.step(layer, igates, h, c), wanted, mode)
+    def step(layer: int, x: Tensor | None, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        results = run(chosen, loop.step(layer, x, h, c), wanted, mode)
         return results.hy[0], results.cy[0]
 
     return torch.stack(run_steps(loop, step)[0])
@@ -62,8 +60,8 @@ class _ClosedLoop(torch.autograd.Function):
     def forward(ctx: Any, backend: ModuleType, loop: ClosedLoop, *tensors: Tensor) -> Tensor:
         kept: list[list[tuple[Tensor, ...]]] = [[] for _ in loop.weights]
 
-        def step(layer: int, igates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-            results = backend.forward(loop.step(layer, igates, h, c), Wanted(train=True))
+        def step(layer: int, x: Tensor | None, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+            results = backend.forward(loop.step(layer, x, h, c), Wanted(train=True))
             kept[layer].append((results.hy, results.cy, results.reserve))
             return results.hy[0], results.cy[0]
 

@@ -13,7 +13,6 @@ from fastlstm.backends import reference
 from fastlstm.call import (
     Call,
     Gradients,
-    GroupWeights,
     LSTMWeights,
     Needs,
     OutputGradients,
@@ -21,7 +20,7 @@ from fastlstm.call import (
     SequenceLayout,
 )
 from fastlstm.op import functorch, second_order
-from fastlstm.op.closed_loop_steps import ClosedLoop, run_steps
+from fastlstm.op.closed_loop_steps import ClosedLoop, group_weights, run_steps
 
 _IGATES_ONLY = Needs(True, False, False, False, False, False)
 
@@ -129,7 +128,7 @@ class Backward(NamedTuple):
         dy, dhy, dcy, _ = grads
         assert dy is not None
         found: Gradients = self.backend.backward(
-            loop.step(layer, igates, *states),
+            loop.igates_step(layer, igates, *states),
             Saved(kept.h[t : t + 1].unsqueeze(2), kept.reserve[t : t + 1]),
             OutputGradients(dy[None, :, None], dhy, dcy),
             _IGATES_ONLY,
@@ -202,11 +201,8 @@ class Backward(NamedTuple):
     def _call(self, layer: int) -> Call:
         """All steps of a layer as one call."""
         x, loop = self.kept[layer - 1].h if layer else self.inputs, self.loop
-        w_ih, w_hh, bias, _, w_ch, _ = loop.weights[layer]
-        assert bias is not None
-        weights = GroupWeights((w_ih,), (w_hh,), (bias,), weight_ch=() if w_ch is None else (w_ch,))
         states = loop.hx[layer : layer + 1], loop.cx[layer : layer + 1]
-        return Call(x, weights, *states, SequenceLayout([False]))
+        return Call(x, group_weights(loop.weights[layer]), *states, SequenceLayout([False]))
 
     def _coefficients(self, frames: Tensor) -> Tensor:
         basis = self.loop.options.basis
@@ -252,9 +248,9 @@ def differentiable_gradients(
     def forward(*tensors: Tensor) -> tuple[Tensor, ...]:
         new = loop.with_tensors(spread(tensors))
 
-        def step(layer: int, igates: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-            weights = new.weights[layer]
-            return reference.lstm_step(igates, weights.weight_hh, h, c, weights.weight_ch)
+        def step(layer: int, x: Tensor | None, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+            results = reference.forward(new.step(layer, x, h, c))
+            return results.hy[0], results.cy[0]
 
         return (torch.stack(run_steps(new, step)[0]),)
 

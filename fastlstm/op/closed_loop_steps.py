@@ -77,14 +77,37 @@ class ClosedLoop(NamedTuple):
         ]
         return ClosedLoop(hx, cx, weights, weight, bias, true_frames, self.own, self.options)
 
-    def step(self, layer: int, igates: Tensor, h: Tensor, c: Tensor) -> Call:
-        """One step of a layer as a call: igates (B, 4H), h and c (B, H)."""
-        igates, h, c = igates[None, :, None], h.unsqueeze(0), c.unsqueeze(0)
-        return Call(igates, _step_weights(self.weights[layer]), h, c, SequenceLayout([False]))
+    def step(self, layer: int, x: Tensor | None, h: Tensor, c: Tensor) -> Call:
+        """One step of a layer as a call: x (B, K), or None for zeros, h and c (B, H).
+
+        In 16 bits PyTorch multiplies x. On two cores of Zen 4 with 32 rows of 4096 values and 512
+        units a step takes 4.6 ms then, and 5.8 where the kernels do; in float32 10 and 7.3.
+        """
+        weights = self.weights[layer]
+        if x is None or x.element_size() < 4:
+            bias = weights.bias_ih
+            assert bias is not None
+            igates = bias.expand(h.shape[0], -1)
+            if x is not None:
+                igates = F.linear(x, weights.weight_ih, bias)
+            return self.igates_step(layer, igates, h, c)
+        layout = SequenceLayout([False])
+        return Call(x[None], group_weights(weights), h.unsqueeze(0), c.unsqueeze(0), layout)
+
+    def igates_step(self, layer: int, igates: Tensor, h: Tensor, c: Tensor) -> Call:
+        """One step of a layer as a call without an input product: igates (B, 4H)."""
+        weights = group_weights(self.weights[layer])._replace(weight_ih=(), bias_ih=())
+        states = h.unsqueeze(0), c.unsqueeze(0)
+        return Call(igates[None, :, None], weights, *states, SequenceLayout([False]))
 
 
-Step = Callable[[int, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""One step of a layer: its number, igates (B, 4H), h and c (B, H) to the next (h, c)."""
+def group_weights(weights: LSTMWeights) -> GroupWeights:
+    """The parameters of a layer as those of a single group."""
+    return GroupWeights(*[() if parameter is None else (parameter,) for parameter in weights])
+
+
+Step = Callable[[int, Tensor | None, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""One step of a layer: its number, x (B, K) or None for zeros, h and c (B, H) to (h, c)."""
 
 
 def run_steps(loop: ClosedLoop, step: Step) -> tuple[list[Tensor], list[Tensor]]:
@@ -99,13 +122,8 @@ def run_steps(loop: ClosedLoop, step: Step) -> tuple[list[Tensor], list[Tensor]]
     inputs: list[Tensor] = []
     for t in range(options.steps):
         x = inputs[-1] if t else None
-        for layer, weights in enumerate(loop.weights):
-            bias = weights.bias_ih
-            assert bias is not None
-            igates = bias.expand(h[0].shape[0], -1)
-            if x is not None:
-                igates = F.linear(x, weights.weight_ih, bias)
-            h[layer], c[layer] = step(layer, igates, h[layer], c[layer])
+        for layer in range(len(h)):
+            h[layer], c[layer] = step(layer, x, h[layer], c[layer])
             x = h[layer]
         assert x is not None
         readouts.append(_read_out(loop, x))
@@ -135,8 +153,3 @@ def _scale_gradient(tensor: Tensor, factor: float) -> Tensor:
         return tensor
     constant = tensor.detach()
     return constant if factor == 0 else constant + factor * (tensor - constant)
-
-
-def _step_weights(weights: LSTMWeights) -> GroupWeights:
-    peepholes = () if weights.weight_ch is None else (weights.weight_ch,)
-    return GroupWeights((), (weights.weight_hh,), weight_ch=peepholes)
