@@ -15,6 +15,7 @@ _GATES = ("input gate", "forget gate", "cell input", "output gate")  # the order
 
 def features_of(model: VideoLSTM) -> dict[str, Tensor]:
     """Return the weights between units and pixels, (H, I) each, by gate or output."""
+    model = model.folded()
     sets = dict(zip(_GATES, model.encoder.get_parameter("weight_ih_l0").chunk(4), strict=True))
     for name, decoder in (
         ("reconstruction", model.reconstruction_decoder),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from fastlstm.layout_checks import can_read_values, check_size
-from fastlstm.models.encoder_decoder import Encoder, time_first
+from fastlstm.models.encoder_decoder import Encoder, check_sizes, time_first
 from fastlstm.models.saving import SavedModel
 from fastlstm.models.video import VideoLSTM
 
@@ -73,9 +73,7 @@ class LSTMClassifier(SavedModel):
             "num_classes": num_classes,
             "num_layers": num_layers,
         }
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name}: expected at least 1, got {size}")
+        check_sizes(sizes)
         if not 0.0 <= dropout <= 1.0:
             raise ValueError(f"dropout: expected a probability in 0..1, got {dropout}")
         self.config = sizes | {
@@ -100,7 +98,8 @@ class LSTMClassifier(SavedModel):
         """Make a classifier whose encoder is a copy of a video model's.
 
         The classifier has the model's sizes, peepholes, layout, backend, device and dtype; the
-        weights of its softmax layer are random.
+        weights of its softmax layer are random. It reads pixels: of a model with ``basis="dct"`` it
+        has the input weights of :meth:`fastlstm.VideoLSTM.folded`.
 
         Args:
             model: any video model; it is not changed.
@@ -121,7 +120,7 @@ class LSTMClassifier(SavedModel):
         weight = model.encoder.weight_hh_l0
         options |= {"device": weight.device, "dtype": weight.dtype}
         classifier = cls(num_classes=num_classes, dropout=dropout, **options)
-        classifier.encoder.load_state_dict(model.encoder.state_dict())
+        classifier.encoder.load_state_dict(model.folded().encoder.state_dict())
         return classifier
 
     @torch.no_grad()

@@ -109,7 +109,7 @@ def decode(
     Args:
         decoders: G of them, with equal hidden_size, num_layers and peephole.
         state: (h, c) that all of them start from, each (L, B, H).
-        inputs: (steps, B, I) the input of each decoder; None for one without input.
+        inputs: (steps, B, I) the frames that each decoder reads; None for one that reads nothing.
         steps: number of frames to emit.
 
     Returns:
@@ -117,6 +117,7 @@ def decode(
     """
     G, first = len(decoders), decoders[0]
     layers = list(zip(*(decoder.weights() for decoder in decoders), strict=True))
+    inputs = [x if x is None else d.inputs(x) for d, x in zip(decoders, inputs, strict=True)]
     x, is_igates = _input_of_first_layer(layers[0], inputs, steps, state[0].shape[1])
     hy, cy = [], []
     for layer, weights in enumerate(layers):

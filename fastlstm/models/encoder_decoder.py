@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from fastlstm.backends.select import check_backend
 from fastlstm.call import GroupWeights, Layers, LSTMWeights, SequenceLayout, Wanted
+from fastlstm.checks import check_like
 from fastlstm.functional import lstm
-from fastlstm.layout_checks import steps_between_checkpoints
+from fastlstm.layout_checks import check_size, steps_between_checkpoints
+from fastlstm.models.basis import FrameBasis, Readout
 from fastlstm.problem import Problem, pose_problem
 
 State = tuple[Tensor, Tensor]
@@ -31,6 +34,26 @@ def decoder_type_of(name: str, value: DecoderType | bool | None) -> DecoderType:
     return value
 
 
+def decoder_types(
+    reconstruction: DecoderType | bool | None, future: DecoderType | bool | None
+) -> dict[str, DecoderType]:
+    """Check the words for a model's decoders, one of which it must have."""
+    decoders = {
+        "reconstruction": decoder_type_of("reconstruction", reconstruction),
+        "future": decoder_type_of("future", future),
+    }
+    if set(decoders.values()) == {"none"}:
+        raise ValueError("reconstruction, future: expected at least one decoder, got none")
+    return decoders
+
+
+def check_sizes(sizes: Mapping[str, int]) -> None:
+    """Check that all sizes, by the name of their argument, are at least 1."""
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name}: expected at least 1, got {size}")
+
+
 def time_first(name: str, frames: Tensor, batch_first: bool) -> Tensor:
     """Return frames as (T, B, I), a view if they are (B, T, I).
 
@@ -47,17 +70,34 @@ def time_first(name: str, frames: Tensor, batch_first: bool) -> Tensor:
     return frames.transpose(0, 1) if batch_first else frames
 
 
+def videos_time_first(
+    frames: Tensor, future: Tensor | None, batch_first: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Check frames and the frames that follow; return them as (T, B, I) and (steps, B, I)."""
+    frames = time_first("frames", frames, batch_first)
+    if future is None:
+        return frames, None
+    future = time_first("future", future, batch_first)
+    expected = (frames.dtype, frames.device, frames.shape[1:])
+    if (future.dtype, future.device, future.shape[1:]) != expected:
+        check_like("future", future, "frames", frames)
+        check_size("future", future, (future.shape[0], *frames.shape[1:]))
+    return frames, future
+
+
 class LSTMStack(nn.Module):
     """L LSTM layers with one bias vector each, whose parameters have ``nn.LSTM``'s names.
 
     Args:
-        input_size: I of layer 0; 0 for a stack that reads no input, which has no
-            ``weight_ih_l0``.
+        input_size: I of the frames that layer 0 reads; 0 for a stack that reads no input, which has
+            no ``weight_ih_l0``.
         hidden_size: H of every layer.
         num_layers: L.
         peephole: each layer has a ``weight_ch`` (3H), connections from its cell state to its gates.
         backend: "auto" or the name of a backend; see :func:`fastlstm.explain`.
         checkpoint_every: which steps' states training keeps, as in :class:`fastlstm.LSTM`.
+        basis: the basis in which layer 0 reads frames: the columns of ``weight_ih_l0`` are its
+            coefficients. Default: None, they are pixels.
 
     Raises:
         TypeError, ValueError: a backend or ``checkpoint_every`` for which :class:`fastlstm.LSTM`
@@ -74,6 +114,7 @@ class LSTMStack(nn.Module):
         peephole: bool,
         backend: str,
         checkpoint_every: int | str | None,
+        basis: FrameBasis | None = None,
     ) -> None:
         super().__init__()
         steps_between_checkpoints(checkpoint_every)
@@ -83,8 +124,10 @@ class LSTMStack(nn.Module):
         self.peephole = peephole
         self.backend = check_backend(backend)
         self.checkpoint_every = checkpoint_every
+        self.basis = basis
+        reads = input_size if basis is None or input_size == 0 else basis.num_coefficients
         for layer in range(num_layers):
-            columns = hidden_size if layer else input_size
+            columns = hidden_size if layer else reads
             if columns:
                 self._add(f"weight_ih_l{layer}", 4 * hidden_size, columns)
             self._add(f"weight_hh_l{layer}", 4 * hidden_size, hidden_size)
@@ -107,6 +150,10 @@ class LSTMStack(nn.Module):
                 nn.init.ones_(parameter[self.hidden_size : 2 * self.hidden_size])
             else:
                 nn.init.uniform_(parameter, -bound, bound)
+
+    def inputs(self, frames: Tensor) -> Tensor:
+        """Return what ``weight_ih_l0`` multiplies: frames (..., I), or their coefficients."""
+        return frames if self.basis is None else self.basis.coefficients(frames)
 
     def weights(self) -> list[LSTMWeights]:
         """Return the parameters layer by layer.
@@ -146,6 +193,12 @@ class LSTMStack(nn.Module):
             f"peephole={self.peephole}"
         )
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled stack, also one that is older than bases."""
+        if "basis" not in state["_modules"]:
+            state = {"basis": None} | state
+        super().__setstate__(state)
+
 
 Stack = LSTMStack  # its name in version 0.1, for pickles
 
@@ -159,7 +212,7 @@ class Encoder(LSTMStack):
     def forward(self, frames: Tensor) -> State:
         """Read frames (T, B, I); return the final (h, c) of every layer, each (L, B, H)."""
         _, state = lstm(
-            frames,
+            self.inputs(frames),
             None,
             self.weights(),
             return_sequence=False,
@@ -176,7 +229,7 @@ class Encoder(LSTMStack):
             dropout: probability of zeroing an output of the layers below, in training.
         """
         h, _ = lstm(
-            frames,
+            self.inputs(frames),
             None,
             self.weights(),
             dropout=dropout,
@@ -193,7 +246,8 @@ class Decoder(LSTMStack):
     Args:
         frame_size: I of the frames that it emits and, if conditional, reads.
         conditional: from its second step on, read the frame before the one to be emitted.
-        hidden_size, num_layers, peephole, backend, checkpoint_every: as in :class:`LSTMStack`.
+        hidden_size, num_layers, peephole, backend, checkpoint_every, basis: as in
+            :class:`LSTMStack`; the read-out emits coefficients in the basis too.
     """
 
     def __init__(
@@ -205,8 +259,25 @@ class Decoder(LSTMStack):
         peephole: bool,
         backend: str,
         checkpoint_every: int | str | None,
+        basis: FrameBasis | None = None,
     ) -> None:
-        options = (peephole, backend, checkpoint_every)
+        options = (peephole, backend, checkpoint_every, basis)
         super().__init__(frame_size if conditional else 0, hidden_size, num_layers, *options)
         self.conditional = conditional
-        self.readout = nn.Linear(hidden_size, frame_size)
+        self.readout = (
+            nn.Linear(hidden_size, frame_size) if basis is None else Readout(hidden_size, basis)
+        )
+
+
+def make_decoder(
+    decoder_type: DecoderType,
+    frame_size: int,
+    hidden_size: int,
+    num_layers: int,
+    *options: Any,
+) -> Decoder | None:
+    """Make a decoder of a type, None for "none"; ``options`` are those of :class:`LSTMStack`."""
+    if decoder_type == "none":
+        return None
+    conditional = decoder_type == "conditional"
+    return Decoder(frame_size, hidden_size, num_layers, conditional, *options)

@@ -24,20 +24,28 @@ class SavedModel(nn.Module):
 
     config: dict[str, Any]
 
-    def save(self, path: str | os.PathLike[str]) -> None:
+    def save(self, path: str | os.PathLike[str], *, fold: bool = False) -> None:
         """Write parameters and configuration to one safetensors file.
 
         An older file at ``path`` is replaced once the new one is complete.
 
         Args:
             path: the file to write.
+            fold: write the dense weights of :meth:`fastlstm.VideoLSTM.folded`, which read and emit
+                pixels. A video model with ``basis="pixels"`` is written as it is. Default: False.
 
         Raises:
             ImportError: the package safetensors is not installed.
             OSError: the file cannot be written; one that was there before is left as it was.
+            ValueError: ``fold`` for a model that is no video model.
         """
-        content = ModelFile(type(self).__name__, self.config, self.state_dict())
+        model = self.folded() if fold else self
+        content = ModelFile(type(model).__name__, model.config, model.state_dict())
         model_files.write(Path(path), content)
+
+    def folded(self) -> Self:
+        """Return the model with weights of pixels; video models alone may have other ones."""
+        raise ValueError(f"fold: expected a video model, got a {type(self).__name__}")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
@@ -103,18 +111,20 @@ class SavedModel(nn.Module):
         """
         return cls._load(hub.find(name_or_folder, revision), "name_or_folder")
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], *, fold: bool = False) -> None:
         """Write ``model.safetensors``, as :meth:`save` does, into a folder.
 
         Args:
             folder: the folder; it is made if it does not exist.
+            fold: as in :meth:`save`. Default: False.
 
         Raises:
             ImportError: the package safetensors is not installed.
             OSError: the folder or the file cannot be written.
+            ValueError: ``fold`` for a model that is no video model.
         """
         Path(folder).mkdir(parents=True, exist_ok=True)
-        self.save(Path(folder) / hub.FILE)
+        self.save(Path(folder) / hub.FILE, fold=fold)
 
     def push_to_hub(
         self, repo_id: str, *, private: bool = False, commit_message: str | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from fastlstm.models.basis import Basis
 from fastlstm.models.losses import FrameType
 from fastlstm.models.video import VideoLSTM
 
@@ -29,13 +30,20 @@ class LSTMAutoencoder(VideoLSTM):
         backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
         checkpoint_every: which steps' states training keeps, for long videos; see
             :class:`fastlstm.LSTM`. Default: None, all of them.
+        basis: what the weights read and emit: "pixels", or "dct", the low frequencies of a frame.
+            Default: "pixels".
+        basis_size: K, the number of frequencies along each axis, for "dct". Default: None, half of
+            the shorter side of a frame.
+        frame_shape: (height, width) or (height, width, channels) of a frame, for "dct". Default:
+            None, square, of one channel.
         device: of the parameters. Default: torch's default device.
         dtype: of the parameters. Default: torch's default dtype.
         frames: the name of ``frame_type`` in version 0.1. Default: None, not given.
 
     Raises:
         TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
-        ValueError: a size below 1, or an unknown backend or frame type.
+        ValueError: a size below 1, an unknown backend, frame type or basis, or a ``basis_size`` or
+            ``frame_shape`` that does not fit.
 
     Example:
         >>> import torch, fastlstm
@@ -61,6 +69,9 @@ class LSTMAutoencoder(VideoLSTM):
         readout_bias: float = 0.0,
         backend: str = "auto",
         checkpoint_every: int | str | None = None,
+        basis: Basis = "pixels",
+        basis_size: int | None = None,
+        frame_shape: tuple[int, int] | tuple[int, int, int] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         frames: FrameType | None = None,
@@ -77,6 +88,9 @@ class LSTMAutoencoder(VideoLSTM):
             readout_bias=readout_bias,
             backend=backend,
             checkpoint_every=checkpoint_every,
+            basis=basis,
+            basis_size=basis_size,
+            frame_shape=frame_shape,
             device=device,
             dtype=dtype,
             frames=frames,
@@ -106,13 +120,20 @@ class LSTMFuturePredictor(VideoLSTM):
         backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
         checkpoint_every: which steps' states training keeps, for long videos; see
             :class:`fastlstm.LSTM`. Default: None, all of them.
+        basis: what the weights read and emit: "pixels", or "dct", the low frequencies of a frame.
+            Default: "pixels".
+        basis_size: K, the number of frequencies along each axis, for "dct". Default: None, half of
+            the shorter side of a frame.
+        frame_shape: (height, width) or (height, width, channels) of a frame, for "dct". Default:
+            None, square, of one channel.
         device: of the parameters. Default: torch's default device.
         dtype: of the parameters. Default: torch's default dtype.
         frames: the name of ``frame_type`` in version 0.1. Default: None, not given.
 
     Raises:
         TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
-        ValueError: a size below 1, or an unknown backend or frame type.
+        ValueError: a size below 1, an unknown backend, frame type or basis, or a ``basis_size`` or
+            ``frame_shape`` that does not fit.
 
     Example:
         >>> import torch, fastlstm
@@ -136,6 +157,9 @@ class LSTMFuturePredictor(VideoLSTM):
         readout_bias: float = 0.0,
         backend: str = "auto",
         checkpoint_every: int | str | None = None,
+        basis: Basis = "pixels",
+        basis_size: int | None = None,
+        frame_shape: tuple[int, int] | tuple[int, int, int] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         frames: FrameType | None = None,
@@ -152,6 +176,9 @@ class LSTMFuturePredictor(VideoLSTM):
             readout_bias=readout_bias,
             backend=backend,
             checkpoint_every=checkpoint_every,
+            basis=basis,
+            basis_size=basis_size,
+            frame_shape=frame_shape,
             device=device,
             dtype=dtype,
             frames=frames,
@@ -186,13 +213,20 @@ class CompositeLSTM(VideoLSTM):
         backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
         checkpoint_every: which steps' states training keeps, for long videos; see
             :class:`fastlstm.LSTM`. Default: None, all of them.
+        basis: what the weights read and emit: "pixels", or "dct", the low frequencies of a frame.
+            Default: "pixels".
+        basis_size: K, the number of frequencies along each axis, for "dct". Default: None, half of
+            the shorter side of a frame.
+        frame_shape: (height, width) or (height, width, channels) of a frame, for "dct". Default:
+            None, square, of one channel.
         device: of the parameters. Default: torch's default device.
         dtype: of the parameters. Default: torch's default dtype.
         frames: the name of ``frame_type`` in version 0.1. Default: None, not given.
 
     Raises:
         TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
-        ValueError: a size below 1, or an unknown backend or frame type.
+        ValueError: a size below 1, an unknown backend, frame type or basis, or a ``basis_size`` or
+            ``frame_shape`` that does not fit.
 
     Example:
         >>> import torch, fastlstm
@@ -218,6 +252,9 @@ class CompositeLSTM(VideoLSTM):
         readout_bias: float = 0.0,
         backend: str = "auto",
         checkpoint_every: int | str | None = None,
+        basis: Basis = "pixels",
+        basis_size: int | None = None,
+        frame_shape: tuple[int, int] | tuple[int, int, int] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         frames: FrameType | None = None,
@@ -234,6 +271,9 @@ class CompositeLSTM(VideoLSTM):
             readout_bias=readout_bias,
             backend=backend,
             checkpoint_every=checkpoint_every,
+            basis=basis,
+            basis_size=basis_size,
+            frame_shape=frame_shape,
             device=device,
             dtype=dtype,
             frames=frames,

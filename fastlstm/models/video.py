@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
-from fastlstm.checks import check_like
-from fastlstm.layout_checks import check_size
 from fastlstm.models import encoder_decoder, losses, saving
+from fastlstm.models.basis import PIXELS, Basis, dense_weights, make_basis
 from fastlstm.models.decoding import DecoderRun, VideoOutput, run_decoders
-from fastlstm.models.encoder_decoder import Decoder, DecoderType, Encoder, State, time_first
+from fastlstm.models.encoder_decoder import DecoderType, Encoder, State, make_decoder, time_first
 from fastlstm.models.losses import FrameType, VideoLoss, frame_loss, readout_to_frames, video_loss
 
 
@@ -46,13 +46,20 @@ class VideoLSTM(saving.SavedModel):
         backend: "auto" or the name of a backend; see :func:`fastlstm.explain`. Default: "auto".
         checkpoint_every: which steps' states training keeps, for long videos; see
             :class:`fastlstm.LSTM`. Default: None, all of them.
+        basis: what the weights read and emit: "pixels", or "dct", the low frequencies of a frame.
+            Default: "pixels".
+        basis_size: K, the number of frequencies along each axis, for "dct". Default: None, half of
+            the shorter side of a frame.
+        frame_shape: (height, width) or (height, width, channels) of a frame, for "dct". Default:
+            None, square, of one channel.
         device: of the parameters. Default: torch's default device.
         dtype: of the parameters. Default: torch's default dtype.
         frames: the name of ``frame_type`` in version 0.1. Default: None, not given.
 
     Raises:
         TypeError: a ``checkpoint_every`` that is neither None, an integer nor a string.
-        ValueError: a size below 1, an unknown backend, frame type or decoder, or no decoder.
+        ValueError: a size below 1, an unknown backend, frame type, basis or decoder, no decoder, or
+            a ``basis_size`` or ``frame_shape`` that does not fit.
 
     Example:
         >>> import torch, fastlstm
@@ -75,22 +82,19 @@ class VideoLSTM(saving.SavedModel):
         readout_bias: float = 0.0,
         backend: str = "auto",
         checkpoint_every: int | str | None = None,
+        basis: Basis = "pixels",
+        basis_size: int | None = None,
+        frame_shape: tuple[int, int] | tuple[int, int, int] | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         frames: FrameType | None = None,
     ) -> None:
         super().__init__()
         sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name}: expected at least 1, got {size}")
+        encoder_decoder.check_sizes(sizes)
         frame_type = losses.check_frame_type(frame_type, frames)
-        decoders = {
-            "reconstruction": encoder_decoder.decoder_type_of("reconstruction", reconstruction),
-            "future": encoder_decoder.decoder_type_of("future", future),
-        }
-        if set(decoders.values()) == {"none"}:
-            raise ValueError("reconstruction, future: expected at least one decoder, got none")
+        decoders = encoder_decoder.decoder_types(reconstruction, future)
+        images = make_basis(basis, basis_size, frame_shape, input_size)
         self.config: dict[str, Any] = sizes | {
             "frame_type": frame_type,
             "peephole": peephole,
@@ -98,6 +102,7 @@ class VideoLSTM(saving.SavedModel):
             "readout_bias": readout_bias,
             "backend": backend,
             "checkpoint_every": checkpoint_every,
+            **(PIXELS if images is None else images.options()),
         }
         if type(self) is VideoLSTM:  # a subclass adds its own arguments
             self.config |= decoders
@@ -105,19 +110,12 @@ class VideoLSTM(saving.SavedModel):
         self.frame_type: FrameType = frame_type
         self.batch_first = batch_first
         self.readout_bias = readout_bias
-
-        options = (peephole, backend, checkpoint_every)
-
-        def decoder(name: str) -> Decoder | None:
-            if decoders[name] == "none":
-                return None
-            conditional = decoders[name] == "conditional"
-            return Decoder(input_size, hidden_size, num_layers, conditional, *options)
-
+        stack = (input_size, hidden_size, num_layers)
+        options = (*stack, peephole, backend, checkpoint_every, images)
         with torch.device(device or torch.get_default_device()):
-            self.encoder = Encoder(input_size, hidden_size, num_layers, *options)
-            self.reconstruction_decoder = decoder("reconstruction")
-            self.future_decoder = decoder("future")
+            self.encoder = Encoder(*options)
+            self.reconstruction_decoder = make_decoder(decoders["reconstruction"], *options)
+            self.future_decoder = make_decoder(decoders["future"], *options)
         self.to(dtype=dtype)
         self.reset_parameters()
 
@@ -133,6 +131,27 @@ class VideoLSTM(saving.SavedModel):
             elif isinstance(module, nn.Linear):
                 module.reset_parameters()
                 module.bias.fill_(self.readout_bias)
+
+    @torch.no_grad()
+    def folded(self) -> Self:
+        """Return a model with ``basis="pixels"`` that emits the same frames, up to rounding.
+
+        Its input and read-out weights are dense: those of this model, multiplied by the basis. A
+        model whose basis is "pixels" is returned itself, not a copy.
+
+        Example:
+            >>> import fastlstm
+            >>> model = fastlstm.CompositeLSTM(16, 8, basis="dct")
+            >>> model.encoder.weight_ih_l0.shape, model.folded().encoder.weight_ih_l0.shape
+            (torch.Size([32, 4]), torch.Size([32, 16]))
+        """
+        if self.encoder.basis is None:
+            return self
+        with torch.device("meta"):
+            model = type(self)(**(self.config | PIXELS), dtype=self.encoder.weight_hh_l0.dtype)
+        weights = dense_weights(self.state_dict(), self.encoder.basis)
+        model.load_state_dict(weights, assign=True)
+        return model.train(self.training)
 
     def encode(self, frames: Tensor) -> State:
         """Return the representation of a video: the final (h, c) of every layer, each (L, B, H).
@@ -178,7 +197,7 @@ class VideoLSTM(saving.SavedModel):
             ValueError: ``steps`` below 1 or other than the length of ``future``; ``sampling`` or
                 ``feedback_gradient`` outside 0..1.
         """
-        frames, future = self._time_first(frames, future)
+        frames, future = encoder_decoder.videos_time_first(frames, future, self.batch_first)
         if future is not None and steps not in (None, future.shape[0]):
             raise ValueError(f"steps: expected {future.shape[0]}, as future has, got {steps}")
         if not 0.0 <= sampling <= 1.0:
@@ -295,18 +314,6 @@ class VideoLSTM(saving.SavedModel):
     def frames(self) -> FrameType:
         """The name of ``frame_type`` in version 0.1."""
         return self.frame_type
-
-    def _time_first(self, frames: Tensor, future: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Check frames and future; return them as (T, B, I) and (steps, B, I)."""
-        frames = time_first("frames", frames, self.batch_first)
-        if future is None:
-            return frames, None
-        future = time_first("future", future, self.batch_first)
-        expected = (frames.dtype, frames.device, frames.shape[1:])
-        if (future.dtype, future.device, future.shape[1:]) != expected:
-            check_like("future", future, "frames", frames)
-            check_size("future", future, (future.shape[0], *frames.shape[1:]))
-        return frames, future
 
     def _predict(self, frames: Tensor, steps: int) -> Tensor:
         """Run the future decoder in closed loop; return its read-outs, time first."""

@@ -57,7 +57,7 @@ class ClassifyCommand(RunCommand):
                     f"encoder: expected a model of {name}={expected!r} as configured, got"
                     f" {name}={received!r} in {file}"
                 )
-        classifier.encoder.load_state_dict(trained.encoder.state_dict())
+        classifier.encoder.load_state_dict(trained.folded().encoder.state_dict())
 
     def _summary(self, steps: int, errors: Mapping[str, float], tested: str | None) -> list[str]:
         speed = self.throughput.per_second

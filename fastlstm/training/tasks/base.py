@@ -9,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
+from fastlstm.models.basis import PIXELS
 from fastlstm.models.model_files import current_names
 from fastlstm.training.precision import widen
 from fastlstm.training.resumption import changes, checkpoint_name, trainer_options
@@ -85,7 +86,8 @@ class FrameTask(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         widen(self)
         # Compared before weights are loaded, which would raise a long list of shapes instead.
-        received = current_names(checkpoint.get("video_model", {}))
+        # Older checkpoints have no basis: their models read and emit pixels.
+        received = PIXELS | current_names(checkpoint.get("video_model", {}))
         for name, expected in self._architecture().items():
             if received.get(name) != expected:
                 raise ValueError(
