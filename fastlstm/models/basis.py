@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args
@@ -88,6 +89,12 @@ class FrameBasis(nn.Module):
         # The larger product comes last here and first above: it is one large matrix product, the
         # other is a small one for each frame.
         return self._flat((self.rows.T @ spectra) @ self.columns)
+
+    def in_dtype(self, dtype: torch.dtype) -> FrameBasis:
+        """Return this basis with its matrices in another dtype; they are copies of its own."""
+        basis = copy.copy(self)
+        basis._buffers = {name: matrix.to(dtype) for name, matrix in self.named_buffers()}
+        return basis
 
     def _images(self, values: Tensor, height: int, width: int) -> Tensor:
         """Return (..., height, width), with an axis of channels before these if there are many."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fastlstm.call import LSTMWeights
 from fastlstm.functional import lstm_sequence
+from fastlstm.models.basis import Readout
 from fastlstm.models.encoder_decoder import Decoder, State
 from fastlstm.models.losses import FrameType
 from fastlstm.op.closed_loop import run_closed_loop
@@ -173,13 +174,14 @@ def _closed_loop(
         random = torch.rand(steps, true_frames.shape[1], 1, device=true_frames.device)
         own = random < sampling
     # A module in the place of the linear layer, or hooks on it, must be called.
-    is_plain = type(readout) is nn.Linear and not (
+    is_plain = type(readout) in (nn.Linear, Readout) and not (
         readout._forward_hooks or readout._forward_pre_hooks or readout._backward_hooks
     )
     options = ClosedLoopOptions(
         steps,
         is_binary=frame_type == "binary",
         feedback_gradient=feedback_gradient,
+        basis=decoder.basis,
         readout=None if is_plain else readout,
     )
     weight, bias = (readout.weight, readout.bias) if is_plain else (None, None)

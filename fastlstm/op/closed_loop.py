@@ -39,7 +39,7 @@ def run_closed_loop(loop: ClosedLoop, backend: str) -> Tensor:
     mode = find_mode(given)
     lowered = None if loop.hx.dtype is torch.float64 else autocast_dtype(loop.hx)
     if lowered is not None:
-        loop = loop.with_tensors(cast_tensors(loop.tensors, lowered, mode))
+        loop = _lowered(loop, lowered, mode)
     first = loop.step(0, None, loop.hx[0], loop.cx[0])
     problem = pose_problem(Layers(first.input, [first.weights], *first[2:]), Wanted(), "sequence")
     chosen = select(problem[2], backend, mode)
@@ -53,6 +53,18 @@ def run_closed_loop(loop: ClosedLoop, backend: str) -> Tensor:
         return results.hy[0], results.cy[0]
 
     return torch.stack(run_steps(loop, step)[0])
+
+
+def _lowered(loop: ClosedLoop, dtype: torch.dtype, mode: Mode) -> ClosedLoop:
+    """The loop in autocast's dtype."""
+    bias, options = loop.readout_bias, loop.options
+    loop = loop.with_tensors(cast_tensors(loop.tensors, dtype, mode))
+    if options.basis is None:
+        return loop
+    if mode is Mode.AUTOGRAD:  # the backward pass may run outside of autocast
+        options = options._replace(basis=options.basis.in_dtype(dtype))
+    # A sum with a float32 bias gives float32 logits, the dtype that the loss needs.
+    return loop._replace(readout_bias=bias, options=options)
 
 
 class _ClosedLoop(torch.autograd.Function):

@@ -205,8 +205,8 @@ class Backward(NamedTuple):
         return Call(x, group_weights(loop.weights[layer]), *states, SequenceLayout([False]))
 
     def _coefficients(self, frames: Tensor) -> Tensor:
-        basis = self.loop.options.basis
-        return frames if basis is None else basis.coefficients(frames)
+        basis, dtype = self.loop.options.basis, self.inputs.dtype
+        return frames if basis is None else basis.coefficients(frames.to(dtype))
 
     def _pixels(self, coefficients: Tensor) -> Tensor:
         basis = self.loop.options.basis

@@ -18,13 +18,16 @@ from fastlstm.call import Call, GroupWeights, LSTMWeights, SequenceLayout
 
 
 class Basis(Protocol):
-    """Orthonormal images: two linear maps, each of which is the adjoint of the other."""
+    """A fixed orthonormal basis of images: two linear maps, the adjoints of one another."""
 
     def coefficients(self, frames: Tensor) -> Tensor:
         """Return the coefficients (..., K) of frames (..., I)."""
 
     def pixels(self, coefficients: Tensor) -> Tensor:
-        """Return the frames (..., I) with those coefficients (..., K)."""
+        """Return the frames (..., I) that have these coefficients (..., K)."""
+
+    def in_dtype(self, dtype: torch.dtype) -> Basis:
+        """Return the same basis for tensors of another dtype."""
 
 
 class ClosedLoopOptions(NamedTuple):
@@ -130,6 +133,7 @@ def run_steps(loop: ClosedLoop, step: Step) -> tuple[list[Tensor], list[Tensor]]
         if t == options.steps - 1:
             break
         frame = readouts[t].sigmoid() if options.is_binary else readouts[t]
+        frame = frame.to(loop.hx.dtype)  # with a basis logits are wider under autocast
         frame = _scale_gradient(frame, options.feedback_gradient)
         if loop.own is not None and loop.true_frames is not None:
             frame = torch.where(loop.own[t], frame, loop.true_frames[t])
