@@ -116,7 +116,7 @@ class VideoLSTM(saving.SavedModel):
             self.encoder = Encoder(*options)
             self.reconstruction_decoder = make_decoder(decoders["reconstruction"], *options)
             self.future_decoder = make_decoder(decoders["future"], *options)
-        self.to(dtype=dtype)
+        self.to(device=device, dtype=dtype)  # the basis was made outside of that block
         self.reset_parameters()
 
     @torch.no_grad()

@@ -1,11 +1,15 @@
 """Initial weights for models of images that vary smoothly over the image."""
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
+
+from fastlstm.models.basis import FrameBasis
+from fastlstm.models.encoder_decoder import Decoder
 
 
 def smooth_over_image(weight: Tensor, sigma: float) -> Tensor:
@@ -35,6 +39,29 @@ def smooth_over_image(weight: Tensor, sigma: float) -> Tensor:
     return blurred * (weight.std() / blurred.std())
 
 
+def smooth_coefficients(weight: Tensor, basis: FrameBasis, sigma: float) -> Tensor:
+    """Return a weight whose rows, seen as images in a basis, are blurred by a Gaussian.
+
+    The blur is a factor exp(-(pi k sigma / side)**2 / 2) on the coefficients of frequency k along a
+    side. Images are mirrored at their edges.
+
+    Args:
+        weight: (N, the basis's ``num_coefficients``).
+        basis: the basis.
+        sigma: standard deviation of the Gaussian in pixels.
+
+    Returns:
+        A weight of the same size, scaled to the standard deviation of ``weight``.
+    """
+    k = torch.arange(basis.size, device=weight.device, dtype=weight.dtype)
+    vertical, horizontal = (
+        torch.exp(-0.5 * (math.pi * sigma / side * k) ** 2) for side in (basis.height, basis.width)
+    )
+    factors = torch.outer(vertical, horizontal).repeat_interleave(basis.channels)
+    blurred = weight * factors
+    return blurred * (weight.std() / blurred.std())
+
+
 class SmoothImageWeights(Callback):
     """Blur the initial weights of a video model from and to pixels, before training.
 
@@ -42,16 +69,21 @@ class SmoothImageWeights(Callback):
     that a run of a few hundred steps reaches a lower error with blurred ones. In a run that resumes
     or tests, the checkpoint's weights replace them.
 
+    The weights of a model with ``basis="dct"`` are blurred in that basis. They keep the standard
+    deviation of their coefficients; that of the pixels is K / side times as large.
+
     Args:
         input_sigma: standard deviation in pixels of the Gaussian blur of all input weights that
             read frames (the encoder's and those of conditional decoders); 0: no blur. Default: 3.
         output_sigma: the same for the weights from the decoders' state to pixels. Default: 1.5.
         input_gain: factor on all input weights that read frames. The blurred weights of the pixels
             of a stroke add up, and without a factor below 1 may saturate the gates. Default: 1.
+        decoder_gain: a further factor on the input weights of conditional decoders; 0: they start
+            by ignoring the frame that they read. Default: 1.
 
     Raises:
-        ValueError: an argument is negative; or, when the weights are blurred, frames are not square
-            images of one channel.
+        ValueError: an argument is negative; or, when the weights of a model with ``basis="pixels"``
+            are blurred, frames are not square images of one channel.
 
     Example:
         >>> import fastlstm
@@ -63,18 +95,24 @@ class SmoothImageWeights(Callback):
     """
 
     def __init__(
-        self, input_sigma: float = 3.0, output_sigma: float = 1.5, input_gain: float = 1.0
+        self,
+        input_sigma: float = 3.0,
+        output_sigma: float = 1.5,
+        input_gain: float = 1.0,
+        decoder_gain: float = 1.0,
     ) -> None:
         for name, value in (
             ("input_sigma", input_sigma),
             ("output_sigma", output_sigma),
             ("input_gain", input_gain),
+            ("decoder_gain", decoder_gain),
         ):
             if value < 0:
                 raise ValueError(f"{name}: expected at least 0, got {value}")
         self.input_sigma = input_sigma
         self.output_sigma = output_sigma
         self.input_gain = input_gain
+        self.decoder_gain = decoder_gain
 
     def setup(self, trainer: Trainer, pl_module: Any, stage: str) -> None:
         if stage == "fit":
@@ -84,9 +122,19 @@ class SmoothImageWeights(Callback):
     def apply(self, model: nn.Module) -> None:
         """Blur the weights of a video model in place."""
         for name, weight in model.named_parameters():
+            module = model.get_submodule(name.rpartition(".")[0])
+            basis = getattr(module, "basis", None)
             if name.endswith("weight_ih_l0"):
                 if self.input_sigma:
-                    weight.copy_(smooth_over_image(weight, self.input_sigma))
+                    weight.copy_(_blurred(weight, basis, self.input_sigma))
                 weight.mul_(self.input_gain)
+                if isinstance(module, Decoder):
+                    weight.mul_(self.decoder_gain)
             elif name.endswith("readout.weight") and self.output_sigma:
-                weight.copy_(smooth_over_image(weight.T, self.output_sigma).T)
+                weight.copy_(_blurred(weight.T, basis, self.output_sigma).T)
+
+
+def _blurred(weight: Tensor, basis: FrameBasis | None, sigma: float) -> Tensor:
+    if basis is None:
+        return smooth_over_image(weight, sigma)
+    return smooth_coefficients(weight, basis, sigma)
