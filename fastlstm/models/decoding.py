@@ -41,6 +41,18 @@ class VideoOutput(NamedTuple):
     state: State
 
 
+def check_feedback(sampling: float, feedback_gradient: float) -> None:
+    """Check what a model is told about the frames that its decoders emitted and read.
+
+    Raises:
+        ValueError: a number outside [0, 1].
+    """
+    if not 0.0 <= sampling <= 1.0:
+        raise ValueError(f"sampling: expected a probability in 0..1, got {sampling}")
+    if not 0.0 <= feedback_gradient <= 1.0:
+        raise ValueError(f"feedback_gradient: expected a factor in 0..1, got {feedback_gradient}")
+
+
 class DecoderRun(NamedTuple):
     """A decoder, the frames that it may read, and how many it emits."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from fastlstm.models import encoder_decoder, losses, saving
+from fastlstm.models import decoding, encoder_decoder, losses, saving
 from fastlstm.models.basis import PIXELS, Basis, dense_weights, make_basis
 from fastlstm.models.decoding import DecoderRun, VideoOutput, run_decoders
 from fastlstm.models.encoder_decoder import DecoderType, Encoder, State, make_decoder, time_first
@@ -183,8 +183,8 @@ class VideoLSTM(saving.SavedModel):
             steps: number of frames that the future decoder emits. Default: that of ``future``, or
                 T without it.
             sampling: probability, per video and step, that a conditional decoder reads its own
-                output in place of the true frame (scheduled sampling, Bengio et al. 2015); 1: at
-                every step (closed loop). Default: 0.
+                output in place of the true frame (scheduled sampling, Bengio et al. 2015).
+                Default: 0.
             feedback_gradient: factor, from 0 to 1, on the gradient that goes back through each
                 frame which a decoder emitted and then read. 1 is the gradient of the loss; 0 treats
                 such frames as constants. Default: 0.
@@ -194,16 +194,12 @@ class VideoLSTM(saving.SavedModel):
 
         Raises:
             RuntimeError, ValueError: a wrong rank, size or dtype, as in ``nn.LSTM``.
-            ValueError: ``steps`` below 1 or other than the length of ``future``; ``sampling`` or
-                ``feedback_gradient`` outside 0..1.
+            ValueError: a number out of range, or ``steps`` other than the length of ``future``.
         """
         frames, future = encoder_decoder.videos_time_first(frames, future, self.batch_first)
         if future is not None and steps not in (None, future.shape[0]):
             raise ValueError(f"steps: expected {future.shape[0]}, as future has, got {steps}")
-        if not 0.0 <= sampling <= 1.0:
-            raise ValueError(f"sampling: expected a probability in 0..1, got {sampling}")
-        if not 0.0 <= feedback_gradient <= 1.0:
-            raise ValueError(f"feedback_gradient: expected 0..1, got {feedback_gradient}")
+        decoding.check_feedback(sampling, feedback_gradient)
         state = self.encoder(frames)
         if steps is None:
             steps = (frames if future is None else future).shape[0]
@@ -304,7 +300,7 @@ class VideoLSTM(saving.SavedModel):
         elif future is None:
             raise ValueError("future: expected the frames that follow, got None")
         options = {"sampling": sampling, "feedback_gradient": feedback_gradient}
-        output = self(frames, future, **options)  # not forward: hooks are to see the call
+        output = self(frames, future, **options)  # not forward: hooks are to see it
         reversed_frames = None
         if self.reconstruction_decoder is not None:
             reversed_frames = frames.flip(1 if self.batch_first else 0)

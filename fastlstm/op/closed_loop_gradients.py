@@ -150,8 +150,9 @@ class Backward(NamedTuple):
         if asked.weight_ch:
             before = torch.cat([loop.cx[layer : layer + 1], c[:-1]])
             di, df, _, do = digates.chunk(4, dim=2)
-            pairs = ((di, before), (df, before), (do, c))
-            d_ch = torch.cat([torch.einsum("tbh,tbh->h", *pair) for pair in pairs])
+            d_ch = torch.cat(
+                [(d * x).sum((0, 1)) for d, x in ((di, before), (df, before), (do, c))]
+            )
         return _weights(d_ih, d_hh, dbias, d_ch)
 
     def _collected(

@@ -4,9 +4,10 @@ import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
+from fastlstm.models.decoding import check_feedback
 from fastlstm.models.video import VideoLSTM
 from fastlstm.training.batches import VideoBatch
-from fastlstm.training.schedule import Schedule
+from fastlstm.training.schedule import Ramp, Schedule, parse_probability
 from fastlstm.training.tasks.base import FrameTask
 
 
@@ -17,7 +18,9 @@ class VideoTask(FrameTask):
     squared errors (for real-valued frames):
 
     - ``train/``, ``val/`` and ``test/``: ``reconstruction``, ``future`` and their sum ``total``.
-      Here a conditional decoder reads the true previous frame (teacher forcing).
+      In ``val/`` and ``test/`` a conditional decoder reads the true previous frame here (teacher
+      forcing), in ``train/`` as ``sampling`` says.
+    - ``train/sampling``, the probability of that step, where it is not 0 all along.
     - ``val/`` and ``test/``: ``future_closed_loop``, where a conditional decoder reads the frame
       that it predicted itself (closed loop), as in use. For an unconditional decoder it equals
       ``future``.
@@ -37,7 +40,13 @@ class VideoTask(FrameTask):
             hundreds of lit pixels, and Adam changes each of their weights by as much as any other
             weight; a factor below 1 prevents saturated gates. Default: 1.
         sampling: probability, in training, that a conditional decoder reads its own previous frame
-            instead of the true one (scheduled sampling, Bengio et al. 2015). Default: 0.
+            instead of the true one (scheduled sampling, Bengio et al. 2015). A number, or a
+            schedule in words, such as "0 to 1 over the first half": the value changes linearly with
+            the step, and then stays. Other lengths are "third", "quarter", "40%" (of the run) and
+            "2000 steps". A run that resumes goes on where the schedule was. Default: 0.
+        feedback_gradient: factor, from 0 to 1, on the gradient that goes back through each frame
+            which a decoder emitted and then read; see :meth:`fastlstm.VideoLSTM.forward`.
+            Default: 0.
 
     Raises:
         ValueError: an argument is out of range, or a checkpoint is of another model configuration.
@@ -66,16 +75,24 @@ class VideoTask(FrameTask):
         schedule: Schedule = "linear",
         warmup_steps: int = 0,
         input_lr_scale: float = 1.0,
-        sampling: float = 0.0,
+        sampling: float | str = 0.0,
+        feedback_gradient: float = 0.0,
     ) -> None:
         super().__init__(model, optimizer, schedule, warmup_steps, input_lr_scale)
-        if not 0 <= sampling <= 1:
-            raise ValueError(f"sampling: expected a probability in [0, 1], got {sampling}")
-        self.sampling = sampling
+        self.sampling = parse_probability("sampling", sampling)
+        check_feedback(0.0, feedback_gradient)
+        self.feedback_gradient = feedback_gradient
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
-        loss = self.model.loss(*map(self.floats, batch), sampling=self.sampling)
+        sampling = self.sampling
+        if isinstance(sampling, Ramp):
+            sampling = sampling.at(self.global_step, self.trainer.estimated_stepping_batches)
+        loss = self.model.loss(
+            *map(self.floats, batch), sampling=sampling, feedback_gradient=self.feedback_gradient
+        )
         self._log("train", loss._asdict(), batch, prog_bar=True)
+        if self.sampling != 0:
+            self.log("train/sampling", sampling)
         return loss.total
 
     def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
