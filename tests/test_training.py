@@ -171,19 +171,23 @@ def learning_rates(tmp_path, **options):
     return rates.seen
 
 
-def test_weights_that_read_frames_have_their_own_learning_rate(tmp_path):
+def test_weights_that_read_and_emit_frames_have_their_own_learning_rates(tmp_path):
     model = tiny_model(conditional_future=True)
     start = {name: p.detach().clone() for name, p in model.named_parameters()}
     # Adam's first step moves every weight with a gradient by its learning rate
-    task = VideoTask(model, lambda p: torch.optim.Adam(p, lr=0.01), "constant", input_lr_scale=0.1)
+    scales = {"input_lr_scale": 0.1, "readout_lr_scale": 3.0}
+    task = VideoTask(model, lambda p: torch.optim.Adam(p, lr=0.01), "constant", **scales)
     fit = trainer(tmp_path, max_steps=1, limit_val_batches=0)
     fit.fit(task, datamodule=tiny_data())
     for name, parameter in model.named_parameters():
         moved = (parameter.detach() - start[name]).abs().max()
-        expected = 0.001 if name.endswith("weight_ih_l0") else 0.01
+        expected = {"weight_ih_l0": 0.001, "readout.weight": 0.03}
+        expected = next((rate for end, rate in expected.items() if name.endswith(end)), 0.01)
         assert float(moved) == pytest.approx(expected, rel=1e-2), name
     with pytest.raises(ValueError, match=r"input_lr_scale: expected a number above 0, got 0"):
         VideoTask(model, input_lr_scale=0)
+    with pytest.raises(ValueError, match=r"readout_lr_scale: expected a number above 0, got -1"):
+        VideoTask(model, readout_lr_scale=-1)
 
 
 @pytest.mark.parametrize(

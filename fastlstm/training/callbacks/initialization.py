@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
-from fastlstm.models.basis import FrameBasis
+from fastlstm.models.basis import FrameBasis, cosines
 from fastlstm.models.encoder_decoder import Decoder
 
 
@@ -42,8 +42,8 @@ def smooth_over_image(weight: Tensor, sigma: float) -> Tensor:
 def smooth_coefficients(weight: Tensor, basis: FrameBasis, sigma: float) -> Tensor:
     """Return a weight whose rows, seen as images in a basis, are blurred by a Gaussian.
 
-    The blur is a factor exp(-(pi k sigma / side)**2 / 2) on the coefficients of frequency k along a
-    side. Images are mirrored at their edges.
+    The blur is a factor exp(-(pi k sigma / side)**2 / 2) on the frequency k along a side. Images
+    are mirrored at their edges.
 
     Args:
         weight: (N, the basis's ``num_coefficients``).
@@ -53,12 +53,16 @@ def smooth_coefficients(weight: Tensor, basis: FrameBasis, sigma: float) -> Tens
     Returns:
         A weight of the same size, scaled to the standard deviation of ``weight``.
     """
+    transform = cosines(basis.size, basis.size).to(weight)
     k = torch.arange(basis.size, device=weight.device, dtype=weight.dtype)
-    vertical, horizontal = (
-        torch.exp(-0.5 * (math.pi * sigma / side * k) ** 2) for side in (basis.height, basis.width)
-    )
-    factors = torch.outer(vertical, horizontal).repeat_interleave(basis.channels)
-    blurred = weight * factors
+
+    def blur(side: int) -> Tensor:
+        factors = torch.exp(-0.5 * (math.pi * sigma / side * k) ** 2)
+        return transform.T @ (factors.unsqueeze(1) * transform)
+
+    images = weight.unflatten(-1, (basis.size, basis.size, basis.channels))
+    blurred = torch.einsum("yk,xl,nklc->nyxc", blur(basis.height), blur(basis.width), images)
+    blurred = blurred.reshape(weight.shape)
     return blurred * (weight.std() / blurred.std())
 
 

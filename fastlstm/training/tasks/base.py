@@ -69,12 +69,18 @@ class FrameTask(LightningModule):
         """Return frames in the dtype of the model's parameters, see the function ``floats``."""
         return floats(pixels, next(self.model.parameters()).dtype)
 
+    def lr_scales(self) -> dict[str, float]:
+        """Return factors on the learning rate of parameters, by the ends of their names."""
+        return {"weight_ih_l0": self.input_lr_scale}
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        reads_frames: dict[bool, list[Tensor]] = {True: [], False: []}
+        scales = self.lr_scales()
+        groups: dict[str, list[Tensor]] = {end: [] for end in ("", *scales)}
         for name, parameter in self.named_parameters():
-            reads_frames[name.endswith("weight_ih_l0")].append(parameter)
-        optimizer = self.optimizer([{"params": reads_frames[k]} for k in (False, True)])
-        optimizer.param_groups[1]["lr"] *= self.input_lr_scale
+            groups[next((end for end in scales if name.endswith(end)), "")].append(parameter)
+        optimizer = self.optimizer([{"params": of_end} for of_end in groups.values()])
+        for group, scale in zip(optimizer.param_groups[1:], scales.values(), strict=True):
+            group["lr"] *= scale
         return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

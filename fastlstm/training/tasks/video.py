@@ -39,6 +39,9 @@ class VideoTask(FrameTask):
         input_lr_scale: factor on the learning rate of the weights that read frames. A frame has
             hundreds of lit pixels, and Adam changes each of their weights by as much as any other
             weight; a factor below 1 prevents saturated gates. Default: 1.
+        readout_lr_scale: factor on the learning rate of the read-outs' weights (not of their biases).
+            A logit is a sum over H units, half of them near 0, and should change by whole units in
+            the first steps. Default: 1.
         sampling: probability, in training, that a conditional decoder reads its own previous frame
             instead of the true one (scheduled sampling, Bengio et al. 2015). A number, or a
             schedule in words, such as "0 to 1 over the first half": the value changes linearly with
@@ -77,11 +80,21 @@ class VideoTask(FrameTask):
         input_lr_scale: float = 1.0,
         sampling: float | str = 0.0,
         feedback_gradient: float = 0.0,
+        readout_lr_scale: float = 1.0,
     ) -> None:
         super().__init__(model, optimizer, schedule, warmup_steps, input_lr_scale)
+        if not readout_lr_scale > 0:
+            raise ValueError(f"readout_lr_scale: expected a number above 0, got {readout_lr_scale}")
+        self.readout_lr_scale = readout_lr_scale
         self.sampling = parse_probability("sampling", sampling)
         check_feedback(0.0, feedback_gradient)
         self.feedback_gradient = feedback_gradient
+
+    def lr_scales(self) -> dict[str, float]:
+        scales = super().lr_scales()
+        if self.readout_lr_scale != 1:  # a group of its own; checkpoints without one resume
+            scales["readout.weight"] = self.readout_lr_scale
+        return scales
 
     def training_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
         sampling = self.sampling
