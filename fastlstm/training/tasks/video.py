@@ -39,9 +39,9 @@ class VideoTask(FrameTask):
         input_lr_scale: factor on the learning rate of the weights that read frames. A frame has
             hundreds of lit pixels, and Adam changes each of their weights by as much as any other
             weight; a factor below 1 prevents saturated gates. Default: 1.
-        readout_lr_scale: factor on the learning rate of the read-outs' weights (not of their biases).
-            A logit is a sum over H units, half of them near 0, and should change by whole units in
-            the first steps. Default: 1.
+        readout_lr_scale: factor on the learning rate of the weights of the read-outs, not of their
+            biases. Logits need large weights: they go from -8 to 8, and the values of h are below
+            1. Default: 1.
         sampling: probability, in training, that a conditional decoder reads its own previous frame
             instead of the true one (scheduled sampling, Bengio et al. 2015). A number, or a
             schedule in words, such as "0 to 1 over the first half": the value changes linearly with
