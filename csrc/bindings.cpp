@@ -128,6 +128,30 @@ uint64_t lstm_checksum(const std::string& dtype, int64_t G, int64_t H, int64_t I
   return kernels.checksum(shape, weight(weight_ih), weight(weight_hh), num_threads);
 }
 
+std::pair<double, bool> bernoulli_loss(const std::string& logits_dtype,
+                                       const std::string& targets_dtype, Address logits,
+                                       Address targets, Address gradient, int64_t count,
+                                       double scale, int num_threads, const std::string& isa) {
+  check_num_threads(num_threads);
+  const cpu::BernoulliLoss call = {parse_dtype(logits_dtype),
+                                   parse_dtype(targets_dtype),
+                                   reinterpret_cast<const void*>(logits),
+                                   reinterpret_cast<const void*>(targets),
+                                   reinterpret_cast<void*>(gradient),
+                                   count,
+                                   scale};
+  check_dtype(call.logits_dtype);
+  check_dtype(call.targets_dtype);
+  if ((call.logits_dtype == DType::float64) != (call.targets_dtype == DType::float64)) {
+    throw std::invalid_argument("targets_dtype: expected float64 beside float64 only, got " +
+                                targets_dtype);
+  }
+  const auto& kernels = cpu::kernels(isa);
+  const py::gil_scoped_release release;
+  const auto result = kernels.bernoulli_loss(call, num_threads);
+  return {result.loss, result.targets_in_range};
+}
+
 double fma_flops(const std::string& isa, int num_threads) {
   check_num_threads(num_threads);
   const auto& kernels = cpu::kernels(isa);
@@ -168,6 +192,11 @@ PYBIND11_MODULE(_C, module) {
   module.def("lstm_checksum", &lstm_checksum, py::kw_only(), "dtype"_a, "G"_a, "H"_a, "I"_a, "P"_a,
              "weight_ih"_a, "weight_hh"_a, "num_threads"_a, "isa"_a,
              "64 bits that change when W_ih or W_hh do; not cryptographic.");
+  module.def(
+      "bernoulli_loss", &bernoulli_loss, py::kw_only(), "logits_dtype"_a, "targets_dtype"_a,
+      "logits"_a, "targets"_a, "gradient"_a, "count"_a, "scale"_a, "num_threads"_a, "isa"_a,
+      "The sum of softplus(a) - t a, and whether all targets lie in [0, 1] and none is -0.\n\n"
+      "``scale`` is a factor of the gradient only.");
   module.def("fma_flops", &fma_flops, "isa"_a, "num_threads"_a,
              "Floating-point operations a second of a loop of nothing but float32 multiply-adds.");
   module.def(

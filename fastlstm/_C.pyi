@@ -8,6 +8,22 @@ import typing
 import torch
 import typing_extensions
 
+def bernoulli_loss(
+    *,
+    logits_dtype: str,
+    targets_dtype: str,
+    logits: int,
+    targets: int,
+    gradient: int,
+    count: int,
+    scale: float,
+    num_threads: int,
+    isa: str,
+) -> tuple[float, bool]:
+    """The sum of softplus(a) - t a, and whether all targets lie in [0, 1] and none is -0.
+
+    ``scale`` is a factor of the gradient only."""
+
 def direct_backward_op(*arguments: typing.Any) -> tuple | None:
     """The same for the op lstm_sequence_backward."""
 

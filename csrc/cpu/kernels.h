@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "../lstm.h"
+#include "bernoulli_loss.h"
 #include "stream.h"
 
 namespace fastlstm::cpu {
@@ -24,6 +25,7 @@ namespace fastlstm::cpu {
   uint64_t checksum(const LstmShape&, const LstmWeight& weight_ih, const LstmWeight& weight_hh, \
                     int num_threads);                                                           \
   void to_bfloat16(const float* from, void* to, int64_t count, int num_threads);                \
+  BernoulliLossResult bernoulli_loss(const BernoulliLoss&, int num_threads);                    \
   double fma_flops(int num_threads);                                                            \
   int stream_lanes();                                                                           \
   bool stream_has_vnni();                                                                       \
@@ -49,6 +51,7 @@ struct Kernels {
   uint64_t (*checksum)(const LstmShape&, const LstmWeight& weight_ih, const LstmWeight& weight_hh,
                        int num_threads);
   void (*to_bfloat16)(const float* from, void* to, int64_t count, int num_threads);
+  BernoulliLossResult (*bernoulli_loss)(const BernoulliLoss&, int num_threads);
   double (*fma_flops)(int num_threads);  // operations a second, of multiply-adds on registers
   // The stepping object: the numbers of a vector, whether VPDPBUSD multiplies bytes, and steps.
   int (*stream_lanes)();

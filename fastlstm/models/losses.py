@@ -9,13 +9,16 @@ averaged over frames and batch: "nats per frame" is the unit of the paper's tabl
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import is_legacy_batchedtensor
 
+from fastlstm.backends.cpu import bernoulli_loss
 from fastlstm.layout_checks import can_read_values
+from fastlstm.tracing import Mode, find_mode
 
 FrameType = Literal["binary", "real"]
 
@@ -83,18 +86,79 @@ def frame_loss(readout: Tensor, target: Tensor, frame_type: FrameType) -> Tensor
     num_frames = target.shape[0] * target.shape[1]
     if num_frames == 0:
         raise ValueError(f"frames: expected at least one, got size {tuple(target.shape)}")
-    # Under autocast the read-out is narrower than the target, and too narrow for a sum.
-    dtype = torch.promote_types(readout.dtype, torch.float32)
-    readout, target = readout.to(dtype), target.to(dtype)
     if frame_type == "real":
-        return 0.5 * F.mse_loss(readout, target, reduction="sum") / num_frames
-    if can_read_values(target):
-        low, high = (float(extreme) for extreme in target.aminmax())
-        if not (low >= 0 and high <= 1):
-            raise ValueError(f"frames: expected binary values in [0, 1], got {low}..{high}")
+        dtype = _sum_dtype(readout)
+        return 0.5 * F.mse_loss(readout.to(dtype), target.to(dtype), reduction="sum") / num_frames
+    mode = find_mode((readout, target))
+    if (
+        mode in (Mode.AUTOGRAD, Mode.NONE)
+        and not target.requires_grad
+        and bernoulli_loss.can_run(readout, target)
+    ):
+        if mode is Mode.NONE:
+            return _run_kernel(readout, target, num_frames, needs_gradient=False)[0]
+        return _BernoulliLoss.apply(readout, target, num_frames)
+    _check_binary(readout, target)
+    dtype = _sum_dtype(readout)
+    readout, target = readout.to(dtype), target.to(dtype)
     # softplus(a) - t a is the cross-entropy of t against sigmoid(a), for 0 < t < 1 too. A dot
-    # product saves one pass over memory: the loss takes an eighth of a training step.
+    # product saves one pass over memory.
     return (F.softplus(readout).sum() - readout.flatten().dot(target.flatten())) / num_frames
+
+
+def _sum_dtype(readout: Tensor) -> torch.dtype:
+    """Return the loss's dtype: under autocast the read-out's is too narrow for a sum."""
+    return torch.promote_types(readout.dtype, torch.float32)
+
+
+def _check_binary(readout: Tensor, target: Tensor) -> None:
+    """Raise ValueError if a value of a binary target is outside [0, 1], or NaN."""
+    if target.numel() == 0 or not can_read_values(target):
+        return
+    low, high = (float(extreme) for extreme in target.to(_sum_dtype(readout)).aminmax())
+    if not (low >= 0 and high <= 1):
+        raise ValueError(f"frames: expected binary values in [0, 1], got {low}..{high}")
+
+
+def _run_kernel(
+    readout: Tensor, target: Tensor, num_frames: int, needs_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return the loss per frame of binary frames on the CPU, and the gradient of the read-out."""
+    total, is_certain, gradient = bernoulli_loss.run(
+        readout, target, 1 / num_frames, needs_gradient
+    )
+    if not is_certain:
+        _check_binary(readout, target)
+    return torch.tensor(total / num_frames, dtype=_sum_dtype(readout), device="cpu"), gradient
+
+
+class _BernoulliLoss(torch.autograd.Function):
+    """The loss of binary frames, whose forward pass computes the gradient too.
+
+    In torch's functions forward and backward pass take 7 passes over memory, an eighth of a
+    training step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, readout: Tensor, target: Tensor, num_frames: int) -> Tensor:
+        loss, ctx.gradient = _run_kernel(readout, target, num_frames, needs_gradient=True)
+        ctx.save_for_backward(readout, target)
+        ctx.num_frames = num_frames
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        readout, target = ctx.saved_tensors
+        is_watched = find_mode((grad,)) is not Mode.NONE or is_legacy_batchedtensor(grad)
+        if torch.is_grad_enabled() or is_watched:  # a second derivative, or a batch of gradients
+            dtype = _sum_dtype(readout)
+            difference = readout.to(dtype).sigmoid() - target.to(dtype)
+            return (difference * (grad / ctx.num_frames)).to(readout.dtype), None, None
+        # Autograd may make this tensor a leaf's .grad and add to it. So it is returned only once.
+        gradient = vars(ctx).pop("gradient", None)
+        if gradient is None:
+            gradient = _run_kernel(readout, target, ctx.num_frames, needs_gradient=True)[1]
+        return gradient if grad.item() == 1 else gradient.mul_(grad), None, None
 
 
 def video_loss(
