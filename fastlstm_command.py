@@ -7,8 +7,10 @@ imports torch, which takes seconds.
 import argparse
 import contextlib
 import difflib
+import os
+import select
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 COMMANDS = {
     "fit": "Train a video model, and write its checkpoints, metrics and pictures to a folder.",
@@ -91,16 +93,40 @@ def answer(words: Sequence[str]) -> bool:
     return False
 
 
+@contextlib.contextmanager
+def quiet_broken_pipe() -> Iterator[None]:
+    """Exit with status 1 and without a message if the reader of stdout is gone, as after ``head``.
+
+    Python's documentation of SIGPIPE gives this way.
+    """
+    try:
+        try:
+            yield
+        except SystemExit:  # argparse has printed the help
+            sys.stdout.flush()
+            raise
+        sys.stdout.flush()
+    except BrokenPipeError:
+        poll = select.poll()
+        poll.register(sys.stdout, 0)
+        if not any(event & select.POLLERR for _, event in poll.poll(0)):
+            raise  # the pipe was another one
+        # Python flushes stdout once more at its exit, and would print the error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+
+
 def main() -> None:
     """Run the command ``fastlstm`` with the words of the process.
 
     Raises:
         SystemExit: as :func:`answer` and ``fastlstm.cli.main`` do.
     """
-    if not answer(sys.argv[1:]):
-        from fastlstm.cli import main as run
+    with quiet_broken_pipe():
+        if not answer(sys.argv[1:]):
+            from fastlstm.cli import main as run
 
-        run()
+            run()
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import fastlstm
 from fastlstm import configs
-from fastlstm_command import answer
+from fastlstm_command import answer, quiet_broken_pipe
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if argv is not None:
         _run(list(argv))
         return
-    with short_errors():
+    with quiet_broken_pipe(), short_errors():
         _run(sys.argv[1:])
 
 
@@ -44,6 +44,8 @@ def short_errors() -> Iterator[None]:
     """
     try:
         yield
+    except BrokenPipeError:  # see quiet_broken_pipe
+        raise
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if Path(__file__).parent not in Path(frame.f_code.co_filename).parents:

@@ -1,6 +1,7 @@
 """The command's help, its answers to wrong words, and what works without further packages."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from fastlstm import configs
 from fastlstm.cli import main
 from fastlstm.training.commands.classify import ClassifyCommand
 from fastlstm.training.commands.video import VideoCommand
-from fastlstm_command import COMMANDS
+from fastlstm_command import COMMANDS, quiet_broken_pipe
 
 ROOT = Path(__file__).parents[1]
 # The packages of all extras, and what they bring along; torch and numpy need none of them.
@@ -73,6 +74,36 @@ def test_without_the_extras_all_but_training_works():
     got = answers(*map(list, expected), hidden=EXTRAS)
     for (words, (status, part)), answer in zip(expected.items(), got, strict=True):
         assert answer[0] == status and part in answer[1], (words, answer)
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"], ids=["buffered", "unbuffered"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fastlstm_command", "--help"],
+        ["fastlstm_command", "configs", "demo"],
+        ["fastlstm_command", "bench", "--help"],
+        ["fastlstm.cli", "info"],
+        ["fastlstm_command", "fit", "--config", "demo", "--print_config"],
+    ],
+    ids=" ".join,
+)
+def test_a_reader_that_is_gone_is_no_error_to_speak_of(words, unbuffered, monkeypatch):
+    monkeypatch.setenv("PYTHONUNBUFFERED", unbuffered)
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-W", "ignore", "-m", *words]
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode == 1 or "--help" in words  # argparse itself ignores the error
+
+
+def test_another_broken_pipe_keeps_its_traceback(tmp_path, monkeypatch):
+    with (tmp_path / "out").open("w") as out:
+        monkeypatch.setattr("sys.stdout", out)
+        with pytest.raises(BrokenPipeError), quiet_broken_pipe():
+            raise BrokenPipeError
 
 
 def test_the_help_names_every_command_with_a_sentence_and_does_not_import_torch():

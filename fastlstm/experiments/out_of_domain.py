@@ -2,15 +2,12 @@
 
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
-from matplotlib.figure import Figure
 
+from fastlstm.experiments.pictures import strips
 from fastlstm.experiments.setting import Setting
 from fastlstm.experiments.videos import data_of
-from fastlstm.models.video import VideoLSTM
 from fastlstm.training.callbacks.baselines import Baselines
-from fastlstm.training.callbacks.frame_rows import FrameRow, draw_frame_rows
 from fastlstm.training.tasks.base import floats
 from fastlstm.training.tasks.video import VideoTask
 
@@ -27,18 +24,9 @@ def out_of_domain(setting: Setting) -> dict[str, Any]:
         trainer = Trainer(logger=False, callbacks=[Baselines()], enable_progress_bar=False)
         (found,) = trainer.test(VideoTask(model), datamodule=data, verbose=False)
         errors[str(digits)] = {key.removeprefix("test/"): e for key, e in found.items()}
-        figures[f"digits_{digits}"] = _strips(data, model, name)
+        frames, future = map(floats, next(iter(data.test_dataloader())))
+        figures[f"digits_{digits}"] = strips({name: model}, data, frames, future)
     trained_on = of["fit"]["data"]["init_args"]["num_digits"]
     return setting.write(
         "out_of_domain", {"model": name, "trained_on": trained_on, "errors": errors}, **figures
-    )
-
-
-@torch.no_grad()
-def _strips(data: Any, model: VideoLSTM, name: str) -> Figure:
-    frames, future = (floats(part[:, :2]) for part in next(iter(data.test_dataloader())))
-    predicted = model.reconstruct(frames).flip(0), model.predict(frames, len(future))
-    rows = {"input | future": (frames, future), name: predicted}
-    return draw_frame_rows(
-        [FrameRow(k, *(data.images(half).numpy() for half in v)) for k, v in rows.items()]
     )

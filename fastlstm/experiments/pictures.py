@@ -1,12 +1,45 @@
-"""The kinds of figures in the paper: grids of features, units over time, curves."""
+"""The kinds of figures in the paper: strips of frames, grids of features, units, curves."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from fastlstm.models.video import VideoLSTM
+from fastlstm.training.callbacks.figures import CAPTIONS, VideoPictures, prediction_strip
 
 Images = NDArray[np.float32]
+
+
+def strips(
+    models: Mapping[str, VideoLSTM],
+    data: Any,
+    frames: Tensor,
+    future: Tensor,
+    steps: Sequence[int] | None = None,
+) -> Image.Image:
+    """Draw the first two videos, and the reconstructions and predictions of each model.
+
+    Args:
+        models: by the names that label their rows.
+        data: the data module of the videos.
+        frames: (T_in, B, I) floats.
+        future: (T_out, B, I) floats.
+        steps: the steps of the future to draw, counted from 0. Default: all.
+    """
+    shown = {
+        name.replace("_", " "): VideoPictures.of(model, frames[:, :2], future[:, :2], data.images)
+        for name, model in models.items()
+    }
+    if steps is None:
+        return prediction_strip(shown)
+    shown = {name: pictures.at_steps(steps) for name, pictures in shown.items()}
+    numbers = ", ".join(str(step + 1) for step in steps)
+    return prediction_strip(shown, captions=(CAPTIONS[0], f"{CAPTIONS[1]}: steps {numbers}"))
 
 
 def activity_maps(units: Mapping[str, Images], read: int) -> Figure:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL.Image import Image
+
 from fastlstm.experiments import presets
 from fastlstm.experiments.runs import Run, train, write_json
 
@@ -63,12 +65,15 @@ class Setting:
         settings = self.settings(experiment)
         return self.train(experiment, settings, model, self.seeds_of(settings)[0])
 
-    def write(self, experiment: str, results: dict[str, Any], **figures: Figure) -> dict[str, Any]:
+    def write(
+        self, experiment: str, results: dict[str, Any], **figures: Figure | Image
+    ) -> dict[str, Any]:
         """Write the results of an experiment to JSON, and each figure to ``<name>.png``."""
         folder = self.out / experiment
         folder.mkdir(parents=True, exist_ok=True)
         for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=100)
+            file = folder / f"{name}.png"
+            figure.save(file) if isinstance(figure, Image) else figure.savefig(file, dpi=100)
         scale = {"preset": self.preset} | ({"trial": self.trial} if self.trial else {})
         found = {**scale, **results, "figures": [f"{name}.png" for name in figures]}
         write_json(folder / "results.json", found)

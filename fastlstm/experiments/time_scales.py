@@ -3,17 +3,15 @@
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from fastlstm.experiments.pictures import activity_maps, error_curve
+from fastlstm.experiments.pictures import activity_maps, error_curve, strips
 from fastlstm.experiments.setting import Setting
 from fastlstm.experiments.videos import data_of
 from fastlstm.functional import lstm
 from fastlstm.models.decoding import decode
 from fastlstm.models.video import VideoLSTM
 from fastlstm.training.callbacks.baselines import BaselineErrors, frame_error
-from fastlstm.training.callbacks.frame_rows import FrameRow, draw_frame_rows
 from fastlstm.training.tasks.base import floats
 
 
@@ -92,26 +90,5 @@ def time_scales(setting: Setting) -> dict[str, Any]:
             len(frames),
         ),
         errors=error_curve(errors, trained_on),
-        strips=_strips(data, models, frames, future, predicted),
+        strips=strips(models, data, frames, future, [0, 4, *range(9, steps, 10)]),
     )
-
-
-def _strips(
-    data: Any,
-    models: dict[str, VideoLSTM],
-    frames: Tensor,
-    future: Tensor,
-    predicted: dict[str, Tensor],
-) -> Figure:
-    """Draw two videos: the frames that were read, and steps 1, 5, 10, 20 ... of the future."""
-    shown = [0, 4, *range(9, len(future), 10)]
-
-    def row(label: str, past: Tensor, to_come: Tensor) -> FrameRow:
-        halves = (data.images(half[:, :2]).numpy() for half in (past, to_come[shown]))
-        return FrameRow(label, *halves)
-
-    rows = [row("input | steps 1, 5, 10, 20 ...", frames, future)]
-    for name, model in models.items():
-        past = model.reconstruct(frames[:, :2]).flip(0)
-        rows.append(row(name.replace("_", " "), past, predicted[name]))
-    return draw_frame_rows(rows)

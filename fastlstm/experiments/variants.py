@@ -2,17 +2,10 @@
 
 from typing import Any
 
-import torch
-from matplotlib.figure import Figure
-from torch import Tensor
-
-from fastlstm.experiments.runs import Run
+from fastlstm.experiments.pictures import strips
 from fastlstm.experiments.setting import Setting, spread
 from fastlstm.experiments.videos import data_of
-from fastlstm.training.callbacks.frame_rows import FrameRow, draw_frame_rows
 from fastlstm.training.tasks.base import floats
-
-_SHOWN = 2  # test videos in the figure
 
 
 def moving_mnist(setting: Setting) -> dict[str, Any]:
@@ -37,6 +30,8 @@ def compare(setting: Setting, experiment: str) -> dict[str, Any]:
         model: {name: spread(run.errors[name] for run in of_model) for name in of_model[0].errors}
         for model, of_model in runs.items()
     }
+    data = data_of(settings)
+    frames, future = map(floats, next(iter(data.test_dataloader())))
     return setting.write(
         experiment,
         {
@@ -46,23 +41,7 @@ def compare(setting: Setting, experiment: str) -> dict[str, Any]:
             "errors": errors,
             "seconds": {m: spread(run.seconds for run in of) for m, of in runs.items()},
         },
-        strips=_strips(settings, {model: of_model[0] for model, of_model in runs.items()}),
+        strips=strips(
+            {name: of_model[0].model() for name, of_model in runs.items()}, data, frames, future
+        ),
     )
-
-
-@torch.no_grad()
-def _strips(settings: dict[str, Any], runs: dict[str, Run]) -> Figure:
-    data = data_of(settings)
-    frames, future = (floats(part[:, :_SHOWN]) for part in next(iter(data.test_dataloader())))
-
-    def row(label: str, past: Tensor | None, to_come: Tensor | None) -> FrameRow:
-        halves = (None if half is None else data.images(half).numpy() for half in (past, to_come))
-        return FrameRow(label, *halves)
-
-    rows = [row("input | future", frames, future)]
-    for name, run in runs.items():
-        model = run.model()
-        past = None if model.reconstruction_decoder is None else model.reconstruct(frames).flip(0)
-        to_come = None if model.future_decoder is None else model.predict(frames, len(future))
-        rows.append(row(name.replace("_", " "), past, to_come))
-    return draw_frame_rows(rows)

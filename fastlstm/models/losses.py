@@ -106,6 +106,15 @@ def frame_loss(readout: Tensor, target: Tensor, frame_type: FrameType) -> Tensor
     return (F.softplus(readout).sum() - readout.flatten().dot(target.flatten())) / num_frames
 
 
+def loss_by_frame(readout: Tensor, target: Tensor, frame_type: FrameType) -> Tensor:
+    """Compute the loss of every frame of every video, (T, B); arguments as in ``frame_loss``."""
+    dtype = _sum_dtype(readout)
+    readout, target = readout.to(dtype), target.to(dtype)
+    if frame_type == "real":
+        return 0.5 * (readout - target).square().sum(-1)
+    return F.binary_cross_entropy_with_logits(readout, target, reduction="none").sum(-1)
+
+
 def _sum_dtype(readout: Tensor) -> torch.dtype:
     """Return the loss's dtype: under autocast the read-out's is too narrow for a sum."""
     return torch.promote_types(readout.dtype, torch.float32)

@@ -1,20 +1,37 @@
 """Pictures of input and predicted videos, drawn at every validation."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.figure import Figure
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
+from fastlstm.models.losses import loss_by_frame, readout_to_frames
+from fastlstm.models.video import VideoLSTM
 from fastlstm.training.batches import VideoBatch
-from fastlstm.training.callbacks.frame_rows import FrameRow, Images, draw_frame_rows
-from fastlstm.training.tasks.video import VideoTask
+from fastlstm.training.callbacks.frame_rows import (
+    BACKGROUND,
+    FrameRow,
+    Images,
+    Panel,
+    draw_panels,
+    least_zoom,
+)
+
+CAPTIONS = ("input, read by the encoder", "future, never seen")
+
+
+class Output(NamedTuple):
+    """What a decoder emits for B videos: images, and the error of each, (T, B)."""
+
+    images: Images
+    errors: Images
 
 
 @dataclass
@@ -26,54 +43,66 @@ class VideoPictures:
         reconstruction: the same frames as the model reconstructs them, in the order of the input;
             None if the model has no decoder for them.
         future: the T_out frames that follow.
-        prediction: the same frames as the model predicts them; None as above.
+        prediction: the same frames as the model predicts them in closed loop; None as above.
+        unit: of the errors.
     """
 
     frames: Images
-    reconstruction: Images | None
+    reconstruction: Output | None
     future: Images
-    prediction: Images | None
+    prediction: Output | None
+    unit: str
 
     @classmethod
     @torch.no_grad()
     def of(
-        cls, module: VideoTask, batch: VideoBatch, samples: int, data: Any = None
+        cls,
+        model: VideoLSTM,
+        frames: Tensor,
+        future: Tensor,
+        as_images: Callable[[Tensor], Tensor] | None = None,
     ) -> "VideoPictures":
-        """Return pictures of the first ``samples`` videos of a batch.
+        """Return pictures of videos and of what a model, time first, makes of them.
 
         Args:
-            module: the task, with its model.
-            batch: the videos.
-            samples: videos to draw.
-            data: the data module, whose method ``images`` turns frames into images. Default: frames
-                are square images of one channel.
+            model: the model; it runs without autocast.
+            frames: (T_in, B, I) frames to read, in the dtype of the model's parameters.
+            future: (T_out, B, I) the frames that follow.
+            as_images: turns frames into images, as the method ``images`` of the data modules does.
+                Default: frames are square images of one channel.
 
         Raises:
-            ValueError: frames are not square images of one channel, and ``data`` has no ``images``.
+            ValueError: frames are not square images of one channel, and ``as_images`` is not given.
         """
-        frames, future = (module.floats(part[:, :samples]) for part in batch)
-        model = module.model
-        as_images = getattr(data, "images", _square)
+        to_images = as_images or _square
 
         def images(values: Tensor) -> Images:
-            pixels: Images = as_images(values.float().cpu()).numpy()
+            pixels: Images = to_images(values.float().cpu()).numpy()
             return pixels
 
-        has_reconstruction = model.reconstruction_decoder is not None
-        has_future = model.future_decoder is not None
+        def output(readout: Tensor | None, target: Tensor) -> Output | None:
+            if readout is None:
+                return None
+            errors = loss_by_frame(readout, target, model.frame_type)
+            emitted = readout_to_frames(readout.float(), model.frame_type)
+            return Output(images(emitted), errors.float().cpu().numpy())
+
+        with torch.autocast(frames.device.type, enabled=False):
+            reconstruction, prediction, _ = model(frames, steps=len(future))
+        if reconstruction is not None:
+            reconstruction = reconstruction.flip(0)  # the decoder emits the last frame first
         return cls(
             images(frames),
-            # flipped, because the decoder emits the last frame first
-            images(model.reconstruct(frames).flip(0)) if has_reconstruction else None,
+            output(reconstruction, frames),
             images(future),
-            images(model.predict(frames, len(future))) if has_future else None,
+            output(prediction, future),
+            "nats" if model.frame_type == "binary" else "half squared error",
         )
 
-    def rows(self) -> list[tuple[str, Images]]:
-        """Return label and images of each row that has images, from top to bottom."""
-        labels = ("input", "reconstruction", "true future", "predicted")
-        values = (getattr(self, field.name) for field in fields(self))
-        return [(label, v) for label, v in zip(labels, values, strict=True) if v is not None]
+    def at_steps(self, steps: Sequence[int]) -> "VideoPictures":
+        """Return the same pictures with only some of the future frames."""
+        chosen = self.prediction and Output(*(part[steps] for part in self.prediction))
+        return replace(self, future=self.future[steps], prediction=chosen)
 
 
 def has_pictures(trainer: Trainer) -> bool:
@@ -89,61 +118,79 @@ def _square(values: Tensor) -> Tensor:
     return values.clamp(0, 1).unflatten(-1, (side, side))
 
 
-def prediction_strip(pictures: VideoPictures, title: str) -> Figure:
-    """Return a figure with a block of labelled rows for each video."""
-    rows = [FrameRow(label, images) for label, images in pictures.rows()]
-    return draw_frame_rows(rows, title, "frame (of the input, and of the future)")
+def of_batch(module: Any, batch: VideoBatch, samples: int, data: Any) -> VideoPictures:
+    """Return pictures of the first ``samples`` videos of a batch.
+
+    Args:
+        module: the ``VideoTask``.
+        batch: the videos.
+        samples: videos to draw.
+        data: the data module; its method ``images``, if it has one, turns frames into images.
+    """
+    frames, future = (module.floats(part[:, :samples]) for part in batch)
+    return VideoPictures.of(module.model, frames, future, getattr(data, "images", None))
 
 
-def save_gif(pictures: VideoPictures, path: Path, zoom: int = 2, milliseconds: int = 160) -> None:
+def prediction_strip(
+    pictures: Mapping[str, VideoPictures],
+    title: str = "",
+    captions: tuple[str, str] = CAPTIONS,
+) -> Image.Image:
+    """Draw a strip of frames for each video: the input and its reconstructions, then the future.
+
+    A model without a decoder has no row in the half of that decoder. Frames are at least 90 screen
+    pixels wide; the number below each is its error.
+
+    Args:
+        pictures: of the same videos, by the name of a model, which labels its rows if there are
+            several.
+        title: text above. Default: none.
+        captions: of the two halves. Default: ``CAPTIONS``.
+    """
+    first = next(iter(pictures.values()))
+    halves = [FrameRow("input", first.frames)], [FrameRow("true future", first.future)]
+    for name, shown in pictures.items():
+        names = (name, name) if len(pictures) > 1 else ("reconstruction", "prediction")
+        outputs = (shown.reconstruction, shown.prediction)
+        for rows, label, output in zip(halves, names, outputs, strict=True):
+            if output is not None:
+                rows.append(FrameRow(label, *output, shown.unit))
+    panels = [Panel(*half) for half in zip(captions, halves, strict=True)]
+    if len(halves[1]) == 1:
+        del panels[1]  # no model predicts the future
+    return draw_panels(panels, title, zoom=least_zoom(first.frames, 90), text=20)
+
+
+def save_gif(pictures: VideoPictures, path: Path, milliseconds: int = 250) -> None:
     """Save an animated GIF of T_in + T_out frames, a column for each video.
 
     The upper row shows the true video. The lower row shows the reconstruction during the input and
-    then the prediction.
+    then the prediction, with the error of each frame below; it is empty while the model has no
+    decoder. Frames are at least 160 screen pixels wide.
 
     Args:
         pictures: what to draw.
         path: the file to write; its folder is created.
-        zoom: screen pixels per pixel. Default: 2.
-        milliseconds: duration of a frame. Default: 160.
+        milliseconds: duration of a frame. Default: 250.
     """
-    halves = (
-        ("input", pictures.frames, "reconstruction", pictures.reconstruction),
-        ("true future", pictures.future, "predicted", pictures.prediction),
-    )
-    steps: list[Image.Image] = []
-    for upper, truth, lower, output in halves:
+    halves = ((pictures.frames, pictures.reconstruction), (pictures.future, pictures.prediction))
+    zoom, steps = least_zoom(pictures.frames, 160), list[Image.Image]()
+    for caption, (truth, output) in zip(CAPTIONS, halves, strict=True):
+        if output is None:
+            output = Output(np.full_like(truth, BACKGROUND / 255), np.full(truth.shape[:2], np.nan))
         for t in range(len(truth)):
-            predicted = output[t] if output is not None else None
-            rows = ((upper, truth[t]), (lower, predicted))
-            steps.append(_gif_frame(f"frame {len(steps)}", rows, zoom))
+            # the videos take the place of time: a panel has one step of each
+            images, errors = (part[t][:, None] for part in output)
+            rows = [
+                FrameRow("video", truth[t][:, None]),
+                FrameRow("model", images, errors, pictures.unit),
+            ]
+            panel = Panel(f"{len(steps) + 1}: {caption}", rows)
+            steps.append(draw_panels([panel], zoom=zoom, text=15))
     path.parent.mkdir(parents=True, exist_ok=True)
     steps[0].save(
         path, save_all=True, append_images=steps[1:], duration=milliseconds, loop=0, disposal=1
     )
-
-
-def _gif_frame(
-    caption: str, rows: tuple[tuple[str, Images], tuple[str, Images | None]], zoom: int
-) -> Image.Image:
-    """Draw one time step: two rows of (B, h, w) or (B, h, w, 3) images with labels at the left."""
-    samples, height, width, *colors = rows[0][1].shape
-    left, top, gap = 104, 22, 4
-    wide, high = width * zoom + gap, height * zoom + gap
-    image = Image.new("RGB" if colors else "L", (left + samples * wide, top + 2 * high), "white")
-    draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(size=13)
-    draw.text((6, 4), caption, fill=0, font=font)
-    for row, (label, pixels) in enumerate(rows):
-        if pixels is None:
-            continue
-        y = top + row * high
-        draw.text((6, y + high // 2 - 8), label, fill=0, font=font)
-        for sample in range(samples):
-            tile = Image.fromarray((pixels[sample] * 255).round().astype(np.uint8))
-            size = (width * zoom, height * zoom)
-            image.paste(tile.resize(size, Image.Resampling.NEAREST), (left + sample * wide, y))
-    return image
 
 
 class PredictionFigure(Callback):
@@ -156,7 +203,7 @@ class PredictionFigure(Callback):
     Args:
         folder: where ``step_000500.png`` and ``step_000500.gif`` are written. Default: ``figures``
             in the run's folder (the trainer's default_root_dir).
-        samples: videos in a picture. Default: 4.
+        samples: videos in a picture. Default: 2.
 
     Raises:
         ValueError: ``samples`` is below 1.
@@ -168,7 +215,7 @@ class PredictionFigure(Callback):
         >>> trainer = lightning.pytorch.Trainer(callbacks=[figure], logger=False)
     """
 
-    def __init__(self, folder: str | None = None, samples: int = 4) -> None:
+    def __init__(self, folder: str | None = None, samples: int = 2) -> None:
         if samples < 1:
             raise ValueError(f"samples: expected at least 1, got {samples}")
         self.folder = folder
@@ -189,14 +236,16 @@ class PredictionFigure(Callback):
         if trainer.fast_dev_run or not has_pictures(trainer):  # type: ignore[attr-defined]
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        pictures = VideoPictures.of(pl_module, batch, self.samples, data)
+        pictures = of_batch(pl_module, batch, self.samples, data)
         folder = Path(self.folder or Path(trainer.default_root_dir) / "figures")
         step = trainer.global_step
         self.latest = folder / f"step_{step:06d}.png"
-        figure = prediction_strip(pictures, f"{type(pl_module.model).__name__}, step {step}")
+        name = type(pl_module.model).__name__
+        strip = prediction_strip({name: pictures}, f"{name}, step {step}")
         folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(self.latest, dpi=100)
+        strip.save(self.latest)
         save_gif(pictures, self.latest.with_suffix(".gif"))
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_figure("predictions", figure, step, close=False)
+                pixels = np.asarray(strip.convert("RGB"))
+                logger.experiment.add_image("predictions", pixels, step, dataformats="HWC")

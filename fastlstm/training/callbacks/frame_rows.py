@@ -1,14 +1,16 @@
-"""Draw videos as rows of frames, one block of rows per video."""
+"""Draw videos as rows of frames on a dark background, with a number under each frame."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 Images = NDArray[np.float32]
-_LINE = {"color": "0.35", "linewidth": 0.5}  # between frames
+
+BACKGROUND, _FAINT, _BRIGHT = 30, 165, 235  # grey levels; digits are white on black
+_GAP = 3  # pixels between frames
 
 
 class FrameRow(NamedTuple):
@@ -16,56 +18,89 @@ class FrameRow(NamedTuple):
 
     Args:
         label: text at the left of the row.
-        left: frames from the left edge on: floats in [0, 1], (T, B, h, w) or (T, B, h, w, 3). None:
-            an empty space.
-        right: frames after the left ones of the longest row and a gap. Default (None): none.
+        images: floats in [0, 1], (T, B, h, w) or (T, B, h, w, 3).
+        errors: (T, B), a number to write under each frame, except NaN. Default: no numbers.
+        unit: of the numbers, written at the left of them. Default: none.
     """
 
     label: str
-    left: Images | None
-    right: Images | None = None
+    images: Images
+    errors: Images | None = None
+    unit: str = ""
 
 
-def draw_frame_rows(rows: Sequence[FrameRow], title: str = "", time_label: str = "") -> Figure:
-    """Return a figure with a block of the given rows for each video, time from left to right.
+class Panel(NamedTuple):
+    """Rows of frames under a caption; frames in a column belong to the same time."""
+
+    caption: str
+    rows: Sequence[FrameRow]
+
+
+def least_zoom(images: Images, least_width: int) -> int:
+    """Return the smallest whole number of screen pixels per pixel that makes frames that wide."""
+    return -(-least_width // images.shape[3])
+
+
+def draw_panels(panels: Sequence[Panel], title: str = "", *, zoom: int, text: int) -> Image.Image:
+    """Draw a block of panels for each video, from top to bottom, time from left to right.
 
     Args:
-        rows: from top to bottom; at least one has frames.
+        panels: each with at least one row; all rows have the same number of videos.
         title: text above. Default: none.
-        time_label: text below; with it, frames are numbered. Default: none.
+        zoom: screen pixels per pixel.
+        text: height of the text in pixels.
+
+    Returns:
+        An image in mode "L", or "RGB" if frames have three colours.
     """
-    parts = [images for row in rows for images in row[1:] if images is not None]
-    samples, height, width, *colors = parts[0].shape[1:]
-    before, after = (
-        max((len(images) for images in side if images is not None), default=0)
-        for side in ([row.left for row in rows], [row.right for row in rows])
-    )
-    steps, gap = before + after, max(2, width // 10) if after else 0
-    cell = min(0.62, 16 / steps)  # inches
-    margin = 0.3 + (0.4 if title else 0)
-    size = (cell * steps + 2.0, cell * len(rows) * samples + 0.25 * samples + margin)
-    figure = Figure(size, layout="compressed")
+    rows = [row for panel in panels for row in panel.rows]
+    _, samples, height, width, *colors = rows[0].images.shape
+    fonts = {size: ImageFont.load_default(size) for size in (text, round(text * 1.15))}
+    font, large = fonts.values()
+    left = 2 * text + round(max(font.getlength(t) for row in rows for t in (row.label, row.unit)))
+    across, line = width * zoom + _GAP, round(text * 1.5)
+    size_of_row = [height * zoom + _GAP + line * (row.errors is not None) for row in rows]
+    block = sum(size_of_row) + len(panels) * 2 * line + line  # and a gap below
+    total = left + across * max(len(row.images) for row in rows) + text
+    size = (total, 2 * line * bool(title) + samples * block - line // 2)
+    image = Image.new("RGB" if colors else "L", size, (BACKGROUND,) * 3 if colors else BACKGROUND)
+    draw = ImageDraw.Draw(image)
+
+    def write(x: float, y: float, words: str, level: int, anchor: str = "lm") -> None:
+        chosen = large if level == _BRIGHT else font
+        draw.text((x, y), words, (level,) * 3 if colors else level, chosen, anchor)
+
     if title:
-        figure.suptitle(title, fontsize=11)
-    axes = figure.subplots(samples, 1, squeeze=False)[:, 0]
-    for sample, ax in enumerate(axes):
-        canvas = np.ones((len(rows) * height, steps * width + gap, *colors), np.float32)
-        for r, row in enumerate(rows):
-            place = slice(r * height, (r + 1) * height)
-            for images, start in ((row.left, 0), (row.right, before * width + gap)):
-                if images is not None:
-                    line = np.concatenate(list(images[:, sample]), axis=1).clip(0, 1)
-                    canvas[place, start : start + line.shape[1]] = line
-        ax.imshow(canvas, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-        for step in (*range(1, before), *range(before + 1, steps)):
-            ax.axvline(step * width + (gap if step > before else 0) - 0.5, **_LINE)
-        for r in range(1, len(rows)):
-            ax.axhline(r * height - 0.5, **_LINE)
-        ax.set_yticks([(r + 0.5) * height for r in range(len(rows))], [row.label for row in rows])
-        ax.set_xticks([])
-        ax.tick_params(length=0, labelsize=8)
-        ax.set_frame_on(not gap)
-    if time_label:
-        axes[-1].set_xticks([(s + 0.5) * width for s in range(steps)], map(str, range(steps)))
-        axes[-1].set_xlabel(time_label, fontsize=8)
-    return figure
+        write(text, line, title, _BRIGHT)
+    y = 2 * line * bool(title)
+    for sample in range(samples):
+        for panel in panels:
+            write(left, y + line, panel.caption, _BRIGHT)
+            y += 2 * line
+            for row in panel.rows:
+                write(text, y + height * zoom // 2, row.label, _FAINT)
+                below = y + height * zoom + line // 2
+                if row.errors is not None:
+                    write(text, below, row.unit, _FAINT)
+                for t, frame in enumerate(row.images[:, sample]):
+                    x = left + t * across
+                    image.paste(_enlarged(frame, zoom), (x, y))
+                    if row.errors is not None:
+                        number = _three_digits(row.errors[t, sample])
+                        write(x + width * zoom // 2, below, number, _FAINT, "mm")
+                y += height * zoom + _GAP + line * (row.errors is not None)
+        y += line
+    return image
+
+
+def _enlarged(frame: Images, zoom: int) -> Image.Image:
+    pixels = (frame.clip(0, 1) * 255).round().astype(np.uint8)
+    return Image.fromarray(pixels.repeat(zoom, 0).repeat(zoom, 1))
+
+
+def _three_digits(number: float) -> str:
+    """Format an error: 1234, 123, 12.3, 1.23; NaN as nothing."""
+    if np.isnan(number):
+        return ""
+    decimals = 0 if number >= 99.95 else 1 if number >= 9.995 else 2
+    return f"{number:.{decimals}f}"

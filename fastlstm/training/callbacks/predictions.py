@@ -11,8 +11,8 @@ from torch import Tensor
 
 from fastlstm.training.batches import VideoBatch
 from fastlstm.training.callbacks.figures import (
-    VideoPictures,
     has_pictures,
+    of_batch,
     prediction_strip,
     save_gif,
 )
@@ -29,7 +29,7 @@ class PredictionWriter(BasePredictionWriter):
     Args:
         folder: where files are written. Default: ``predictions`` in the run's folder, where files
             of an earlier prediction are removed.
-        samples: videos in the pictures. Default: 4.
+        samples: videos in the pictures. Default: 2.
 
     Raises:
         ValueError: ``samples`` is below 1.
@@ -40,7 +40,7 @@ class PredictionWriter(BasePredictionWriter):
         >>> trainer = lightning.pytorch.Trainer(callbacks=[PredictionWriter()], logger=False)
     """
 
-    def __init__(self, folder: str | None = None, samples: int = 4) -> None:
+    def __init__(self, folder: str | None = None, samples: int = 2) -> None:
         super().__init__("batch")
         if samples < 1:
             raise ValueError(f"samples: expected at least 1, got {samples}")
@@ -73,9 +73,10 @@ class PredictionWriter(BasePredictionWriter):
         if not has_pictures(trainer):
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        pictures = VideoPictures.of(pl_module, batch, self.samples, data)
-        title = f"{type(pl_module.model).__name__}, {len(prediction)} frames in closed loop"
-        prediction_strip(pictures, title).savefig(path.with_suffix(".png"), dpi=100)
+        pictures = of_batch(pl_module, batch, self.samples, data)
+        name = type(pl_module.model).__name__
+        title = f"{name}, {len(prediction)} frames in closed loop"
+        prediction_strip({name: pictures}, title).save(path.with_suffix(".png"))
         save_gif(pictures, path.with_suffix(".gif"))
         self.written += [path.with_suffix(".png"), path.with_suffix(".gif")]
 

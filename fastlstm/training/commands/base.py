@@ -36,6 +36,7 @@ from fastlstm.training.commands.configuration import (
     check_that_a_model_is_given,
     with_packaged_configurations,
 )
+from fastlstm.training.precision import AutoPrecisionTrainer, PrecisionChange
 from fastlstm.training.run_folder import RemoveOlderRun, remove, results
 
 _SAVE_EVERY = 200  # steps
@@ -51,6 +52,9 @@ class RunCommand(LightningCLI, ABC):
 
     ``--config`` takes a file, or the name of a configuration that comes with the package, see
     :func:`fastlstm.configs.find`.
+
+    ``--trainer.precision auto`` is bf16-mixed where bfloat16 is fast and 32-true elsewhere, see
+    :func:`fastlstm.training.precision.find_precision`. A run that resumes finds it anew.
 
     ``--ckpt_path`` takes a file, ``best`` or ``last``. A file may be a saved model, from which
     ``fit`` cannot resume. Without it, ``fit`` starts from new weights
@@ -93,6 +97,7 @@ class RunCommand(LightningCLI, ABC):
         super().__init__(
             task,
             LightningDataModule,
+            trainer_class=AutoPrecisionTrainer,
             subclass_mode_data=True,
             trainer_defaults={
                 "max_epochs": -1,  # training data are infinite: max_steps ends the run
@@ -217,7 +222,7 @@ class RunCommand(LightningCLI, ABC):
             remove((f for f in older.files if f.name.startswith("hpc_ckpt_")), self._folder)
         seed = self._get(self.config, "seed_everything")
         if fit:
-            callbacks.append(FirstBatches())
+            callbacks += [FirstBatches(), PrecisionChange()]
         if fit and seed is not False:
             callbacks.append(StepSeeds(int(seed)))
         if fit and config["enable_checkpointing"] is not False:
