@@ -99,20 +99,18 @@ def test_values_and_gradients_are_those_of_a_loop_in_torch(fused_backend):
     dtype = torch.float64 if fused_backend == "cpu" else torch.float32
     small = Problem(torch.get_default_device().type, dtype, 1, B, 1, H, has_peepholes=True)
     skip_unless_supported(fused_backend, small)
-    for case in CASES:
-        for feedback_gradient in (0.0, 0.5, 1.0):
-            loop = random_loop(*case, feedback_gradient, dtype=dtype)
-            ours = gradients(lambda loop: run_closed_loop(loop, fused_backend), loop)
-            assert_equal(ours, gradients(by_hand, loop), dtype)
+    for n, case in enumerate(CASES):
+        loop = random_loop(*case, feedback_gradient=(0.0, 0.5, 1.0)[n % 3], dtype=dtype)
+        ours = gradients(functools.partial(run_closed_loop, backend=fused_backend), loop)
+        assert_equal(ours, gradients(by_hand, loop), dtype)
 
 
-@pytest.mark.parametrize("feedback_gradient", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_basis_stands_between_frames_and_weights(masked, feedback_gradient):
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_basis_stands_between_frames_and_weights(backend):
     basis = FrameBasis((SIDE, SIDE), 3).in_dtype(torch.float64)
-    for num_layers, frame_type in itertools.product([1, 2], ["binary", "real"]):
-        loop = random_loop(num_layers, True, frame_type, masked, feedback_gradient, basis)
-        for backend in ("cpu", "reference"):
+    for frame_type, masked in itertools.product(["binary", "real"], [False, True]):
+        for feedback_gradient in (0.0, 0.5):
+            loop = random_loop(1, True, frame_type, masked, feedback_gradient, basis)
             ours = gradients(functools.partial(run_closed_loop, backend=backend), loop)
             assert_equal(ours, gradients(by_hand, loop))
 
@@ -211,7 +209,7 @@ def model_gradients(model, **options):
 def test_models_have_the_gradients_of_the_reference(sampling, basis):
     models = [tiny(num_layers=2, basis=basis, backend=b) for b in ("auto", "reference")]
     found = {}
-    for feedback_gradient in (0.0, 0.5, 1.0):
+    for feedback_gradient in (0.0, 1.0):
         options = {"sampling": sampling, "feedback_gradient": feedback_gradient}
         ours, expected = (model_gradients(model, **options) for model in models)
         assert_equal(ours, expected)
