@@ -236,6 +236,9 @@ class CompositeLSTM(VideoLSTM):
         >>> loss.total.backward()
         >>> model.predict(frames, steps=7).shape
         torch.Size([7, 2, 16])
+        >>> smooth = fastlstm.CompositeLSTM(16, 8, basis="dct")  # 2 x 2 coefficients of a frame
+        >>> smooth.encoder.weight_ih_l0.shape, smooth.predict(frames, steps=7).shape
+        (torch.Size([32, 4]), torch.Size([7, 2, 16]))
     """
 
     def __init__(
