@@ -84,35 +84,33 @@ def gradients(run, loop):
     tensors = [tensor for tensor in loop.tensors if tensor is not None]
     readouts = run(loop)
     target = torch.linspace(-1, 1, readouts.numel(), dtype=readouts.dtype).view_as(readouts)
-    return readouts, *torch.autograd.grad((readouts * target).sum(), tensors)
+    found = torch.autograd.grad((readouts * target).sum(), tensors, materialize_grads=True)
+    return readouts, *found
 
 
 def assert_equal(ours, expected, dtype=torch.float64):
     tolerance = {"rtol": 1e-9, "atol": 1e-10} if dtype == torch.float64 else {}
     if dtype == torch.float32:
         tolerance = {"rtol": 1e-4, "atol": 1e-4}
-    for n, (a, b) in enumerate(zip(ours, expected, strict=True)):
-        torch.testing.assert_close(a, b, **tolerance, msg=lambda m, n=n: f"number {n}: {m}")
+    torch.testing.assert_close(list(ours), list(expected), **tolerance)
 
 
 def test_values_and_gradients_are_those_of_a_loop_in_torch(fused_backend):
     dtype = torch.float64 if fused_backend == "cpu" else torch.float32
     small = Problem(torch.get_default_device().type, dtype, 1, B, 1, H, has_peepholes=True)
     skip_unless_supported(fused_backend, small)
-    for case in CASES:
-        for feedback_gradient in (0.0, 0.5, 1.0):
-            loop = random_loop(*case, feedback_gradient, dtype=dtype)
-            ours = gradients(lambda loop: run_closed_loop(loop, fused_backend), loop)
-            assert_equal(ours, gradients(by_hand, loop), dtype)
+    for n, case in enumerate(CASES):
+        loop = random_loop(*case, feedback_gradient=(0.0, 0.5, 1.0)[n % 3], dtype=dtype)
+        ours = gradients(functools.partial(run_closed_loop, backend=fused_backend), loop)
+        assert_equal(ours, gradients(by_hand, loop), dtype)
 
 
-@pytest.mark.parametrize("feedback_gradient", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("masked", [False, True])
-def test_a_basis_stands_between_frames_and_weights(masked, feedback_gradient):
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_basis_stands_between_frames_and_weights(backend):
     basis = FrameBasis((SIDE, SIDE), 3).in_dtype(torch.float64)
-    for num_layers, frame_type in itertools.product([1, 2], ["binary", "real"]):
-        loop = random_loop(num_layers, True, frame_type, masked, feedback_gradient, basis)
-        for backend in ("cpu", "reference"):
+    for frame_type, masked in itertools.product(["binary", "real"], [False, True]):
+        for feedback_gradient in (0.0, 0.5):
+            loop = random_loop(1, True, frame_type, masked, feedback_gradient, basis)
             ours = gradients(functools.partial(run_closed_loop, backend=backend), loop)
             assert_equal(ours, gradients(by_hand, loop))
 
@@ -163,7 +161,8 @@ def test_without_its_gradient_the_feedback_costs_no_steps(
     backward = cpu.backward
     monkeypatch.setattr(cpu, "backward", lambda *a: seen.append(a[0].T) or backward(*a))
     loop = random_loop(2, feedback_gradient=feedback_gradient, steps=steps)
-    gradients(functools.partial(run_closed_loop, backend="cpu"), loop)
+    ours = gradients(functools.partial(run_closed_loop, backend="cpu"), loop)
+    assert_equal(ours, gradients(by_hand, loop))
     assert len(seen) == calls and sum(seen) == 2 * steps
 
 
@@ -210,14 +209,13 @@ def model_gradients(model, **options):
 @pytest.mark.parametrize("basis", ["pixels", "dct"])
 def test_models_have_the_gradients_of_the_reference(sampling, basis):
     models = [tiny(num_layers=2, basis=basis, backend=b) for b in ("auto", "reference")]
-    found = {}
-    for feedback_gradient in (0.0, 0.5, 1.0):
+    found = []
+    for feedback_gradient in (0.0, 1.0):
         options = {"sampling": sampling, "feedback_gradient": feedback_gradient}
         ours, expected = (model_gradients(model, **options) for model in models)
         assert_equal(ours, expected)
-        found[feedback_gradient] = ours
-    assert found[0.0][0] == found[1.0][0]
-    assert not torch.allclose(found[0.0][1], found[1.0][1])
+        found.append(ours)
+    assert found[0][0] == found[1][0] and not torch.allclose(found[0][1], found[1][1])
 
 
 def test_without_feedback_the_frames_that_were_read_are_constants():
@@ -244,11 +242,11 @@ def test_autocast(sampling, basis):
     truth = model_gradients(models[0], **keywords)
     with torch.autocast("cpu", torch.bfloat16):
         found = [model_gradients(model, **keywords) for model in models]
-        frames, future = videos(torch.float32)
-        dtype = models[0](frames, future).future.dtype
-        assert models[0](frames, future, **keywords).future.dtype == dtype
+        video = videos(torch.float32)
+        dtype = models[0](*video).future.dtype
+        assert models[0](*video, **keywords).future.dtype == dtype
         with torch.no_grad():
-            assert models[0](frames, steps=2).future.dtype == dtype
+            assert models[0](*video, sampling=1.0).future.dtype == dtype
     errors = [
         [((a - b).norm() / b.norm()).item() for a, b in zip(each, truth, strict=True)]
         for each in found
@@ -305,10 +303,10 @@ def test_functions_of_torch_func(feedback_gradient):
 
 def test_a_read_out_with_hooks_is_called():
     model = tiny(LSTMFuturePredictor)
-    expected = model_gradients(model, sampling=1.0, feedback_gradient=0.5)
-    calls = []
+    options, calls = {"sampling": 1.0, "feedback_gradient": 0.5}, []
+    expected = model_gradients(model, **options)
     model.future_decoder.readout.register_forward_hook(lambda *_: calls.append(1))
-    assert_equal(model_gradients(model, sampling=1.0, feedback_gradient=0.5), expected)
+    assert_equal(model_gradients(model, **options), expected)
     assert len(calls) == STEPS
 
 
@@ -320,14 +318,3 @@ def test_a_factor_outside_0_to_1_is_refused(feedback_gradient):
             ValueError, match=r"feedback_gradient: expected a factor in 0\.\.1, got"
         ):
             call(*videos(), feedback_gradient=feedback_gradient)
-
-
-def test_one_step():
-    model = tiny(LSTMFuturePredictor)
-    frames, future = videos()
-    forced = model.loss(frames, future[:1]).total
-    own = model.loss(frames, future[:1], sampling=1.0, feedback_gradient=1.0).total
-    assert_equal(
-        torch.autograd.grad(own, model.parameters(), allow_unused=True, materialize_grads=True),
-        torch.autograd.grad(forced, model.parameters(), allow_unused=True, materialize_grads=True),
-    )

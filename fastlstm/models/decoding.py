@@ -41,6 +41,12 @@ class VideoOutput(NamedTuple):
     state: State
 
 
+def check_steps(steps: int) -> None:
+    """Check the number of frames that a decoder is to emit; ValueError if it is below 1."""
+    if steps < 1:
+        raise ValueError(f"steps: expected at least 1, got {steps}")
+
+
 def check_feedback(sampling: float, feedback_gradient: float) -> None:
     """Check what a model is told about the frames that its decoders emitted and read.
 

@@ -178,8 +178,7 @@ class VideoLSTM(saving.SavedModel):
         Args:
             frames: (T, B, I).
             future: (steps, B, I) the true frames that follow, which a conditional future decoder
-                reads one step late (teacher forcing). Default: None, it reads its own output
-                (closed loop).
+                reads one step late (teacher forcing). Default: None, it reads its own output.
             steps: number of frames that the future decoder emits. Default: that of ``future``, or
                 T without it.
             sampling: probability, per video and step, that a conditional decoder reads its own
@@ -203,8 +202,7 @@ class VideoLSTM(saving.SavedModel):
         state = self.encoder(frames)
         if steps is None:
             steps = (frames if future is None else future).shape[0]
-        if steps < 1:
-            raise ValueError(f"steps: expected at least 1, got {steps}")
+        decoding.check_steps(steps)
         decoder = self.reconstruction_decoder
         reads_frames = decoder is not None and decoder.conditional
         runs = (
@@ -230,9 +228,8 @@ class VideoLSTM(saving.SavedModel):
         """
         decoder = self.reconstruction_decoder
         if decoder is None:
-            raise ValueError(
-                f"reconstruct: expected a reconstruction decoder, {type(self).__name__} has none"
-            )
+            name = type(self).__name__
+            raise ValueError(f"reconstruct: expected a reconstruction decoder, {name} has none")
         frames = time_first("frames", frames, self.batch_first)
         run = DecoderRun(decoder, frames.flip(0) if decoder.conditional else None, frames.shape[0])
         (readout,) = run_decoders([run], self.encoder(frames), self.frame_type)
@@ -315,9 +312,7 @@ class VideoLSTM(saving.SavedModel):
         """Run the future decoder in closed loop; return its read-outs, time first."""
         if self.future_decoder is None:
             raise ValueError(f"predict: expected a future decoder, {type(self).__name__} has none")
-        if steps < 1:
-            raise ValueError(f"steps: expected at least 1, got {steps}")
+        decoding.check_steps(steps)
         run = DecoderRun(self.future_decoder, None, steps)
-        (readout,) = run_decoders([run], self.encode(frames), self.frame_type)
-        assert readout is not None
+        readout: Any = run_decoders([run], self.encode(frames), self.frame_type)[0]
         return readout
