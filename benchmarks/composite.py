@@ -4,17 +4,20 @@
     python -m benchmarks.composite [--config demo] [--rounds 9]
 
 Both models take whole training steps (forward, loss, backward, optimiser) on the same batch, in
-turns. CompositeLSTM runs as configured, with peepholes. nn.LSTM has none, and its unconditioned
-decoders read one zero per step, because it needs an input. Before the timing, both models are
-checked to have the same loss and gradient, without peepholes and with the same weights.
+turns, in the configuration's precision and with the same read-outs. CompositeLSTM runs as
+configured, with peepholes. nn.LSTM has none, and its unconditioned decoders read one zero per step,
+because it needs an input. Before the timing, both models are checked to have the same loss and
+gradient, without peepholes and with the same weights.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import statistics
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -30,13 +33,21 @@ PEER = "nn.LSTM, no peepholes"
 
 
 class TorchComposite(nn.Module):
-    """The unconditioned composite model, built on nn.LSTM."""
+    """The unconditioned composite model on nn.LSTM, with the basis and read-outs of another model.
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
+    Args:
+        model: the model whose sizes and initial read-outs it has.
+    """
+
+    def __init__(self, model: CompositeLSTM) -> None:
         super().__init__()
-        self.encoder = nn.LSTM(input_size, hidden_size, num_layers)
-        self.decoders = nn.ModuleList(nn.LSTM(1, hidden_size, num_layers) for _ in range(2))
-        self.readouts = nn.ModuleList(nn.Linear(hidden_size, input_size) for _ in range(2))
+        stack = model.encoder
+        hidden = stack.hidden_size, stack.num_layers
+        self.encoder = nn.LSTM(stack.get_parameter("weight_ih_l0").shape[1], *hidden)
+        self.decoders = nn.ModuleList(nn.LSTM(1, *hidden) for _ in range(2))
+        ours = (model.reconstruction_decoder, model.future_decoder)
+        self.readouts = nn.ModuleList(copy.deepcopy(decoder.readout) for decoder in ours)
+        self.inputs = stack.inputs
 
     def loss(self, frames: Tensor, future: Tensor) -> Tensor:
         """Return the loss in nats per frame, as ``CompositeLSTM.loss(...).total``.
@@ -45,7 +56,7 @@ class TorchComposite(nn.Module):
             frames: (T_in, B, I) in [0, 1].
             future: (T_out, B, I) in [0, 1].
         """
-        _, state = self.encoder(frames)
+        _, state = self.encoder(self.inputs(frames))
         total = frames.new_zeros(())
         targets = (frames.flip(0), future)
         for decoder, readout, target in zip(self.decoders, self.readouts, targets, strict=True):
@@ -57,20 +68,18 @@ class TorchComposite(nn.Module):
 
     @torch.no_grad()
     def copy_from(self, model: CompositeLSTM) -> None:
-        """Copy the weights of a CompositeLSTM, whose one bias becomes b_ih; b_hh becomes 0."""
+        """Copy the LSTMs' weights of a model, whose one bias becomes b_ih; b_hh becomes 0."""
         ours = (model.encoder, model.reconstruction_decoder, model.future_decoder)
         for theirs, stack in zip((self.encoder, *self.decoders), ours, strict=True):
             given = dict(stack.named_parameters(recurse=False))
             for name, parameter in theirs.named_parameters():
                 parameter.copy_(given[name]) if name in given else parameter.zero_()
-        for theirs, stack in zip(self.readouts, ours[1:], strict=True):
-            theirs.load_state_dict(stack.readout.state_dict())
 
 
-def check(size: dict[str, int], frames: Tensor, future: Tensor) -> tuple[float, float]:
+def check(arguments: dict[str, Any], frames: Tensor, future: Tensor) -> tuple[float, float]:
     """Raise AssertionError unless both models have the same loss and gradient of the encoder."""
-    ours = CompositeLSTM(**size, peephole=False).to(frames.device)
-    theirs = TorchComposite(**size).to(frames.device)
+    ours = CompositeLSTM(**{**arguments, "peephole": False}).to(frames.device)
+    theirs = TorchComposite(ours).to(frames.device)
     theirs.copy_from(ours)
     losses = ours.loss(frames, future).total, theirs.loss(frames, future)
     torch.testing.assert_close(*losses, rtol=1e-4, atol=0)
@@ -82,13 +91,17 @@ def check(size: dict[str, int], frames: Tensor, future: Tensor) -> tuple[float, 
     return error, error  # float32 against float32: neither is exact
 
 
-def training_step(model: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None]:
-    """Return a function that takes one training step with Adam."""
+def training_step(
+    model: nn.Module, loss: Callable[[], Tensor], device: str, is_bfloat16: bool
+) -> Callable[[], None]:
+    """Return a function that takes one training step with Adam, in bfloat16 under autocast."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
         optimizer.zero_grad()
-        loss().backward()
+        with torch.autocast(device, torch.bfloat16, enabled=is_bfloat16):
+            value = loss()
+        value.backward()
         optimizer.step()
 
     return step
@@ -108,19 +121,25 @@ def contest(config: str, effort: Effort) -> Contest:
         arguments.get(name) for name in ("conditional_reconstruction", "conditional_future")
     ):
         raise ValueError(f"config: expected an unconditioned fastlstm.CompositeLSTM, got {chosen}")
-    size = {k: arguments.get(k, 1) for k in ("input_size", "hidden_size", "num_layers")}
-    from fastlstm.training import MovingMNISTData  # needs the packages of fastlstm[train]
+    # These need the packages of fastlstm[train].
+    from fastlstm.training import MovingMNISTData
+    from fastlstm.training.precision import find_precision
 
+    precision = read["trainer"].get("precision")
+    if precision == "auto":
+        precision, _ = find_precision("gpu" if device.type == "cuda" else "cpu")
     data = MovingMNISTData(**read["data"]["init_args"])
     batch = data.training_sample(data.batch_size)
     frames, future = (part.to(device).float() / 255 for part in batch)
     ours = CompositeLSTM(**arguments).to(device)
-    theirs = TorchComposite(**size).to(device)
-    step = training_step(ours, lambda: ours.loss(frames, future).total)
+    theirs = TorchComposite(ours).to(device)
+    how = device.type, precision == "bf16-mixed"
+    step = training_step(ours, lambda: ours.loss(frames, future).total, *how)
+    peer = training_step(theirs, lambda: theirs.loss(frames, future), *how)
     return Contest(
         {
-            "auto": Contender(step, lambda: check(size, frames, future), (PEER,)),
-            PEER: Contender(training_step(theirs, lambda: theirs.loss(frames, future))),
+            "auto": Contender(step, lambda: check(arguments, frames, future), (PEER,)),
+            PEER: Contender(peer),
         }
     )
 

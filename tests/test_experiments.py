@@ -27,7 +27,7 @@ WORDS = (
 )
 SMALL = {
     "fit": {
-        "model": {"model": {"init_args": {"hidden_size": 6, "input_size": 900}}},
+        "model": {"model": {"init_args": {"hidden_size": 6, "input_size": 900, "basis_size": 15}}},
         "data": {
             "init_args": {"size": 30, "batch_size": 4, "val_size": 4, "test_size": 4},
         },
@@ -75,10 +75,10 @@ def test_presets_differ_in_scale_and_not_in_models(experiment, preset, monkeypat
     monkeypatch.undo()
     settings = presets.read(experiment, preset)
     assert settings["models"] == presets.read(experiment, "small")["models"]
+    schedule = "0 to 1 over the first half"
     size = settings["fit"]["model"]["model"]["init_args"]["hidden_size"]
     assert size == {"small": 512, "paper": 2048}[preset]
-    if preset == "paper":
-        assert "sampling" not in settings["fit"]["model"]
+    assert settings["fit"]["model"].get("sampling", schedule) == schedule
 
 
 def test_every_experiment_has_a_file_in_every_preset(monkeypatch):

@@ -30,7 +30,8 @@ def activity(model: VideoLSTM, frames: Tensor, steps: int) -> Tensor:
     """
     decoder = model.future_decoder
     assert decoder is not None
-    read, state = lstm(frames, None, model.encoder.weights(), backend=model.encoder.backend)
+    encoder = model.encoder
+    read, state = lstm(encoder.inputs(frames), None, encoder.weights(), backend=encoder.backend)
     own = model.predict(frames, steps) if decoder.conditional else None
     units = list(read)
     for step in range(steps):
