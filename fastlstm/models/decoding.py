@@ -193,7 +193,10 @@ def _closed_loop(
         own = random < sampling
     # A module in the place of the linear layer, or hooks on it, must be called.
     is_plain = type(readout) in (nn.Linear, Readout) and not (
-        readout._forward_hooks or readout._forward_pre_hooks or readout._backward_hooks
+        readout._forward_hooks
+        or readout._forward_pre_hooks
+        or readout._backward_hooks
+        or readout._backward_pre_hooks
     )
     options = ClosedLoopOptions(
         steps,

@@ -83,7 +83,7 @@ class ClosedLoop(NamedTuple):
     def step(self, layer: int, x: Tensor | None, h: Tensor, c: Tensor) -> Call:
         """One step of a layer as a call: x (B, K), or None for zeros, h and c (B, H).
 
-        In 16 bits PyTorch multiplies x. On two cores of Zen 4 with 32 rows of 4096 values and 512
+        In 16 bits PyTorch multiplies x. On one core of Zen 4 with 32 rows of 4096 values and 512
         units a step takes 4.6 ms then, and 5.8 where the kernels do; in float32 10 and 7.3.
         """
         weights = self.weights[layer]
