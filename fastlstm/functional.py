@@ -270,8 +270,9 @@ def lstm_sequence(
     wanted = Wanted(False, return_sequence, return_all_cells, every)
     wanted, mode, problem = pose_problem(layers, wanted, "sequence")
     chosen = select(problem, backend, mode)
+    uncast = None
     if autocast is not None:
-        call = cast_call(call, autocast, mode)
-    y, hy, cy, cells, _ = run(chosen, call, wanted, mode, prepacked or packed)
+        uncast, call = call.weights, cast_call(call, autocast, mode)
+    y, hy, cy, cells, _ = run(chosen, call, wanted, mode, prepacked or packed, uncast)
     outputs = (y if return_sequence else None, hy, cy)
     return (*outputs, cells) if return_all_cells else outputs

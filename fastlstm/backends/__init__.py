@@ -3,7 +3,8 @@
 Every backend has ``why_not(problem)``, which returns None, or the reason why it cannot run a call.
 
 - A fused backend (``cpu``, ``cuda``, ``triton``) has ``forward(call, wanted) -> Results`` and
-  ``backward(call, saved, grads, needs) -> Gradients`` for one call of the sequence op. It may have
+  ``backward(call, saved, grads, needs) -> Gradients`` for one call of the sequence op. The
+  gradients of weights may be wider than the call: autograd and the op round them. It may have
   ``why_slower(problem)``, and ``why_not_stacked``, ``forward_stacked`` and ``backward_stacked`` to
   run all layers of an LSTM in one call. ``CHECKPOINTS`` is true if its backward pass works from
   the state before every k-th step.

@@ -29,12 +29,22 @@ from fastlstm.op import functorch, schema, second_order, vmap
 from fastlstm.tracing import Mode, find_mode
 
 
-def lstm_sequence(backend: ModuleType, call: Call, wanted: Wanted) -> Results:
+def lstm_sequence(
+    backend: ModuleType, call: Call, wanted: Wanted, weights: GroupWeights | None = None
+) -> Results:
     """Run a call whose gradients are recorded, where nothing but autograd watches.
 
     Autograd's own function takes 60 us a call less than the op of ``torch.library``.
+
+    Args:
+        backend: what runs the call.
+        call: the call.
+        wanted: the outputs.
+        weights: those of which the call's are copies in autocast's dtype. They then get the
+            gradients, which are not rounded to that dtype on the way. Default: the call's.
     """
-    tensors = (call.input, call.hx, call.cx, *chain.from_iterable(call.weights))
+    of_weights = chain.from_iterable(call.weights if weights is None else weights)
+    tensors = (call.input, call.hx, call.cx, *of_weights)
     return Results(*_LSTMSequence.apply((backend, call, wanted), *tensors))
 
 

@@ -122,7 +122,8 @@ def _backward(*row: Any) -> tuple[Tensor, ...]:
     wanted = Wanted(True, True, grads.dcells is not None, saved.checkpoint_every)
     backend = check_op(call, wanted, name)
     check_backward(call, saved, grads, flags)
-    return tuple(backend.backward(call, saved, grads, Needs(*flags)))
+    found = backend.backward(call, saved, grads, Needs(*flags))
+    return tuple(gradient.to(call.input.dtype) for gradient in found)
 
 
 @torch.library.register_fake(FORWARD)

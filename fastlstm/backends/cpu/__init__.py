@@ -146,6 +146,8 @@ def backward(
 ) -> Gradients:
     """Run the backward pass of a call.
 
+    In bfloat16 the gradients of weights are the kernels' sums, in float32.
+
     With checkpoint_every the reserve holds the checkpoints and y may be empty. The gradients are
     those without, bit for bit, except in float16, where the reserve was rounded.
     """
@@ -163,12 +165,12 @@ def backward(
     dinput = y.new_empty(input.shape if needs.input else 0)
     sums = torch.float32 if dtype is torch.bfloat16 else dtype  # in which the kernels add up
     dweights = [
-        y.new_empty(size if needed else 0, dtype=sums)
+        buffer_pool.empty(size, sums) if needed else y.new_empty(0, dtype=sums)
         for size, needed in zip(sizes_of, needs[1:], strict=True)
     ]
     dhx, dcx = y.new_empty(G, B, P), y.new_empty(G, B, H)
     if hx.numel() == 0:
-        zeros = [dweight.zero_().to(dtype) for dweight in dweights]
+        zeros = [dweight.zero_() for dweight in dweights]
         return Gradients._make((dinput, *zeros, dhx, dcx))
 
     is_packed = layout.batch_sizes is not None
@@ -218,8 +220,6 @@ def backward(
         num_threads=threads,
         isa=isa,
     )
-    if dtype is torch.bfloat16:
-        dweights = [dweight.to(dtype) for dweight in dweights]
     return Gradients._make((dinput, *dweights, dhx, dcx))
 
 
