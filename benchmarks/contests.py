@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -9,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import psutil
 import torch
 from torch import Tensor
 
@@ -101,6 +103,7 @@ class Measured(NamedTuple):
     failed: dict[str, str]
     device: str
     extra: Mapping[str, dict[str, Any]] = MappingProxyType({})  # more to record, by contender
+    other_cores: float | None = None  # that other programs used meanwhile
 
     def best(self, name: str) -> tuple[str, list[float]]:
         """Return the number of threads at which a contender is fastest, and its seconds."""
@@ -137,6 +140,7 @@ class Measured(NamedTuple):
             "bytes": self.contest.bytes,
             "peak_gflops": _C.fma_flops("auto", threads) / 1e9 if has_peak else None,
             "error": {"ours": error[0], "peer": error[1]} if error else None,
+            "other_cores": self.other_cores,
             "failed_peers": {p: self.failed[p] for p in contender.peers if p in self.failed},
             **self.extra.get(name, {}),
         }
@@ -202,12 +206,30 @@ def _measure(contest: Contest, effort: Effort) -> Measured:
         return Measured(contest, each, errors, failed, effort.device)
 
     how: dict[str, Any] = {"device": effort.device, "keep": keep, "more": more}
+    others = _seconds_of_others()
     try:
-        return found(paired(calls, before=before, **how) if calls else {})
+        measured = found(paired(calls, before=before, **how) if calls else {})
+        spent = time.perf_counter() - begin
+        return measured._replace(other_cores=round((_seconds_of_others() - others) / spent, 2))
     finally:
         while running:
             running.pop().stop()
         torch.set_num_threads(effort.threads)
+
+
+def _seconds_of_others() -> float:
+    """Return the seconds of all cores that other programs have used since the machine started.
+
+    Programs that this one started are its own: the suite busy keeps the cores busy with them.
+    """
+    every, me = psutil.cpu_times(), psutil.Process()
+    taken = sum(every) - every.idle - getattr(every, "iowait", 0.0)
+    guests = getattr(every, "guest", 0.0) + getattr(every, "guest_nice", 0.0)  # counted twice
+    mine = sum(me.cpu_times()[:4])  # with those of children that have ended
+    for child in me.children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            mine += sum(child.cpu_times()[:4])
+    return float(taken - guests - mine)
 
 
 def _check(contest: Contest, threads: int) -> tuple[dict[str, tuple[float, float]], dict[str, str]]:
