@@ -76,7 +76,8 @@ def test_folded_weights_give_the_same_frames(shape, conditional, batch_first):
 def test_folded_weights_give_the_same_frames_in_float32():
     model = composite(dtype=torch.float32)
     frames, future = videos(dtype=torch.float32)
-    folded = model.folded()
+    with torch.autocast("cpu", torch.bfloat16):  # which must not round the weights
+        folded = model.folded()
     torch.testing.assert_close(folded.loss(frames, future), model.loss(frames, future))
     torch.testing.assert_close(folded.predict(frames, 9), model.predict(frames, 9))
 
@@ -148,9 +149,10 @@ def test_saved_and_loaded_it_is_the_same_and_folded_it_is_one_of_pixels(kind, tm
 
 def test_what_has_no_basis_is_folded_to_itself_and_a_classifier_is_refused(tmp_path):
     model = CompositeLSTM(HEIGHT**2, HIDDEN)
-    model.save(tmp_path / "a")
-    model.save(tmp_path / "b", fold=True)
-    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    model.save(tmp_path / "a", fold=True)
+    loaded = CompositeLSTM.load(tmp_path / "a")
+    assert loaded.config == model.config
+    assert all(map(torch.equal, loaded.parameters(), model.parameters()))
     classifier = LSTMClassifier(HEIGHT**2, HIDDEN, 3)
     with pytest.raises(ValueError, match="fold: expected a video model, got a LSTMClassifier"):
         classifier.save(tmp_path / "c", fold=True)

@@ -45,9 +45,11 @@ def test_a_classifier_is_trained_and_its_accuracy_said(tmp_path, capsys):
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
 
 
-def test_an_encoder_is_taken_over_and_one_of_another_size_refused(tmp_path):
-    trained = CompositeLSTM(900, 4)
+@pytest.mark.parametrize("basis", ["pixels", "dct"])
+def test_an_encoder_is_taken_over_and_one_of_another_size_refused(tmp_path, basis):
+    trained = CompositeLSTM(900, 4, basis=basis)
     trained.save(tmp_path / "encoder.safetensors")
+    trained = trained.folded()
     command = ClassifyCommand(words(tmp_path, f"--encoder={tmp_path / 'encoder.safetensors'}"))
     for name, weight in command.model.model.encoder.state_dict().items():
         torch.testing.assert_close(weight, trained.encoder.state_dict()[name])  # lr 0: unchanged

@@ -188,11 +188,12 @@ class _Encoder(nn.Module):
     [
         (_Encoder(fastlstm.LSTMAutoencoder(4, 6, 2)), 2, 0),
         (fastlstm.CompositeLSTM(4, 6, 2), 6, 0),
+        (fastlstm.CompositeLSTM(4, 6, 2, basis="dct"), 6, 0),
         (fastlstm.LSTMAutoencoder(4, 6, 2, conditional=True), 4, 0),
         # Of two decoders one reads: their gates are computed outside, and no node takes those.
         (fastlstm.CompositeLSTM(4, 6, conditional_reconstruction=True), 1, 2),
     ],
-    ids=["encode", "composite", "conditional", "mixed"],
+    ids=["encode", "composite", "dct", "conditional", "mixed"],
 )
 def test_video_models(export, model, lstms, scans):
     path = export(model, (torch.rand(5, 3, 4),), (TIME_AND_BATCH,))

@@ -193,11 +193,12 @@ def dense_weights(weights: Mapping[str, Tensor], basis: FrameBasis) -> dict[str,
         basis: the basis.
     """
     dense = dict(weights)
-    for name, weight in weights.items():
-        if name.endswith("weight_ih_l0"):  # its product with coefficients(x) is pixels(it) @ x
-            dense[name] = basis.pixels(weight)
-        elif name.endswith("readout.weight"):
-            dense[name] = basis.pixels(weight.T).T.contiguous()
+    with torch.autocast(basis.rows.device.type, enabled=False):  # it would round them to bfloat16
+        for name, weight in weights.items():
+            if name.endswith("weight_ih_l0"):  # its product with coefficients(x) is pixels(it) @ x
+                dense[name] = basis.pixels(weight)
+            elif name.endswith("readout.weight"):
+                dense[name] = basis.pixels(weight.T).T.contiguous()
     return dense
 
 
