@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from fastlstm import _C
-from fastlstm.backends import pointers
 from fastlstm.backends.cpu import buffer_pool
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
@@ -24,6 +23,9 @@ def can_run(logits: Tensor, targets: Tensor) -> bool:
         and targets.dtype in _DTYPES
         and (logits.dtype is torch.float64) == (targets.dtype is torch.float64)
         and logits.shape == targets.shape
+        and not (logits.is_neg() or targets.is_neg())
+        # A lower address may be an offset in no memory at all: see pointers.materialized.
+        and (min(logits.data_ptr(), targets.data_ptr()) > 2**40 or logits.numel() == 0)
     )
 
 
@@ -43,17 +45,14 @@ def run(
         The sum of ``softplus(a) - t * a``, not scaled; whether all targets lie in [0, 1], which is
         also False if one is -0; and the scaled gradient of the logits, in their dtype.
     """
-    logits, targets = (
-        pointers.materialized(name, tensor.detach().contiguous())
-        for name, tensor in (("logits", logits), ("targets", targets))
-    )
+    logits, targets = logits.detach().contiguous(), targets.detach().contiguous()
     gradient = buffer_pool.empty(logits.shape, logits.dtype) if needs_gradient else None
     loss, targets_in_range = _C.bernoulli_loss(
         logits_dtype=_DTYPES[logits.dtype],
         targets_dtype=_DTYPES[targets.dtype],
         logits=logits.data_ptr(),
         targets=targets.data_ptr(),
-        gradient=pointers.address(gradient),
+        gradient=0 if gradient is None else gradient.data_ptr(),
         count=logits.numel(),
         scale=scale,
         num_threads=torch.get_num_threads(),
