@@ -19,7 +19,7 @@ from .tables import show as show_table
 # 1 to 4%, because its memory lies on other pages.
 PROCESS = 0.012
 CHANCE = 0.05  # that a comparison of two runs of the same code reports any change
-_SHOWN = 0.12  # a row whose spread hides more than this says so
+_SHOWN = 0.1  # a row whose spread hides more than this says so
 _BUSY = 0.25  # cores that other programs use before a change is no longer credible
 _ENOUGH = 5  # benchmarks with a peer, whose times tell how the machine's speed has changed
 WORDS = ("faster", "slower", "same", "undecided")
