@@ -14,7 +14,11 @@ set(CMAKE_VISIBILITY_INLINES_HIDDEN ON)
 if(NOT CMAKE_BUILD_TYPE)
   set(CMAKE_BUILD_TYPE Release)
 endif()
-set(CMAKE_CXX_FLAGS_RELEASE "-O3")
+if(CMAKE_CXX_FLAGS MATCHES "-fsanitize")
+  set(CMAKE_CXX_FLAGS_RELEASE "-O1") # at -O3 the sanitizers keep g++ busy for more than 20 minutes
+else()
+  set(CMAKE_CXX_FLAGS_RELEASE "-O3")
+endif()
 
 include(CheckCXXCompilerFlag)
 # The runtime of OpenMP: the module finds it in its process. Without one, every call starts threads.
