@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
 
@@ -209,19 +208,26 @@ def _measure(contest: Contest, effort: Effort) -> Measured:
     others = _seconds_of_others()
     try:
         measured = found(paired(calls, before=before, **how) if calls else {})
-        spent = time.perf_counter() - begin
-        return measured._replace(other_cores=round((_seconds_of_others() - others) / spent, 2))
+        spent, after = time.perf_counter() - begin, _seconds_of_others()
+        if others is None or after is None:
+            return measured
+        return measured._replace(other_cores=round((after - others) / spent, 2))
     finally:
         while running:
             running.pop().stop()
         torch.set_num_threads(effort.threads)
 
 
-def _seconds_of_others() -> float:
+def _seconds_of_others() -> float | None:
     """Return the seconds of all cores that other programs have used since the machine started.
 
-    Programs that this one started are its own: the suite busy keeps the cores busy with them.
+    Programs that this one started are its own: the suite busy keeps the cores busy with them. None
+    without psutil, which is in the extra bench: ``make demo`` times its model without that extra.
     """
+    try:
+        import psutil
+    except ImportError:
+        return None
     every, me = psutil.cpu_times(), psutil.Process()
     taken = sum(every) - every.idle - getattr(every, "iowait", 0.0)
     guests = getattr(every, "guest", 0.0) + getattr(every, "guest_nice", 0.0)  # counted twice
