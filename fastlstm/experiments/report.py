@@ -96,13 +96,11 @@ def _variants(results: Results, folder: str, unit: str, paper: str) -> str:
             words += f"; teacher-forced, {compared(forced[first], forced[second])}"
         verdicts.append(words + ".")
     head = ["model", "reconstruction", "future, teacher-forced", "future, closed loop"]
-    minutes = [seconds / 60 for of in results["seconds"].values() for seconds in of["values"]]
     return "\n".join(
         [
             f"H = {results['hidden_size']}, {results['steps']} steps, seeds"
             f" {', '.join(map(str, results['seeds']))}; {unit} per frame on held-out videos,"
-            " mean ± standard deviation over seeds. A run took"
-            f" {min(minutes):.0f} to {max(minutes):.0f} minutes, test included.\n",
+            " mean ± standard deviation over seeds.\n",
             table(head, rows),
             paper,
             "Errors of the future in closed loop:\n",

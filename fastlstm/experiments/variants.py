@@ -39,7 +39,6 @@ def compare(setting: Setting, experiment: str) -> dict[str, Any]:
             "steps": settings["fit"]["trainer"]["max_steps"],
             "hidden_size": settings["fit"]["model"]["model"]["init_args"]["hidden_size"],
             "errors": errors,
-            "seconds": {m: spread(run.seconds for run in of) for m, of in runs.items()},
         },
         strips=strips(
             {name: of_model[0].model() for name, of_model in runs.items()}, data, frames, future
