@@ -42,14 +42,10 @@ def composite(device: str, layers: int, small: bool) -> dict[str, Any]:
     ours = fastlstm.CompositeLSTM(**sizes, backend=backend, device=device)
     loop = fastlstm.CompositeLSTM(**sizes, backend="reference", device=device)
     loop.load_state_dict(ours.state_dict())
-    theirs = TorchComposite(**sizes).to(device)
+    theirs = TorchComposite(ours).to(device)
 
     def step(model: nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-        def run() -> torch.Tensor:
-            with torch.autocast(device, torch.bfloat16):
-                return loss()
-
-        return training_step(model, run)
+        return training_step(model, loss, device, is_bfloat16=True)
 
     with torch.no_grad():
         losses = [float(model.loss(frames, future).total) for model in (ours, loop)]

@@ -93,7 +93,11 @@ def run_decoders(
 
     Returns:
         A read-out (steps, B, I) for each run, None where there is no decoder.
+
+    Raises:
+        ValueError: ``sampling`` or ``feedback_gradient`` outside [0, 1].
     """
+    check_feedback(sampling, feedback_gradient)
     readouts: list[Tensor | None] = [None] * len(runs)
     inputs: list[Tensor | None] = [None] * len(runs)
     groups: list[list[int]] = []  # no dict by length: a length that a compiler traces has no hash

@@ -198,7 +198,6 @@ class VideoLSTM(saving.SavedModel):
         frames, future = encoder_decoder.videos_time_first(frames, future, self.batch_first)
         if future is not None and steps not in (None, future.shape[0]):
             raise ValueError(f"steps: expected {future.shape[0]}, as future has, got {steps}")
-        decoding.check_feedback(sampling, feedback_gradient)
         state = self.encoder(frames)
         if steps is None:
             steps = (frames if future is None else future).shape[0]
