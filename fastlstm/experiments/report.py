@@ -188,8 +188,8 @@ def _features(results: Results, folder: str) -> str:
         "A feature is the weights from a frame to one gate of a unit of the encoder, or from a unit"
         " of a decoder to a frame. The figures show the 200 features of largest L2 norm in each"
         " set. The table has the share of the pixels that a feature covers, trained / before"
-        " training. It is the participation ratio: 5/9 for uniformly random weights, as before"
-        " training, and small for a local feature.\n"
+        " training. It is the participation ratio: 5/9 for uniformly random weights of pixels, less"
+        " for random weights of low frequencies, and small for a local feature.\n"
     ]
     sets = list(next(iter(results["extent"].values())))
     rows = [
@@ -294,9 +294,8 @@ _PUBLISHED = """## 8. Published numbers
 Published cross-entropies of the ten future frames of Moving MNIST, in nats per frame: composite
 with conditional future 341.2 (in closed loop), ConvLSTM 367.2 (Shi et al. 2015, on a data set of
 their own), VPN baseline 110.1 and VPN 87.6 (Kalchbrenner et al. 2016). The entropy of the grey
-pixels is a lower bound of about 87. Convolutional models combine
-neighbouring pixels at every step; the models here read a frame as a list of numbers and have to
-learn which of them are neighbours.
+pixels is a lower bound of about 87. Convolutional models combine neighbouring pixels at every step;
+the models here read a frame as a list of numbers and have to learn which of them are neighbours.
 `benchmarks/gpu/paper.py` trains the 2,048-unit model on a GPU for ten minutes; it has not been run
 on one yet.
 
