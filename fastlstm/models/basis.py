@@ -92,10 +92,10 @@ class FrameBasis(nn.Module):
 
     def pixels(self, coefficients: Tensor) -> Tensor:
         """Return the frames (..., I) that have these coefficients (..., K * K * channels)."""
-        spectra = self._images(coefficients, self.size, self.size)
+        small = self._images(coefficients, self.size, self.size)
         # The larger product comes last here and first above: it is one large matrix product, the
         # other is a small one for each frame.
-        return self._flat((self.rows.T @ spectra) @ self.columns)
+        return self._flat((self.rows.T @ small) @ self.columns)
 
     def in_dtype(self, dtype: torch.dtype) -> FrameBasis:
         """Return this basis with its matrices in another dtype; they are copies of its own."""

@@ -17,7 +17,7 @@ from torch import Tensor
 from fastlstm.call import Call, GroupWeights, LSTMWeights, SequenceLayout
 
 
-class Basis(Protocol):
+class ImageBasis(Protocol):
     """A fixed orthonormal basis of images: two linear maps, the adjoints of one another."""
 
     def coefficients(self, frames: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ class Basis(Protocol):
     def pixels(self, coefficients: Tensor) -> Tensor:
         """Return the frames (..., I) that have these coefficients (..., K)."""
 
-    def in_dtype(self, dtype: torch.dtype) -> Basis:
+    def in_dtype(self, dtype: torch.dtype) -> ImageBasis:
         """Return the same basis for tensors of another dtype."""
 
 
@@ -38,7 +38,7 @@ class ClosedLoopOptions(NamedTuple):
     """frames are sigmoid(r), else r"""
     feedback_gradient: float = 0.0
     """factor on the gradient that comes back through an emitted frame"""
-    basis: Basis | None = None
+    basis: ImageBasis | None = None
     """weight_ih of layer 0 reads, and the read-out's weight gives, coefficients of this basis"""
     readout: Callable[[Tensor], Tensor] | None = None
     """a read-out that is more than its weight and bias, such as a module with hooks"""
