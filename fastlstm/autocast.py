@@ -82,7 +82,8 @@ def cast_call(call: Call, dtype: torch.dtype, mode: Mode) -> Call:
     kept = _kept_copies(call.input.device, mode)
     weights = [[_cast(weight, dtype, kept) for weight in group] for group in call.weights]
     input, hx, cx = (tensor.to(dtype) for tensor in (call.input, call.hx, call.cx))
-    return Call(input, GroupWeights(*weights), hx, cx, call.layout)
+    options = call.options and call.options.map(lambda _, tensor: tensor.to(dtype))
+    return Call(input, GroupWeights(*weights), hx, cx, call.layout, options)
 
 
 def cast_tensors(

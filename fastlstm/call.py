@@ -18,6 +18,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fastlstm.options import PLAIN, CellOptions, LSTMOptions
+
 
 class LSTMWeights(NamedTuple):
     """The parameters of one layer in one direction, under the names of ``torch.nn.LSTM``.
@@ -107,17 +109,24 @@ class Call(NamedTuple):
     cx: Tensor
     """(G, B, H)"""
     layout: SequenceLayout
+    options: CellOptions | None = None
+    """None: the plain equations"""
 
     @property
     def tensors(self) -> list[Tensor]:
-        """The tensors that have gradients: input, hx, cx and all weights."""
-        return [self.input, self.hx, self.cx, *chain.from_iterable(self.weights)]
+        """The tensors that have gradients: input, hx, cx, all weights and the options' gains."""
+        gains = [] if self.options is None else self.options.gains
+        return [self.input, self.hx, self.cx, *chain.from_iterable(self.weights), *gains]
 
     def with_tensors(self, tensors: Iterable[Any]) -> Call:
         """The same call with others in the place of :attr:`tensors`, or with their gradients."""
-        input, hx, cx, *weights = tensors
-        groups = split(weights, [len(parameter) for parameter in self.weights])
-        return Call(input, GroupWeights(*groups), hx, cx, self.layout)
+        input, hx, cx, *others = tensors
+        options, counts = self.options, [len(parameter) for parameter in self.weights]
+        groups = split(others, counts)
+        if options is not None and options.norm_hh is not None:
+            norm_hh, *rest = others[sum(counts) :]
+            options = options._replace(norm_hh=norm_hh, norm_c=rest[0] if rest else None)
+        return Call(input, GroupWeights(*groups), hx, cx, self.layout, options)
 
     @property
     def T(self) -> int:
@@ -170,8 +179,15 @@ class Results(NamedTuple):
     cells: Tensor = NOTHING
     """(T, B, G, H)"""
     reserve: Tensor = NOTHING
-    """(T, B, G, 5H) the activated gates i, f, g, o and c of every step; or, with checkpoints,
-    (ceil(T / k), G, B, P + H), h and c before every k-th step, in float32 or wider"""
+    """(T, B, G, 5H) the activated gates i, f, g, o and c of every step, with a layer norm then
+    W_hh h' (4H); or, with checkpoints, (ceil(T / k), G, B, P + H), h and c before every k-th step,
+    in float32 or wider"""
+
+
+def reserve_width(call: Call) -> int:
+    """Numbers that the reserve has for a step and row: 5H, and 4H more, W_hh h', with a norm."""
+    has_norm = call.options is not None and call.options.norm_hh is not None
+    return (9 if has_norm else 5) * int(call.cx.shape[2])
 
 
 class Saved(NamedTuple):
@@ -221,6 +237,10 @@ class Gradients(NamedTuple):
     """(G, B, P)"""
     cx: Tensor
     """(G, B, H)"""
+    norm_hh: Tensor = NOTHING
+    """(G, 4H), empty without that option"""
+    norm_c: Tensor = NOTHING
+    """(G, 2, H), empty without that option"""
 
 
 class Layers(NamedTuple):
@@ -243,6 +263,10 @@ class Layers(NamedTuple):
     """a PrepackedWeights for each layer; None: weights are packed in every call"""
     num_heads: int = 1
     """heads of each direction; each is a group"""
+    options: LSTMOptions = PLAIN
+    """what the cells do beyond the plain equations"""
+    training: bool = False
+    """masks of the options are drawn; else their expectation is taken"""
 
 
 def split(items: Iterable[Any], sizes: Sequence[int]) -> list[list[Any]]:

@@ -86,7 +86,7 @@ def check_call(call: Call, *, autocast: bool = False, length_values: bool = True
         The call with states, and with a layout whose tensors are on the input's device and, where
         a program is recorded, are checked again when the program runs.
     """
-    input, weights, hx, cx, layout = call
+    input, weights, hx, cx, layout, options = call
     G = len(weights.weight_hh)
     if G == 0 or weights.weight_hh[0].dim() != 2:
         raise RuntimeError("weight_hh: expected one matrix (4H, P) a group")
@@ -120,7 +120,7 @@ def check_call(call: Call, *, autocast: bool = False, length_values: bool = True
             check_like(name, state, "input", input, autocast)
     hx = input.new_zeros(G, B, P) if hx is None else hx
     cx = input.new_zeros(G, B, H) if cx is None else cx
-    return Call(input, weights, hx, cx, layout)
+    return Call(input, weights, hx, cx, layout, options)
 
 
 def _check_input(

@@ -23,6 +23,8 @@ from fastlstm.checks import check_call, check_layers
 from fastlstm.layers import join_heads, make_cell, make_layers
 from fastlstm.layout_checks import steps_between_checkpoints
 from fastlstm.op.run import run, run_layers, run_stacked
+from fastlstm.option_checks import check_cell_options, check_norms, check_options
+from fastlstm.options import PLAIN, LSTMOptions
 from fastlstm.problem import pose_problem
 from fastlstm.tracing import Mode, autocast_dtype
 
@@ -43,6 +45,7 @@ def lstm(
     checkpoint_every: int | str | None = None,
     num_heads: int = 1,
     prepacked: Sequence[PrepackedWeights | None] | None = None,
+    options: LSTMOptions = PLAIN,
     backend: str = "auto",
     packed: Sequence[PrepackedWeights | None] | None = None,
 ) -> tuple[Any, ...]:
@@ -73,6 +76,7 @@ def lstm(
             ``weight_hh`` is (4H, H / n). Not with ``weight_hr``. Default: 1.
         prepacked: a :class:`fastlstm.PrepackedWeights` for each layer, the cache of its prepacked
             weights; see :func:`fastlstm.lstm_sequence`. Default: none.
+        options: a :class:`fastlstm.LSTMOptions`. Default: none is on.
         backend: "auto", or the name of one; see :func:`fastlstm.explain`. Default: "auto".
         packed: the name of ``prepacked`` in version 0.1.
 
@@ -100,6 +104,10 @@ def lstm(
         layers = layers._replace(dropout=dropout)
     if prepacked is not None or packed is not None:
         layers = layers._replace(prepacked=prepacked or packed)
+    if options is not PLAIN:
+        check_options(options, dropout)
+        check_norms(options, weights, num_heads)
+        layers = layers._replace(options=options.in_mode(training), training=training)
     wanted = Wanted(False, return_sequence, return_all_cells, every)
     wanted, mode, problem = pose_problem(layers, wanted, "lstm")
     chosen = select(problem, backend, mode)
@@ -132,6 +140,8 @@ def lstm_cell(
     hx: tuple[Tensor, Tensor] | None,
     weights: LSTMWeights,
     *,
+    options: LSTMOptions = PLAIN,
+    training: bool = False,
     backend: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Apply one LSTM to one time step, as ``nn.LSTMCell`` does, with peepholes if there are any.
@@ -140,6 +150,10 @@ def lstm_cell(
         input: (B, I).
         hx: (h, c), both (B, H); None for zeros.
         weights: the parameters of the cell, without ``weight_hr``.
+        options: a :class:`fastlstm.LSTMOptions` with zoneout and cell_clip only. Default: none is
+            on.
+        training: whether zoneout draws masks; else each state takes their expectation.
+            Default: False.
         backend: "auto", or the name of one; see :func:`fastlstm.explain`. Default: "auto".
 
     Returns:
@@ -156,6 +170,10 @@ def lstm_cell(
     """
     check_cell(input, hx, weights)
     layers = make_cell(input, hx, weights)
+    if options is not PLAIN:
+        check_cell_options(options)
+        check_norms(options, [weights], 1)
+        layers = layers._replace(options=options, training=training)
     wanted, mode, problem = pose_problem(layers, Wanted(), "cell")
     chosen = select(problem, backend, mode)
     if chosen is backends.torch:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 
 from fastlstm.call import Layers, Wanted
+from fastlstm.options import OUTSIDE_OF_CELLS, PLAIN
 from fastlstm.tracing import Mode, find_mode, is_vmapped, records_gradients
 
 
@@ -32,6 +33,8 @@ class Problem(NamedTuple):
             module is in training mode or not.
         number: the number of the tensors' GPU; None for the current one, and on other devices.
         num_heads: heads of each direction; each is a group.
+        options: names of the options of :class:`fastlstm.LSTM` that are on, as "zoneout".
+        cell_options: those of them that change what a cell computes, and not only its inputs.
     """
 
     device: str
@@ -55,6 +58,8 @@ class Problem(NamedTuple):
     requires_grad: bool = False
     number: int | None = None
     num_heads: int = 1
+    options: tuple[str, ...] = ()
+    cell_options: tuple[str, ...] = ()
 
 
 def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mode, Problem]:
@@ -73,12 +78,15 @@ def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mod
     for of_layer in layers.weights:
         for parameter in of_layer:
             tensors += parameter
+    for norm in layers.options.norms or ():
+        tensors += norm
     mode = find_mode(tensors)
     train = mode is Mode.AUTOGRAD or (mode is not Mode.NONE and records_gradients(mode, tensors))
     if train:
         wanted = wanted._replace(train=True)
     # A trace may be trained later; but backends are asked about this call.
     requires_grad = train and torch.is_grad_enabled()
+    options = () if layers.options is PLAIN else layers.options.names
     whole_layers, is_packed = kind != "sequence", layout.batch_sizes is not None
     T = 1 if kind == "cell" else input.shape[0]
     transformed = mode is Mode.FORWARD_AD or (mode is Mode.FUNCTORCH and is_vmapped())
@@ -104,5 +112,7 @@ def pose_problem(layers: Layers, wanted: Wanted, kind: str) -> tuple[Wanted, Mod
         requires_grad=requires_grad,
         number=input.device.index,
         num_heads=layers.num_heads,
+        options=options,
+        cell_options=options and tuple(name for name in options if name not in OUTSIDE_OF_CELLS),
     )
     return wanted, mode, problem

@@ -50,23 +50,21 @@ def _run_isa(case, inputs, cotangents, isa, dtype=torch.float64):
         for name in ("y", "hy", "cy", "cells")
     ]
     needs = Needs(True, bool(case.I), bool(case.I), True, case.peephole, bool(case.proj_size))
-    dinput, dweight_ih, dbias, dweight_hh, dweight_ch, dweight_hr, dhx, dcx = cpu.backward(
-        call, Saved(y, reserve), OutputGradients(*gradients), needs, isa
-    )
-    results = {"y": y, "hy": hy, "cy": cy, "dhx": dhx, "dcx": dcx}
+    found = cpu.backward(call, Saved(y, reserve), OutputGradients(*gradients), needs, isa)
+    results = {"y": y, "hy": hy, "cy": cy, "dhx": found.hx, "dcx": found.cx}
     if "cells" in case.uses:
         results["cells"] = cells
-    results["dx" if case.I else "digates"] = dinput
+    results["dx" if case.I else "digates"] = found.input
     for group in range(len(case.reverse)):
-        results[f"dweight_hh[{group}]"] = dweight_hh[group]
+        results[f"dweight_hh[{group}]"] = found.weight_hh[group]
         if case.peephole:
-            results[f"dweight_ch[{group}]"] = dweight_ch[group]
+            results[f"dweight_ch[{group}]"] = found.weight_ch[group]
         if case.proj_size:
-            results[f"dweight_hr[{group}]"] = dweight_hr[group]
+            results[f"dweight_hr[{group}]"] = found.weight_hr[group]
         if case.I:
-            results[f"dweight_ih[{group}]"] = dweight_ih[group]
+            results[f"dweight_ih[{group}]"] = found.weight_ih[group]
             for bias in case.biases:
-                results[f"d{bias}[{group}]"] = dbias[group]
+                results[f"d{bias}[{group}]"] = found.bias[group]
     return results
 
 

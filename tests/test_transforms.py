@@ -255,7 +255,7 @@ def _reference_forward(*args):
 
 def _reference_backward(*args):
     call, _, grads, needs, _ = schema.unflatten_backward(args)
-    return tuple(second_order.gradients(call, grads, Needs(*needs)))
+    return tuple(second_order.gradients(call, grads, Needs(*needs)))[:8]
 
 
 @pytest.mark.parametrize("weights", ["one", "own"])

@@ -44,11 +44,12 @@ def materialized(name: str, tensor: Tensor) -> Tensor:
 
 def materialized_call(call: Call) -> Call:
     """The call with every tensor :func:`materialized`; nearly always the same object."""
-    input, weights, hx, cx, layout = call
+    input, weights, hx, cx, layout, options = call
     tensors = [input, hx, cx]
     for parameter in weights:
         tensors += parameter
     tensors += [tensor for tensor in layout[1:] if tensor is not None]
+    tensors += [] if options is None else [t for t in options[:-1] if t is not None]
     are_there = min(map(Tensor.data_ptr, tensors)) > _LOW_ADDRESS or all(map(is_there, tensors))
     if are_there and not any(map(Tensor.is_neg, tensors)):
         return call
@@ -66,6 +67,7 @@ def materialized_call(call: Call) -> Call:
         materialized("hx", hx),
         materialized("cx", cx),
         SequenceLayout(layout.reverse, *about_rows),
+        options and options.map(materialized),
     )
 
 

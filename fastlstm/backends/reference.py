@@ -12,6 +12,14 @@ Equations (Graves 2013, as used by Srivastava et al. 2015; without ``weight_ch``
     c_t = f_t * c_{t-1} + i_t * g_t
     o_t = sigmoid(a_o + w_co * c_t)        the new cell state
     h_t = o_t * tanh(c_t)                  then W_hr h_t where there is a projection
+
+With the options of a call, each of which may be absent::
+
+    a_t = igates_t + norm_hh * normalise(W_hh (hidden_mask * h_{t-1}))    over the 4H gates
+    c~_t = clip(f_t * c_{t-1} + i_t * g_t, -cell_clip, cell_clip)         which o's peephole reads
+    h~_t = o_t * tanh(gain * normalise(c~_t) + bias)                      norm_c: gain and bias
+    c_t = keep_c * c_{t-1} + (1 - keep_c) * c~_t
+    h_t = keep_h * h_{t-1} + (1 - keep_h) * h~_t                          h~_t after its projection
 """
 
 from __future__ import annotations
@@ -19,9 +27,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fastlstm.call import Call, Results, Wanted
+from fastlstm.options import PLAIN_CELLS, STEPWISE, CellOptions
 from fastlstm.problem import Problem
 
 CHECKPOINTS = False
@@ -39,17 +49,30 @@ def lstm_step(
     cx: Tensor,
     weight_ch: Tensor | None = None,
     weight_hr: Tensor | None = None,
+    options: CellOptions = PLAIN_CELLS,
 ) -> tuple[Tensor, Tensor]:
-    """One time step: igates (B, 4H), hx (B, P), cx (B, H) to the next (hx, cx)."""
-    i, f, g, o = (igates + hx @ weight_hh.t()).chunk(4, dim=-1)
+    """One time step: igates (B, 4H), hx (B, P), cx (B, H) to the next (hx, cx).
+
+    ``options`` are those of the group and the step: hidden_mask (B, P), keep_h (B, P) ...
+    """
+    hidden_mask, keep_h, keep_c, norm_hh, norm_c, cell_clip = options
+    hgates = (hx if hidden_mask is None else hidden_mask * hx) @ weight_hh.t()
+    if norm_hh is not None:
+        hgates = F.layer_norm(hgates, norm_hh.shape, norm_hh)
+    i, f, g, o = (igates + hgates).chunk(4, dim=-1)
     if weight_ch is not None:
         w_ci, w_cf, w_co = weight_ch.chunk(3)
         i, f = i + w_ci * cx, f + w_cf * cx
     cy = f.sigmoid() * cx + i.sigmoid() * g.tanh()
+    if cell_clip:
+        cy = cy.clamp(-cell_clip, cell_clip)
     if weight_ch is not None:
         o = o + w_co * cy
-    hy = o.sigmoid() * cy.tanh()
-    return (hy if weight_hr is None else hy @ weight_hr.t()), cy
+    squashed = cy if norm_c is None else F.layer_norm(cy, norm_c.shape[1:], norm_c[0], norm_c[1])
+    hy = o.sigmoid() * squashed.tanh()
+    hy = hy if weight_hr is None else hy @ weight_hr.t()
+    hy = hy if keep_h is None else keep_h * hx + (1 - keep_h) * hy
+    return hy, cy if keep_c is None else keep_c * cx + (1 - keep_c) * cy
 
 
 def project(
@@ -71,11 +94,13 @@ def project(
 
 def forward(call: Call, wanted: Wanted | None = None) -> Results:
     """Every output of every group over every time step, whatever is ``wanted``, but no reserve."""
-    input, weights, hx, cx, (reverse, lengths, batch_sizes, reset) = call
+    input, weights, hx, cx, (reverse, lengths, batch_sizes, reset), options = call
     if batch_sizes is not None:  # by way of a padded batch
         there, index = _places(batch_sizes.to(input.device))
         padded_layout = call.layout._replace(lengths=there.sum(0), batch_sizes=None)
-        padded = forward(call._replace(input=input[index], layout=padded_layout))
+        if options is not None:
+            options = options.map(lambda name, t: t[index] if name in STEPWISE else t)
+        padded = forward(call._replace(input=input[index], layout=padded_layout, options=options))
         return Results(padded.y[there], padded.hy, padded.cy, padded.cells[there])
     igates = input
     if weights.weight_ih:
@@ -98,6 +123,7 @@ def forward(call: Call, wanted: Wanted | None = None) -> Results:
                 c,
                 weights.weight_ch[group] if weights.weight_ch else None,
                 weights.weight_hr[group] if weights.weight_hr else None,
+                PLAIN_CELLS if options is None else options.at(t, group),
             )
             if lengths is None:
                 h, c = h_t, c_t

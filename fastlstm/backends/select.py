@@ -85,6 +85,8 @@ def why_not_stacked(
         return "there is a single layer"
     if not hasattr(backend, "why_not_stacked"):
         return "a call of its kernels runs one layer"
+    if problem.options:
+        return f"{problem.options[0]} is drawn for each layer"
     if torch.compiler.is_compiling():
         return "torch.compile needs one op for each layer"
     reason: str | None = backend.why_not_stacked(problem, direction)

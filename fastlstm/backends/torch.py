@@ -22,6 +22,8 @@ def why_not(problem: Problem) -> str | None:
         return "has no peephole connections"
     if problem.num_heads > 1:
         return "has no heads"
+    if problem.options:
+        return f"has no {problem.options[0]}"
     if problem.has_reset:
         return "has no reset mask"
     if problem.return_all_cells:

@@ -54,6 +54,8 @@ def why_not(problem: Problem) -> str | None:
         return f"takes at most {_GROUPS} groups, not {problem.G}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
+    if problem.cell_options:
+        return f"has no {problem.cell_options[0]}"
     if problem.has_reset or problem.return_all_cells:
         return "has neither a reset mask nor all cell states"
     return None
@@ -90,7 +92,7 @@ def forward(call: Call, wanted: Wanted) -> Results:
     from fastlstm.kernels.lstm_forward import lstm_forward
 
     call = pointers.materialized_call(call)
-    input, weights, hx, cx, layout = call
+    input, weights, hx, cx, layout, _ = call
     (T, B), (G, _, H) = input.shape[:2], cx.shape
     y = input.new_empty(T, B, G, H)
     hy, cy = input.new_empty(G, B, H), input.new_empty(G, B, H)

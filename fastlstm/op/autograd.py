@@ -26,6 +26,7 @@ from fastlstm.call import (
     split,
 )
 from fastlstm.op import functorch, schema, second_order, vmap
+from fastlstm.options import CellOptions
 from fastlstm.tracing import Mode, find_mode
 
 
@@ -45,6 +46,8 @@ def lstm_sequence(
     """
     of_weights = chain.from_iterable(call.weights if weights is None else weights)
     tensors = (call.input, call.hx, call.cx, *of_weights)
+    if call.options is not None:
+        tensors += tuple(call.options.gains)
     return Results(*_LSTMSequence.apply((backend, call, wanted), *tensors))
 
 
@@ -61,7 +64,9 @@ class _LSTMSequence(torch.autograd.Function):
         needs_input, _, _, *needs_weights = ctx.needs_input_grad[1:]
         asked = GroupWeights._make(map(any, split(needs_weights, ctx.counts)))
         found = _gradients(ctx, needs_input, asked, OutputGradients(*grads))
-        return None, found.input, found.hx, found.cx, *chain.from_iterable(found.weights)
+        of_weights = chain.from_iterable(found.weights)
+        gains = [] if found.options is None else found.options.gains
+        return None, found.input, found.hx, found.cx, *of_weights, *gains
 
 
 def _save(ctx: Any, call: Call, results: Results, wanted: Wanted, backend: ModuleType) -> None:
@@ -72,8 +77,12 @@ def _save(ctx: Any, call: Call, results: Results, wanted: Wanted, backend: Modul
 def save_call(ctx: Any, call: Call, *others: Tensor | None) -> None:
     """Save a call, and other tensors, for the backward pass of an autograd function."""
     ctx.reverse, ctx.counts = call.layout.reverse, [len(group) for group in call.weights]
-    tensors = (call.input, call.hx, call.cx, *chain.from_iterable(call.weights))
-    ctx.save_for_backward(*others, *call.layout[1:], *tensors)
+    tensors = [*call.layout[1:], call.input, call.hx, call.cx, *chain.from_iterable(call.weights)]
+    ctx.cell_clip = None
+    if call.options is not None:
+        *of_options, ctx.cell_clip = call.options
+        tensors += of_options
+    ctx.save_for_backward(*others, *tensors)
     ctx.set_materialize_grads(False)
 
 
@@ -82,7 +91,10 @@ def saved_call(ctx: Any, num_others: int) -> tuple[Call, tuple[Any, ...]]:
     saved = ctx.saved_tensors  # once: a checkpoint brings the tensors back a single time
     layout = SequenceLayout(ctx.reverse, *saved[num_others : num_others + 3])
     input, hx, cx, *weights = saved[num_others + 3 :]
-    call = Call(input, GroupWeights(*split(weights, ctx.counts)), hx, cx, layout)
+    options = None
+    if ctx.cell_clip is not None:
+        options = CellOptions(*[*weights[sum(ctx.counts) :], ctx.cell_clip])
+    call = Call(input, GroupWeights(*split(weights, ctx.counts)), hx, cx, layout, options)
     return call, saved[:num_others]
 
 
@@ -107,7 +119,11 @@ def tensor_gradients(found: Gradients, needs_input: bool, asked: Any, call: Call
         for gradient, is_asked, parameter in zip(stacked, asked, call.weights, strict=True)
     ]
     dinput: Any = found.input if needs_input else None
-    return Call(dinput, GroupWeights(*dweights), found.hx, found.cx, call.layout)
+    options = call.options
+    if options is not None and options.norm_hh is not None:
+        norm_c = None if options.norm_c is None else found.norm_c
+        options = options._replace(norm_hh=found.norm_hh, norm_c=norm_c)
+    return Call(dinput, GroupWeights(*dweights), found.hx, found.cx, call.layout, options)
 
 
 def _gradients(ctx: Any, needs_input: bool, asked: Any, grads: OutputGradients) -> Call:
@@ -141,6 +157,14 @@ def _run_backward(
     is_batched = any(is_legacy_batchedtensor(grad) for grad in given)
     if mode in (Mode.AUTOGRAD, Mode.NONE) and not torch.is_grad_enabled() and not is_batched:
         return backend.backward(call, saved, grads, needs)
+    if call.options is not None:
+        if mode is Mode.TRACED and not torch.is_grad_enabled():
+            return schema.lstm_sequence_backward(call, saved, grads, needs, select.name(backend))
+
+        def plain(*grads: Tensor | None) -> Gradients:
+            return second_order.gradients(call, OutputGradients(*grads), needs)
+
+        return Gradients(*functorch.through_vmap(plain, grads)) if is_batched else plain(*grads)
     name = select.name(backend)
 
     def transformed(*grads: Tensor | None) -> Gradients:
@@ -163,8 +187,10 @@ def _differentiate(ctx: Any, needs: Sequence[Any], *grads: Tensor | None) -> tup
     flags: Any = schema.unflatten_call([*needs[:9], *[None] * 4])
     asked = GroupWeights._make(any(f) if isinstance(f, list) else f for f in flags.weights)
     found = _gradients(ctx, flags.input, asked, OutputGradients(*grads[:4]))
-    row = schema.flatten_call(found)[:9]
-    return *row, *[None] * 9
+    row = [*schema.flatten_call(found)[:9], *[None] * 4]
+    if found.options is not None:
+        row += [None, None, None, found.options.norm_hh, found.options.norm_c, None]
+    return *row, *[None] * (len(needs) - len(row))
 
 
 def _save_for_second_order(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
@@ -191,6 +217,15 @@ def _register(
     )
     torch.library.register_vmap(name, partial(rule, op))
     return functorch.transformable(op, save, differentiate, rule)
+
+
+_with_options = torch.ops.fastlstm.lstm_sequence_with_options.default
+torch.library.register_autograd(
+    schema.FORWARD_WITH_OPTIONS,
+    lambda ctx, *grads: _differentiate(ctx, ctx.needs_input_grad, *grads),
+    setup_context=_save_for_backward,
+)
+torch.library.register_vmap(schema.FORWARD_WITH_OPTIONS, partial(vmap.one_by_one, _with_options))
 
 
 _transformed = _register(schema.FORWARD, _save_for_backward, _differentiate, vmap.forward)

@@ -43,7 +43,8 @@ def _group(call: Call, group: int) -> Call:
     own = slice(group, group + 1)
     input = call.input if call.is_input_shared else call.input[..., own, :]
     layout = call.layout._replace(reverse=call.layout.reverse[own])
-    return Call(input, call.weights.of(own), call.hx[own], call.cx[own], layout)
+    options = call.options and call.options.of(own)
+    return Call(input, call.weights.of(own), call.hx[own], call.cx[own], layout, options)
 
 
 def _run_segments(run: Run, call: Call, wanted: Wanted) -> Results:
@@ -77,13 +78,15 @@ def _run_segment(
 ) -> tuple[Tensor, ...]:
     """The steps from ``begin`` to ``end`` from a state (G, B, P) and (G, B, H)."""
     reverse, lengths, batch_sizes, reset = call.layout
+    options = call.options
     if batch_sizes is not None:
         first = int(batch_sizes[:begin].sum())
         batch_sizes = batch_sizes[begin:end]
         B = int(batch_sizes[0])
-        input = call.input[first : first + int(batch_sizes.sum())]
+        rows = slice(first, first + int(batch_sizes.sum()))
+        options = options and options.within(rows, B)
         layout = call.layout._replace(batch_sizes=batch_sizes)
-        return run(Call(input, call.weights, h[:, :B], c[:, :B], layout))[:4]
+        return run(Call(call.input[rows], call.weights, h[:, :B], c[:, :B], layout, options))[:4]
     if reset is not None:
         if reverse[0] and end < call.T:  # the mask of the step after the segment
             closed = reset[end] if lengths is None else reset[end] & (end < lengths)
@@ -92,4 +95,5 @@ def _run_segment(
     if lengths is not None:
         lengths = (lengths - begin).clamp(0, end - begin)
     layout = call.layout._replace(lengths=lengths, reset=reset)
-    return run(Call(call.input[begin:end], call.weights, h, c, layout))[:4]
+    options = options and options.within(slice(begin, end), h.shape[1])
+    return run(Call(call.input[begin:end], call.weights, h, c, layout, options))[:4]

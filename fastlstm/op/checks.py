@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import torch
+from torch import Tensor
 
 from fastlstm.backends import select
-from fastlstm.call import Call, Layers, OutputGradients, Saved, Wanted
+from fastlstm.call import Call, Layers, OutputGradients, Saved, Wanted, reserve_width
 from fastlstm.checks import check_call, check_like
 from fastlstm.layout_checks import check_size
 from fastlstm.problem import pose_problem
@@ -24,9 +25,30 @@ def check_op(call: Call, wanted: Wanted, name: str) -> ModuleType:
         raise ValueError(f"checkpoint_every: expected at least 0, got {wanted.checkpoint_every}")
     layers = Layers(call.input, [call.weights], call.hx, call.cx, call.layout)
     _, _, problem = pose_problem(layers, wanted, "sequence")
+    if call.options is not None:
+        check_options(call)
+        names = call.options.names
+        problem = problem._replace(options=names, cell_options=names)
     if reason := backend.why_not(problem):
         raise ValueError(f"backend={name!r} cannot run this LSTM: {reason}")
     return backend
+
+
+def check_options(call: Call) -> None:
+    """RuntimeError or ValueError for options whose sizes, dtypes or devices are not the call's."""
+    (G, B, P), H, rows, options = call.hx.shape, call.cx.shape[2], call.rows, call.options
+    assert options is not None
+    sizes = ((G, B, P), (*rows, G, P), (*rows, G, H), (G, 4 * H), (G, 2, H))
+    for name, tensor, size in zip(options._fields, options[:5], sizes, strict=False):
+        if isinstance(tensor, Tensor):
+            check_size(name, tensor, size)
+            check_like(name, tensor, "input", call.input)
+    if not options.cell_clip >= 0:
+        raise ValueError(f"cell_clip: expected at least 0, got {options.cell_clip}")
+    if options.norm_c is not None and options.norm_hh is None:
+        raise ValueError("norm_c: expected None without norm_hh, got a Tensor")
+    if options.norm_hh is not None and call.weights.weight_ih:
+        raise ValueError("norm_hh: expected an input of igates beside it, got one with weight_ih")
 
 
 def check_backward(call: Call, saved: Saved, grads: OutputGradients, needs: Sequence[bool]) -> None:
@@ -35,7 +57,7 @@ def check_backward(call: Call, saved: Saved, grads: OutputGradients, needs: Sequ
     """
     (G, B, P), H, rows = call.hx.shape, call.cx.shape[2], call.rows
     sizes = ((*rows, G, P), (G, B, P), (G, B, H), (*rows, G, H))
-    kept, dtype = (*rows, G, 5 * H), call.input.dtype
+    kept, dtype = (*rows, G, reserve_width(call)), call.input.dtype
     y, reserve, checkpoint_every = saved
     if checkpoint_every:
         kept = (-(-call.T // checkpoint_every), G, B, P + H)

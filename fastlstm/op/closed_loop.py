@@ -41,7 +41,7 @@ def run_closed_loop(loop: ClosedLoop, backend: str) -> Tensor:
     if lowered is not None:
         loop = _lowered(loop, lowered, mode)
     first = loop.step(0, None, loop.hx[0], loop.cx[0])
-    problem = pose_problem(Layers(first.input, [first.weights], *first[2:]), Wanted(), "sequence")
+    problem = pose_problem(Layers(first.input, [first.weights], *first[2:5]), Wanted(), "sequence")
     chosen = select(problem[2], backend, mode)
     if mode is Mode.AUTOGRAD and hasattr(chosen, "backward") and loop.options.readout is None:
         readouts: Tensor = _ClosedLoop.apply(chosen, loop, *loop.tensors)

@@ -6,14 +6,15 @@ from functools import partial
 from types import ModuleType
 
 import torch
-import torch.nn.functional as F
 
 from fastlstm import backends
 from fastlstm.autocast import cast_call
 from fastlstm.backends import select
 from fastlstm.backends.cpu.prepacked import PrepackedWeights
 from fastlstm.call import NOTHING, Call, GroupWeights, Layers, Results, Wanted
+from fastlstm.masks import draw_options, drop_between_layers, normalized
 from fastlstm.op import autograd, checkpointing, schema, wavefront
+from fastlstm.options import PLAIN
 from fastlstm.tracing import Mode, records_gradients
 
 
@@ -30,17 +31,23 @@ def run_layers(backend: ModuleType, layers: Layers, wanted: Wanted, mode: Mode) 
     x, hy, cy = layers.input, [], []
     cells = NOTHING
     for layer, weights in enumerate(layers.weights):
-        if layer and layers.dropout:
-            x = F.dropout(x, layers.dropout)
+        if layer and (layers.dropout or layers.options is not PLAIN):
+            p, batch_sizes = layers.options.variational_dropout, layers.layout.batch_sizes
+            x = drop_between_layers(x, layers.dropout, p, batch_sizes, layers.hx.shape[1])
         own, is_last = slice(layer * G, (layer + 1) * G), layer == L - 1
         h, c = (layers.hx, layers.cx) if L == 1 else (layers.hx[own], layers.cx[own])
         call, of_layer = Call(x, weights, h, c, layers.layout), wanted
+        if layers.options is not PLAIN:
+            call = draw_options(call, layers.options, layers.training)
         if L > 1:
             train = wanted.train and records_gradients(mode, call.tensors)
             of_layer = wanted._replace(train=train)
         uncast = None
         if layers.autocast is not None:
             uncast, call = call.weights, cast_call(call, layers.autocast, mode)
+        if layers.options.norms is not None:
+            call = normalized(call, layers.options.norms[own])
+            uncast = None
         if not is_last:
             of_layer = of_layer._replace(y=True, cells=False)
         prepacked = None if layers.prepacked is None else layers.prepacked[layer]
@@ -91,15 +98,17 @@ def run(
     if mode is Mode.ONNX:
         return backends.onnx.forward(call)
     train, every = wanted.train, wanted.checkpoint_every * wanted.train
-    if every and not backend.CHECKPOINTS:
+    checkpoints = backend.CHECKPOINTS and call.options is None
+    if every and not checkpoints:
         if mode in (Mode.AUTOGRAD, Mode.TRACED) and not torch.jit.is_tracing():
             segment = partial(run, backend, wanted=wanted._replace(checkpoint_every=0), mode=mode)
             return checkpointing.run_segments(segment, call, wanted)
         every = 0  # nothing is kept, or torch.func, which cannot recompute saved tensors
-    if backend is backends.reference or mode is Mode.FORWARD_AD:
+    watched = mode is Mode.FUNCTORCH and call.options is not None
+    if backend is backends.reference or mode is Mode.FORWARD_AD or watched:
         return backends.reference.forward(call)
     needs_y = (train or mode is Mode.FUNCTORCH) and not every
-    returns_y = wanted.y or needs_y or not backend.CHECKPOINTS
+    returns_y = wanted.y or needs_y or not checkpoints
     wanted = Wanted(train, returns_y, wanted.cells, every)
     if mode is Mode.FUNCTORCH:
         return autograd.transformed_lstm_sequence(call, wanted, select.name(backend))
@@ -108,6 +117,6 @@ def run(
     if train:
         takes_sums = backend is backends.cpu
         return autograd.lstm_sequence(backend, call, wanted, uncast if takes_sums else None)
-    if prepacked is not None and backend is backends.cpu:
+    if prepacked is not None and backend is backends.cpu and call.options is None:
         return backends.cpu.forward(call, wanted, prepacked)
     return backend.forward(call, wanted)

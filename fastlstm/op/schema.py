@@ -25,46 +25,63 @@ from fastlstm.call import (
     Saved,
     SequenceLayout,
     Wanted,
+    reserve_width,
 )
 from fastlstm.op.checks import check_backward, check_op
+from fastlstm.options import CellOptions
 
 FORWARD = "fastlstm::lstm_sequence"
 BACKWARD = "fastlstm::lstm_sequence_backward"
+# The same with a call's options. They are ops of their own: those above keep the schemas of saved
+# programs.
+FORWARD_WITH_OPTIONS = "fastlstm::lstm_sequence_with_options"
+BACKWARD_WITH_OPTIONS = "fastlstm::lstm_sequence_with_options_backward"
 
 _WEIGHTS = (
     "Tensor[] weight_ih, Tensor[] bias_ih, Tensor[] bias_hh, Tensor[] weight_hh,"
     " Tensor[] weight_ch, Tensor[] weight_hr"
 )
 _LAYOUT = "int[] reverse, Tensor? lengths, Tensor? batch_sizes, Tensor? reset"
-_CALL = 13  # arguments of a call: input, six weights, hx, cx and four of the layout
+_OPTIONS = (
+    ", Tensor? hidden_mask, Tensor? keep_h, Tensor? keep_c, Tensor? norm_hh, Tensor? norm_c,"
+    " float cell_clip"
+)
+_WITHOUT_NORMS = 8  # gradients of a call without options
+_OF_FORWARD = 5  # arguments of the forward op beside those of the call
 
-torch.library.define(
-    FORWARD,
-    f"(Tensor input, {_WEIGHTS}, Tensor hx, Tensor cx, {_LAYOUT}, bool train,"
-    " bool return_all_cells, int checkpoint_every, bool return_sequence, str backend)"
-    " -> (Tensor y, Tensor hy, Tensor cy, Tensor cells, Tensor reserve)",
-)
-torch.library.define(
-    BACKWARD,
-    "(Tensor? dy, Tensor? dhy, Tensor? dcy, Tensor? dcells, Tensor y, Tensor reserve,"
-    f" Tensor input, {_WEIGHTS}, Tensor hx, Tensor cx, {_LAYOUT}, bool[] needs,"
-    " int checkpoint_every, str backend)"
-    " -> (Tensor dinput, Tensor dweight_ih, Tensor dbias, Tensor dweight_hh, Tensor dweight_ch,"
-    " Tensor dweight_hr, Tensor dhx, Tensor dcx)",
-)
+for forward, backward, options, dnorms in (
+    (FORWARD, BACKWARD, "", ""),
+    (FORWARD_WITH_OPTIONS, BACKWARD_WITH_OPTIONS, _OPTIONS, ", Tensor dnorm_hh, Tensor dnorm_c"),
+):
+    torch.library.define(
+        forward,
+        f"(Tensor input, {_WEIGHTS}, Tensor hx, Tensor cx, {_LAYOUT}{options}, bool train,"
+        " bool return_all_cells, int checkpoint_every, bool return_sequence, str backend)"
+        " -> (Tensor y, Tensor hy, Tensor cy, Tensor cells, Tensor reserve)",
+    )
+    torch.library.define(
+        backward,
+        "(Tensor? dy, Tensor? dhy, Tensor? dcy, Tensor? dcells, Tensor y, Tensor reserve,"
+        f" Tensor input, {_WEIGHTS}, Tensor hx, Tensor cx, {_LAYOUT}{options}, bool[] needs,"
+        " int checkpoint_every, str backend)"
+        " -> (Tensor dinput, Tensor dweight_ih, Tensor dbias, Tensor dweight_hh, Tensor dweight_ch,"
+        f" Tensor dweight_hr, Tensor dhx, Tensor dcx{dnorms})",
+    )
 
 
 def flatten_call(call: Call) -> tuple[Any, ...]:
     """A call as the ops' schemas have it."""
     w_ih, w_hh, b_ih, b_hh, w_ch, w_hr = map(list, call.weights)
-    return (call.input, w_ih, b_ih, b_hh, w_hh, w_ch, w_hr, call.hx, call.cx, *call.layout)
+    row = (call.input, w_ih, b_ih, b_hh, w_hh, w_ch, w_hr, call.hx, call.cx, *call.layout)
+    return row if call.options is None else (*row, *call.options)
 
 
 def unflatten_call(row: Sequence[Any]) -> Call:
     """The inverse of :func:`flatten_call`; also for a row of flags or dimensions."""
-    input, w_ih, b_ih, b_hh, w_hh, w_ch, w_hr, hx, cx, *layout = row
+    input, w_ih, b_ih, b_hh, w_hh, w_ch, w_hr, hx, cx, *others = row
     weights = GroupWeights(w_ih, w_hh, b_ih, b_hh, w_ch, w_hr)
-    return Call(input, weights, hx, cx, SequenceLayout(*layout))
+    options = CellOptions(*others[4:]) if len(others) > 4 else None
+    return Call(input, weights, hx, cx, SequenceLayout(*others[:4]), options)
 
 
 def flatten_forward(call: Call, wanted: Wanted, backend: str) -> tuple[Any, ...]:
@@ -75,8 +92,9 @@ def flatten_forward(call: Call, wanted: Wanted, backend: str) -> tuple[Any, ...]
 
 def unflatten_forward(row: Sequence[Any]) -> tuple[Call, Wanted, str]:
     """The inverse of :func:`flatten_forward`."""
-    train, cells, checkpoint_every, y, backend = row[_CALL:]
-    return unflatten_call(row[:_CALL]), Wanted(train, y, cells, checkpoint_every), backend
+    train, cells, checkpoint_every, y, backend = row[-_OF_FORWARD:]
+    wanted = Wanted(train, y, cells, checkpoint_every)
+    return unflatten_call(row[:-_OF_FORWARD]), wanted, backend
 
 
 def flatten_backward(
@@ -98,11 +116,7 @@ def unflatten_backward(
     return call, saved, OutputGradients(*tensors[:4]), needs, backend
 
 
-@torch.library.impl(FORWARD, "default")
-def _forward(*row: Any) -> tuple[Tensor, ...]:
-    outputs: tuple[Tensor, ...] | None = direct_forward_op(*row)
-    if outputs is not None:
-        return outputs
+def _forward_by_backend(*row: Any) -> tuple[Tensor, ...]:
     call, wanted, name = unflatten_forward(row)
     backend = check_op(call, wanted, name)
     if not backend.CHECKPOINTS and (wanted.checkpoint_every or not wanted.y):
@@ -113,19 +127,34 @@ def _forward(*row: Any) -> tuple[Tensor, ...]:
     return tuple(backend.forward(call, wanted))
 
 
-@torch.library.impl(BACKWARD, "default")
-def _backward(*row: Any) -> tuple[Tensor, ...]:
-    outputs: tuple[Tensor, ...] | None = direct_backward_op(*row)
-    if outputs is not None:
-        return outputs
+def _backward_by_backend(*row: Any) -> tuple[Tensor, ...]:
     call, saved, grads, flags, name = unflatten_backward(row)
     wanted = Wanted(True, True, grads.dcells is not None, saved.checkpoint_every)
     backend = check_op(call, wanted, name)
     check_backward(call, saved, grads, flags)
     found = backend.backward(call, saved, grads, Needs(*flags))
+    if call.options is None:
+        found = found[:_WITHOUT_NORMS]
     return tuple(gradient.to(call.input.dtype) for gradient in found)
 
 
+@torch.library.impl(FORWARD, "default")
+def _forward(*row: Any) -> tuple[Tensor, ...]:
+    outputs: tuple[Tensor, ...] | None = direct_forward_op(*row)
+    return _forward_by_backend(*row) if outputs is None else outputs
+
+
+@torch.library.impl(BACKWARD, "default")
+def _backward(*row: Any) -> tuple[Tensor, ...]:
+    outputs: tuple[Tensor, ...] | None = direct_backward_op(*row)
+    return _backward_by_backend(*row) if outputs is None else outputs
+
+
+torch.library.impl(FORWARD_WITH_OPTIONS, "default", _forward_by_backend)
+torch.library.impl(BACKWARD_WITH_OPTIONS, "default", _backward_by_backend)
+
+
+@torch.library.register_fake(FORWARD_WITH_OPTIONS)
 @torch.library.register_fake(FORWARD)
 def _forward_fake(*row: Any) -> tuple[Tensor, ...]:
     call, wanted, _ = unflatten_forward(row)
@@ -137,7 +166,7 @@ def _forward_fake(*row: Any) -> tuple[Tensor, ...]:
         states = (-(-call.T // wanted.checkpoint_every), G, B, P + H)
         reserve = input.new_empty(states, dtype=sums)
     elif wanted.train:
-        reserve = input.new_empty(*rows, G, 5 * H)
+        reserve = input.new_empty(*rows, G, reserve_width(call))
     return (
         input.new_empty(*rows, G, P) if wanted.y else nothing.clone(),
         input.new_empty(G, B, P),
@@ -147,6 +176,7 @@ def _forward_fake(*row: Any) -> tuple[Tensor, ...]:
     )
 
 
+@torch.library.register_fake(BACKWARD_WITH_OPTIONS)
 @torch.library.register_fake(BACKWARD)
 def _backward_fake(*row: Any) -> tuple[Tensor, ...]:
     call, saved, _, needs, _ = unflatten_backward(row)
@@ -155,20 +185,27 @@ def _backward_fake(*row: Any) -> tuple[Tensor, ...]:
     sizes = (tuple(call.input.shape), *weights)
     new_empty = saved.y.new_empty
     asked = [new_empty(size if need else 0) for size, need in zip(sizes, needs, strict=True)]
-    return *asked, new_empty(call.hx.shape), new_empty(call.cx.shape)
+    found = (*asked, new_empty(call.hx.shape), new_empty(call.cx.shape))
+    if call.options is None:
+        return found
+    norms = (call.options.norm_hh, call.options.norm_c)
+    return *found, *[new_empty(0) if norm is None else new_empty(norm.shape) for norm in norms]
 
 
-_forward_op = torch.ops.fastlstm.lstm_sequence.default
-_backward_op = torch.ops.fastlstm.lstm_sequence_backward.default
+def _op(call: Call, plain: str, with_options: str) -> Any:
+    name = plain if call.options is None else with_options
+    return getattr(torch.ops.fastlstm, name.partition("::")[2]).default
 
 
 def lstm_sequence(call: Call, wanted: Wanted, backend: str) -> Results:
     """Run a call as the op, for compilers and others that are to see it."""
-    return Results(*_forward_op(*flatten_forward(call, wanted, backend)))
+    op = _op(call, FORWARD, FORWARD_WITH_OPTIONS)
+    return Results(*op(*flatten_forward(call, wanted, backend)))
 
 
 def lstm_sequence_backward(
     call: Call, saved: Saved, grads: OutputGradients, needs: Needs, backend: str
 ) -> Gradients:
     """Run the backward pass of a call as the op."""
-    return Gradients(*_backward_op(*flatten_backward(call, saved, grads, needs, backend)))
+    op = _op(call, BACKWARD, BACKWARD_WITH_OPTIONS)
+    return Gradients(*op(*flatten_backward(call, saved, grads, needs, backend)))

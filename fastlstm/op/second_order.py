@@ -55,7 +55,8 @@ def gradients(call: Call, grads: OutputGradients, needs: Needs) -> Gradients:
         for parameter, need in zip(parameters, needs[1:], strict=True)
     )
     dinput = found.input if needs.input else nothing
-    return Gradients._make((dinput, *dweights, found.hx, found.cx))
+    norms = [] if found.options is None else found.options.gains
+    return Gradients(*[dinput, *dweights, found.hx, found.cx, *norms])
 
 
 def differentiate(
@@ -76,7 +77,7 @@ def differentiate(
         each = iter(variables[: len(given)])
         some = OutputGradients(*[None if grad is None else next(each) for grad in grads])
         first = gradients(call.with_tensors(variables[len(given) :]), some, needs)
-        return [d for d, dd in zip(first, dgradients, strict=True) if dd is not None]
+        return [d for d, dd in zip(first, dgradients, strict=False) if dd is not None]
 
     pull = torch.func.vjp(run, *given, *call.tensors)[1]
     found = pull(arriving)

@@ -30,7 +30,7 @@ def forward(op: Op, info: Any, in_dims: Sequence[Any], *row: Any) -> Outputs:
     dims: Any = schema.unflatten_forward(in_dims)[0]
     to_groups = _any_weight(dims) or call.layout.batch_sizes is not None
     if to_groups and _rows_differ(dims):
-        return _one_by_one(op, N, in_dims, row)
+        return one_by_one(op, info, in_dims, *row)
     folded = _fold_call(call, dims, N, to_groups, False)
     outputs = op(*schema.flatten_forward(folded, wanted, backend))
     sequence, state = _axes(call, to_groups)
@@ -46,7 +46,7 @@ def backward(op: Op, info: Any, in_dims: Sequence[Any], *row: Any) -> Outputs:
     dims, saved_dims, grad_dims, *_ = of_row
     to_groups = any(needs[1:]) or _any_weight(dims) or call.layout.batch_sizes is not None
     if to_groups and _rows_differ(dims):
-        return _one_by_one(op, N, in_dims, row)
+        return one_by_one(op, info, in_dims, *row)
     sequence, state = _axes(call, to_groups)
     axes = (sequence, state, state, sequence)
     folded_grads = OutputGradients(
@@ -103,7 +103,7 @@ def _kept_axis(call: Call, to_groups: bool, checkpoint_every: int) -> int:
 def _fold_call(call: Call, dims: Any, N: int, to_groups: bool, needs_dinput: bool) -> Call:
     """N calls as one; with ``needs_dinput`` none reads the same memory of an input as another."""
     sequence, state = _axes(call, to_groups)
-    input, weights, hx, cx, layout = call
+    input, weights, hx, cx, layout, _ = call
     hx, cx = _fold(hx, dims.hx, N, state), _fold(cx, dims.cx, N, state)
     if not to_groups:
         lengths, reset = layout.lengths, layout.reset
@@ -150,9 +150,10 @@ def _unfold_all(tensors: Sequence[Tensor], axes: Sequence[int], N: int) -> Outpu
     return tuple(unfolded), tuple(dims)
 
 
-def _one_by_one(op: Op, N: int, in_dims: Sequence[Any], args: Sequence[Any]) -> Outputs:
+def one_by_one(op: Op, info: Any, in_dims: Sequence[Any], *args: Any) -> Outputs:
     """The results of N calls, stacked."""
-    leaves, spec = pytree.tree_flatten(tuple(args))
+    N = info.batch_size
+    leaves, spec = pytree.tree_flatten(args)
     dims = pytree.tree_leaves(tuple(in_dims))
     results = []
     for n in range(N):

@@ -34,6 +34,8 @@ def why_not(problem: Problem) -> str | None:
         return _MISSING
     if problem.device != "cpu":
         return f"runs on the cpu, not on {problem.device}"
+    if problem.cell_options:
+        return f"has no {problem.cell_options[0]}"
     if problem.dtype not in _DTYPES and problem.dtype not in _COMPUTED_IN:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in (*_DTYPES, *_COMPUTED_IN))
         return f"computes in {known}, not {str(problem.dtype).removeprefix('torch.')}"
@@ -90,7 +92,7 @@ def forward(
         return Results._make((*(output.to(dtype) for output in outputs), reserve))
     if prepacked is not None and (done := prepacked.run(call, wanted)) is not None:
         return done
-    input, weights, hx, cx, layout = call
+    input, weights, hx, cx, layout, _ = call
     train, returns_y, returns_cells, every = wanted
     (G, B, P), H = hx.shape, cx.shape[2]
     is_packed = layout.batch_sizes is not None
@@ -157,7 +159,7 @@ def backward(
         wide = [_cast(each, dtype, _COMPUTED_IN[dtype]) for each in (call, saved, grads)]
         gradients = backward(wide[0], wide[1], wide[2], needs, isa)
         return Gradients(*(gradient.to(dtype) for gradient in gradients))
-    input, weights, hx, cx, layout = call
+    input, weights, hx, cx, layout, _ = call
     y, reserve, every = saved
     (G, B, P), H = hx.shape, cx.shape[2]
     I = weights.weight_ih[0].shape[1] if weights.weight_ih else 0
@@ -171,7 +173,7 @@ def backward(
     dhx, dcx = y.new_empty(G, B, P), y.new_empty(G, B, H)
     if hx.numel() == 0:
         zeros = [dweight.zero_() for dweight in dweights]
-        return Gradients._make((dinput, *zeros, dhx, dcx))
+        return Gradients(*[dinput, *zeros, dhx, dcx])
 
     is_packed = layout.batch_sizes is not None
     T, about_rows, _row_owners = pointers.row_arguments(call)
@@ -220,7 +222,7 @@ def backward(
         num_threads=threads,
         isa=isa,
     )
-    return Gradients._make((dinput, *dweights, dhx, dcx))
+    return Gradients(*[dinput, *dweights, dhx, dcx])
 
 
 def _cast(value: Any, dtype: torch.dtype, wanted: torch.dtype) -> Any:

@@ -35,7 +35,7 @@ class StoredWeights(PrepackedWeights):
 
     def run(self, call: Call, wanted: Wanted) -> Results | None:
         """Run a call of inference; None if the other kernels are to run it."""
-        input, weights, hx, cx, layout = call
+        input, weights, hx, cx, layout, _ = call
         (G, B, P), H = hx.shape, cx.shape[2]
         runs = (
             len(self._streams) == G

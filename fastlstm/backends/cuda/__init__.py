@@ -57,6 +57,8 @@ def why_not(problem: Problem) -> str | None:
         return f"takes at most {_GROUPS} groups, not {problem.G}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
+    if problem.cell_options:
+        return f"has no {problem.cell_options[0]}"
     return None
 
 

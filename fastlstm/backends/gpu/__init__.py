@@ -77,4 +77,4 @@ def zero_gradients(call: Call, needs: Needs) -> Gradients:
     zeros = [
         call.input.new_zeros(size if need else 0) for size, need in zip(sizes, needs, strict=True)
     ]
-    return Gradients._make((*zeros, torch.empty_like(call.hx), torch.empty_like(call.cx)))
+    return Gradients(*[*zeros, torch.empty_like(call.hx), torch.empty_like(call.cx)])
