@@ -24,9 +24,12 @@ from fastlstm.nn.replace import Replacement, replace
 from fastlstm.nn.segmented_loss import segmented_loss
 from fastlstm.nn.stream import Stream
 from fastlstm.op import flops  # noqa: F401, it registers formulas
+from fastlstm.options import LayerNorm, LSTMOptions
 
 # So that torch.load takes whole models where it allows known classes only (weights_only=True).
-torch.serialization.add_safe_globals([LSTM, LSTMCell, PrepackedWeights, RoundedWeights])
+torch.serialization.add_safe_globals(
+    [LSTM, LSTMCell, LSTMOptions, PrepackedWeights, RoundedWeights]
+)
 torch.serialization.add_safe_globals(  # files of version 0.1
     [
         (LSTM, "fastlstm.modules.LSTM"),
@@ -50,7 +53,9 @@ __all__ = [
     "LSTMCell",
     "LSTMClassifier",
     "LSTMFuturePredictor",
+    "LSTMOptions",
     "LSTMWeights",
+    "LayerNorm",
     "PrepackedWeights",
     "Replacement",
     "Stream",

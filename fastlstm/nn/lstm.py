@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,18 +12,15 @@ from torch.nn.utils.rnn import PackedSequence
 
 from fastlstm._C import direct_lstm
 from fastlstm.backends.select import check_backend
-from fastlstm.call import SequenceLayout, Wanted
 from fastlstm.checks import check_input
 from fastlstm.functional import lstm
-from fastlstm.layers import dense_weight, make_layers
 from fastlstm.layout_checks import steps_between_checkpoints, tensor_of
+from fastlstm.nn import layer_sizes
 from fastlstm.nn.direct import record
+from fastlstm.nn.layer_sizes import check_sized_layers, resize_layers, sizes_of_layers
 from fastlstm.nn.lstm_base import BEYOND_TORCH, LSTMBase, options_repr
-from fastlstm.nn.scripting import TorchLSTM, arguments_of, scriptable
-from fastlstm.problem import Problem, pose_problem
-from fastlstm.tracing import autocast_dtype
-
-EXAMPLE_STEPS, EXAMPLE_BATCH = 100, 32  # what explain() assumes without an input
+from fastlstm.nn.options import MODULE_OPTIONS
+from fastlstm.options import PLAIN, LSTMOptions
 
 
 class LSTM(LSTMBase):
@@ -47,19 +45,42 @@ class LSTM(LSTMBase):
 
         W_h. h_{t-1} = [W_h.^1 h_{t-1}^1, ..., W_h.^n h_{t-1}^n]    h^k: the h of head k
 
-    First gradients, ``torch.func.vmap`` and ``torch.func.grad`` run in the backend's kernels,
-    second derivatives and forward mode in plain torch; see :func:`fastlstm.lstm_sequence`.
+    docs/options.md has the equations and the costs of the options from ``layer_norm`` to
+    ``cell_clip``. First gradients, ``torch.func.vmap`` and ``torch.func.grad`` run in the backend's
+    kernels, second derivatives and forward mode in plain torch; see
+    :func:`fastlstm.lstm_sequence`.
 
     Sizes: T time steps, a batch of B rows, I input_size, H hidden_size, L num_layers, D directions
     (2 if bidirectional, else 1), and P, the size of h: proj_size, or H without a projection.
 
     Args:
-        input_size, hidden_size, num_layers, bias, batch_first: as in ``nn.LSTM``.
+        input_size, num_layers, bias, batch_first: as in ``nn.LSTM``.
+        hidden_size: H, as in ``nn.LSTM``, or a list with the size of each layer. h_n and c_n, and
+            h_0 and c_0, are then tuples with a tensor (D, B, H) for each layer. Sizes that differ
+            exclude proj_size, learn_initial_state and num_heads.
         dropout, bidirectional, proj_size, device, dtype: as in ``nn.LSTM``.
         peephole: add the peephole connections. Default: False.
         learn_initial_state: add the parameters ``h_0`` (L * D, P) and ``c_0`` (L * D, H), which are
             zero at first: the states from which every row starts when no hx is given.
             Default: False.
+        layer_norm: normalise W_ih x, W_hh h and c in every step (Ba, Kiros and Hinton, 2016). Each
+            layer and direction has four more parameters: the gains ``weight_ln_ih_l0`` (4H),
+            ``weight_ln_hh_l0`` (4H) and ``weight_ln_c_l0`` (H), and ``bias_ln_c_l0`` (H). The
+            biases of the first two norms are ``bias_ih_l0`` and ``bias_hh_l0``. Not with num_heads.
+            Default: False.
+        recurrent_dropout: p, in training the probability with which a unit of h is zero in W_hh h,
+            by one mask for each sequence (Gal and Ghahramani, 2016). Default: 0.
+        weight_dropout: p, in training the probability with which a number of W_hh is zero, by one
+            mask for each call (DropConnect; Merity, Keskar and Socher, 2018). Default: 0.
+        zoneout: (p_h, p_c), in training the probabilities with which a unit of h and of c keeps its
+            value of the step before; in evaluation the shares that it keeps (Krueger et al., 2017).
+            Default: (0, 0).
+        variational_dropout: p, as dropout, but a unit is dropped in all steps of a sequence. Not
+            with dropout. Default: 0.
+        forget_bias: the value at which the bias of the forget gate starts. Default: None, it is
+            drawn like the others.
+        cell_clip: v, c is clipped to -v..v in every step, as TensorFlow's ``cell_clip`` does it.
+            Default: None, no limit.
         checkpoint_every: k, to save memory in training: only the state before every k-th step is
             kept, 2H/k numbers a step and layer in the place of 5H. The backward pass runs k steps
             again at a time. A training step takes 1.1 to 1.3 times as long, and the gradients are
@@ -74,6 +95,8 @@ class LSTM(LSTMBase):
         TypeError, ValueError: as ``nn.LSTM`` does.
         TypeError: ``checkpoint_every`` is neither None, an integer nor a string, or ``num_heads``
             no integer.
+        ValueError: a probability outside 0..1, a cell_clip that is not above 0, a forget_bias with
+            bias=False, or sizes that are not num_layers in number.
         ValueError: ``checkpoint_every`` is below 1 or another string than "auto", ``num_heads`` is
             no divisor of H, or not 1 beside proj_size, or there is no backend of that name.
 
@@ -86,15 +109,13 @@ class LSTM(LSTMBase):
         torch.Size([80, 5])
     """
 
-    weight_ih_l0: Tensor
-    weight_hh_l0: Tensor
     h_0: Tensor
     c_0: Tensor
 
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | Sequence[int],
         num_layers: int = 1,
         bias: bool = True,
         batch_first: bool = False,
@@ -108,12 +129,20 @@ class LSTM(LSTMBase):
         learn_initial_state: bool = False,
         checkpoint_every: int | str | None = None,
         num_heads: int = 1,
+        layer_norm: bool = False,
+        recurrent_dropout: float = 0.0,
+        weight_dropout: float = 0.0,
+        zoneout: tuple[float, float] = (0.0, 0.0),
+        variational_dropout: float = 0.0,
+        forget_bias: float | None = None,
+        cell_clip: float | None = None,
         backend: str = "auto",
     ) -> None:
+        sizes = sizes_of_layers(hidden_size, num_layers)
         super().__init__(
             "LSTM",
             input_size,
-            hidden_size,
+            sizes[0] if isinstance(sizes, tuple) else sizes,
             num_layers,
             bias,
             batch_first,
@@ -129,27 +158,45 @@ class LSTM(LSTMBase):
         steps_between_checkpoints(checkpoint_every)
         self.checkpoint_every = checkpoint_every
         self.backend = check_backend(backend)
-        self._divide_into_heads(num_heads)
-        if peephole:
-            bound = self._bound()
-            for suffix in self._suffixes():
-                like = getattr(self, f"weight_hh_{suffix}")
-                weight_ch = nn.Parameter(like.new_empty(3 * hidden_size))
-                self.register_parameter(f"weight_ch_{suffix}", weight_ch)
-                nn.init.uniform_(weight_ch, -bound, bound)
+        dropouts = (recurrent_dropout, weight_dropout, zoneout, variational_dropout)
+        self.set_options(LSTMOptions(*dropouts, cell_clip))
+        self.check_forget_bias(forget_bias, bias)
+        self.layer_norm = layer_norm
+        if isinstance(sizes, tuple):
+            check_sized_layers(proj_size, learn_initial_state, num_heads)
+            resize_layers(self, sizes)
+        else:
+            self._divide_into_heads(num_heads)
+        if layer_norm and num_heads > 1:
+            raise ValueError(f"layer_norm: expected False with num_heads={num_heads}; got True")
+        for ending in self._endings():
+            like = getattr(self, f"weight_hh{ending}")
+            if peephole:
+                weight_ch = nn.Parameter(like.new_empty(3 * like.shape[0] // 4))
+                self.register_parameter(f"weight_ch{ending}", weight_ch)
+                nn.init.uniform_(weight_ch, -(bound := self._bound(like)), bound)
+            if layer_norm:
+                self.add_layer_norm(ending, like)
+        if isinstance(sizes, tuple):
+            self.reset_parameters()
+        self.reset_options()
         if learn_initial_state:
             rows = len(self._suffixes())
-            self.h_0 = nn.Parameter(self.weight_hh_l0.new_zeros(rows, proj_size or hidden_size))
-            self.c_0 = nn.Parameter(self.weight_hh_l0.new_zeros(rows, hidden_size))
+            like, H = self.weight_hh_l0, self.weight_hh_l0.shape[0] // 4
+            self.h_0 = nn.Parameter(like.new_zeros(rows, proj_size or H))
+            self.c_0 = nn.Parameter(like.new_zeros(rows, H))
 
     def reset_parameters(self) -> None:
         """Draw all weights again, as ``nn.LSTM`` does; set learnt initial states to zero."""
-        bound = self._bound()
+        bound = self._bound(self.weight_hh_l0)
         for name, parameter in self.named_parameters():
             if name in ("h_0", "c_0"):
                 nn.init.zeros_(parameter)
-            else:
-                nn.init.uniform_(parameter, -bound, bound)
+                continue
+            if isinstance(self.hidden_size, tuple):
+                bound = self._bound(getattr(self, f"weight_hh{name[name.rindex('_l') :]}"))
+            nn.init.uniform_(parameter, -bound, bound)
+        self.reset_options()
 
     def forward(
         self,
@@ -189,6 +236,20 @@ class LSTM(LSTMBase):
                 :func:`fastlstm.lstm_sequence` do.
         """
         is_usual = return_sequence and not return_all_cells and type(self).weights is LSTM.weights
+        options = PLAIN
+        if self.options is not PLAIN or self.layer_norm:
+            options = self.active_options(self._endings()).in_mode(self.training)
+            is_usual &= options == PLAIN
+        if isinstance(self.hidden_size, tuple):
+            return layer_sizes.forward(
+                self,
+                input,
+                hx,
+                lengths=lengths,
+                reset=reset,
+                return_all_cells=return_all_cells,
+                return_sequence=return_sequence,
+            )
         if is_usual and not is_compiling():
             outputs = direct_lstm(self, record, input, hx, lengths, reset)
             if outputs is not None:
@@ -222,6 +283,7 @@ class LSTM(LSTMBase):
             checkpoint_every=self.checkpoint_every,
             num_heads=self.num_heads,
             prepacked=prepacked,
+            options=options,
             backend=self.backend,
         )
         if not batched:
@@ -241,74 +303,13 @@ class LSTM(LSTMBase):
             self.c_0.unsqueeze(1).expand(-1, B, -1),
         )
 
-    def problem(self, input: Tensor | PackedSequence | None = None) -> Problem:
-        """The question that a call with this input puts to the backends, for ``explain``."""
-        if input is None:
-            input = self.weight_ih_l0.new_empty(EXAMPLE_STEPS, EXAMPLE_BATCH, self.input_size)
-            if self.batch_first:
-                input = input.transpose(0, 1)
-        batch_sizes = input.batch_sizes if isinstance(input, PackedSequence) else None
-        if not isinstance(input, PackedSequence):
-            check_input(input, None)
-            input = input if input.dim() == 3 else input.unsqueeze(0 if self.batch_first else 1)
-        layout = SequenceLayout([False, True][: 1 + self.bidirectional], None, batch_sizes)
-        data, weights = input.data if isinstance(input, PackedSequence) else input, self.weights()
-        autocast, n = autocast_dtype(data), self.num_heads
-        layers = make_layers(input, None, weights, layout, self.batch_first, autocast, n)
-        layers = layers._replace(dropout=self.dropout if self.training else 0.0)
-        every = steps_between_checkpoints(self.checkpoint_every)
-        return pose_problem(layers, Wanted(checkpoint_every=every), "lstm")[2]
-
-    def to_torch(self) -> nn.LSTM:
-        """Make an ``nn.LSTM`` with copies of these parameters; heads become zeros in weight_hh.
-
-        Raises:
-            ValueError: with peepholes or learnt initial states, which ``nn.LSTM`` lacks.
-        """
-        for name in ("peephole", "learn_initial_state"):
-            if getattr(self, name):
-                raise ValueError(f"{name}: expected False, nn.LSTM has no such option; got True")
-        module = TorchLSTM(**arguments_of(self))
-        state, n = self.state_dict(), self.num_heads
-        module.load_state_dict(
-            {name: dense_weight(w, n) if "weight_hh" in name else w for name, w in state.items()}
-        )
-        return module.train(self.training)
-
-    def __prepare_scriptable__(self) -> nn.Module:
-        """The module that torch.jit.script compiles: an nn.LSTM that shares these parameters."""
-        return scriptable(self, arguments_of(self))
-
-    @classmethod
-    def from_torch(
-        cls, module: nn.LSTM, backend: str = "auto", checkpoint_every: int | str | None = None
-    ) -> LSTM:
-        """Make an LSTM with copies of the parameters of an ``nn.LSTM``.
-
-        Args:
-            module: an ``nn.LSTM`` or a fastlstm one.
-            backend, checkpoint_every: as in the constructor.
-
-        Raises:
-            TypeError: the module is no LSTM.
-            ValueError: there is no backend of that name.
-
-        Example:
-            >>> theirs = torch.nn.LSTM(3, 4)
-            >>> ours, x = fastlstm.LSTM.from_torch(theirs), torch.randn(5, 2, 3)
-            >>> torch.allclose(ours(x)[0], theirs(x)[0], atol=1e-6)
-            True
-        """
-        if not isinstance(module, (TorchLSTM, LSTM)):
-            raise TypeError(f"module: expected an nn.LSTM, got {type(module).__name__}")
-        options: dict[str, Any] = {"backend": backend, "checkpoint_every": checkpoint_every}
-        options["num_heads"] = getattr(module, "num_heads", 1)
-        ours = cls(**arguments_of(module), **options)
-        ours.load_state_dict(module.state_dict())
-        return ours.train(module.training)
-
     def extra_repr(self) -> str:
         """The text of nn.LSTM, with the options that are on."""
         return super().extra_repr() + options_repr(
-            self, "peephole", "learn_initial_state", "checkpoint_every", "num_heads"
+            self,
+            "peephole",
+            "learn_initial_state",
+            "checkpoint_every",
+            "num_heads",
+            *MODULE_OPTIONS,
         )

@@ -13,22 +13,36 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from fastlstm.backends.cpu.prepacked import PrepackedWeights
 from fastlstm.backends.cpu.stored import RoundedWeights
-from fastlstm.call import LSTMWeights
-from fastlstm.checks import check_num_heads
+from fastlstm.call import LSTMWeights, SequenceLayout, Wanted
+from fastlstm.checks import check_input, check_num_heads
+from fastlstm.layers import make_layers
+from fastlstm.layout_checks import steps_between_checkpoints
+from fastlstm.nn.frozen import Freezable
+from fastlstm.nn.options import WithOptions
 from fastlstm.nn.scripting import TorchLSTM
-from fastlstm.nn.stream import Stream
-from fastlstm.tracing import requires_grad
+from fastlstm.nn.torch_forms import TorchForms
+from fastlstm.options import PLAIN
+from fastlstm.problem import Problem, pose_problem
+from fastlstm.tracing import autocast_dtype, requires_grad
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    pass
+
+EXAMPLE_STEPS, EXAMPLE_BATCH = 100, 32  # what explain() assumes without an input
 
 # Attributes of every module of ours, on top of those of torch's. __module__ makes torch.fx record
 # the module as one call, as it does nn.LSTM. The tracers of torch.fx and of quantization look into
 # every module whose __module__ is not under torch.nn, and cannot follow our code, which branches on
 # shapes. The class keeps its own name, which pickle and documentation use.
-BEYOND_TORCH = {"__module__": TorchLSTM.__module__, "peephole": False, "backend": "auto"}
+BEYOND_TORCH = {
+    "__module__": TorchLSTM.__module__,
+    "peephole": False,
+    "options": PLAIN,
+    "layer_norm": False,
+    "forget_bias": None,
+    "backend": "auto",
+}
 
 
 def check_sizes(
@@ -41,6 +55,8 @@ def check_sizes(
     if module.peephole and weights.weight_ch is None:
         raise TypeError(f"weight_ch{suffix}: expected a Tensor, got NoneType")
     H, P, n = module.hidden_size, getattr(module, "proj_size", 0), getattr(module, "num_heads", 1)
+    if isinstance(H, tuple):  # the size of each layer
+        H = H[0]
     if n != 1:
         check_num_heads(n, H, P > 0)
     sizes = ((4 * H, module.input_size), (4 * H, P or H // n))
@@ -57,12 +73,16 @@ def check_sizes(
 def options_repr(module: nn.Module, *names: str) -> str:
     """The options of these names that are on, and the backend, for ``extra_repr``."""
     values = [(name, getattr(module, name)) for name in names]
-    one_head = ("num_heads", 1)
-    on = "".join(f", {n}={value!r}" for n, value in values if value and (n, value) != one_head)
+    off = (("num_heads", 1), ("zoneout", (0.0, 0.0)), ("forget_bias", None), ("cell_clip", None))
+    on = "".join(
+        f", {n}={value!r}"
+        for n, value in values
+        if (n, value) not in off and (value or n == "forget_bias")
+    )
     return on + (f", backend={module.backend!r}" if module.backend != "auto" else "")
 
 
-class LSTMBase(nn.RNNBase):
+class LSTMBase(WithOptions, Freezable, TorchForms):
     """``nn.RNNBase`` with all that ``nn.LSTM`` adds to it, except forward.
 
     ``nn.LSTM`` itself is no base class of ours: torch.compile breaks the graph at each instance.
@@ -73,8 +93,10 @@ class LSTMBase(nn.RNNBase):
     permute_hidden = TorchLSTM.permute_hidden  # type: ignore[assignment]
 
     num_heads: int = 1
-    # The cache of freeze(); the name is that in pickles of version 0.1.
-    _packed: list[PrepackedWeights] | RoundedWeights | None = None
+    backend: str
+    checkpoint_every: int | str | None
+    weight_ih_l0: Tensor
+    weight_hh_l0: Tensor
 
     if TYPE_CHECKING:
 
@@ -117,8 +139,12 @@ class LSTMBase(nn.RNNBase):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Set the state, which may be that of an ``nn.LSTM`` or of an older version."""
-        options = {"learn_initial_state": False, "checkpoint_every": None, "num_heads": 1}
-        super().__setstate__(BEYOND_TORCH | options | state)
+        beyond = {"learn_initial_state": False, "checkpoint_every": None, "num_heads": 1}
+        super().__setstate__(BEYOND_TORCH | beyond | state)
+
+    def _endings(self) -> list[str]:
+        """The ends of the parameters' names: "_l0", "_l0_reverse", "_l1" ..."""
+        return [f"_{suffix}" for suffix in self._suffixes()]
 
     def _divide_into_heads(self, num_heads: int) -> None:
         """Check the number of heads, and keep the columns of weight_hh that a head needs."""
@@ -131,12 +157,12 @@ class LSTMBase(nn.RNNBase):
 
     def flatten_parameters(self) -> None:
         """Lay the weights out for cuDNN as ``nn.LSTM`` does, but not with heads: it has none."""
-        if self.num_heads == 1:
+        if self.num_heads == 1 and isinstance(self.hidden_size, int):
             super().flatten_parameters()
 
-    def _bound(self) -> float:
-        """The largest weight that is drawn; ``hidden_size**-0.5`` differs in the last bit."""
-        return 1.0 / math.sqrt(self.hidden_size)
+    def _bound(self, weight_hh: Tensor) -> float:
+        """The largest weight that is drawn; ``H**-0.5`` differs in the last bit."""
+        return 1.0 / math.sqrt(weight_hh.shape[0] // 4)
 
     def _suffixes(self) -> list[str]:
         directions = ["", "_reverse"] if self.bidirectional else [""]
@@ -200,6 +226,26 @@ class LSTMBase(nn.RNNBase):
         check_sizes(self, weights[0], "_l0")
         return weights
 
+    def problem(self, input: Tensor | PackedSequence | None = None) -> Problem:
+        """The question that a call with this input puts to the backends, for ``explain``."""
+        if input is None:
+            input = self.weight_ih_l0.new_empty(EXAMPLE_STEPS, EXAMPLE_BATCH, self.input_size)
+            if self.batch_first:
+                input = input.transpose(0, 1)
+        batch_sizes = input.batch_sizes if isinstance(input, PackedSequence) else None
+        if not isinstance(input, PackedSequence):
+            check_input(input, None)
+            input = input if input.dim() == 3 else input.unsqueeze(0 if self.batch_first else 1)
+        layout = SequenceLayout([False, True][: 1 + self.bidirectional], None, batch_sizes)
+        data, weights = input.data if isinstance(input, PackedSequence) else input, self.weights()
+        autocast, n = autocast_dtype(data), self.num_heads
+        layers = make_layers(input, None, weights, layout, self.batch_first, autocast, n)
+        layers = layers._replace(dropout=self.dropout if self.training else 0.0)
+        options = self.active_options(self._endings()).in_mode(self.training)
+        layers = layers._replace(options=options, training=self.training)
+        every = steps_between_checkpoints(self.checkpoint_every)
+        return pose_problem(layers, Wanted(checkpoint_every=every), "lstm")[2]
+
     def _weights_for(
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None
     ) -> tuple[list[LSTMWeights], Any]:
@@ -214,64 +260,3 @@ class LSTMBase(nn.RNNBase):
         if torch.is_grad_enabled() and any(map(asks, tensors)):
             return weights, None
         return self._packed.of(weights, 1 + self.bidirectional)
-
-    def freeze(self, dtype: str | None = None) -> Self:
-        """Cache the weights in the CPU kernels' layout between calls in inference; return self.
-
-        Without the cache every call packs the weights into that layout again, which costs time
-        where T * B is between some 16 and 200. With it a call computes a checksum of the weights
-        and packs them only if they have changed, so that results are always those of the current
-        weights. The cache takes as much memory as the weights. Copies and pickles of the module
-        are frozen too, with caches of their own. Other backends, calls that record gradients and
-        compiled calls do not use it.
-
-        With ``dtype`` every call that records no gradients, on any backend, computes with matrices
-        that are rounded to that type; sums and biases are as without. On the CPU calls of up to 4
-        rows then read the narrow weights, which bound the speed there: see docs/streaming.md. The
-        cache takes 1.5 or 1.25 times the memory of the weights more. ``state_dict``, the parameters
-        and training are as without.
-
-        Args:
-            dtype: "bfloat16", or "int8" with a scale for each row of each matrix. Relative error
-                of 50 steps: 2e-3 and 5e-3. Default: None, the weights are not rounded.
-
-        Raises:
-            ValueError: another dtype.
-
-        Example:
-            >>> lstm = fastlstm.LSTM(8, 16).eval().freeze()
-            >>> with torch.no_grad():
-            ...     output, state = lstm(torch.randn(50, 2, 8))
-            >>> output.shape
-            torch.Size([50, 2, 16])
-        """
-        if dtype not in (None, "bfloat16", "int8"):
-            raise ValueError(f"dtype: expected bfloat16, int8 or None, got {dtype!r}")
-        if dtype is None:
-            self._packed = [PrepackedWeights() for _ in range(self.num_layers)]
-        else:
-            self._packed = RoundedWeights(dtype)
-        return self
-
-    def unfreeze(self) -> Self:
-        """Drop the cache of :meth:`freeze`; return self."""
-        self._packed = None
-        return self
-
-    def stream(self, batch_size: int, dtype_of_weights: str = "float32") -> Stream:
-        """Make an object that runs this LSTM step by step on the CPU and keeps its state.
-
-        It is for inference on data that arrives over time, and packs a snapshot of the weights.
-        Sizes, errors and an example are in :class:`fastlstm.Stream`.
-
-        Args:
-            batch_size: B, the number of rows.
-            dtype_of_weights: "float32", "bfloat16" or "int8", the type in which the stream stores
-                weights. Default: "float32".
-
-        Example:
-            >>> stream = fastlstm.LSTM(8, 16).stream(2, dtype_of_weights="int8")
-            >>> stream.step(torch.randn(2, 8)).shape
-            torch.Size([2, 16])
-        """
-        return Stream(self, batch_size, dtype_of_weights)

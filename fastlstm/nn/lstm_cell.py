@@ -16,22 +16,27 @@ from fastlstm.cell_checks import check_cell_input
 from fastlstm.functional import lstm_cell
 from fastlstm.layers import make_cell
 from fastlstm.nn.direct import record
-from fastlstm.nn.lstm import EXAMPLE_BATCH
-from fastlstm.nn.lstm_base import BEYOND_TORCH, check_sizes, options_repr
+from fastlstm.nn.lstm_base import BEYOND_TORCH, EXAMPLE_BATCH, check_sizes, options_repr
+from fastlstm.nn.options import WithOptions
 from fastlstm.nn.scripting import scriptable
+from fastlstm.options import PLAIN, LSTMOptions
 from fastlstm.problem import Problem, pose_problem
 
 
-class LSTMCell(nn.RNNCellBase):
+class LSTMCell(WithOptions, nn.RNNCellBase):
     """Apply an LSTM to one time step, as :class:`torch.nn.LSTMCell`, over the fused kernels.
 
     Args:
         input_size, hidden_size, bias, device, dtype: as in ``nn.LSTMCell``.
         peephole: add the parameter ``weight_ch`` (3H), the peephole connections of
             :class:`fastlstm.LSTM`, in gate order i, f, o. Default: False.
+        layer_norm, zoneout, forget_bias, cell_clip: as in :class:`fastlstm.LSTM`; the parameters of
+            layer norms end without "_l0". Recurrent dropout is a product here: ``cell(x, (mask * h,
+            c))`` with one mask for the sequence.
         backend: "auto", or the name of one; see :func:`fastlstm.explain`. Default: "auto".
 
     Raises:
+        TypeError, ValueError: as :class:`fastlstm.LSTM` does for its options.
         ValueError: there is no backend of that name.
 
     Example:
@@ -51,6 +56,10 @@ class LSTMCell(nn.RNNCellBase):
         dtype: torch.dtype | None = None,
         *,
         peephole: bool = False,
+        layer_norm: bool = False,
+        zoneout: tuple[float, float] = (0.0, 0.0),
+        forget_bias: float | None = None,
+        cell_clip: float | None = None,
         backend: str = "auto",
     ) -> None:
         super().__init__(input_size, hidden_size, bias, 4, device=device, dtype=dtype)
@@ -63,6 +72,17 @@ class LSTMCell(nn.RNNCellBase):
             nn.init.uniform_(self.weight_ch, -bound, bound)
         else:
             self.register_parameter("weight_ch", None)
+        self.set_options(LSTMOptions(zoneout=zoneout, cell_clip=cell_clip))
+        self.check_forget_bias(forget_bias, bias)
+        self.layer_norm = layer_norm
+        if layer_norm:
+            self.add_layer_norm("", self.weight_hh)
+        self.reset_options()
+
+    def reset_parameters(self) -> None:
+        """Draw all weights again, as ``nn.LSTMCell`` does."""
+        super().reset_parameters()
+        self.reset_options()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Set the state, which may be that of an ``nn.LSTMCell``."""
@@ -86,7 +106,11 @@ class LSTMCell(nn.RNNCellBase):
             AttributeError, RuntimeError, TypeError, ValueError: as ``nn.LSTMCell`` does.
             ValueError: a backend that cannot run this call.
         """
-        if type(self).weights is LSTMCell.weights and not is_compiling():
+        options = PLAIN
+        if self.options is not PLAIN or self.layer_norm:
+            options = self.active_options([""])
+        is_usual = type(self).weights is LSTMCell.weights and options is PLAIN
+        if is_usual and not is_compiling():
             outputs = direct_cell(self, record, input, hx)
             if outputs is not None:
                 return outputs
@@ -94,18 +118,23 @@ class LSTMCell(nn.RNNCellBase):
         weights = self.weights()
         check_sizes(self, weights)
         if input.dim() == 2:
-            return lstm_cell(input, hx, weights, backend=self.backend)
+            return self._step(input, hx, weights, options)
         hx = None if hx is None else (hx[0].unsqueeze(0), hx[1].unsqueeze(0))
-        hy, cy = lstm_cell(input.unsqueeze(0), hx, weights, backend=self.backend)
+        hy, cy = self._step(input.unsqueeze(0), hx, weights, options)
         return hy.squeeze(0), cy.squeeze(0)
+
+    def _step(self, input: Tensor, hx: Any, weights: LSTMWeights, options: LSTMOptions) -> Any:
+        return lstm_cell(
+            input, hx, weights, options=options, training=self.training, backend=self.backend
+        )
 
     def problem(self, input: Tensor | None = None) -> Problem:
         """The question that a call with this input puts to the backends, for ``explain``."""
         if input is None:
             input = self.weight_ih.new_empty(EXAMPLE_BATCH, self.input_size)
-        return pose_problem(
-            make_cell(torch.atleast_2d(input), None, self.weights()), Wanted(), "cell"
-        )[2]
+        layers = make_cell(torch.atleast_2d(input), None, self.weights())
+        layers = layers._replace(options=self.active_options([""]), training=self.training)
+        return pose_problem(layers, Wanted(), "cell")[2]
 
     def __prepare_scriptable__(self) -> nn.Module:
         """The module that torch.jit.script compiles: an nn.LSTMCell with these parameters."""
@@ -114,4 +143,6 @@ class LSTMCell(nn.RNNCellBase):
 
     def extra_repr(self) -> str:
         """The text of nn.LSTMCell, with the options that are on."""
-        return super().extra_repr() + options_repr(self, "peephole")
+        return super().extra_repr() + options_repr(
+            self, "peephole", "layer_norm", "zoneout", "forget_bias", "cell_clip"
+        )

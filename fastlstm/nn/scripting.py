@@ -10,6 +10,8 @@ from torch import nn
 from torch.nn import LSTM as TorchLSTM
 from torch.nn import LSTMCell as TorchLSTMCell
 
+from fastlstm.nn.options import refuse_options
+
 
 def scriptable(module: nn.Module, arguments: dict[str, Any]) -> TorchLSTM | TorchLSTMCell:
     """Make a module of torch's class that shares the parameters of ``module``.
@@ -24,6 +26,7 @@ def scriptable(module: nn.Module, arguments: dict[str, Any]) -> TorchLSTM | Torc
     Raises:
         ValueError: with peepholes or heads, which TorchScript's LSTM lacks.
     """
+    refuse_options(module, "for TorchScript, whose LSTM has no such option")
     if module.peephole:
         raise ValueError(
             "peephole: expected False for torch.jit.script, whose LSTM has no peepholes; got True. "

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastlstm import _C
 from fastlstm.backends.cpu.stored import WEIGHT_TYPES
 from fastlstm.layers import dense_weight
+from fastlstm.nn.options import refuse_options
 
 _MODULE_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -154,6 +155,7 @@ def _check_module(lstm: Any) -> None:
     """TypeError or ValueError if no stream can be made of the module."""
     if not isinstance(lstm, torch.nn.RNNBase) or not hasattr(lstm, "learn_initial_state"):
         raise TypeError(f"lstm: expected a fastlstm.LSTM, got {type(lstm).__name__}")
+    refuse_options(lstm, "a stream has no such option", in_evaluation=True)
     if lstm.bidirectional:
         raise ValueError(
             "lstm: expected bidirectional=False, as the reverse direction needs the whole "
