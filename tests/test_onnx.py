@@ -138,6 +138,29 @@ def test_projections_are_scans(export, lengths):
     _check(path, model, torch.randn(9, 2, 4), *rows)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layer_norm": True, "bidirectional": True},
+        {"zoneout": (0.2, 0.3), "peephole": True},
+        {"cell_clip": 0.2, "recurrent_dropout": 0.5, "proj_size": 3},
+    ],
+    ids=str,
+)
+def test_options_of_cells_are_scans(export, options):
+    model = _Model(4, 6, **options).eval()
+    lengths = torch.tensor([3, 5, 1])
+    path = export(model, (torch.randn(5, 3, 4), lengths), (TIME_AND_BATCH, {0: Dim.DYNAMIC}))
+    _check(path, model, torch.randn(7, 2, 4), torch.tensor([7, 4]))
+    assert _nodes(path)["Scan"] == 1 + model.lstm.bidirectional
+
+
+@pytest.mark.parametrize("name, value", [("recurrent_dropout", 0.5), ("zoneout", (0.1, 0.1))])
+def test_options_in_training_are_refused(export, name, value):
+    with pytest.raises(Exception, match=f"{name}.* call eval"):
+        export(_Model(4, 6, **{name: value}), (torch.randn(5, 3, 4),), (TIME_AND_BATCH,))
+
+
 @pytest.mark.parametrize("peephole", [False, True])
 def test_cell(export, peephole):
     cell = fastlstm.LSTMCell(4, 6, peephole=peephole)

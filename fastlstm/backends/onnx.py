@@ -3,7 +3,8 @@
 This backend computes nothing. It is chosen while an export traces, whatever backend was asked for.
 The node is https://onnx.ai/onnx/operators/onnx__LSTM.html with peepholes as
 its input P and lengths as sequence_lens. It has neither a projection nor an input that is already
-projected: those become a Scan over :func:`fastlstm.backends.reference.lstm_step`.
+projected: those become a Scan over :func:`fastlstm.backends.reference.lstm_step`, and so do the
+options of cells. (The node's own ``clip`` clips what enters the gates too, not only c.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import Tensor
 
 from fastlstm.backends.reference import lstm_step, project
 from fastlstm.call import Call, Results, Wanted
+from fastlstm.options import PLAIN_CELLS, STEPWISE, CellOptions
 from fastlstm.problem import Problem
 
 CHECKPOINTS = False
@@ -28,6 +30,9 @@ def why_not(problem: Problem) -> str | None:
         return "has no PackedSequence in ONNX; give a padded batch with lengths"
     if problem.has_reset:
         return "has no reset mask"
+    for name in ("recurrent_dropout", "weight_dropout", "variational_dropout"):
+        if name in problem.options:
+            return f"has no {name} in ONNX; call eval() first"
     if problem.return_all_cells:
         return "returns only the last cell state"
     return None
@@ -50,7 +55,7 @@ def forward(call: Call, wanted: Wanted | None = None) -> Results:
         weight_ih = [weight.new_zeros(weight.shape[0], 1) for weight in weights.weight_hh]
         weights = weights._replace(weight_ih=weight_ih, bias_ih=list(igates[0, 0]))
         call = call._replace(input=igates.new_zeros(*igates.shape[:2], 1), weights=weights)
-    if weights.weight_hr or not weights.weight_ih:
+    if weights.weight_hr or not weights.weight_ih or call.options is not None:
         y, hy, cy = _scans(call)
     elif call.input.dim() == 3 and list(reverse) == [False, True]:
         y, hy, cy = _node("bidirectional", call)
@@ -74,7 +79,7 @@ def _join(groups: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tens
 
 def _node(direction: str, call: Call) -> tuple[Tensor, Tensor, Tensor]:
     """One LSTM node of one or two directions, whose input is (T, B, I)."""
-    x, weights, hx, cx, layout = call
+    x, weights, hx, cx, layout, _ = call
     H = int(hx.shape[2])  # which is a tensor in the older exporter
     none = [weight.new_zeros(4 * H) for weight in weights.weight_hh]
     B = None
@@ -154,7 +159,8 @@ def _scans(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     """One Scan a group, right for any number of steps."""
     if not torch.compiler.is_exporting():
         raise RuntimeError(
-            "torch.onnx.export: an LSTM with proj_size, or a sequence of igates, needs dynamo=True"
+            "torch.onnx.export: an LSTM with proj_size, layer_norm, zoneout or cell_clip, or a "
+            "sequence of igates, needs dynamo=True"
         )
     from torch._higher_order_ops.scan import scan
 
@@ -168,8 +174,11 @@ def _scans(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     groups = []
     for group, backwards in enumerate(call.layout.reverse):
         w_ch, w_hr = (w[group] if w else None for w in (weights.weight_ch, weights.weight_hr))
-        step = partial(_step, weights.weight_hh[group], w_ch, w_hr)
-        start, xs = (call.hx[group], call.cx[group]), (igates[:, :, group], *active)
+        options = PLAIN_CELLS if call.options is None else _of_every_step(call.options, group)
+        step = partial(_step, weights.weight_hh[group], w_ch, w_hr, options)
+        # No two inputs of a scan may share memory, as the zeros of h and c do.
+        start = call.hx[group], call.cx[group].clone()
+        xs = (igates[:, :, group], *active)
         # Scan's own tracer takes sizes that are equal by chance for one, as a batch of 3 and three
         # hidden units, and would then fix the batch.
         with torch.fx.experimental._config.patch(use_duck_shape=False):  # type: ignore[attr-defined]
@@ -178,16 +187,33 @@ def _scans(call: Call) -> tuple[Tensor, Tensor, Tensor]:
     return _join(groups)
 
 
+def _of_every_step(options: CellOptions, group: int) -> CellOptions:
+    """The options of a group, which are the same at every step and for every row.
+
+    Raises:
+        RuntimeError: zoneout's masks of a step of training.
+    """
+    for name in STEPWISE:
+        tensor = getattr(options, name)
+        if tensor is not None and tensor.stride()[:2] != (0, 0):
+            raise RuntimeError(
+                "torch.onnx.export: the LSTM has masks of zoneout; call eval() first"
+            )
+    first = options.at(0, group)
+    return first.map(lambda name, tensor: tensor[0] if name in STEPWISE else tensor)
+
+
 def _step(
     weight_hh: Tensor,
     weight_ch: Tensor | None,
     weight_hr: Tensor | None,
+    options: CellOptions,
     state: tuple[Tensor, Tensor],
     xs: tuple[Tensor, ...],
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """A Scan's body: (h, c) and what one step reads to the next (h, c) and what it emits."""
     igates, *active = xs
-    h, c = lstm_step(igates, weight_hh, *state, weight_ch, weight_hr)
+    h, c = lstm_step(igates, weight_hh, *state, weight_ch, weight_hr, options)
     if not active:
         return (h, c), h.clone()  # no two results of a scan may be one tensor
     next = torch.where(active[0], h, state[0]), torch.where(active[0], c, state[1])
