@@ -18,6 +18,7 @@ SUITES = {
     "cell": "one step a call: LSTM, LSTMCell and Stream: 2 minutes",
     "programs": "small programs that call an LSTM step by step",
     "variants": "the cost of lengths, directions, groups and peepholes, and loops of torch",
+    "options": "the cost of layer norm, dropouts, zoneout and clips, and loops of torch",
     "packed": "sequences of different lengths",
     "threads": "the same shapes on 1 thread to all",
     "busy": "while other processes keep all cores busy",

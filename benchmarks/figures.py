@@ -32,6 +32,7 @@ PARTS = (
     "--suite sweep --rounds 5 --max-seconds 2",
     "--suite grid --rounds 5 --max-seconds 2",
     "--suite cell --rounds 5 --max-seconds 3",
+    "--suite options --mode training --rounds 5 --max-seconds 10",
 )
 SHORT = "--rounds 3 --max-seconds 1 --count 25"
 _MARK = re.compile(r"(<!-- begin: bench (\S+) -->\n)(.*?)(<!-- end: bench \2 -->)", re.DOTALL)
@@ -103,6 +104,26 @@ def _cells(run: Run, columns: list[str]) -> str:
     return _markdown(["H", *columns], lines, "---:")
 
 
+def options(run: Run) -> str:
+    """Return the table of what the options of cells cost in training, beside a plain LSTM."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for bench in storage.of(run, "options"):
+        p = bench["params"]
+        if p["mode"] == "training" and p["dtype"] == "float32":
+            found.setdefault(p["backend"], {})[p["shape"]] = bench["extra_info"]["peers"]
+    shapes = {shape: None for by_shape in found.values() for shape in by_shape}
+    rows = []
+    for name, by_shape in found.items():
+        cells = [f"`{name}`"]
+        for shape in shapes:
+            peers = by_shape[shape]
+            loop = peers[f"loop, {name}"]["ratio"]["median"]
+            cells += [f"{1 / peers['plain']['ratio']['median']:.2f}", f"{loop:.1f}"]
+        rows.append(cells)
+    heads = [head for shape in shapes for head in (f"cost at {shape}", "loop / ours")]
+    return _markdown(["Option", *heads], rows)
+
+
 def sweep(run: Run) -> str:
     """Return a sentence on the ratios of random shapes."""
     ratios: dict[str, list[float]] = {"inference": [], "training": []}
@@ -148,6 +169,7 @@ TEXTS: dict[str, Callable[[Run], str]] = {
     "machine": machine_sentence,
     "cell": cell,
     "stream": stream,
+    "options": options,
     "losses": losses,
 }
 

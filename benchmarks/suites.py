@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 from . import busy, cells, composite, long, lstm, packed, peers, programs, shapes, variants
+from . import options as of_cells
 from .cases import Case, case, ways
 from .contests import Contest, Effort
 from .shapes import Shape
@@ -51,7 +52,15 @@ def cases(options: argparse.Namespace) -> list[Case]:
         ValueError: a word of ``--shape`` or ``--grid`` is wrong.
     """
     found: list[Case] = []
-    own = {"cell", "variants", "packed", "threads", "busy", "long"}  # they take --shape themselves
+    own = {
+        "cell",
+        "variants",
+        "options",
+        "packed",
+        "threads",
+        "busy",
+        "long",
+    }  # they take --shape themselves
     if options.shape and not own & set(options.suite or ()):
         found += of_shapes("shape", [shapes.parse(text) for text in options.shape], options)
     if options.grid:
@@ -66,6 +75,7 @@ def cases(options: argparse.Namespace) -> list[Case]:
         "cell": lambda: cells.cases(options),
         "programs": lambda: programs.cases(options),
         "variants": lambda: variants.cases(options),
+        "options": lambda: of_cells.cases(options),
         "packed": lambda: packed.cases(options),
         "threads": lambda: busy.threads(options),
         "busy": lambda: busy.cases(options),

@@ -142,7 +142,7 @@ def test_a_peer_takes_part_only_where_it_can(monkeypatch):
         assert peers.absent("onnxruntime", options) == "inference only"
 
 
-@pytest.mark.parametrize("suite", ["variants", "packed", "threads", "cell"])
+@pytest.mark.parametrize("suite", ["variants", "options", "packed", "threads", "cell"])
 def test_suites(suite):
     found = measured("--suite", suite, "--shape", "1,2,4,4" if suite == "cell" else "6,2,4,4")
     assert found
