@@ -5,8 +5,9 @@ importing anything in the package imports torch. ``benchmarks/command.py`` does 
 """
 
 import argparse
-import importlib
+import importlib.util
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 SUITES = {
@@ -100,6 +101,14 @@ def _run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--threads", type=_positive, help="Default all that torch uses.")
     command.add_argument("--rounds", type=_positive, default=7, help="At least; default 7.")
     command.add_argument(
+        "--processes",
+        type=_positive,
+        metavar="N",
+        help="New processes among which the rounds and seconds are divided, at least 3 rounds each:"
+        " compare takes the differences between processes from them. Default 3 for the suite quick"
+        " and --shape, else 1: all rounds in the process of the command.",
+    )
+    command.add_argument(
         "--max-seconds",
         type=_seconds,
         default=6,
@@ -188,9 +197,9 @@ def main(words: Sequence[str]) -> None:
 
 
 def _command() -> Any:
-    try:
-        return importlib.import_module("fastlstm.benchmarks.command")
-    except ModuleNotFoundError as error:
-        if error.name != "fastlstm.benchmarks":
-            raise
-    return importlib.import_module("benchmarks.command")  # a checkout that is not installed
+    # A checkout on the path uses its own benchmarks, also where another checkout is installed in
+    # editable mode: fastlstm.benchmarks would be that one's.
+    own = Path(__file__).with_name("benchmarks")
+    found = importlib.util.find_spec("benchmarks")
+    beside = found and found.origin == str(own / "__init__.py") and (own / "shapes.yaml").exists()
+    return importlib.import_module(f"{'' if beside else 'fastlstm.'}benchmarks.command")

@@ -14,7 +14,9 @@ from unittest import mock
 import pytest
 import pytest_benchmark  # noqa: F401  (the engine; without it pytest would find no fixture)
 
-from . import compare, peers, storage, suites, tables
+import fastlstm_bench
+
+from . import compare, peers, processes, storage, suites, tables
 
 HERE = Path(__file__).parent
 
@@ -56,7 +58,21 @@ class _Session:
 
 
 def measure(words: list[str]) -> storage.Run:
-    """Run pytest with the words of ``fastlstm bench run``, and return the run.
+    """Measure what the words of ``fastlstm bench run`` ask for, and return the run.
+
+    Raises:
+        SystemExit: every benchmark failed, or there was none; or a process was killed.
+    """
+    options = fastlstm_bench.parse(["run", *words])
+    number = processes.count(options)
+    if number == 1:
+        return measure_here(words)
+    run = processes.measure(measure_here, [*words, *processes.share(options, number)], number)
+    return {**run, "words": words}
+
+
+def measure_here(words: list[str]) -> storage.Run:
+    """Run pytest in this process with the words of ``fastlstm bench run``, and return the run.
 
     Raises:
         SystemExit: every benchmark failed, or there was none.

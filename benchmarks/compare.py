@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import statistics
@@ -10,64 +11,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .chance import PROCESS, Medians, Shift, limit_of, shifts_of, speeds_of, spread_of
 from .contests import quartiles
 from .storage import Run, by_name
 from .tables import Bench, Row, disturbed
 from .tables import show as show_table
 
-# Standard deviation of the logarithm of a median from process to process: the same code varies by
-# 1 to 4%, because its memory lies on other pages.
-PROCESS = 0.012
-CHANCE = 0.05  # that a comparison of two runs of the same code reports any change
 _SHOWN = 0.1  # a row whose spread hides more than this says so
 _BUSY = 0.25  # cores that other programs use before a change is no longer credible
-_ENOUGH = 5  # benchmarks with a peer, whose times tell how the machine's speed has changed
 WORDS = ("faster", "slower", "same", "undecided")
-_NORMAL = statistics.NormalDist()
-
-
-class Shift(NamedTuple):
-    """How far the logarithm of a median has moved between two runs, and how far it does by chance.
-
-    Args:
-        size: new minus old logarithm.
-        error: standard error of ``size``, by the rounds' spread in both runs.
-        freedom: degrees of freedom of ``error``.
-        between: standard deviation of ``size`` between two processes that run the same code.
-    """
-
-    size: float
-    error: float
-    freedom: int
-    between: float
-
-    def least(self, limit: float) -> float:
-        """Return the least size that is no chance, if ``limit`` deviations of a normal one are."""
-        n = max(self.freedom, 1)  # Student's t: the spread of few rounds is itself uncertain
-        t = limit + (limit**3 + limit) / (4 * n)
-        t += (5 * limit**5 + 16 * limit**3 + 3 * limit) / (96 * n * n)
-        return math.hypot(t * self.error, limit * self.between)
-
-    def deviations(self) -> float:
-        """Return the limit that ``size`` just reaches."""
-        low, high = 0.0, 40.0
-        for _ in range(50):
-            middle = (low + high) / 2
-            low, high = (low, middle) if self.least(middle) > abs(self.size) else (middle, high)
-        return low
-
-
-def limit_of(shifts: Sequence[Shift]) -> float:
-    """Return how many deviations a shift has to exceed, given that there are several.
-
-    By Benjamini and Hochberg (1995): of n shifts, those with the k smallest probabilities count for
-    the largest k whose k-th probability is at most ``CHANCE`` k / n. If nothing has changed, a
-    shift counts with the probability ``CHANCE``.
-    """
-    found = sorted((shift.deviations() for shift in shifts), reverse=True)
-    limits = [_NORMAL.inv_cdf(1 - CHANCE * (k + 1) / len(found) / 2) for k in range(len(found))]
-    reached = [limit for z, limit in zip(found, limits, strict=True) if z >= limit]
-    return min(reached, default=max(limits, default=0.0))
 
 
 class Change(NamedTuple):
@@ -103,19 +55,46 @@ class Pair(NamedTuple):
     own: Shift
     ratio: Shift | None
 
-    @classmethod
-    def of(cls, old: Bench, new: Bench, speed: tuple[float, float]) -> Pair:
-        """Compare a benchmark of two runs; ``speed`` as :func:`machine_speed` returns it."""
-        peer = _common_peer(old, new)
-        rounds = len(old["stats"]["data"]), len(new["stats"]["data"])
-        was, now = (quartiles(bench["stats"]["data"]) for bench in (old, new))
-        own = _shift(was, now, rounds, max(math.sqrt(2) * PROCESS, speed[1]))
-        own = own._replace(size=own.size - speed[0])
-        if peer is None:
-            return cls(old, new, None, own, None)
-        was, now = (bench["extra_info"]["peers"][peer]["ratio"] for bench in (old, new))
-        # both runs, and both sides of the ratio
-        return cls(old, new, peer, own, _shift(was, now, rounds, 2 * PROCESS))
+
+def paired(both: Sequence[tuple[Bench, Bench]]) -> list[Pair]:
+    """Return how far all benchmarks of two runs have moved, without the machine's speed."""
+    peers = [_common_peer(*benches) for benches in both]
+    found = [tuple(map(_medians, two, (peer, peer))) for two, peer in zip(both, peers, strict=True)]
+    seconds = [new["stats"]["median"] for _, new in both]
+    theirs = [(old["peer"], new["peer"]) for old, new in found if "peer" in old]
+    was, now = speeds_of(theirs)
+    own = [(old["own"].without(was), new["own"].without(now)) for old, new in found]
+    between = max(math.sqrt(2) * PROCESS, spread_of(theirs))
+    own_shifts = shifts_of(own, seconds, between)
+    with_peer = [k for k, peer in enumerate(peers) if peer]
+    ratios = [(found[k][0]["ratio"], found[k][1]["ratio"]) for k in with_peer]
+    # both runs, and both sides of the ratio
+    moved = shifts_of(ratios, [seconds[k] for k in with_peer], 2 * PROCESS)
+    ratio_shifts = dict(zip(with_peer, moved, strict=True))
+    return [
+        Pair(*both[k], peer, own_shifts[k], ratio_shifts.get(k)) for k, peer in enumerate(peers)
+    ]
+
+
+def _medians(bench: Bench, peer: str | None) -> dict[str, Medians]:
+    """Return the medians of our time ("own"), and of the peer's and the ratio if there is one."""
+    stats, info = bench["stats"], bench["extra_info"]
+    data = {"own": stats["data"]}
+    quarters = {"own": quartiles(stats["data"])}
+    if peer is not None:
+        data["peer"] = info["peers"][peer]["data"]
+        data["ratio"] = [b / a for a, b in zip(data["own"], data["peer"], strict=True)]
+        quarters |= {"peer": quartiles(data["peer"]), "ratio": info["peers"][peer]["ratio"]}
+    found = {}
+    for name, values in data.items():
+        q = quarters[name]
+        found[name] = Medians.of(q["median"], q["q75"] - q["q25"], len(values))
+        if counts := info.get("processes"):
+            ends = list(itertools.accumulate(counts, initial=0))
+            parts = [values[a:b] for a, b in itertools.pairwise(ends)]
+            logs = [math.log(statistics.median(part)) for part in parts]
+            found[name] = found[name]._replace(logs=logs)
+    return found
 
 
 def judged(pair: Pair, own_limit: float, ratio_limit: float) -> Change:
@@ -167,20 +146,6 @@ def _common_peer(old: Bench, new: Bench) -> str | None:
     return next((name for name in now if name in was), None)
 
 
-def _shift(
-    old: dict[str, float], new: dict[str, float], rounds: tuple[int, int], between: float
-) -> Shift:
-    """Compare two medians, given the quartiles and the number of rounds of each."""
-    # of normal numbers: the deviation is the interquartile range over 1.349, and the median's
-    # error 1.253 times the mean's
-    errors = [
-        1.253 / 1.349 * (q["q75"] - q["q25"]) / q["median"] / math.sqrt(n)
-        for q, n in zip((old, new), rounds, strict=True)
-    ]
-    size = math.log(new["median"] / old["median"])
-    return Shift(size, math.hypot(*errors), sum(rounds) - 2, between)
-
-
 def differences(old: Run, new: Run) -> list[str]:
     """Return what makes two runs incomparable: another machine, torch, or number of threads."""
     found = []
@@ -198,35 +163,12 @@ def differences(old: Run, new: Run) -> list[str]:
 def changes(old: Run, new: Run) -> tuple[list[Change], list[str]]:
     """Return the changes of the benchmarks that both runs have, and the names of all others."""
     was, now = by_name(old), by_name(new)
-    both = [(was[name], now[name]) for name in now if name in was]
-    speed = machine_speed(both)
-    pairs = [Pair.of(*benches, speed) for benches in both]
+    pairs = paired([(was[name], now[name]) for name in now if name in was])
     limits = (
         limit_of([pair.own for pair in pairs]),
         limit_of([pair.ratio for pair in pairs if pair.ratio]),
     )
     return [judged(pair, *limits) for pair in pairs], sorted(was.keys() ^ now.keys())
-
-
-def machine_speed(both: Sequence[tuple[Bench, Bench]]) -> tuple[float, float]:
-    """Return how far the peers' times have moved from one run to the other.
-
-    The peers are the same code in both runs, so that their times tell how much the speed of the
-    machine has changed, and how differently from benchmark to benchmark.
-
-    Returns:
-        Median and standard deviation (by the median absolute deviation, which leaves out peers that
-        were slow once) of the logarithm of new over old time; 0 if there are too few peers.
-    """
-    logs = []
-    for old, new in both:
-        if (peer := _common_peer(old, new)) is not None:
-            a, b = (bench["extra_info"]["peers"][peer]["median"] for bench in (old, new))
-            logs.append(math.log(b / a))
-    if len(logs) < _ENOUGH:
-        return 0.0, 0.0
-    middle = statistics.median(logs)
-    return middle, 1.4826 * statistics.median(abs(x - middle) for x in logs)
 
 
 def fails(found: Change, limit: tuple[str, float]) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 import fastlstm
-from benchmarks import compare, contests, lstm, shapes, storage, timing
+from benchmarks import chance, compare, contests, lstm, shapes, storage, timing
 
 RECORDED = Path(__file__).with_name("recorded_runs.json")
 
@@ -153,18 +153,18 @@ def test_a_wide_spread_says_what_it_hides():
 
 def test_the_limits_are_those_of_student_and_of_benjamini_and_hochberg():
     for freedom, expected in ((6, 3.71), (10, 3.17), (16, 2.92)):  # p = 0.01, two-sided
-        shift = compare.Shift(expected, 1.0, freedom, 0.0)
+        shift = chance.Shift(expected, 1.0, freedom, 0.0)
         assert shift.deviations() == pytest.approx(2.576, rel=0.02)
-    assert compare.Shift(-0.03, 0.0, 10, 0.01).deviations() == pytest.approx(3)
+    assert chance.Shift(-0.03, 0.0, 10, 0.01).deviations() == pytest.approx(3)
 
     def limit(*sizes):
-        return compare.limit_of([compare.Shift(size, 0.0, 10, 1.0) for size in sizes])
+        return chance.limit_of([chance.Shift(size, 0.0, 10, 1.0) for size in sizes])
 
     assert limit(0.1) == pytest.approx(1.96, abs=0.01)
     assert limit(*[0.1] * 18) == pytest.approx(2.99, abs=0.01)  # Bonferroni's
     assert limit(*[4.0] * 9, *[0.1] * 9) == pytest.approx(2.24, abs=0.01)  # p = 0.025
     assert limit(*[4.0] * 18) == pytest.approx(1.96, abs=0.01)
-    assert compare.limit_of([]) == 0
+    assert chance.limit_of([]) == 0
 
 
 def test_without_a_common_peer_the_medians_count():

@@ -55,6 +55,7 @@ def test_the_command_writes_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     words = ["--shape", "3,2,4,5,1,bi", "--rounds", "2", "--max-seconds", "0.01"]
     words += ["--mode", "inference", "--peer", "nn.LSTM", "--json", "run.json"]
+    words[:0] = ["--processes", "1"]
     command.run(parse(words), words)
     said = capsys.readouterr()
     assert "nn.LSTM: geometric mean" in said.out and "[1/1] shape-3,2,4,5,1,bi" in said.err
@@ -87,7 +88,7 @@ def test_a_wrong_backend_is_reported_and_never_timed(tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(lstm.Pair, "copy", planted)
     words = ["--shape", "3,2,4,5", "--backend", "cpu", "auto", "--mode", "inference"]
-    words += ["--peer", "nn.LSTM", "--rounds", "2", "--max-seconds", "0.01"]
+    words += ["--peer", "nn.LSTM", "--rounds", "2", "--max-seconds", "0.01", "--processes", "1"]
     with pytest.raises(SystemExit) as failed:
         command.run(parse(words), words)
     assert failed.value.code == 1 and len(calls) == 1  # the check's

@@ -1,0 +1,171 @@
+"""How far the numbers of two runs differ by chance.
+
+The same code varies from process to process, because its memory lies on other pages. Where a run
+has several processes, their medians show by how much. Two runs of three processes leave only four
+degrees of freedom, and a spread of so few numbers is often too small by accident. So the variance
+of each benchmark is averaged with that of the benchmarks of similar duration, with equal weights of
+``PRIOR`` and four (Smyth, 2004, for the same problem): calls of microseconds vary ten times as much
+as long ones, and are not pooled with them. Where both runs have one process, the variation between
+processes is the constant ``PROCESS``.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from typing import NamedTuple
+
+# Standard deviation of the logarithm of a median from process to process: 1 to 4% of the time.
+PROCESS = 0.012
+CHANCE = 0.05  # that a comparison of two runs of the same code reports any change
+PRIOR = 4  # degrees of freedom of the variance of similar benchmarks
+_SIMILAR = 6  # benchmarks of the most similar duration
+_ENOUGH = 5  # benchmarks with a peer, whose times tell how the machine's speed has changed
+_NORMAL = statistics.NormalDist()
+
+
+class Shift(NamedTuple):
+    """How far the logarithm of a median has moved between two runs, and how far it does by chance.
+
+    Args:
+        size: new minus old logarithm.
+        error: standard error of ``size``, by the spread of the rounds or of the processes.
+        freedom: degrees of freedom of ``error``.
+        between: standard deviation of what ``error`` does not know.
+    """
+
+    size: float
+    error: float
+    freedom: int
+    between: float
+
+    def least(self, limit: float) -> float:
+        """Return the least size that is no chance, if ``limit`` deviations of a normal one are."""
+        n = max(self.freedom, 1)  # Student's t: the spread of few rounds is itself uncertain
+        t = limit + (limit**3 + limit) / (4 * n)
+        t += (5 * limit**5 + 16 * limit**3 + 3 * limit) / (96 * n * n)
+        return math.hypot(t * self.error, limit * self.between)
+
+    def deviations(self) -> float:
+        """Return the limit that ``size`` just reaches."""
+        low, high = 0.0, 40.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.least(middle) > abs(self.size) else (middle, high)
+        return low
+
+
+def limit_of(shifts: Sequence[Shift]) -> float:
+    """Return how many deviations a shift has to exceed, given that there are several.
+
+    By Benjamini and Hochberg (1995): of n shifts, those with the k smallest probabilities count for
+    the largest k whose k-th probability is at most ``CHANCE`` k / n. If nothing has changed, a
+    shift counts with the probability ``CHANCE``.
+    """
+    found = sorted((shift.deviations() for shift in shifts), reverse=True)
+    limits = [_NORMAL.inv_cdf(1 - CHANCE * (k + 1) / len(found) / 2) for k in range(len(found))]
+    reached = [limit for z, limit in zip(found, limits, strict=True) if z >= limit]
+    return min(reached, default=max(limits, default=0.0))
+
+
+class Medians(NamedTuple):
+    """The logarithms of a number's medians in a run.
+
+    Args:
+        logs: one for each process.
+        error: standard error of a single one, by the spread of its rounds.
+        rounds: their number.
+    """
+
+    logs: list[float]
+    error: float
+    rounds: int
+
+    @classmethod
+    def of(cls, median: float, iqr: float, rounds: int) -> Medians:
+        """Return those of a run of one process; ``iqr`` is the interquartile range."""
+        # of normal numbers: the deviation is the interquartile range over 1.349, and the median's
+        # error 1.253 times the mean's
+        return cls([math.log(median)], 1.253 / 1.349 * iqr / median / math.sqrt(rounds), rounds)
+
+    def without(self, speeds: Sequence[float]) -> Medians:
+        """Return the logarithms less those of the machine's speed in each process."""
+        known = [*speeds, *[0.0] * len(self.logs)]
+        return self._replace(logs=[x - known[k] for k, x in enumerate(self.logs)])
+
+
+Two = tuple[Medians, Medians]  # of the old and the new run
+
+
+def speeds_of(peers: Sequence[Two]) -> tuple[list[float], list[float]]:
+    """Return how much slower the machine was in each process of both runs.
+
+    The peers are the same code in both runs, so that their times tell how much the speed of the
+    machine has changed.
+
+    Returns:
+        Median over the peers of the logarithm of their time over their mean time; 0 if there are
+        too few peers.
+    """
+    centers = [statistics.mean(old.logs + new.logs) for old, new in peers]
+
+    def speeds(run: int) -> list[float]:
+        count = max((len(peer[run].logs) for peer in peers), default=0)
+        found = []
+        for process in range(count):
+            off = [
+                peer[run].logs[process] - center
+                for peer, center in zip(peers, centers, strict=True)
+                if process < len(peer[run].logs)
+            ]
+            found.append(statistics.median(off) if len(off) >= _ENOUGH else 0.0)
+        return found
+
+    return speeds(0), speeds(1)
+
+
+def spread_of(peers: Sequence[Two]) -> float:
+    """Return how differently the peers' times have moved: a standard deviation.
+
+    It is found from the median absolute deviation, which leaves out peers that were slow once; 0 if
+    there are too few peers.
+    """
+    if len(peers) < _ENOUGH:
+        return 0.0
+    moved = [statistics.mean(new.logs) - statistics.mean(old.logs) for old, new in peers]
+    middle = statistics.median(moved)
+    return 1.4826 * statistics.median(abs(size - middle) for size in moved)
+
+
+def shifts_of(numbers: Sequence[Two], seconds: Sequence[float], between: float) -> list[Shift]:
+    """Return how far numbers have moved.
+
+    Args:
+        numbers: of the benchmarks.
+        seconds: durations of the benchmarks, by which some are similar.
+        between: ``Shift.between`` of a benchmark that has one process in both runs.
+    """
+    squares = [sum(_squares(old.logs) + _squares(new.logs)) for old, new in numbers]
+    freedom = [len(old.logs) + len(new.logs) - 2 for old, new in numbers]
+    shifts = []
+    for k, (old, new) in enumerate(numbers):
+        size = statistics.mean(new.logs) - statistics.mean(old.logs)
+        if not freedom[k]:
+            n = old.rounds + new.rounds - 2
+            shifts.append(Shift(size, math.hypot(old.error, new.error), n, between))
+            continue
+        others = [j for j in range(len(numbers)) if j != k and freedom[j]]
+        others.sort(key=lambda j: abs(math.log(seconds[j] / seconds[k])))
+        near = others[:_SIMILAR]
+        prior = PRIOR if near else 0
+        similar = sum(squares[j] for j in near) / max(1, sum(freedom[j] for j in near))
+        variance = (prior * similar + squares[k]) / (prior + freedom[k])
+        error = math.sqrt(variance * (1 / len(old.logs) + 1 / len(new.logs)))
+        shifts.append(Shift(size, error, prior + freedom[k], 0.0))
+    return shifts
+
+
+def _squares(logs: Sequence[float]) -> list[float]:
+    mean = statistics.mean(logs)
+    return [(x - mean) ** 2 for x in logs]

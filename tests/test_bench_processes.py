@@ -1,0 +1,131 @@
+"""Runs of several processes: how they are divided, joined and compared."""
+
+import math
+import random
+import statistics
+
+import bench_runs
+import pytest
+
+from benchmarks import command, compare, processes, storage
+from fastlstm_bench import parse
+
+
+def verdicts(old, new):
+    found, _ = compare.changes(bench_runs.run(*old), bench_runs.run(*new))
+    return [change.verdict for change in found]
+
+
+def in_processes(seed, slower=1.0, drift=0.0, count=3):
+    """A run of some processes: calls of microseconds vary by 10% between them, others by 1.2%.
+
+    The times of all benchmarks of a process are multiplied by a factor that varies by ``drift``.
+    """
+    runs = []
+    for process in range(count):
+        draw = random.Random(f"{seed} {process}")
+        speed = math.exp(draw.gauss(0, drift))
+        benches = []
+        for n in range(18):
+            seconds, between = (1e-5, 0.1) if n < 3 else (1e-3 * (n + 1), 0.012)
+            own, peer = (math.exp(draw.gauss(0, between)) for _ in range(2))
+            own *= slower
+            ratio = 1.2 * peer / own
+            bench = bench_runs.bench(
+                f"b{n}", seconds * speed * own, ratio, 0.01, f"{seed} {process}"
+            )
+            benches.append(bench)
+        runs.append(bench_runs.run(*benches))
+    return processes.joined(runs)["benchmarks"]
+
+
+def test_joined_processes_of_the_same_code_report_a_change_once_in_twenty_at_most():
+    alarms = 0
+    for seed in range(0, 200, 2):
+        found = verdicts(in_processes(seed), in_processes(seed + 1))
+        alarms += bool({"slower", "faster"} & set(found))
+    assert alarms <= 5
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.2])
+def test_joined_processes_show_a_slowdown_of_a_tenth_in_most_rows(drift):
+    found = []
+    for seed in range(0, 40, 2):
+        old, new = in_processes(seed, drift=drift), in_processes(seed + 1, 1.1, drift)
+        found += verdicts(old, new)[3:]  # 10% is less than what calls of microseconds vary
+    assert found.count("slower") > 0.9 * len(found) and "faster" not in found
+
+
+def test_one_slower_benchmark_is_reported_alone():
+    new = in_processes(1)
+    new[7] = in_processes(1, slower=1.2)[7]
+    found = verdicts(in_processes(0), new)
+    assert found[7] == "slower" and found.count("slower") == 1 and "faster" not in found
+
+
+def test_files_without_processes_are_compared_with_joined_ones():
+    several, alone = in_processes(0), in_processes(1, count=1)
+    assert [bench["extra_info"].pop("processes") for bench in alone] == [[9]] * 18
+    for runs in ((alone, several), (several, alone), (several, several)):
+        assert set(verdicts(*runs)) <= {"same", "undecided"}
+    slow = verdicts(alone, in_processes(2, slower=1.2))
+    assert slow.count("slower") > 9 and "faster" not in slow
+
+
+def test_joining_keeps_what_every_process_has():
+    benches = [bench_runs.bench(seed=seed) for seed in range(2)]
+    benches[0]["extra_info"]["other_cores"] = 0.1
+    benches[1]["extra_info"] |= {"other_cores": 0.2}
+    benches[1]["extra_info"]["peers"] = {}
+    failed = {"name": "b", "error": "wrong"}
+    runs = [bench_runs.run(bench) | {"failed": [failed]} for bench in benches]
+    joined = processes.joined(runs)
+    (bench,) = joined["benchmarks"]
+    info = bench["extra_info"]
+    assert joined["failed"] == [failed] and info["other_cores"] == 0.2
+    assert info["processes"] == [9, 9] and bench["stats"]["rounds"] == 18
+    assert info["peers"] == {} and info["best_peer"] is None and info["ratio"] is None
+    data = [x for bench in benches for x in bench["stats"]["data"]]
+    assert bench["stats"]["data"] == data and bench["stats"]["median"] == statistics.median(data)
+
+
+@pytest.mark.parametrize(
+    ("words", "number", "rounds", "seconds"),
+    [
+        ([], 3, 3, 2.0),
+        (["--suite", "quick", "--rounds", "10"], 3, 4, 2.0),
+        (["--shape", "asr", "--max-seconds", "3"], 3, 3, 1.0),
+        (["--suite", "cell"], 1, 7, 6.0),
+        (["--grid", "H=8"], 1, 7, 6.0),
+        (["--suite", "cell", "--processes", "2"], 2, 4, 3.0),
+    ],
+)
+def test_rounds_and_seconds_are_divided(words, number, rounds, seconds):
+    options = parse(["run", *words])
+    assert processes.count(options) == number
+    shared = parse(["run", *words, *processes.share(options, number)])
+    assert (shared.processes, shared.rounds, shared.max_seconds) == (1, rounds, seconds)
+    assert processes.count(shared) == 1
+
+
+def test_new_processes_measure(tmp_path, monkeypatch):
+    words = ["--shape", "3,2,4,5", "--mode", "inference", "--peer", "nn.LSTM"]
+    words += ["--rounds", "2", "--max-seconds", "0.01", "--processes", "2"]
+    run = command.measure(words)
+    (bench,) = run["benchmarks"]
+    assert bench["extra_info"]["processes"] == [1, 1] and run["words"] == words
+    storage.write(run, tmp_path / "run.json")
+    assert storage.load(str(tmp_path / "run.json"))["benchmarks"][0]["stats"]["rounds"] == 2
+
+
+def _fails(words):
+    if words[0] == "interrupt":
+        raise KeyboardInterrupt
+    raise SystemExit("nothing was timed")
+
+
+def test_what_ends_a_process_ends_the_run():
+    with pytest.raises(SystemExit, match="nothing was timed"):
+        processes.measure(_fails, ["exit"], 2)
+    with pytest.raises(KeyboardInterrupt):
+        processes.measure(_fails, ["interrupt"], 2)
