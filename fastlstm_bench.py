@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 SUITES = {
-    "quick": "6 shapes: 70 s on 2 cores",
+    "quick": "6 shapes: 2 minutes on 2 cores",
     "table": "the shapes of README.md's table: 7 minutes with --dtype float32 bfloat16",
     "shapes": "every shape of shapes.yaml",
     "grid": "H = 32 to 1024 and B = 1, 8, 32, for the plot over H: 2 minutes",
@@ -104,16 +104,16 @@ def _run_options(command: argparse.ArgumentParser) -> None:
         "--processes",
         type=_positive,
         metavar="N",
-        help="New processes among which the rounds and seconds are divided, at least 3 rounds each:"
-        " compare takes the differences between processes from them. Default 3 for the suite quick"
-        " and --shape, else 1: all rounds in the process of the command.",
+        help="New processes that divide the rounds and the seconds, at least 3 rounds each. compare"
+        " finds from them how far times vary by chance. Default 5 for the suite quick and --shape,"
+        " else 1: the process of the command.",
     )
     command.add_argument(
         "--max-seconds",
         type=_seconds,
         default=6,
         metavar="S",
-        help="For the rounds of a shape, default 6: rounds go on while the interquartile range of a"
+        help="For all rounds of a shape, default 6: rounds go on while the interquartile range of a"
         " ratio is wider than 5%%, and stop early, but not before 3, if they take longer.",
     )
     command.add_argument("--count", type=_positive, default=100, help="Shapes of sweep; 100.")

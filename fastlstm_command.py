@@ -31,7 +31,7 @@ _EPILOG = """\
 start with:
   fastlstm fit --config demo      train a small model, in minutes on a laptop
   fastlstm predict --config demo  draw what it predicts
-  fastlstm bench                  time LSTMs beside nn.LSTM, in a minute or two
+  fastlstm bench                  time LSTMs beside nn.LSTM, in two minutes
   fastlstm COMMAND --help         list the options of a command
 
 Training needs the packages of `pip install 'fastlstm[train]'`, and bench those of

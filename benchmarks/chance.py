@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 # Standard deviation of the logarithm of a median from process to process: 1 to 4% of the time.
@@ -73,56 +73,65 @@ class Medians(NamedTuple):
     """The logarithms of a number's medians in a run.
 
     Args:
-        logs: one for each process.
+        logs: by process.
         error: standard error of a single one, by the spread of its rounds.
         rounds: their number.
     """
 
-    logs: list[float]
+    logs: dict[int, float]
     error: float
     rounds: int
+
+    @property
+    def mean(self) -> float:
+        """Return the mean over the processes."""
+        return statistics.mean(self.logs.values())
+
+    @property
+    def squares(self) -> float:
+        """Return the sum of the squared deviations from the mean."""
+        return sum((x - self.mean) ** 2 for x in self.logs.values())
 
     @classmethod
     def of(cls, median: float, iqr: float, rounds: int) -> Medians:
         """Return those of a run of one process; ``iqr`` is the interquartile range."""
         # of normal numbers: the deviation is the interquartile range over 1.349, and the median's
         # error 1.253 times the mean's
-        return cls([math.log(median)], 1.253 / 1.349 * iqr / median / math.sqrt(rounds), rounds)
+        return cls({0: math.log(median)}, 1.253 / 1.349 * iqr / median / math.sqrt(rounds), rounds)
 
-    def without(self, speeds: Sequence[float]) -> Medians:
+    def without(self, speeds: Mapping[int, float]) -> Medians:
         """Return the logarithms less those of the machine's speed in each process."""
-        known = [*speeds, *[0.0] * len(self.logs)]
-        return self._replace(logs=[x - known[k] for k, x in enumerate(self.logs)])
+        return self._replace(logs={k: x - speeds.get(k, 0.0) for k, x in self.logs.items()})
 
 
 Two = tuple[Medians, Medians]  # of the old and the new run
 
 
-def speeds_of(peers: Sequence[Two]) -> tuple[list[float], list[float]]:
+def speeds_of(peers: Sequence[Two]) -> tuple[dict[int, float], dict[int, float]]:
     """Return how much slower the machine was in each process of both runs.
 
     The peers are the same code in both runs, so that their times tell how much the speed of the
     machine has changed.
 
     Returns:
-        Median over the peers of the logarithm of their time over their mean time; 0 if there are
-        too few peers.
+        Median over the peers of the logarithm of their time over their mean time, by process; none
+        where there are too few peers.
     """
-    centers = [statistics.mean(old.logs + new.logs) for old, new in peers]
-
-    def speeds(run: int) -> list[float]:
-        count = max((len(peer[run].logs) for peer in peers), default=0)
-        found = []
-        for process in range(count):
-            off = [
-                peer[run].logs[process] - center
-                for peer, center in zip(peers, centers, strict=True)
-                if process < len(peer[run].logs)
-            ]
-            found.append(statistics.median(off) if len(off) >= _ENOUGH else 0.0)
-        return found
-
-    return speeds(0), speeds(1)
+    off: tuple[dict[int, list[float]], dict[int, list[float]]] = ({}, {})
+    for two in peers:
+        center = (two[0].mean + two[1].mean) / 2
+        for medians, found in zip(two, off, strict=True):
+            for process, log in medians.logs.items():
+                found.setdefault(process, []).append(log - center)
+    old, new = (
+        {
+            process: statistics.median(logs)
+            for process, logs in found.items()
+            if len(logs) >= _ENOUGH
+        }
+        for found in off
+    )
+    return old, new
 
 
 def spread_of(peers: Sequence[Two]) -> float:
@@ -133,7 +142,7 @@ def spread_of(peers: Sequence[Two]) -> float:
     """
     if len(peers) < _ENOUGH:
         return 0.0
-    moved = [statistics.mean(new.logs) - statistics.mean(old.logs) for old, new in peers]
+    moved = [new.mean - old.mean for old, new in peers]
     middle = statistics.median(moved)
     return 1.4826 * statistics.median(abs(size - middle) for size in moved)
 
@@ -146,11 +155,11 @@ def shifts_of(numbers: Sequence[Two], seconds: Sequence[float], between: float) 
         seconds: durations of the benchmarks, by which some are similar.
         between: ``Shift.between`` of a benchmark that has one process in both runs.
     """
-    squares = [sum(_squares(old.logs) + _squares(new.logs)) for old, new in numbers]
+    squares = [old.squares + new.squares for old, new in numbers]
     freedom = [len(old.logs) + len(new.logs) - 2 for old, new in numbers]
     shifts = []
     for k, (old, new) in enumerate(numbers):
-        size = statistics.mean(new.logs) - statistics.mean(old.logs)
+        size = new.mean - old.mean
         if not freedom[k]:
             n = old.rounds + new.rounds - 2
             shifts.append(Shift(size, math.hypot(old.error, new.error), n, between))
@@ -164,8 +173,3 @@ def shifts_of(numbers: Sequence[Two], seconds: Sequence[float], between: float) 
         error = math.sqrt(variance * (1 / len(old.logs) + 1 / len(new.logs)))
         shifts.append(Shift(size, error, prior + freedom[k], 0.0))
     return shifts
-
-
-def _squares(logs: Sequence[float]) -> list[float]:
-    mean = statistics.mean(logs)
-    return [(x - mean) ** 2 for x in logs]

@@ -85,16 +85,33 @@ def _medians(bench: Bench, peer: str | None) -> dict[str, Medians]:
         data["peer"] = info["peers"][peer]["data"]
         data["ratio"] = [b / a for a, b in zip(data["own"], data["peer"], strict=True)]
         quarters |= {"peer": quartiles(data["peer"]), "ratio": info["peers"][peer]["ratio"]}
-    found = {}
+    found, parts = {}, counted(bench)
     for name, values in data.items():
         q = quarters[name]
         found[name] = Medians.of(q["median"], q["q75"] - q["q25"], len(values))
-        if counts := info.get("processes"):
-            ends = list(itertools.accumulate(counts, initial=0))
-            parts = [values[a:b] for a, b in itertools.pairwise(ends)]
-            logs = [math.log(statistics.median(part)) for part in parts]
+        if parts:
+            logs = {k: math.log(statistics.median(values[part])) for k, part in parts.items()}
             found[name] = found[name]._replace(logs=logs)
     return found
+
+
+def counted(bench: Bench) -> dict[int, slice]:
+    """Return which rounds are those of which process; {} if the file is older than processes.
+
+    Processes that other programs have disturbed are left out if two others remain.
+    """
+    processes = bench["extra_info"].get("processes", [])
+    ends = list(itertools.accumulate((p["rounds"] for p in processes), initial=0))
+    parts = dict(enumerate(itertools.starmap(slice, itertools.pairwise(ends))))
+    quiet = [k for k in parts if (processes[k]["other_cores"] or 0.0) <= _BUSY]
+    return {k: parts[k] for k in quiet} if len(quiet) > 1 else parts
+
+
+def other_cores(bench: Bench) -> float:
+    """Return the most cores that other programs used in a process that counts."""
+    info = bench["extra_info"]
+    processes = [info["processes"][k] for k in counted(bench)] or [info]
+    return max(process.get("other_cores") or 0.0 for process in processes)
 
 
 def judged(pair: Pair, own_limit: float, ratio_limit: float) -> Change:
@@ -115,7 +132,7 @@ def judged(pair: Pair, own_limit: float, ratio_limit: float) -> Change:
         if slower != -faster:
             verdict = "undecided"
             reason = _reason(slower, faster, peer, b["median"] / a["median"])
-    busy = max(bench["extra_info"].get("other_cores") or 0.0 for bench in (old, new))
+    busy = max(map(other_cores, (old, new)))
     if verdict in ("slower", "faster") and busy > _BUSY:
         verdict, reason = "undecided", f"other programs used {busy:.1f} cores"
     shown = max(own.least(own_limit), ratio.least(ratio_limit) if ratio else 0.0)

@@ -20,7 +20,8 @@ from .contests import quartiles
 from .storage import Run
 from .tables import Bench
 
-COUNT = 3  # processes of a run by default
+COUNT = 5  # processes of a run by default
+_ROUNDS = 3  # of each process at least, if so many are asked for
 
 
 def count(options: argparse.Namespace) -> int:
@@ -31,7 +32,8 @@ def count(options: argparse.Namespace) -> int:
 
 def share(options: argparse.Namespace, number: int) -> list[str]:
     """Return the words that give one of ``number`` processes its share of rounds and seconds."""
-    words = ["--processes", "1", "--rounds", str(-(-options.rounds // number))]
+    rounds = max(min(_ROUNDS, options.rounds), -(-options.rounds // number))
+    words = ["--processes", "1", "--rounds", str(rounds)]
     return [*words, "--max-seconds", str(options.max_seconds / number)]
 
 
@@ -73,7 +75,7 @@ def joined(runs: Sequence[Run]) -> Run:
 
 
 def _joined(benches: Sequence[Bench]) -> Bench:
-    """Join one benchmark's rounds; ``processes`` is the number of rounds of each process."""
+    """Join one benchmark's rounds; ``processes`` says how many each process has."""
     infos = [bench["extra_info"] for bench in benches]
     stats = Stats()
     for bench in benches:
@@ -93,7 +95,10 @@ def _joined(benches: Sequence[Bench]) -> Bench:
         "best_peer": first,
         "ratio": peers[first]["ratio"] if first else None,
         "other_cores": max(busy, default=None),
-        "processes": [len(bench["stats"]["data"]) for bench in benches],
+        "processes": [
+            {"rounds": len(bench["stats"]["data"]), "other_cores": info.get("other_cores")}
+            for bench, info in zip(benches, infos, strict=True)
+        ],
     }
     all_stats = {**benches[0]["stats"], **stats.as_dict(), "data": stats.data}
     return {**benches[0], "stats": all_stats, "extra_info": info}

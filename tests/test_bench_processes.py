@@ -10,6 +10,8 @@ import pytest
 from benchmarks import command, compare, processes, storage
 from fastlstm_bench import parse
 
+QUIET = {"rounds": 9, "other_cores": None}
+
 
 def verdicts(old, new):
     found, _ = compare.changes(bench_runs.run(*old), bench_runs.run(*new))
@@ -65,11 +67,23 @@ def test_one_slower_benchmark_is_reported_alone():
 
 def test_files_without_processes_are_compared_with_joined_ones():
     several, alone = in_processes(0), in_processes(1, count=1)
-    assert [bench["extra_info"].pop("processes") for bench in alone] == [[9]] * 18
+    assert [bench["extra_info"].pop("processes") for bench in alone] == [[QUIET]] * 18
     for runs in ((alone, several), (several, alone), (several, several)):
         assert set(verdicts(*runs)) <= {"same", "undecided"}
     slow = verdicts(alone, in_processes(2, slower=1.2))
     assert slow.count("slower") > 9 and "faster" not in slow
+
+
+def test_disturbed_processes_do_not_count():
+    old, new = in_processes(0), in_processes(1)
+    for bench in new:
+        info, data = bench["extra_info"], bench["stats"]["data"]
+        info["processes"][0]["other_cores"] = info["other_cores"] = 1.0
+        data[:9] = [3 * x for x in data[:9]]
+        assert list(compare.counted(bench)) == [1, 2] and compare.other_cores(bench) == 0
+    assert set(verdicts(old, new)) <= {"same", "undecided"}
+    new[5]["extra_info"]["processes"][1]["other_cores"] = 0.5
+    assert list(compare.counted(new[5])) == [0, 1, 2] and compare.other_cores(new[5]) == 1
 
 
 def test_joining_keeps_what_every_process_has():
@@ -83,7 +97,8 @@ def test_joining_keeps_what_every_process_has():
     (bench,) = joined["benchmarks"]
     info = bench["extra_info"]
     assert joined["failed"] == [failed] and info["other_cores"] == 0.2
-    assert info["processes"] == [9, 9] and bench["stats"]["rounds"] == 18
+    assert info["processes"] == [QUIET | {"other_cores": cores} for cores in (0.1, 0.2)]
+    assert bench["stats"]["rounds"] == 18
     assert info["peers"] == {} and info["best_peer"] is None and info["ratio"] is None
     data = [x for bench in benches for x in bench["stats"]["data"]]
     assert bench["stats"]["data"] == data and bench["stats"]["median"] == statistics.median(data)
@@ -92,12 +107,13 @@ def test_joining_keeps_what_every_process_has():
 @pytest.mark.parametrize(
     ("words", "number", "rounds", "seconds"),
     [
-        ([], 3, 3, 2.0),
-        (["--suite", "quick", "--rounds", "10"], 3, 4, 2.0),
-        (["--shape", "asr", "--max-seconds", "3"], 3, 3, 1.0),
+        ([], 5, 3, 1.2),
+        (["--suite", "quick", "--rounds", "18"], 5, 4, 1.2),
+        (["--shape", "asr", "--max-seconds", "3"], 5, 3, 0.6),
         (["--suite", "cell"], 1, 7, 6.0),
         (["--grid", "H=8"], 1, 7, 6.0),
         (["--suite", "cell", "--processes", "2"], 2, 4, 3.0),
+        (["--rounds", "2"], 5, 2, 1.2),
     ],
 )
 def test_rounds_and_seconds_are_divided(words, number, rounds, seconds):
@@ -113,9 +129,10 @@ def test_new_processes_measure(tmp_path, monkeypatch):
     words += ["--rounds", "2", "--max-seconds", "0.01", "--processes", "2"]
     run = command.measure(words)
     (bench,) = run["benchmarks"]
-    assert bench["extra_info"]["processes"] == [1, 1] and run["words"] == words
+    assert [process["rounds"] for process in bench["extra_info"]["processes"]] == [2, 2]
+    assert run["words"] == words
     storage.write(run, tmp_path / "run.json")
-    assert storage.load(str(tmp_path / "run.json"))["benchmarks"][0]["stats"]["rounds"] == 2
+    assert storage.load(str(tmp_path / "run.json"))["benchmarks"][0]["stats"]["rounds"] == 4
 
 
 def _fails(words):
