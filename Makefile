@@ -125,11 +125,12 @@ conformance: .venv/.built
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check expecttest
 	$(BIN)/python tests/conformance $(TORCH_TESTS)
 
-# Installs the library with the packages of an extra, `train` or `dev`, into .venv.
+# Installs the library with the packages of an extra, `train` or `dev`, into .venv. Python compiles a
+# module when it is first imported: to compile all of torch's and sympy's takes 15 s on 2 cores.
 define install
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	FASTLSTM_REQUIRE_KERNELS=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-	  -c constraints.txt -e '.[$(1)]'
+	  --no-compile -c constraints.txt -e '.[$(1)]'
 	touch $@
 endef
 

@@ -1,11 +1,12 @@
 """How far the numbers of two runs differ by chance.
 
-The same code varies from process to process, because its memory lies on other pages. Where a run
-has several processes, their medians show by how much. Two runs of three processes leave only four
-degrees of freedom, and a spread of so few numbers is often too small by accident. So the variance
-of each benchmark is averaged with that of the benchmarks of similar duration, with equal weights of
-``PRIOR`` and four (Smyth, 2004, for the same problem): calls of microseconds vary ten times as much
-as long ones, and are not pooled with them. Where both runs have one process, the variation between
+The same code varies from process to process, because its memory lies on other pages, and a process
+may meet a slow minute of the machine. A run's number is therefore the trimmed mean of the medians
+of its processes, and its error is found from their spread (Yuen, 1974). Two runs of five processes
+leave four degrees of freedom, and a spread of so few numbers is often too small by accident: the
+variance is averaged with the median variance of the benchmarks of similar duration, which counts as
+``PRIOR`` degrees of freedom (Smyth, 2004, for the same problem). Duration matters, because calls of
+microseconds vary ten times as much as long ones. Where a run has one process, the variation between
 processes is the constant ``PROCESS``.
 """
 
@@ -19,8 +20,9 @@ from typing import NamedTuple
 # Standard deviation of the logarithm of a median from process to process: 1 to 4% of the time.
 PROCESS = 0.012
 CHANCE = 0.05  # that a comparison of two runs of the same code reports any change
-PRIOR = 4  # degrees of freedom of the variance of similar benchmarks
-_SIMILAR = 6  # benchmarks of the most similar duration
+PRIOR = 8  # degrees of freedom of the variance of similar benchmarks
+_SIMILAR = math.log(4)  # of two durations
+_MOST = 6  # benchmarks of the most similar durations
 _ENOUGH = 5  # benchmarks with a peer, whose times tell how the machine's speed has changed
 _NORMAL = statistics.NormalDist()
 
@@ -83,14 +85,30 @@ class Medians(NamedTuple):
     rounds: int
 
     @property
-    def mean(self) -> float:
-        """Return the mean over the processes."""
-        return statistics.mean(self.logs.values())
+    def _cut(self) -> int:
+        """Return how many processes are left out at both ends."""
+        return len(self.logs) // 5
 
     @property
-    def squares(self) -> float:
-        """Return the sum of the squared deviations from the mean."""
-        return sum((x - self.mean) ** 2 for x in self.logs.values())
+    def freedom(self) -> int:
+        """Return the degrees of freedom of :attr:`variance`."""
+        return len(self.logs) - 2 * self._cut - 1
+
+    @property
+    def center(self) -> float:
+        """Return the mean without the lowest and the highest fifth."""
+        logs = sorted(self.logs.values())
+        return statistics.mean(logs[self._cut : len(logs) - self._cut])
+
+    @property
+    def variance(self) -> float:
+        """Return the variance of :attr:`center` (Yuen, 1974); 0 of one process."""
+        logs, cut = sorted(self.logs.values()), self._cut
+        kept = logs[cut : len(logs) - cut]
+        logs[:cut], logs[len(logs) - cut :] = kept[:1] * cut, kept[-1:] * cut
+        mean = statistics.mean(logs)
+        squares = sum((x - mean) ** 2 for x in logs)
+        return squares / max(1, len(kept) * (len(kept) - 1))
 
     @classmethod
     def of(cls, median: float, iqr: float, rounds: int) -> Medians:
@@ -119,7 +137,7 @@ def speeds_of(peers: Sequence[Two]) -> tuple[dict[int, float], dict[int, float]]
     """
     off: tuple[dict[int, list[float]], dict[int, list[float]]] = ({}, {})
     for two in peers:
-        center = (two[0].mean + two[1].mean) / 2
+        center = (two[0].center + two[1].center) / 2
         for medians, found in zip(two, off, strict=True):
             for process, log in medians.logs.items():
                 found.setdefault(process, []).append(log - center)
@@ -142,7 +160,7 @@ def spread_of(peers: Sequence[Two]) -> float:
     """
     if len(peers) < _ENOUGH:
         return 0.0
-    moved = [new.mean - old.mean for old, new in peers]
+    moved = [new.center - old.center for old, new in peers]
     middle = statistics.median(moved)
     return 1.4826 * statistics.median(abs(size - middle) for size in moved)
 
@@ -153,23 +171,24 @@ def shifts_of(numbers: Sequence[Two], seconds: Sequence[float], between: float) 
     Args:
         numbers: of the benchmarks.
         seconds: durations of the benchmarks, by which some are similar.
-        between: ``Shift.between`` of a benchmark that has one process in both runs.
+        between: ``Shift.between`` of a benchmark that has one process in a run.
     """
-    squares = [old.squares + new.squares for old, new in numbers]
-    freedom = [len(old.logs) + len(new.logs) - 2 for old, new in numbers]
+    variances = [old.variance + new.variance for old, new in numbers]
+    freedom = [old.freedom + new.freedom for old, new in numbers]
     shifts = []
     for k, (old, new) in enumerate(numbers):
-        size = new.mean - old.mean
-        if not freedom[k]:
+        size = new.center - old.center
+        if not (old.freedom and new.freedom):
             n = old.rounds + new.rounds - 2
             shifts.append(Shift(size, math.hypot(old.error, new.error), n, between))
             continue
-        others = [j for j in range(len(numbers)) if j != k and freedom[j]]
-        others.sort(key=lambda j: abs(math.log(seconds[j] / seconds[k])))
-        near = others[:_SIMILAR]
-        prior = PRIOR if near else 0
-        similar = sum(squares[j] for j in near) / max(1, sum(freedom[j] for j in near))
-        variance = (prior * similar + squares[k]) / (prior + freedom[k])
-        error = math.sqrt(variance * (1 / len(old.logs) + 1 / len(new.logs)))
-        shifts.append(Shift(size, error, prior + freedom[k], 0.0))
+        apart = {j: abs(math.log(s / seconds[k])) for j, s in enumerate(seconds) if j != k}
+        near = sorted(
+            (j for j in apart if freedom[j] and apart[j] < _SIMILAR), key=apart.__getitem__
+        )
+        similar = [variances[j] for j in near[:_MOST]]
+        prior = min(PRIOR, sum(freedom[j] for j in near[:_MOST]))
+        variance = prior * statistics.median(similar or [0.0]) + freedom[k] * variances[k]
+        n = prior + freedom[k]
+        shifts.append(Shift(size, math.sqrt(variance / n), n, 0.0))
     return shifts
