@@ -126,7 +126,7 @@ conformance: .venv/.built
 	$(BIN)/python tests/conformance $(TORCH_TESTS)
 
 # Installs the library with the packages of an extra, `train` or `dev`, into .venv. Python compiles a
-# module when it is first imported: to compile all of torch's and sympy's takes 15 s on 2 cores.
+# module when it is first imported: to compile those of all packages takes 18 s of processor time.
 define install
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	FASTLSTM_REQUIRE_KERNELS=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
