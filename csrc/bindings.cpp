@@ -9,6 +9,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -46,6 +47,26 @@ void check_num_threads(int num_threads) {
     throw std::invalid_argument("num_threads: expected at least 1, got " +
                                 std::to_string(num_threads));
   }
+}
+
+// Strides of T, B and G.
+using Strides = std::tuple<int64_t, int64_t, int64_t>;
+
+LstmCellOptions cell_options(Address hidden_mask, Address masked_hx, Address keep_h,
+                             const Strides& keep_h_stride, Address keep_c,
+                             const Strides& keep_c_stride, double cell_clip) {
+  LstmCellOptions options{};
+  const auto set = [](int64_t (&to)[3], const Strides& from) {
+    std::tie(to[0], to[1], to[2]) = from;
+  };
+  options.hidden_mask = reinterpret_cast<const void*>(hidden_mask);
+  options.masked_hx = reinterpret_cast<const void*>(masked_hx);
+  options.keep_h = reinterpret_cast<const void*>(keep_h);
+  options.keep_c = reinterpret_cast<const void*>(keep_c);
+  set(options.keep_h_stride, keep_h_stride);
+  set(options.keep_c_stride, keep_c_stride);
+  options.cell_clip = cell_clip;
+  return options;
 }
 
 LstmShape sizes(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H, int64_t I,
@@ -174,6 +195,12 @@ PYBIND11_MODULE(_C, module) {
   KeywordFunction<Arguments<LstmBackward>>::define(
       module, "lstm_backward", lstm_backward,
       "The backward pass of a layer, all directions. Arguments are the fields of LstmBackward.");
+  py::class_<LstmCellOptions>(module, "LstmCellOptions",
+                              "What cells compute beyond the plain equations: see csrc/lstm.h.")
+      .def(py::init(&cell_options), py::kw_only(), "hidden_mask"_a, "masked_hx"_a, "keep_h"_a,
+           "keep_h_stride"_a, "keep_c"_a, "keep_c_stride"_a, "cell_clip"_a)
+      .def_property_readonly("address",
+                             [](const LstmCellOptions& options) { return Address(&options); });
   module.def(
       "lstm_forward_streams", &lstm_forward_streams, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a,
       "P"_a, "isa"_a,

@@ -46,6 +46,18 @@ struct LstmWeight {
   int64_t stride;
 };
 
+// What the cells of a call compute beyond the plain equations. Each pointer may be null: off. Masks
+// are arrays of `dtype`; kernels for CPUs take them beside no projection and no checkpoints.
+struct LstmCellOptions {
+  const void* hidden_mask;   // (G, B, P) a factor of h' in W_hh h'
+  const void* masked_hx;     // (G, B, P) hidden_mask * hx, which forward reads
+  const void* keep_h;        // (T, B, G, P) the share of h' in h
+  int64_t keep_h_stride[3];  // of T, B, G; the last dimension is contiguous
+  const void* keep_c;        // (T, B, G, H) the share of c' in c
+  int64_t keep_c_stride[3];
+  double cell_clip;  // the largest magnitude of c; 0: there is no limit
+};
+
 // What forward and backward both read.
 struct LstmCall {
   LstmShape shape;
@@ -59,12 +71,13 @@ struct LstmCall {
   LstmWeight weight_hr;     // (P, H), or none
   const void* hx;           // (G, B, P)
   const void* cx;           // (G, B, H)
+  const LstmCellOptions* options;  // or null: the plain equations
   void* workspace;  // forward_workspace(shape, ...) or backward_workspace(shape, ...) bytes,
                     // 64-byte aligned, never zeroed
 };
 
 struct LstmForward : LstmCall {
-  void* y;            // (T, B, G, P), or null: not asked for, nor needed by backward
+  void* y;            // (T, B, G, P), or null: not asked for, nor needed by backward or options
   void* hy;           // (G, B, P)
   void* cy;           // (G, B, H)
   void* cells;        // (T, B, G, H) the cell state of every step, or null
@@ -77,7 +90,8 @@ struct LstmForward : LstmCall {
   bool is_prepacked;  // an earlier call with these weights has filled `prepacked`
 };
 
-// Backward reads of LstmCall: input if I or k is not 0, and the biases if k is not 0.
+// Backward reads of LstmCall: input if I or k is not 0, and the biases if k is not 0. With a
+// hidden_mask, hx and y are those of forward times the mask.
 struct LstmBackward : LstmCall {
   const void* dy;           // (T, B, G, P), or null: zero
   int64_t dy_stride[3];     // of T, B, G; the last dimension is contiguous
@@ -133,6 +147,7 @@ void for_each_field(LstmCall& call, Visit&& visit) {
   visit("weight_hr", call.weight_hr);
   visit("hx", call.hx);
   visit("cx", call.cx);
+  visit("options", call.options);
 }
 
 template <class Visit>

@@ -79,6 +79,7 @@ def lstm_backward(
     weight_hr: tuple[int, int],
     hx: int,
     cx: int,
+    options: int,
     dy: int,
     dy_stride: tuple[int, int, int],
     dhy: int,
@@ -140,6 +141,7 @@ def lstm_forward(
     weight_hr: tuple[int, int],
     hx: int,
     cx: int,
+    options: int,
     y: int,
     hy: int,
     cy: int,
@@ -167,6 +169,23 @@ def prefer_huge_pages(address: int, bytes: int) -> None:
 def set_direct(reading: str) -> bool:
     """How direct calls read tensors: "dlpack", the default, "attributes", or "off": there are none.
     Returns False if this torch lacks it. For tests."""
+
+class LstmCellOptions:
+    """What cells compute beyond the plain equations: see csrc/lstm.h."""
+
+    def __init__(
+        self,
+        *,
+        hidden_mask: int,
+        masked_hx: int,
+        keep_h: int,
+        keep_h_stride: tuple[int, int, int],
+        keep_c: int,
+        keep_c_stride: tuple[int, int, int],
+        cell_clip: float,
+    ) -> None: ...
+    @property
+    def address(self) -> int: ...
 
 class PrepackedMemory:
     """A layer's weights in the kernels' layout."""

@@ -8,6 +8,7 @@
 // cell's output. Then gradients.h adds the block's digates, which are still in cache, to the
 // gradients of weights and input. If the forward pass saved no reserve, recompute.h recomputes the
 // steps that a block needs.
+#include "cell_options.h"
 #include "gradients.h"
 #include "kernels.h"
 #include "recurrent_weight.h"
@@ -65,7 +66,8 @@ class Backward : Arrays<S> {
         row_blocks_(workspace_.take<Word<S>>(threads_ * row_block_words())),
         recomputation_(call, num_threads, block_, workspace_),
         buffers_(call, block_, workspace_),
-        gradients_(call, recomputation_, buffers_, zeros_, threads_, workspace_) {
+        gradients_(call, recomputation_, buffers_, zeros_, threads_, workspace_),
+        options_(call, threads_ * shape_.B, workspace_) {
     int64_t* order = workspace_.take<int64_t>(shape_.B);
     if (shape_.by_length && plan_for(threads_).by_rows && threads_ > 1) order_ = order;
   }
@@ -195,13 +197,10 @@ class Backward : Arrays<S> {
       for (int64_t unit = strip.begin * kUnits; unit < strip.end * kUnits;
            unit += kUnits, dh += kUnits) {
         with_lanes<kUnits>(unit, columns, [&](auto lanes) {
-          if (stage == Stage::hidden) {
-            store_dh(rows, count, dh, unit, lanes);
-          } else if (call_.weight_ch.data) {
-            update<true>(rows, count, dh, tile.group, unit, lanes, scratch);
-          } else {
-            update<false>(rows, count, dh, tile.group, unit, lanes, scratch);
-          }
+          if (stage == Stage::hidden) return store_dh(rows, count, dh, unit, lanes);
+          with_flags(call_.weight_ch.data, call_.options, [&](auto peepholes, auto options) {
+            update<peepholes(), options()>(rows, count, dh, tile.group, unit, lanes, scratch);
+          });
         });
       }
     });
@@ -246,6 +245,7 @@ class Backward : Arrays<S> {
         Row& row = rows[count++];
         row.digates_after = afresh ? zeros_ : buffers_.digates(s - 1, b, g);
         row.dhx = out(call_.dhx) + state(g, b) * hidden_size_;
+        if (call_.options) options_.set(&row - rows_, row_steps.first(), b, g, !afresh);
         continue;
       }
       const bool first = t == row_steps.first(), last = t == row_steps.last();
@@ -267,6 +267,7 @@ class Backward : Arrays<S> {
           buffers_.digates(s, b, g),
           shape_.P ? buffers_.hidden(s, b, g) : nullptr,
       };
+      if (call_.options) options_.set(rows + count - 1 - rows_, t, b, g, !last && !ends);
     }
     return count;
   }
@@ -277,15 +278,15 @@ class Backward : Arrays<S> {
                 Lanes lanes) const {
     for (int64_t r = 0; r < count; ++r, product += kWidth) {
       S* to = rows[r].dhx ? rows[r].dhx : rows[r].dh;
-      V::store(to + column, dh_of(rows[r], product, column, lanes), lanes);
+      Value dh = V::load(product, AllLanes{});
+      if (call_.options) dh = options_.dh(*options_.row(rows + r - rows_), dh, column, lanes);
+      V::store(to + column, dh_of(rows[r], dh, column, lanes), lanes);
     }
   }
 
-  // The gradient of h: the later step's part, and those of the outputs.
+  // The gradient of h: the later step's part, which is `dh`, and those of the outputs.
   template <class Lanes>
-  FASTLSTM_INLINE Value dh_of(const Row& row, const Sum<S>* product, int64_t column,
-                              Lanes lanes) const {
-    Value dh = V::load(product, AllLanes{});
+  FASTLSTM_INLINE Value dh_of(const Row& row, Value dh, int64_t column, Lanes lanes) const {
     if (row.dhx) return dh;
     if (row.dy) dh += V::load(row.dy + column, lanes);
     if (row.dhy) dh += V::load(row.dhy + column, lanes);
@@ -293,7 +294,7 @@ class Backward : Arrays<S> {
   }
 
   // Computes the gradient of the cell for one vector of units in each of the rows.
-  template <bool kPeepholes, class Lanes>
+  template <bool kPeepholes, bool kOptions, class Lanes>
   void update(const Row* rows, int64_t count, const Sum<S>* product, int64_t group, int64_t unit,
               Lanes lanes, const Scratch& scratch) const {
     const int64_t H = shape_.H;
@@ -305,7 +306,10 @@ class Backward : Arrays<S> {
     }
     for (int64_t r = 0; r < count; ++r, product += kWidth) {
       const Row& row = rows[r];
-      const Value dh = shape_.P ? V::load(product, AllLanes{}) : dh_of(row, product, unit, lanes);
+      [[maybe_unused]] const auto* options = options_.row(rows + r - rows_);
+      Value dh = V::load(product, AllLanes{});
+      if constexpr (kOptions) dh = options_.dh(*options, dh, unit, lanes);
+      if (!shape_.P) dh = dh_of(row, dh, unit, lanes);
       if (row.dhx) {
         V::store(row.dhx + unit, dh, lanes);
         continue;
@@ -317,8 +321,13 @@ class Backward : Arrays<S> {
       Value dc = V::load(row.dc + unit, lanes);
       if (row.dcells) dc += V::load(row.dcells + unit, lanes);
       if (row.hidden) V::store(row.hidden + unit, gates.o * V::tanh(c), lanes);
-      const Gates<Value> d =
-          cell_backward<V, kPeepholes>(gates, c_prev, c, dh, weight, dc, dweight);
+      Gates<Value> d;
+      if constexpr (kOptions) {
+        d = options_.template gradients<kPeepholes>(*options, unit, lanes, {gates, c_prev, c, dh},
+                                                    weight, dc, dweight);
+      } else {
+        d = cell_backward<V, kPeepholes>(gates, c_prev, c, dh, weight, dc, dweight);
+      }
       V::store(row.dc + unit, dc, lanes);
       store_gates<V>(row.digates + unit, H, d, lanes);
     }
@@ -365,6 +374,7 @@ class Backward : Arrays<S> {
   const Recomputation<S> recomputation_;
   const StepBuffers<S> buffers_;
   const Gradients<S> gradients_;
+  const BackwardOptions<S> options_;
 };
 
 }  // namespace
@@ -377,7 +387,9 @@ size_t backward_workspace(const LstmShape& shape, int num_threads) {
 void backward(const LstmBackward& call, int num_threads) {
   with_stored(call.shape, [&](auto stored) {
     using S = decltype(stored);
-    if (is_single_step(call.shape)) return SingleBackward<S>(call, num_threads).run();
+    if (is_single_step(call.shape) && !call.options) {
+      return SingleBackward<S>(call, num_threads).run();
+    }
     Backward<S>(call, num_threads).run();
   });
 }

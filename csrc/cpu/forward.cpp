@@ -35,7 +35,7 @@ LstmForward packing_call(const LstmForward& call) {
 
 bool forward_streams(const LstmShape& shape) {
   if (is_single_step(shape)) return true;
-  return with_stored(shape, [&](auto stored) { return Forward<decltype(stored)>::streams(shape); });
+  return with_stored(shape, [&](auto stored) { return streams<decltype(stored)>(shape); });
 }
 
 size_t forward_prepacked(const LstmShape& shape) {
@@ -61,7 +61,7 @@ size_t forward_workspace(const LstmShape& shape, int num_threads) {
 void forward(const LstmForward& call, int num_threads) {
   with_stored(call.shape, [&](auto stored) {
     using S = decltype(stored);
-    if (is_single_step(call.shape) && !call.prepacked) {
+    if (is_single_step(call.shape) && !call.prepacked && !call.options) {
       return SingleForward<S>(call, num_threads).run();
     }
     LstmForward mine = call;

@@ -13,6 +13,7 @@
 // of them too. It computes the gate sums as dot products with the weights as they lie.
 #pragma once
 
+#include "cell_options.h"
 #include "few_rows.h"
 #include "igates.h"
 #include "projection.h"
@@ -57,7 +58,7 @@ class Forward : Arrays<S> {
         call_(call),
         recomputes_(recomputed > 0),
         panels_(ceil_div(shape_.H, kUnits)),
-        streaming_(!call.prepacked && streams(shape_)),
+        streaming_(!call.prepacked && streams<S>(shape_)),
         threads_(worthwhile_threads(shape_, num_threads, 1)),
         by_rows_(plan_for(threads_).by_rows),
         weights_fit_l2_(plan_for(threads_).weights_fit_l2),
@@ -79,7 +80,8 @@ class Forward : Arrays<S> {
             streaming_ ? 0 : shape_.G * panels_ * panel_words<S>(hidden_size_))),
         igates_(call, panels_, block_, packs_ih_, streaming_, threads_, workspace_,
                 weight_memory()),
-        projection_(call, h_, threads_, workspace_) {
+        projection_(call, h_, threads_, workspace_),
+        options_(call, h_, threads_ * shape_.B, workspace_) {
     int64_t* order = workspace_.take<int64_t>(shape_.B);
     if (!shape_.by_length || !by_rows_ || threads_ == 1) return;
     order_ = order;
@@ -89,16 +91,6 @@ class Forward : Arrays<S> {
   }
 
   size_t workspace_bytes() const { return workspace_.bytes(); }
-
-  // Whether weights are read as they lie, and not packed: if T times B is small. Both take as long
-  // at 16 rows with H = 128 and 256, and at 32 rows if packed weights do not fit in the cache
-  // (4,200 x 1,055 with 22 rows: 3.8 ms against 4.2 packed). For bfloat16 the limit is 6 rows,
-  // because its dot products take two multiply-adds in float.
-  static bool streams(const LstmShape& shape) {
-    if (std::is_same_v<S, BFloat16>) return shape.T * shape.B <= 6;
-    const int64_t bytes = 4 * shape.H * (shape.I + shape.H) * int64_t{sizeof(S)};
-    return shape.T * shape.B <= (bytes > 8 * 1024 * 1024 ? 32 : 16);
-  }
 
   static size_t prepacked_bytes(const LstmShape& shape) {
     Workspace weights(nullptr);
@@ -279,11 +271,9 @@ class Forward : Arrays<S> {
       }
       const Sum<S>* bias = bias_ + (tile.group * panels_ + panel) * kPanelWidth<S>;
       with_lanes<kUnits>(unit, shape_.H, [&](auto lanes) {
-        if (call_.weight_ch.data) {
-          update<true>(rows, count, gate_sums, bias, tile.group, unit, lanes);
-        } else {
-          update<false>(rows, count, gate_sums, bias, tile.group, unit, lanes);
-        }
+        with_flags(call_.weight_ch.data, call_.options, [&](auto peepholes, auto options) {
+          update<peepholes(), options()>(rows, count, gate_sums, bias, tile.group, unit, lanes);
+        });
       });
     }
   }
@@ -348,12 +338,14 @@ class Forward : Arrays<S> {
           : call_.reserve ? out(call_.reserve) + at * 5 * H
                           : nullptr,
       };
+      if (!call_.options) continue;
+      options_.set(rows + count - 1 - rows_, row_steps, t, b, g, rows[count - 1].h);
     }
     return count;
   }
 
   // Computes the LSTM cell for one vector of units in each of the rows.
-  template <bool kPeepholes, class Lanes>
+  template <bool kPeepholes, bool kOptions, class Lanes>
   void update(const Row* rows, int64_t count, const Sum<S>* gate_sums, const Sum<S>* bias,
               int64_t group, int64_t unit, Lanes lanes) const {
     const int64_t H = shape_.H;
@@ -368,7 +360,13 @@ class Forward : Arrays<S> {
       const Sum<S>* from = gate_sums + rows[r].place * kPanelWidth<S>;
       Gates<Value> gates = {biased(from, 0), biased(from, 1), biased(from, 2), biased(from, 3)};
       Value c = V::load(rows[r].c + unit, lanes);
-      const Value h = cell_forward<V, kPeepholes>(gates, weight, c);
+      Value h;
+      if constexpr (kOptions) {
+        const auto& options = *options_.row(rows + r - rows_);
+        h = options_.template cell<kPeepholes>(options, gates, weight, c, unit, lanes);
+      } else {
+        h = cell_forward<V, kPeepholes>(gates, weight, c);
+      }
       V::store(rows[r].c + unit, c, lanes);
       if (rows[r].hidden) V::store(rows[r].hidden + unit, h, lanes);
       if (rows[r].cells) V::store(rows[r].cells + unit, c, lanes);
@@ -414,6 +412,7 @@ class Forward : Arrays<S> {
   Word<S>* const weight_hh_;
   Igates<S> igates_;
   OutputProjection<S> projection_;
+  const ForwardOptions<S> options_;
 };
 
 }  // namespace

@@ -41,8 +41,10 @@ class HiddenStates : Arrays<S> {
   bool in_y() const { return y_ != nullptr; }
   // (P)
   S* at(int64_t t, int64_t b, int64_t g) const {
-    return y_ ? y_ + row_of(t, b, g) * hidden_size_ : ring_.row(time_of(g, t), b, g);
+    return y_ ? y_ + row_of(t, b, g) * hidden_size_ : in_ring(t, b, g);
   }
+  // (P) always in the ring buffer.
+  S* in_ring(int64_t t, int64_t b, int64_t g) const { return ring_.row(time_of(g, t), b, g); }
 
  private:
   S* const y_;

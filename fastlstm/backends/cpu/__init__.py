@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastlstm import _C
 from fastlstm.backends import pointers
-from fastlstm.backends.cpu import buffer_pool
+from fastlstm.backends.cpu import buffer_pool, cell_options
 from fastlstm.backends.cpu.prepacked import PrepackedWeights
 from fastlstm.call import Call, Gradients, Needs, OutputGradients, Results, Saved, Wanted
 from fastlstm.problem import Problem
@@ -34,12 +34,10 @@ def why_not(problem: Problem) -> str | None:
         return _MISSING
     if problem.device != "cpu":
         return f"runs on the cpu, not on {problem.device}"
-    if problem.cell_options:
-        return f"has no {problem.cell_options[0]}"
     if problem.dtype not in _DTYPES and problem.dtype not in _COMPUTED_IN:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in (*_DTYPES, *_COMPUTED_IN))
         return f"computes in {known}, not {str(problem.dtype).removeprefix('torch.')}"
-    return None
+    return cell_options.why_not(problem)
 
 
 def why_slower(problem: Problem) -> str | None:
@@ -79,7 +77,7 @@ def forward(
     Args:
         call: its tensors are on the CPU.
         wanted: what to return and to keep.
-        prepacked: where the prepacked weights are kept for the next call.
+        prepacked: where the prepacked weights are kept for the next call; not used with options.
         isa: an instruction set, one of :func:`isas`; "auto" is the fastest.
     """
     call, dtype = pointers.materialized_call(call), call.input.dtype
@@ -90,6 +88,8 @@ def forward(
         if not (wanted.train and wanted.checkpoint_every):
             reserve = reserve.to(dtype)
         return Results._make((*(output.to(dtype) for output in outputs), reserve))
+    if call.options is not None:
+        prepacked, wanted = None, wanted._replace(y=True)
     if prepacked is not None and (done := prepacked.run(call, wanted)) is not None:
         return done
     input, weights, hx, cx, layout, _ = call
@@ -116,6 +116,7 @@ def forward(
     input = input if input.stride(-1) == 1 else input.contiguous()
     hx, cx = hx.contiguous(), cx.contiguous()
     parameters, _weight_owners = pointers.group_pointers(weights)
+    options, _option_owners = cell_options.arguments(call, forward=True)
     kept = None
     # A call that reads each weight a few times only packs none, and needs no checksum.
     if prepacked is not None and not _C.lstm_forward_streams(*sizes, isa):
@@ -128,6 +129,7 @@ def forward(
         **parameters,
         hx=hx.data_ptr(),
         cx=cx.data_ptr(),
+        options=options,
         y=y.data_ptr() if returns_y else 0,
         hy=hy.data_ptr(),
         cy=cy.data_ptr(),
@@ -175,6 +177,9 @@ def backward(
         zeros = [dweight.zero_() for dweight in dweights]
         return Gradients(*[dinput, *zeros, dhx, dcx])
 
+    options, _option_owners = cell_options.arguments(call, forward=False)
+    call, saved = cell_options.masked(call, saved, needs.weight_hh)
+    hx, y = call.hx, saved.y
     is_packed = layout.batch_sizes is not None
     T, about_rows, _row_owners = pointers.row_arguments(call)
     sizes = (_DTYPES[dtype], T, B, G, H, I, P if weights.weight_hr else 0)
@@ -210,6 +215,7 @@ def backward(
         **parameters,
         hx=hx.data_ptr(),
         cx=cx.data_ptr(),
+        options=options,
         dinput=asked[0],
         dinput_stride=pointers.outer_strides(dinput if needs.input else None, is_packed),
         dweight_ih=asked[1],

@@ -1,0 +1,63 @@
+"""The options of a call's cells as the kernels for CPUs take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from fastlstm import _C
+from fastlstm.backends import pointers
+from fastlstm.backends.cpu import buffer_pool
+from fastlstm.call import Call, Saved
+from fastlstm.problem import Problem
+
+
+def why_not(problem: Problem) -> str | None:
+    """Why the kernels cannot compute the cells' options; None if they can."""
+    options = problem.cell_options
+    if "layer_norm" in options:
+        return "has no layer_norm"
+    if options and problem.proj_size:
+        return f"has no {options[0]} beside proj_size"
+    return None
+
+
+def arguments(call: Call, forward: bool) -> tuple[int, Sequence[object]]:
+    """The address of the options, 0 without any, and the owners of the memory."""
+    options = call.options
+    if options is None:
+        return 0, ()
+    is_packed = call.layout.batch_sizes is not None
+    mask, keep_h, keep_c = options.hidden_mask, options.keep_h, options.keep_c
+    mask = None if mask is None else mask.contiguous()
+    masked_hx = mask * call.hx if forward and mask is not None else None
+    keep_h = None if keep_h is None else pointers.unit_stride(keep_h)
+    keep_c = None if keep_c is None else pointers.unit_stride(keep_c)
+    struct = _C.LstmCellOptions(
+        hidden_mask=pointers.address(mask),
+        masked_hx=pointers.address(masked_hx),
+        keep_h=pointers.address(keep_h),
+        keep_h_stride=pointers.outer_strides(keep_h, is_packed),
+        keep_c=pointers.address(keep_c),
+        keep_c_stride=pointers.outer_strides(keep_c, is_packed),
+        cell_clip=options.cell_clip,
+    )
+    return struct.address, (struct, mask, masked_hx, keep_h, keep_c)
+
+
+def masked(call: Call, saved: Saved, needed: bool) -> tuple[Call, Saved]:
+    """The same with hx and y times the mask, if there is one: what W_hh was multiplied with.
+
+    Only the gradient of W_hh, if ``needed``, is computed from them.
+    """
+    mask = None if call.options is None else call.options.hidden_mask
+    if mask is None or not needed:
+        return call, saved
+    y, of_rows = saved.y, mask.transpose(0, 1)  # (B, G, P)
+    if call.layout.batch_sizes is not None:  # step t has the first rows of the batch
+        row = torch.arange(mask.shape[1], device="cpu")
+        there = row < call.layout.batch_sizes.unsqueeze(1)
+        of_rows = of_rows[there.nonzero()[:, 1]]
+    product = torch.mul(y, of_rows, out=buffer_pool.empty(y.shape, y.dtype))
+    return call._replace(hx=call.hx * mask), saved._replace(y=product)
