@@ -38,6 +38,9 @@ struct Case {
   int64_t checkpoint_every = 0;  // if not 0, the bits are compared with those without checkpoints
   bool keeps_y = true;           // whether forward with checkpoints writes y
   Layout input = Layout::contiguous, dy = Layout::contiguous;
+  bool mask = false, keep_h = false, keep_c = false;  // options of the cells
+  double cell_clip = 0;
+  Layout keep = Layout::contiguous;
   std::string null = "";  // names of the pointers that are null, each between spaces
   int64_t shift = 0;      // numbers before the first, in every buffer that need not be aligned
 
@@ -46,6 +49,7 @@ struct Case {
   }
 
   int64_t hidden_size() const { return P ? P : H; }
+  bool has_options() const { return mask || keep_h || keep_c || cell_clip > 0; }
   // (B) lengths from 0 to T: unordered, or longest first if rows are packed.
   std::vector<int64_t> row_lengths() const {
     std::vector<int64_t> lengths;
@@ -79,6 +83,8 @@ struct Case {
     add("peepholes", peepholes), add("bias_ih", bias_ih), add("bias_hh", bias_hh);
     add("backwards_weights", backwards_weights), add("shift", shift);
     add("checkpoint_every", checkpoint_every), add("keeps_y", keeps_y);
+    add("mask", mask), add("keep_h", keep_h), add("keep_c", keep_c);
+    add("clips", cell_clip > 0), add("keep", static_cast<int64_t>(keep));
     text += std::string(" packing=") + kPackings[static_cast<int>(packing)];
     text += std::string(" input=") + kLayouts[static_cast<int>(input)];
     text += std::string(" dy=") + kLayouts[static_cast<int>(dy)];
@@ -160,6 +166,8 @@ class Inputs {
       : input(c, c.I ? c.I : 4 * c.H, c.input),
         dy(c, c.hidden_size(), c.dy),
         dcells(c, c.H, Layout::contiguous),
+        keep_h(c, c.hidden_size(), c.keep),
+        keep_c(c, c.H, c.keep),
         weight_ih(c, 4 * c.H * c.I),
         bias_ih(c, 4 * c.H),
         bias_hh(c, 4 * c.H),
@@ -170,6 +178,8 @@ class Inputs {
         cx(c.dtype, c.G * c.B * c.H, c.shift),
         dhy(c.dtype, c.G * c.B * c.hidden_size(), c.shift),
         dcy(c.dtype, c.G * c.B * c.H, c.shift),
+        hidden_mask(c.dtype, c.G * c.B * c.hidden_size(), c.shift),
+        masked_hx(c.dtype, c.G * c.B * c.hidden_size(), c.shift),
         random_(static_cast<uint32_t>(c.T + 41 * c.B + 577 * c.H + 7919 * c.I)) {
     problem = {c.T, c.B, c.G, c.H, c.I, c.hidden_size()};
     reverse = std::make_unique<bool[]>(c.G);
@@ -199,16 +209,26 @@ class Inputs {
     fill(cx, 1, problem.cx);
     fill(dhy, c.has("dhy"), problem.dhy);
     fill(dcy, c.has("dcy"), problem.dcy);
+    if (c.has_options()) fill_options(c);
   }
 
   reference::Problem problem;
   std::unique_ptr<bool[]> reverse;
   std::vector<int64_t> by_length, first_row;
-  Rows input, dy, dcells;
+  Rows input, dy, dcells, keep_h, keep_c;
   Parameter weight_ih, bias_ih, bias_hh, weight_hh, weight_ch, weight_hr;
-  Buffer hx, cx, dhy, dcy;
+  Buffer hx, cx, dhy, dcy, hidden_mask, masked_hx;
 
  private:
+  void fill_options(const Case& c) {
+    problem.cell_clip = c.cell_clip;
+    if (c.keep_h) fill(keep_h, 0.75, problem.keep_h);
+    if (c.keep_c) fill(keep_c, 0.75, problem.keep_c);
+    if (!c.mask) return;
+    fill(hidden_mask, 1, problem.hidden_mask);
+    for (int64_t i = 0; i < hx.count(); ++i) masked_hx.set(i, hidden_mask.get(i) * hx.get(i));
+  }
+
   double number(double bound) { return bound * (random_() * 0x1p-31 - 1); }
 
   // Rows past a length stay NaN, because no kernel may read them; but not if a stride of 0 makes

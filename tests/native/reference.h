@@ -22,6 +22,10 @@ struct Problem {
       weight_hr{};                     // (G, ...), empty where there is none
   Array hx{}, cx{};                    // (G, B, P), (G, B, H)
   Array dy{}, dhy{}, dcy{}, dcells{};  // as y, hy, cy, cells
+  // Options of the cells, without a projection: (G, B, H), (T, B, G, H) twice, empty where there is
+  // none, and the largest magnitude of c, or 0.
+  Array hidden_mask{}, keep_h{}, keep_c{};
+  double cell_clip = 0;
 };
 
 struct Results {
@@ -71,7 +75,7 @@ class Row {
     const int64_t gate = g_ * 4 * H_ + row;
     double sum = I_ ? 0 : p_.input[at(t) * 4 * H_ + row];
     for (int64_t k = 0; k < I_; ++k) sum += p_.input[at(t) * I_ + k] * p_.weight_ih[gate * I_ + k];
-    for (int64_t k = 0; k < P_; ++k) sum += h[k] * p_.weight_hh[gate * P_ + k];
+    for (int64_t k = 0; k < P_; ++k) sum += mask(k) * h[k] * p_.weight_hh[gate * P_ + k];
     if (!p_.bias_ih.empty()) sum += p_.bias_ih[gate];
     if (!p_.bias_hh.empty()) sum += p_.bias_hh[gate];
     return sum;
@@ -82,6 +86,18 @@ class Row {
     return p_.weight_ch.empty() ? 0 : p_.weight_ch[(g_ * 3 + gate) * H_ + u];
   }
 
+  double mask(int64_t u) const {
+    return p_.hidden_mask.empty() ? 1 : p_.hidden_mask[(g_ * p_.B + b_) * P_ + u];
+  }
+  double keep_h(int64_t t, int64_t u) const {
+    return p_.keep_h.empty() ? 0 : p_.keep_h[at(t) * P_ + u];
+  }
+  double keep_c(int64_t t, int64_t u) const {
+    return p_.keep_c.empty() ? 0 : p_.keep_c[at(t) * H_ + u];
+  }
+  bool is_clipped(double c) const { return p_.cell_clip > 0 && std::abs(c) > p_.cell_clip; }
+  double clip(double c) const { return is_clipped(c) ? std::copysign(p_.cell_clip, c) : c; }
+
   double weight_hr(int64_t p, int64_t u) const { return p_.weight_hr[(g_ * P_ + p) * H_ + u]; }
 
   // Updates h and c from their values before step t to those after it.
@@ -91,15 +107,20 @@ class Row {
       const double i = sigmoid(preactivation(t, u, h) + weight_ch(0, u) * c[u]);
       const double f = sigmoid(preactivation(t, H_ + u, h) + weight_ch(1, u) * c[u]);
       const double g = std::tanh(preactivation(t, 2 * H_ + u, h));
-      cy[u] = f * c[u] + i * g;
+      cy[u] = clip(f * c[u] + i * g);
       const double o = sigmoid(preactivation(t, 3 * H_ + u, h) + weight_ch(2, u) * cy[u]);
       hidden[u] = o * std::tanh(cy[u]);
+      cy[u] = keep_c(t, u) * c[u] + (1 - keep_c(t, u)) * cy[u];
       r_.cells[at(t) * H_ + u] = cy[u];
       const double kept[5] = {i, f, g, o, cy[u]};
       for (int64_t k = 0; k < 5; ++k) r_.reserve[(at(t) * 5 + k) * H_ + u] = kept[k];
     }
     c = cy;
+    const Array h_prev = h;
     h = hidden;
+    for (int64_t p = 0; p < P_ && !p_.keep_h.empty(); ++p) {
+      h[p] = keep_h(t, p) * h_prev[p] + (1 - keep_h(t, p)) * hidden[p];
+    }
     if (!p_.weight_hr.empty()) {
       h.assign(P_, 0);
       for (int64_t p = 0; p < P_; ++p) {
@@ -127,34 +148,42 @@ class Row {
   void backward(int64_t t, const Array& h_prev, const Array& c_prev, const Array& c, Array& dh,
                 Array& dc) {
     Array digates(4 * H_);
-    for (int64_t p = 0; p < P_; ++p) dh[p] += p_.dy[at(t) * P_ + p];
+    Array dh_kept(P_);
+    for (int64_t p = 0; p < P_; ++p) {
+      dh[p] += p_.dy[at(t) * P_ + p];
+      dh_kept[p] = keep_h(t, p) * dh[p];
+      dh[p] -= dh_kept[p];
+    }
     const Array dhidden = hidden_gradient(t, dh, c);
     for (int64_t u = 0; u < H_; ++u) {
       dc[u] += p_.dcells[at(t) * H_ + u];
       const double* kept = &r_.reserve[at(t) * 5 * H_ + u];
       const double i = kept[0], f = kept[H_], g = kept[2 * H_], o = kept[3 * H_];
-      const double dy = dhidden[u], tanh_c = std::tanh(c[u]);
+      const double sum = f * c_prev[u] + i * g, dc_kept = keep_c(t, u) * dc[u];
+      const double new_c = p_.keep_c.empty() ? c[u] : clip(sum);
+      const double dy = dhidden[u], tanh_c = std::tanh(new_c);
       const double d_o = dy * tanh_c * o * (1 - o);
-      const double dcy = dc[u] + dy * o * (1 - tanh_c * tanh_c) + weight_ch(2, u) * d_o;
+      double dcy = dc[u] - dc_kept + dy * o * (1 - tanh_c * tanh_c) + weight_ch(2, u) * d_o;
+      if (is_clipped(sum)) dcy = 0;
       const double d_i = dcy * g * i * (1 - i), d_f = dcy * c_prev[u] * f * (1 - f);
       digates[u] = d_i;
       digates[H_ + u] = d_f;
       digates[2 * H_ + u] = dcy * i * (1 - g * g);
       digates[3 * H_ + u] = d_o;
-      dc[u] = dcy * f + weight_ch(0, u) * d_i + weight_ch(1, u) * d_f;
+      dc[u] = dcy * f + weight_ch(0, u) * d_i + weight_ch(1, u) * d_f + dc_kept;
       if (!p_.weight_ch.empty()) {
         double* dweight_ch = &r_.dweight_ch[g_ * 3 * H_ + u];
         dweight_ch[0] += d_i * c_prev[u];
         dweight_ch[H_] += d_f * c_prev[u];
-        dweight_ch[2 * H_] += d_o * c[u];
+        dweight_ch[2 * H_] += d_o * new_c;
       }
     }
-    dh.assign(P_, 0);
+    dh = dh_kept;
     for (int64_t row = 0; row < 4 * H_; ++row) {
       const int64_t gate = g_ * 4 * H_ + row;
       for (int64_t k = 0; k < P_; ++k) {
-        dh[k] += digates[row] * p_.weight_hh[gate * P_ + k];
-        r_.dweight_hh[gate * P_ + k] += digates[row] * h_prev[k];
+        dh[k] += mask(k) * digates[row] * p_.weight_hh[gate * P_ + k];
+        r_.dweight_hh[gate * P_ + k] += digates[row] * mask(k) * h_prev[k];
       }
       for (int64_t k = 0; k < I_; ++k) {
         r_.dinput[at(t) * I_ + k] += digates[row] * p_.weight_ih[gate * I_ + k];

@@ -62,6 +62,13 @@ class Run {
     }
     if (c.packed_rows) shape_.first_row = in.first_row.data();
     if (c.reset) shape_.reset = in.problem.reset.data();
+    if (c.mask) options_.hidden_mask = in.hidden_mask.data();
+    if (c.mask) options_.masked_hx = in.masked_hx.data();
+    if (c.keep_h) options_.keep_h = in.keep_h.buffer.data();
+    if (c.keep_c) options_.keep_c = in.keep_c.buffer.data();
+    std::copy_n(in.keep_h.stride, 3, options_.keep_h_stride);
+    std::copy_n(in.keep_c.stride, 3, options_.keep_c_stride);
+    options_.cell_clip = c.cell_clip;
   }
 
   void run() {
@@ -121,6 +128,7 @@ class Run {
     call.weight_hr = weight(in_.weight_hr, c_.P);
     call.hx = in_.hx.data();
     call.cx = in_.cx.data();
+    if (c_.has_options()) call.options = &options_;
   }
 
   // If the shape has checkpoint_every, checkpoints are written in place of the reserve, and y only
@@ -225,6 +233,18 @@ class Run {
     }
   }
 
+  // y times the mask, if there is one.
+  Buffer masked_y(const Buffer& y) const {
+    if (!c_.mask) return Buffer();
+    Buffer masked = numbers(y.count());
+    const int64_t P = c_.hidden_size();
+    Rows(c_, P, Layout::contiguous).for_each([&](int64_t at, int64_t index, int64_t, int64_t b) {
+      const int64_t column = index % (c_.G * P), g = column / P;
+      masked.set(at, y.get(at) * in_.hidden_mask.get((g * c_.B + b) * P + column % P));
+    });
+    return masked;
+  }
+
   Gradients backward(const LstmShape& shape, const Outputs& kept) const {
     const bool same = c_.I && c_.input <= Layout::gaps, shared = c_.I && c_.input == Layout::shared;
     const int64_t gates = c_.G * 4 * c_.H;
@@ -253,7 +273,9 @@ class Run {
     call.dcells = wanted(in_.dcells.buffer, "dcells", c_.cells);
     call.reserve = kept.reserve.data();
     call.checkpoints = kept.checkpoints.data();
-    call.y = kept.y.data();
+    const Buffer masked = masked_y(kept.y);
+    call.y = c_.mask ? masked.data() : kept.y.data();
+    if (c_.mask) call.hx = in_.masked_hx.data();
     call.dinput = wanted(g.dinput.buffer, "dinput", true);
     std::copy_n(g.dinput.stride, 3, call.dinput_stride);
     call.dweight_ih = wanted(g.dweight_ih, "dweight_ih", c_.I);
@@ -343,6 +365,7 @@ class Run {
   Report& report_;
   const DType sums_;
   LstmShape shape_;
+  LstmCellOptions options_{};
   Buffer prepacked_;
 };
 

@@ -114,6 +114,30 @@ std::vector<Case> large_cases() {
   return cases;
 }
 
+// Every subset of the cells' options.
+std::vector<Case> option_cases() {
+  std::vector<Case> cases;
+  for (int options = 1; options < 16; ++options) {
+    for (int kind = 0; kind < 12; ++kind) {
+      Case c;
+      c.dtype = kTypes[kind % 3];
+      c.mask = options & 1, c.keep_h = options & 2, c.keep_c = options & 4;
+      // In bfloat16 a sum next to the limit may be rounded to its other side.
+      if (options & 8) c.cell_clip = c.dtype == DType::bfloat16 ? 4 : 0.5;
+      c.T = kind < 3 ? 1 : 6, c.B = kind < 6 ? 2 : 11, c.H = kind < 9 ? 17 : 40;
+      c.I = kind % 2 ? 9 : 0;
+      c.peepholes = options % 2 || kind % 4 == 0;
+      c.lengths = kind % 4 > 1, c.reset = kind % 5 > 2, c.cells = kind % 2;
+      c.packed_rows = kind == 7 || kind == 8;
+      c.threads = 1 + kind % 3;
+      c.shift = kind % 2;
+      c.keep = c.packed_rows ? Layout::contiguous : static_cast<Layout>((options + kind) % 7);
+      cases.push_back(c);
+    }
+  }
+  return cases;
+}
+
 // Calls from several threads at once, each of which runs on several threads.
 void run_at_once(const std::vector<Case>& cases, Report& report) {
   constexpr size_t kCallers = 4;
@@ -129,7 +153,7 @@ void run_at_once(const std::vector<Case>& cases, Report& report) {
 int run() {
   Report report;
   const std::vector<Case> nulls = null_cases();
-  for (const auto& cases : {mixed_cases(), nulls, large_cases()}) {
+  for (const auto& cases : {mixed_cases(), nulls, large_cases(), option_cases()}) {
     for (const Case& c : cases) run_everywhere(c, report);
   }
   run_at_once(nulls, report);
