@@ -120,6 +120,28 @@ void lstm_backward(const Arguments<LstmBackward>& call) {
   kernels.backward(backward, call.num_threads);
 }
 
+void layer_norm_forward(const Arguments<LayerNormForward>& call) {
+  if (!check(call)) return;
+  const auto& kernels = cpu::kernels(call.isa);
+  const py::gil_scoped_release release;
+  Scratch scratch;
+  LayerNormForward forward = call;
+  forward.workspace =
+      scratch.take(kernels.layer_norm_forward_workspace(call.shape, call.num_threads));
+  kernels.layer_norm_forward(forward, call.num_threads);
+}
+
+void layer_norm_backward(const Arguments<LayerNormBackward>& call) {
+  if (!check(call)) return;
+  const auto& kernels = cpu::kernels(call.isa);
+  const py::gil_scoped_release release;
+  Scratch scratch;
+  LayerNormBackward backward = call;
+  backward.workspace =
+      scratch.take(kernels.layer_norm_backward_workspace(call.shape, call.num_threads));
+  kernels.layer_norm_backward(backward, call.num_threads);
+}
+
 bool lstm_forward_streams(const std::string& dtype, int64_t T, int64_t B, int64_t G, int64_t H,
                           int64_t I, int64_t P, const std::string& isa) {
   return cpu::kernels(isa).forward_streams(sizes(dtype, T, B, G, H, I, P));
@@ -201,6 +223,12 @@ PYBIND11_MODULE(_C, module) {
            "keep_h_stride"_a, "keep_c"_a, "keep_c_stride"_a, "cell_clip"_a)
       .def_property_readonly("address",
                              [](const LstmCellOptions& options) { return Address(&options); });
+  KeywordFunction<Arguments<LayerNormForward>>::define(
+      module, "layer_norm_forward", layer_norm_forward,
+      "The same with layer norm. Arguments are the fields of LayerNormForward.");
+  KeywordFunction<Arguments<LayerNormBackward>>::define(
+      module, "layer_norm_backward", layer_norm_backward,
+      "The same with layer norm. Arguments are the fields of LayerNormBackward.");
   module.def(
       "lstm_forward_streams", &lstm_forward_streams, "dtype"_a, "T"_a, "B"_a, "G"_a, "H"_a, "I"_a,
       "P"_a, "isa"_a,

@@ -35,7 +35,10 @@ PLAN = dict.fromkeys(MEMBERS.split(), 0)
 CUDA = ("forward", "backward", "cell_forward", "cell_backward")
 
 
-@pytest.fixture(params=["lstm_forward", "lstm_backward", *(f"cuda.{name}" for name in CUDA)])
+CPU = ("lstm_forward", "lstm_backward", "layer_norm_forward", "layer_norm_backward")
+
+
+@pytest.fixture(params=[*CPU, *(f"cuda.{name}" for name in CUDA)])
 def function(request):
     """Each of them; those for GPUs by their emulation, if they were not built."""
     module, _, name = request.param.rpartition(".")

@@ -38,8 +38,8 @@ endif()
 # Adds to `target` what is compiled for one instruction set, with the flags that follow: the
 # recurrence or the stepping object. dispatch.cpp chooses at run time.
 # Contraction makes a * b + c one fused instruction: it is off by default in strict C++.
-set(FASTLSTM_recurrence_SOURCES forward.cpp backward.cpp checksum.cpp rounding.cpp
-                                bernoulli_loss.cpp peak.cpp)
+set(FASTLSTM_recurrence_SOURCES forward.cpp backward.cpp normalized.cpp checksum.cpp
+                                rounding.cpp bernoulli_loss.cpp peak.cpp)
 set(FASTLSTM_stream_SOURCES stream.cpp)
 function(add_isa target what isa)
   if(NOT TARGET ${what}_${isa})

@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "../layer_norm.h"
 #include "../lstm.h"
 #include "bernoulli_loss.h"
 #include "stream.h"
@@ -22,6 +23,10 @@ namespace fastlstm::cpu {
   void forward(const LstmForward&, int num_threads);                                            \
   size_t backward_workspace(const LstmShape&, int num_threads);                                 \
   void backward(const LstmBackward&, int num_threads);                                          \
+  size_t layer_norm_forward_workspace(const LstmShape&, int num_threads);                       \
+  void layer_norm_forward(const LayerNormForward&, int num_threads);                            \
+  size_t layer_norm_backward_workspace(const LstmShape&, int num_threads);                      \
+  void layer_norm_backward(const LayerNormBackward&, int num_threads);                          \
   uint64_t checksum(const LstmShape&, const LstmWeight& weight_ih, const LstmWeight& weight_hh, \
                     int num_threads);                                                           \
   void to_bfloat16(const float* from, void* to, int64_t count, int num_threads);                \
@@ -47,6 +52,10 @@ struct Kernels {
   void (*forward)(const LstmForward&, int num_threads);
   size_t (*backward_workspace)(const LstmShape&, int num_threads);
   void (*backward)(const LstmBackward&, int num_threads);
+  size_t (*layer_norm_forward_workspace)(const LstmShape&, int num_threads);
+  void (*layer_norm_forward)(const LayerNormForward&, int num_threads);
+  size_t (*layer_norm_backward_workspace)(const LstmShape&, int num_threads);
+  void (*layer_norm_backward)(const LayerNormBackward&, int num_threads);
   // A checksum of weight_ih (G, 4H, I) and weight_hh (G, 4H, P), equal for any number of threads.
   uint64_t (*checksum)(const LstmShape&, const LstmWeight& weight_ih, const LstmWeight& weight_hh,
                        int num_threads);
