@@ -71,10 +71,11 @@ def normalized(call: Call, norms: Sequence[LayerNorm]) -> Call:
     weights, igates = call.weights, []
     for g, weight in enumerate(weights.weight_ih):
         biases = [b[g] for b in (weights.bias_ih, weights.bias_hh) if b]
-        bias = sum(biases[1:], biases[0]) if biases else None
-        size = (weight.shape[0],)
+        gain, size = norms[g].norm_ih, (weight.shape[0],)
+        # Under autocast the gain keeps its own dtype, and torch wants the bias to have that too.
+        bias = sum(biases[1:], biases[0]).to(gain.dtype) if biases else None
         x = F.linear(call.input, weight)
-        igates.append(F.layer_norm(x, size, norms[g].norm_ih.to(x.dtype), bias).to(x.dtype))
+        igates.append(F.layer_norm(x, size, gain, bias).to(x.dtype))
     options = (call.options or PLAIN_CELLS)._replace(
         norm_hh=torch.stack([norm.norm_hh for norm in norms]).to(call.input.dtype),
         norm_c=torch.stack([norm.norm_c for norm in norms]).to(call.input.dtype),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastlstm import _C
 from fastlstm.backends import pointers
-from fastlstm.backends.cpu import buffer_pool, cell_options
+from fastlstm.backends.cpu import buffer_pool, cell_options, normalized
 from fastlstm.backends.cpu.prepacked import PrepackedWeights
 from fastlstm.call import Call, Gradients, Needs, OutputGradients, Results, Saved, Wanted
 from fastlstm.problem import Problem
@@ -89,6 +89,8 @@ def forward(
             reserve = reserve.to(dtype)
         return Results._make((*(output.to(dtype) for output in outputs), reserve))
     if call.options is not None:
+        if call.options.norm_hh is not None:
+            return normalized.forward(call, wanted, isa)
         prepacked, wanted = None, wanted._replace(y=True)
     if prepacked is not None and (done := prepacked.run(call, wanted)) is not None:
         return done
@@ -161,6 +163,8 @@ def backward(
         wide = [_cast(each, dtype, _COMPUTED_IN[dtype]) for each in (call, saved, grads)]
         gradients = backward(wide[0], wide[1], wide[2], needs, isa)
         return Gradients(*(gradient.to(dtype) for gradient in gradients))
+    if call.options is not None and call.options.norm_hh is not None:
+        return normalized.backward(call, saved, grads, needs, isa)
     input, weights, hx, cx, layout, _ = call
     y, reserve, every = saved
     (G, B, P), H = hx.shape, cx.shape[2]

@@ -16,11 +16,7 @@ from fastlstm.problem import Problem
 def why_not(problem: Problem) -> str | None:
     """Why the kernels cannot compute the cells' options; None if they can."""
     options = problem.cell_options
-    if "layer_norm" in options:
-        return "has no layer_norm"
-    if options and problem.proj_size:
-        return f"has no {options[0]} beside proj_size"
-    return None
+    return f"has no {options[0]} beside proj_size" if options and problem.proj_size else None
 
 
 def arguments(call: Call, forward: bool) -> tuple[int, Sequence[object]]:
