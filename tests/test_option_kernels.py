@@ -51,7 +51,7 @@ def test_masks_and_clips(isa, T, B, H, I, peephole, names, layout):
 
 @pytest.mark.parametrize("layout", LAYOUTS, ids=str)
 @pytest.mark.parametrize("names", NORMS, ids=str)
-@pytest.mark.parametrize("T, B, H, peephole", [(5, 1, 17, True), (6, 7, 33, False)])
+@pytest.mark.parametrize("T, B, H, peephole", [(4, 1, 17, True), (6, 7, 33, False)])
 def test_layer_norm(isa, T, B, H, peephole, names, layout):
     case = Case(T, B, H, reverse=(False, True), peephole=peephole, uses=USES, **layout)
     _check(case, names, isa)
