@@ -3,10 +3,10 @@
     python -m benchmarks.triton_resources [--architecture 80 90 100] [--dtype bfloat16 ...]
         [--json FILE]
 
-Compiles every kernel in every configuration that the backend can choose, with all options and with
-none, for sizes that fill a block and for sizes that do not. This takes some minutes and needs
-triton. The exit status is 1 if a kernel spills registers inside a loop, or needs more shared memory
-than a block can have.
+Compiles every kernel in every configuration that the backend can choose, with all options, with
+none and with masks, for sizes that fill a block and for sizes that do not. This takes some minutes
+and needs triton. The exit status is 1 if a kernel spills registers inside a loop, or needs more
+shared memory than a block can have.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ SHARED_KIB = {80: 163, 90: 227, 100: 227}  # of a block; 99 on other architectur
 ELEMENTS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 KERNELS = ("lstm_forward", "lstm_backward", "lstm_cell_forward", "lstm_cell_backward")
+MASKS = ("p_hidden_mask", "p_masked_h")
 # The optional arguments: each is a pointer that may be null.
 OPTIONS = ("p_weight_ch", "p_lengths", "p_reserve", "p_dy", "p_dhy", "p_dcy", "p_dweight_ch")
 
@@ -40,6 +41,8 @@ class Case(NamedTuple):
     options: bool
     """with peepholes, lengths, reserve and all cotangents; without any"""
     precision: str = "tf32x3"
+    masks: bool = False
+    """with a mask of h, zoneout and a limit of c"""
 
 
 class Resources(NamedTuple):
@@ -76,6 +79,7 @@ def cases(architecture: int, dtypes: tuple[str, ...] = tuple(ELEMENTS)) -> Itera
                     for H in (block_h, block_h - 4, block_h - 1):
                         yield Case(kernel, architecture, dtype, H, True, precision)
                     yield Case(kernel, architecture, dtype, block_h, False, precision)
+                    yield Case(kernel, architecture, dtype, block_h, True, precision, masks=True)
 
 
 def measure(case: Case) -> Resources:
@@ -94,18 +98,21 @@ def measure(case: Case) -> Resources:
         raise RuntimeError("TRITON_INTERPRET: expected it unset, kernels are to be compiled")
     kernel, values, num_warps = _arguments(case)
     positions = {name: index for index, name in enumerate(kernel.arg_names)}
-    types = {name: v if isinstance(v, str) else "constexpr" for name, v in values.items()}
+    types = {n: v if isinstance(v, (str, tuple)) else "constexpr" for n, v in values.items()}
     types |= dict.fromkeys(("PRECISION",) if "PRECISION" in values else (), "constexpr")
     # The same divisibility as the launcher finds: torch aligns memory to 16 bytes, and the rows of
     # most sizes are aligned too.
-    aligned = [name for name, kind in types.items() if kind.startswith("*")]
+    aligned = [name for name, kind in types.items() if kind[0].startswith("*")]
     if case.H % 16 == 0:
         aligned += [n for n in types if n.startswith("stride") or (n == "H" and types[n] == "i32")]
     source = ASTSource(
         fn=kernel,
         signature={name: types[name] for name in kernel.arg_names},
         constexprs={(positions[n],): values[n] for n in types if types[n] == "constexpr"},
-        attrs={(positions[name],): [["tt.divisibility", 16]] for name in aligned},
+        attrs={
+            (positions[name], *[0] * isinstance(types[name], tuple)): [["tt.divisibility", 16]]
+            for name in aligned
+        },
     )
     options = {"num_warps": num_warps, "enable_fp_fusion": True}
     target = GPUTarget("cuda", case.architecture, 32)
@@ -158,6 +165,10 @@ def _arguments(case: Case) -> tuple[Any, dict[str, Any], int]:
         values[name] = pointer if name.startswith("p_") else "i32"
     values |= {name: sums for name in ("p_c", "p_dc", "p_dweight_ch") if name in values}
     values["p_lengths"] = "*i64"
+    keep = (pointer, "i32", "i32", "i32") if case.masks else None
+    values |= {"keep_h": keep, "keep_c": keep, "CLIP": 3.0 if case.masks else 0.0}
+    if not case.masks:
+        values |= dict.fromkeys(name for name in MASKS if name in values)
     if not case.options:
         is_forward = "forward" in case.kernel  # backward always has a reserve
         absent = [n for n in OPTIONS if n in values and (is_forward or n != "p_reserve")]
@@ -178,6 +189,10 @@ def _arguments(case: Case) -> tuple[Any, dict[str, Any], int]:
     return kernel, values, configuration.num_warps
 
 
+def _kind(case: Case) -> str:
+    return "masks" if case.masks else "all" if case.options else "none"
+
+
 def main() -> None:
     """Parse arguments, compile, print the table, and write JSON if asked to."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -195,7 +210,7 @@ def main() -> None:
             bad += not fits
             print(f"{case.kernel:<20}{case.architecture:>4} {case.dtype:<9}", end="")
             precision = case.precision if case.dtype == "float32" else ""
-            print(f"{precision:<7}{case.H:>5} {'all' if case.options else 'none':<8}", end="")
+            print(f"{precision:<7}{case.H:>5} {_kind(case):<8}", end="")
             print(f"{resources.registers:>10}{resources.stack:>7}{resources.spills:>8}", end="")
             print(f"{resources.shared:>9}{'' if fits else '  too much'}", flush=True)
             rows.append(case._asdict() | resources._asdict())

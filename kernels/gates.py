@@ -2,7 +2,8 @@
 
 Nothing in this file accesses memory: tiles are in registers, in float32 (float64 for float64
 tensors). The equations are those of ``fastlstm/backends/reference.py``; peepholes see c'
-at the gates i and f, and the new c at o. ``csrc/cell.h`` is the same for the CPU.
+at the gates i and f, and the new c at o. ``csrc/cell.h`` is the same for the CPU. CLIP is the
+largest magnitude of the new c, 0 for none.
 """
 
 import triton
@@ -34,13 +35,29 @@ def tanh(x):
 
 
 @triton.jit
-def cell_forward(i, f, g, o, c, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr):
+def new_cell(i, f, g, c, CLIP: tl.constexpr):
+    """Return the new c from the activations i, f, g and c'. A NaN is not clipped, as in torch."""
+    c = f * c + i * g
+    if CLIP > 0:
+        limit = tl.full([1, 1], CLIP, c.dtype)
+        c = tl.where(c > limit, limit, tl.where(c < -limit, -limit, c))
+    return c
+
+
+@triton.jit
+def mix(before, after, keep):
+    """Return a state after zoneout: the share ``keep`` of it is that of the step before."""
+    return keep * before + (1.0 - keep) * after
+
+
+@triton.jit
+def cell_forward(i, f, g, o, c, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr, CLIP: tl.constexpr):
     """Return the activations i, f, g, o, the new c, and h, from pre-activations and c'."""
     if PEEPHOLE:
         i += w_ci * c
         f += w_cf * c
     i, f, g = sigmoid(i), sigmoid(f), tanh(g)
-    c = f * c + i * g
+    c = new_cell(i, f, g, c, CLIP)
     if PEEPHOLE:
         o += w_co * c
     o = sigmoid(o)
@@ -48,16 +65,21 @@ def cell_forward(i, f, g, o, c, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr):
 
 
 @triton.jit
-def cell_backward(i, f, g, o, c_prev, c, dh, dc, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr):
+def cell_backward(
+    i, f, g, o, c_prev, c, dh, dc, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr, CLIP: tl.constexpr
+):
     """Return the gradients of the pre-activations i, f, g, o and of c'.
 
-    ``dc`` is the gradient of c without this step's part.
+    ``c`` is the new c before zoneout, and ``dc`` its gradient without this step's part.
     """
     tanh_c = tanh(c)
     d_o = dh * tanh_c * o * (1.0 - o)
     dc += dh * o * (1.0 - tanh_c * tanh_c)
     if PEEPHOLE:
         dc += w_co * d_o
+    if CLIP > 0:
+        limit = tl.full([1, 1], CLIP, c.dtype)
+        dc = tl.where(tl.abs(f * c_prev + i * g) <= limit, dc, 0.0)
     d_i = dc * g * i * (1.0 - i)
     d_f = dc * c_prev * f * (1.0 - f)
     d_g = dc * i * (1.0 - g * g)

@@ -4,8 +4,10 @@ A program computes one group and BLOCK_B rows of the batch, from the last step t
 Programs are independent::
 
     shared memory   W_hh of the group: four (H, H) matrices i, f, g, o
-    registers       dh and dc of the program's rows, c', the running sums for the peepholes
-    read a step     the reserve (BLOCK_B, 5H), dy (BLOCK_B, H)
+    registers       dh and dc of the program's rows, c', the running sums for the peepholes, the
+                    mask of h
+    read a step     the reserve (BLOCK_B, 5H), dy (BLOCK_B, H); with zoneout keep_h and keep_c
+                    (BLOCK_B, H)
     written a step  dgates (BLOCK_B, 4H), the gradients of the pre-activations
 
 dh of the step before is the sum of four products, one for each gate. The caller computes the
@@ -24,13 +26,22 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from fastlstm.kernels.gates import cell_backward
-from fastlstm.kernels.tiles import dot, load_gates, load_peepholes, load_weights, store_gates
+from fastlstm.kernels.gates import cell_backward, new_cell
+from fastlstm.kernels.options import option_arguments
+from fastlstm.kernels.tiles import (
+    dot,
+    load_gates,
+    load_keep,
+    load_peepholes,
+    load_weights,
+    store_gates,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastlstm.kernels.configurations import Configuration
+    from fastlstm.options import CellOptions
 
 
 @triton.jit(do_not_specialize=["T", "B", "reverse"])
@@ -54,16 +65,21 @@ def lstm_backward_kernel(
     T,
     B,
     G,
+    p_hidden_mask,
+    keep_h,
+    keep_c,
     H: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_B: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     NUM_STAGES: tl.constexpr,
+    CLIP: tl.constexpr,
 ):
     """See the module's docstring; :func:`lstm_backward` describes the arguments."""
     OPERAND: tl.constexpr = p_cx.dtype.element_ty
     PEEPHOLE: tl.constexpr = p_weight_ch is not None
+    RECOMPUTED: tl.constexpr = keep_c is not None or CLIP > 0
     i_b = tl.program_id(0)
     i_g = tl.program_id(1)
     o_b = i_b * BLOCK_B + tl.arange(0, BLOCK_B)
@@ -83,6 +99,8 @@ def lstm_backward_kernel(
         dc += tl.load(p_dcy + o_state, mask=mask, other=0.0).to(ACC)
     if p_lengths is not None:
         lengths = tl.load(p_lengths + o_b, mask=o_b < B, other=0)[:, None]
+    if p_hidden_mask is not None:
+        hidden_mask = tl.load(p_hidden_mask + o_state, mask=mask, other=0.0).to(ACC)
     if p_dweight_ch is not None:
         sum_ci = tl.zeros([BLOCK_B, BLOCK_H], ACC)
         sum_cf = tl.zeros([BLOCK_B, BLOCK_H], ACC)
@@ -110,18 +128,32 @@ def lstm_backward_kernel(
         dh_t = dh
         if p_dy is not None:
             dh_t += tl.load(p_dy + t * stride_t + o_dy, mask=mask, other=0.0).to(ACC)
+        dh_kept = tl.zeros([BLOCK_B, BLOCK_H], ACC)
+        dc_t = dc
+        if keep_h is not None:
+            keep = load_keep(keep_h, t, i_g, o_b, o_h, mask, ACC)
+            dh_kept = keep * dh_t
+            dh_t = (1.0 - keep) * dh_t
+        if keep_c is not None:
+            keep = load_keep(keep_c, t, i_g, o_b, o_h, mask, ACC)
+            dc_kept = keep * dc
+            dc_t = (1.0 - keep) * dc
+        if RECOMPUTED:
+            c = new_cell(i, f, g, c_prev, CLIP)
         d_i, d_f, d_g, d_o, dc_t = cell_backward(
-            i, f, g, o, c_prev, c, dh_t, dc, w_ci, w_cf, w_co, PEEPHOLE
+            i, f, g, o, c_prev, c, dh_t, dc_t, w_ci, w_cf, w_co, PEEPHOLE, CLIP
         )
+        if keep_c is not None:
+            dc_t += dc_kept
         if p_lengths is not None:  # past its length a row's state went through unchanged
             active = t < lengths
             d_i, d_f = tl.where(active, d_i, 0.0), tl.where(active, d_f, 0.0)
             d_g, d_o = tl.where(active, d_g, 0.0), tl.where(active, d_o, 0.0)
             dc = tl.where(active, dc_t, dc)
-            dh = tl.where(active, 0.0, dh)
+            dh = tl.where(active, dh_kept, dh)
         else:
             dc = dc_t
-            dh = tl.zeros([BLOCK_B, BLOCK_H], ACC)
+            dh = dh_kept
         if p_dweight_ch is not None:
             sum_ci += d_i * c_prev
             sum_cf += d_f * c_prev
@@ -129,10 +161,15 @@ def lstm_backward_kernel(
         c = c_prev
         d_i, d_f, d_g, d_o = d_i.to(OPERAND), d_f.to(OPERAND), d_g.to(OPERAND), d_o.to(OPERAND)
         store_gates(p_dgates + t * (B * G * 4 * H) + o_dgates, d_i, d_f, d_g, d_o, H, mask)
+        dh_kept = dh
+        if p_hidden_mask is not None:
+            dh = tl.zeros([BLOCK_B, BLOCK_H], ACC)
         dh += dot(d_i, w_i, PRECISION, ACC)
         dh += dot(d_f, w_f, PRECISION, ACC)
         dh += dot(d_g, w_g, PRECISION, ACC)
         dh += dot(d_o, w_o, PRECISION, ACC)
+        if p_hidden_mask is not None:
+            dh = dh_kept + hidden_mask * dh
     tl.store(p_dhx + o_state, dh, mask=mask)
     tl.store(p_dcx + o_state, dc, mask=mask)
 
@@ -159,6 +196,7 @@ def lstm_backward(
     reverse: int,
     precision: str,
     configuration: Configuration,
+    options: CellOptions | None = None,
 ) -> None:
     """Launch the kernel; everything but dy is contiguous.
 
@@ -166,7 +204,8 @@ def lstm_backward(
         dy: (T, B, G, H), any stride but in the last dimension; None for zeros.
         dhy, dcy: (G, B, H), None for zeros.
         reserve: (T, B, G, 5H), as forward left it.
-        weight_hh, weight_ch, cx, lengths, reverse, precision, configuration: as in forward.
+        weight_hh, weight_ch, cx, lengths, reverse, precision, configuration, options: as in
+            forward.
         dgates: (T, B, G, 4H), written.
         dhx, dcx: (G, B, H), written.
         dweight_ch: (tiles, G, 3H) in the dtype of the sums, written: a summand for each of the
@@ -199,4 +238,5 @@ def lstm_backward(
         NUM_STAGES=configuration.num_stages,
         num_warps=configuration.num_warps,
         enable_fp_fusion=True,
+        **option_arguments(options),
     )

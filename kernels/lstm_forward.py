@@ -4,8 +4,8 @@ A program computes one group and BLOCK_B rows of the batch, from the first step 
 Programs are independent, so there is no barrier between steps::
 
     shared memory   W_hh of the group: four (H, H) matrices i, f, g, o
-    registers       h and c of the program's rows, the gates, the peepholes
-    read a step     igates (BLOCK_B, 4H)
+    registers       h and c of the program's rows, the gates, the peepholes, the mask of h
+    read a step     igates (BLOCK_B, 4H); with zoneout keep_h and keep_c (BLOCK_B, H)
     written a step  y (BLOCK_B, H) and, in training, the reserve (BLOCK_B, 5H), once
 
 After one product with each of the four matrices a thread has all gates of a unit, so activations
@@ -23,13 +23,22 @@ from typing import TYPE_CHECKING
 import triton
 import triton.language as tl
 
-from fastlstm.kernels.gates import cell_forward
-from fastlstm.kernels.tiles import dot, load_gates, load_peepholes, load_weights, store_gates
+from fastlstm.kernels.gates import cell_forward, mix
+from fastlstm.kernels.options import option_arguments
+from fastlstm.kernels.tiles import (
+    dot,
+    load_gates,
+    load_keep,
+    load_peepholes,
+    load_weights,
+    store_gates,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from fastlstm.kernels.configurations import Configuration
+    from fastlstm.options import CellOptions
 
 
 @triton.jit(do_not_specialize=["T", "B", "reverse"])
@@ -51,12 +60,16 @@ def lstm_forward_kernel(
     T,
     B,
     G,
+    p_hidden_mask,
+    keep_h,
+    keep_c,
     H: tl.constexpr,
     BLOCK_H: tl.constexpr,
     BLOCK_B: tl.constexpr,
     ACC: tl.constexpr,
     PRECISION: tl.constexpr,
     NUM_STAGES: tl.constexpr,
+    CLIP: tl.constexpr,
 ):
     """See the module's docstring; :func:`lstm_forward` describes the arguments."""
     OPERAND: tl.constexpr = p_hx.dtype.element_ty
@@ -75,6 +88,8 @@ def lstm_forward_kernel(
     c = tl.load(p_cx + o_state, mask=mask, other=0.0).to(ACC)
     if p_lengths is not None:
         lengths = tl.load(p_lengths + o_b, mask=o_b < B, other=0)[:, None]
+    if p_hidden_mask is not None:
+        hidden_mask = tl.load(p_hidden_mask + o_state, mask=mask, other=0.0).to(ACC)
 
     # Within a time step 32 bits are enough, and save registers; igates may have any strides.
     o_row = (o_b * G + i_g)[:, None]
@@ -85,11 +100,20 @@ def lstm_forward_kernel(
     for step in tl.range(T, num_stages=NUM_STAGES):
         t = tl.where(backwards, T - 1 - step, step).to(tl.int64)
         i, f, g, o = load_gates(p_igates + t * stride_t + o_igates, H, mask, ACC)
-        i += dot(h, w_i, PRECISION, ACC)
-        f += dot(h, w_f, PRECISION, ACC)
-        g += dot(h, w_g, PRECISION, ACC)
-        o += dot(h, w_o, PRECISION, ACC)
-        i, f, g, o, c_t, h_t = cell_forward(i, f, g, o, c, w_ci, w_cf, w_co, PEEPHOLE)
+        operand = h
+        if p_hidden_mask is not None:
+            operand = (h.to(ACC) * hidden_mask).to(OPERAND)
+        i += dot(operand, w_i, PRECISION, ACC)
+        f += dot(operand, w_f, PRECISION, ACC)
+        g += dot(operand, w_g, PRECISION, ACC)
+        o += dot(operand, w_o, PRECISION, ACC)
+        i, f, g, o, c_t, h_t = cell_forward(i, f, g, o, c, w_ci, w_cf, w_co, PEEPHOLE, CLIP)
+        if keep_h is not None:
+            keep = load_keep(keep_h, t, i_g, o_b, o_h, mask, ACC)
+            h_t = mix(h.to(ACC), h_t, keep)
+        if keep_c is not None:
+            keep = load_keep(keep_c, t, i_g, o_b, o_h, mask, ACC)
+            c_t = mix(c, c_t, keep)
         y = h_t.to(OPERAND)
         if p_lengths is not None:  # past its length a row keeps its state and emits zero
             active = t < lengths
@@ -122,6 +146,7 @@ def lstm_forward(
     reverse: int,
     precision: str,
     configuration: Configuration,
+    options: CellOptions | None = None,
 ) -> None:
     """Launch the kernel; everything but igates is contiguous.
 
@@ -136,6 +161,7 @@ def lstm_forward(
         reverse: bit g is set for a group g that reads from the last step to the first.
         precision: of float32 products, "tf32" or "tf32x3".
         configuration: from :func:`fastlstm.kernels.configurations.single_launch`.
+        options: see :func:`fastlstm.kernels.options.option_arguments`. Default: none.
     """
     T, B, G, H = y.shape
     lstm_forward_kernel[(triton.cdiv(B, configuration.block_b), G)](
@@ -162,4 +188,5 @@ def lstm_forward(
         NUM_STAGES=configuration.num_stages,
         num_warps=configuration.num_warps,
         enable_fp_fusion=True,
+        **option_arguments(options),
     )

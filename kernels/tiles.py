@@ -63,6 +63,18 @@ def load_peepholes(p_weight_ch, i_g, o_h, H, ACC: tl.constexpr):
 
 
 @triton.jit
+def load_keep(keep, t, i_g, o_b, o_h, mask, ACC: tl.constexpr):
+    """The share of the state before that a state keeps at step t.
+
+    ``keep`` is a pointer to (T, B, G, H) and the strides of T, B and G.
+    """
+    p_keep, stride_t, stride_b, stride_g = keep
+    p = p_keep + t.to(tl.int64) * stride_t + i_g.to(tl.int64) * stride_g
+    p += o_b.to(tl.int64)[:, None] * stride_b + o_h[None, :]
+    return tl.load(p, mask=mask, other=0.0).to(ACC)
+
+
+@triton.jit
 def load_weights(p_weight_hh, i_g, o_row, o_column, H: tl.constexpr):
     """The four (H, H) matrices i, f, g, o of group ``i_g`` of weight_hh (G, 4H, H).
 

@@ -135,6 +135,12 @@ def fused_backend(request):
     yield from _where_it_runs(request)
 
 
+@pytest.fixture(params=[p for p in _backends("backward") if p.values[0] in ("cuda", "triton")])
+def gpu_backend(request):
+    """The names of the backends with kernels for GPUs, in turn."""
+    yield from _where_it_runs(request)
+
+
 @pytest.fixture(params=[parameter for parameter in _backends() if "triton" in parameter.values])
 def triton_backend(request):
     """The name "triton", if its kernels can run."""

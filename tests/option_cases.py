@@ -47,6 +47,9 @@ def option_call(case: Case, names, dtype=torch.float64, expected=False) -> Call:
     """
     call = case.call({name: value.to(dtype) for name, value in case.inputs().items()})
     G, B, H, P = len(case.reverse), case.B, case.H, case.P
+    if case.packed:  # batch sizes are on the CPU, whatever the default device is
+        layout = call.layout._replace(batch_sizes=call.layout.batch_sizes.cpu())
+        call = call._replace(layout=layout)
 
     def mask(p, *size):
         return (torch.rand(*size) < p).to(dtype)
@@ -94,11 +97,13 @@ def results_of(backend, call: Call, case: Case, cotangents, **keywords):
         outputs = reference.forward(call)
         found = second_order.gradients(call, grads, needs_of(call))
     else:
-        outputs = backend.forward(call, Wanted(train=True, cells=True), **keywords)
-        inference = backend.forward(call, Wanted(cells=True), **keywords)
+        cells = "cells" in case.uses
+        outputs = backend.forward(call, Wanted(train=True, cells=cells), **keywords)
+        inference = backend.forward(call, Wanted(cells=cells), **keywords)
         for output, same in zip(outputs[:4], inference, strict=False):
             assert torch.equal(output, same)
         saved = Saved(outputs.y, outputs.reserve)
         found = backend.backward(call, saved, grads, needs_of(call), **keywords)
     results = outputs._asdict() | {f"d{name}": d for name, d in found._asdict().items()}
-    return {name: t for name, t in results.items() if t.numel() and name != "reserve"}
+    unused = ("reserve",) if "cells" in case.uses else ("reserve", "cells")
+    return {name: t for name, t in results.items() if t.numel() and name not in unused}

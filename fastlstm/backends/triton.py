@@ -54,8 +54,8 @@ def why_not(problem: Problem) -> str | None:
         return f"takes at most {_GROUPS} groups, not {problem.G}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
-    if problem.cell_options:
-        return f"has no {problem.cell_options[0]}"
+    if "layer_norm" in problem.cell_options:
+        return "has no layer norm"
     if problem.has_reset or problem.return_all_cells:
         return "has neither a reset mask nor all cell states"
     return None
@@ -91,8 +91,8 @@ def forward(call: Call, wanted: Wanted) -> Results:
     from fastlstm.kernels.lstm_cell import lstm_cell_forward
     from fastlstm.kernels.lstm_forward import lstm_forward
 
-    call = pointers.materialized_call(call)
-    input, weights, hx, cx, layout, _ = call
+    call = gpu.with_cast_options(pointers.materialized_call(call))
+    input, weights, hx, cx, layout, options = call
     (T, B), (G, _, H) = input.shape[:2], cx.shape
     y = input.new_empty(T, B, G, H)
     hy, cy = input.new_empty(G, B, H), input.new_empty(G, B, H)
@@ -123,15 +123,29 @@ def forward(call: Call, wanted: Wanted) -> Results:
                 reverse=reverse,
                 precision=gpu.precision(),
                 configuration=configuration,
+                options=options,
             )
             return results
         hy.copy_(hx)
+        mask = None if options is None else options.hidden_mask
+        masked = None if mask is None else hy * mask
         c = cx.to(gpu.sums(cx.dtype), copy=True, memory_format=torch.contiguous_format)
         hgates = hy.new_empty(G, B, 4 * H)
         for step in range(T):
-            torch.bmm(hy, w_hh.transpose(1, 2), out=hgates)
+            torch.bmm(hy if masked is None else masked, w_hh.transpose(1, 2), out=hgates)
             lstm_cell_forward(
-                igates, hgates, w_ch, lengths, hy, c, y, filled, reverse=reverse, step=step
+                igates,
+                hgates,
+                w_ch,
+                lengths,
+                hy,
+                c,
+                y,
+                filled,
+                reverse=reverse,
+                step=step,
+                options=options,
+                masked_h=masked,
             )
         cy.copy_(c)
     return results
@@ -145,7 +159,7 @@ def backward(call: Call, saved: Saved, grads: OutputGradients, needs: Needs) -> 
     if y.numel() == 0:
         return gpu.zero_gradients(call, needs)
     lengths = gpu.contiguous(call.layout.lengths)
-    call = call._replace(layout=call.layout._replace(lengths=lengths))
+    call = gpu.with_cast_options(call._replace(layout=call.layout._replace(lengths=lengths)))
     dgates, dweight_ch, dhx, dcx = _recurrence(call, saved.reserve, grads, needs.weight_ch)
     dbias = nothing
     if needs.bias:
@@ -199,14 +213,17 @@ def _recurrence(
                 reverse=reverse,
                 precision=gpu.precision(),
                 configuration=configuration,
+                options=call.options,
             )
             return dgates, dweight_ch, dhx, dcx
+        mask = None if call.options is None else call.options.hidden_mask
         dh, dc = torch.zeros_like(cx), torch.zeros_like(cx, dtype=sums)
         if dhy is not None:
             dh.copy_(dhy)
         if dcy is not None:
             dc.copy_(dcy)
         dhgates = dgates.new_empty(G, B, 4 * H)
+        product = None if mask is None else torch.empty_like(mask)
         for step in reversed(range(T)):
             lstm_cell_backward(
                 dy,
@@ -221,6 +238,10 @@ def _recurrence(
                 dweight_ch,
                 reverse=reverse,
                 step=step,
+                options=call.options,
             )
-            dh.baddbmm_(dhgates, w_hh)
+            if mask is None:
+                dh.baddbmm_(dhgates, w_hh)
+            else:
+                dh.addcmul_(mask, torch.bmm(dhgates, w_hh, out=product))
     return dgates, dweight_ch, dh, dc.to(cx.dtype)

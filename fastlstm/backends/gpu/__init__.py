@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from fastlstm.backends import pointers
 from fastlstm.call import Call, Gradients, Needs
+from fastlstm.options import STEPWISE
 from fastlstm.problem import Problem
 
 CAPABILITY = (8, 0)  # the oldest with bfloat16, asynchronous copies and 99 KiB a block
@@ -67,6 +69,22 @@ def stack(weights: Sequence[Tensor]) -> Tensor | None:
 def contiguous(tensor: Tensor | None) -> Tensor | None:
     """The same numbers without gaps between them."""
     return None if tensor is None else tensor.contiguous()
+
+
+def with_cast_options(call: Call) -> Call:
+    """The call with its options in its dtype, and as kernels read them.
+
+    Masks are drawn before autocast casts a call. The mask of h is contiguous, and so is the last
+    dimension of the shares of zoneout.
+    """
+    if call.options is None:
+        return call
+
+    def change(name: str, tensor: Tensor) -> Tensor:
+        tensor = tensor.to(call.cx.dtype)
+        return pointers.unit_stride(tensor) if name in STEPWISE else tensor.contiguous()
+
+    return call._replace(options=call.options.map(change))
 
 
 def zero_gradients(call: Call, needs: Needs) -> Gradients:

@@ -71,14 +71,18 @@ def dweight_hh(dgates: Tensor, y: Tensor, call: Call) -> Tensor:
 
     At a row's first step h' is hx, which has a product of its own. At a reset h' is zero: a mark at
     step t means that no state crosses from t - 1 to t, nor, in a reversed group, from t to t - 1.
+    Where h' is masked in its product with W_hh, so it is here.
     """
     T, B, G, H = y.shape
     reverse, lengths, _, reset = call.layout
+    hx, mask = call.hx, None if call.options is None else call.options.hidden_mask
+    if mask is not None:
+        y, hx = y * mask.transpose(0, 1), hx * mask
     gradients = y.new_empty(G, 4 * H, H)
     for group, backwards in enumerate(reverse):
         d, h = dgates[:, :, group], y[:, :, group]
         later, h_prev = (d[:-1], h[1:]) if backwards else (d[1:], h[:-1])
-        first, h_first = d[-1] if backwards else d[0], call.hx[group]
+        first, h_first = d[-1] if backwards else d[0], hx[group]
         if reset is not None:
             h_prev = h_prev.masked_fill(reset[1:, :, None], 0.0)
             h_first = h_first if backwards else h_first.masked_fill(reset[0, :, None], 0.0)

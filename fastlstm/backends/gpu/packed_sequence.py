@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from fastlstm.call import Call, Gradients, Needs, OutputGradients, Results, Saved, Wanted
+from fastlstm.options import STEPWISE
 
 
 class _Rows:
@@ -45,8 +46,10 @@ class _Rows:
 
     def padded(self, call: Call) -> Call:
         """The same call of a padded batch with lengths."""
-        layout = call.layout._replace(lengths=self.lengths, batch_sizes=None)
-        return call._replace(input=self.pad(call.input), layout=layout)
+        layout, options = call.layout._replace(lengths=self.lengths, batch_sizes=None), call.options
+        if options is not None:
+            options = options.map(lambda name, t: self.pad(t) if name in STEPWISE else t)
+        return call._replace(input=self.pad(call.input), layout=layout, options=options)
 
 
 def forward(function: Callable[[Call, Wanted], Results]) -> Callable[[Call, Wanted], Results]:

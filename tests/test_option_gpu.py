@@ -1,0 +1,140 @@
+"""The triton and cuda backends with the options of cells, against the reference.
+
+As in the other tests, Triton's kernels run under its interpreter and those of cuda are emulated,
+where there is no GPU.
+"""
+
+import pytest
+import torch
+from helpers import Case, assert_as_close_as_torch, assert_close
+from option_cases import option_call, results_of, to_dtype
+
+import fastlstm
+from fastlstm.backends import reference, select
+from fastlstm.kernels import configurations
+from fastlstm.options import LSTMOptions
+from fastlstm.problem import Problem
+
+ALL = ("hidden_mask", "keep_h", "keep_c", "cell_clip")
+CELLS = [*[(name,) for name in ALL], ALL]
+LAYOUTS = [
+    {},
+    {"lengths": True, "peephole": False},
+    {"lengths": True, "I": 5},
+    {"packed": True},
+    {"packed": True, "I": 5, "peephole": False},
+]
+BOTH = (False, True)
+
+
+@pytest.fixture(params=["one launch", "step by step"])
+def way(gpu_backend, request, monkeypatch):
+    """The name of the backend, for each of the ways that it has for calls with options."""
+    if request.param == "step by step":
+        monkeypatch.setattr(configurations, "single_launch", lambda *_: None)
+    elif gpu_backend == "cuda":
+        pytest.skip("with options the cuda backend runs step by step")
+    return gpu_backend
+
+
+def check(case, names, backend, **keywords):
+    """Compare results in float64 and, with the error of plain torch, in float32."""
+    backend, cotangents = select.get(backend), case.cotangents()
+    call = option_call(case, names, **keywords)
+    truth = results_of(reference, call, case, cotangents)
+    assert_close(results_of(backend, call, case, cotangents), truth, case.tolerance)
+    single = to_dtype(call, torch.float32)
+    torchs = results_of(reference, single, case, cotangents)
+    assert_as_close_as_torch(results_of(backend, single, case, cotangents), torchs, truth)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
+@pytest.mark.parametrize("names", CELLS, ids=str)
+def test_options(way, names, layout):
+    check(Case(T=4, B=3, H=9, reverse=BOTH, **layout), names, way)
+
+
+@pytest.mark.parametrize("T, B, H", [(1, 3, 20), (3, 18, 16), (2, 9, 130)])
+def test_sizes(gpu_backend, T, B, H):
+    """One step, full blocks, and more rows and units than a block has."""
+    check(Case(T=T, B=B, H=H, I=7, reverse=BOTH, lengths=True), ALL, gpu_backend)
+
+
+@pytest.mark.parametrize("uses", [("y",), ("hy",), ("cy",)])
+def test_outputs_unused(way, uses):
+    check(Case(T=3, B=2, H=5, reverse=BOTH, uses=uses, lengths=True), ALL, way)
+
+
+@pytest.mark.parametrize("layout", [{}, {"packed": True}], ids=str)
+def test_the_expectation_of_zoneout(way, layout):
+    """Shares of which all steps and rows are the same number in memory."""
+    case = Case(T=3, B=2, H=6, reverse=BOTH, **layout)
+    check(case, ("keep_h", "keep_c"), way, expected=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_low_precision(way, dtype):
+    """Masks of float32, as those that are drawn before autocast, are cast."""
+    case = Case(T=5, B=4, H=20, I=7, reverse=BOTH, lengths=True)
+    names, backend = ALL[:3], select.get(way)  # near the limit a rounding decides on a gradient
+    call = to_dtype(option_call(case, names), dtype)
+    cotangents = {name: value.to(dtype) for name, value in case.cotangents().items()}
+    ours = results_of(backend, call, case, cotangents)
+    torchs = results_of(reference, call, case, cotangents)
+    exact = to_dtype(call, torch.float64)
+    assert_as_close_as_torch(ours, torchs, results_of(reference, exact, case, cotangents))
+    wide = call.options.map(lambda name, tensor: tensor.float())
+    again = results_of(backend, call._replace(options=wide), case, cotangents)
+    assert all(torch.equal(again[name], ours[name]) for name in ours)
+
+
+def test_a_limit_that_float32_does_not_have(way):
+    case = Case(T=4, B=3, H=9)
+    call, cotangents = option_call(case, ("cell_clip",)), case.cotangents()
+    call = call._replace(options=call.options._replace(cell_clip=0.1))
+    truth = results_of(reference, call, case, cotangents)
+    assert_close(results_of(select.get(way), call, case, cotangents), truth, case.tolerance)
+
+
+@pytest.mark.parametrize("checkpoint_every", [None, 2])
+@pytest.mark.parametrize("training", [True, False])
+def test_lstm(way, training, checkpoint_every):
+    """A whole LSTM, whose masks are drawn from torch's generator."""
+    module = fastlstm.LSTM(5, 9, 2, bidirectional=True, peephole=True, dtype=torch.float64)
+    weights = [fastlstm.LSTMWeights(*w) for w in weights_of(module)]
+    x = torch.randn(4, 3, 5, dtype=torch.float64)
+    options = LSTMOptions(recurrent_dropout=0.3, zoneout=(0.1, 0.2), cell_clip=0.3)
+    found = {}
+    for backend in (way, "reference"):
+        torch.manual_seed(1)
+        y, (h, c) = fastlstm.lstm(
+            x,
+            None,
+            weights,
+            bidirectional=True,
+            training=training,
+            options=options,
+            checkpoint_every=checkpoint_every,
+            backend=backend,
+        )
+        loss = y.sin().sum() + h.sum() + c.cos().sum()
+        gradients = torch.autograd.grad(loss, list(module.parameters()))
+        found[backend] = dict(enumerate([y.detach(), h.detach(), c.detach(), *gradients]))
+    assert_close(found[way], found["reference"], 1e-12)
+
+
+def weights_of(module):
+    """The parameters of each layer and direction, in the order of ``LSTMWeights``."""
+    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_ch")
+    for layer in range(module.num_layers):
+        for end in ("", "_reverse"):
+            yield [getattr(module, f"{name}_l{layer}{end}") for name in names]
+
+
+def test_what_is_accepted(gpu_backend):
+    device = torch.get_default_device().type
+    problem = Problem(device, torch.float32, 5, 2, 1, 8, whole_layers=True)
+    why_not = select.get(gpu_backend).why_not
+    accepted = ("recurrent_dropout", "zoneout", "cell_clip", "weight_dropout")
+    assert why_not(problem._replace(options=accepted)) is None
+    assert why_not(problem._replace(options=("zoneout", "layer_norm"))) == "has no layer norm"
