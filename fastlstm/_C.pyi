@@ -467,6 +467,37 @@ class cuda:
         """One step of the backward pass. Arguments are the fields of CellBackward."""
 
     @staticmethod
+    def cell_backward_with_options(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        step: int,
+        dy: int,
+        dy_stride: tuple[int, int, int],
+        dcells: int,
+        reserve: int,
+        weight_ch: tuple[int, int],
+        cx: int,
+        digates: int,
+        digates_stride: tuple[int, int, int],
+        dhgates: int,
+        dh: int,
+        dc: int,
+        dbias: int,
+        dweight_ch: int,
+        options: dict[str, object],
+        device: int,
+        stream: int,
+    ) -> None:
+        """One step of the backward pass. Arguments are the fields of CellBackwardWithOptions."""
+
+    @staticmethod
     def cell_forward(
         *,
         dtype: str,
@@ -491,6 +522,34 @@ class cuda:
         stream: int,
     ) -> None:
         """One step of the forward pass. Arguments are the fields of CellForward."""
+
+    @staticmethod
+    def cell_forward_with_options(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        step: int,
+        igates: int,
+        igates_stride: tuple[int, int, int],
+        hgates: int,
+        weight_ch: tuple[int, int],
+        h: int,
+        c: int,
+        y: int,
+        cells: int,
+        reserve: int,
+        options: dict[str, object],
+        masked_h: int,
+        device: int,
+        stream: int,
+    ) -> None:
+        """One step of the forward pass. Arguments are the fields of CellForwardWithOptions."""
 
     @staticmethod
     def costs() -> dict[str, float]:

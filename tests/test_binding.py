@@ -1,5 +1,7 @@
 """The compiled functions take exactly the fields of their struct, by name."""
 
+import re
+
 import emulation
 import pytest
 
@@ -23,8 +25,8 @@ def _fields(function):
     """The names of a function's arguments, and a value for each: a call of no steps and rows."""
     signature = function.__doc__.splitlines()[0]
     listed = signature[signature.index("(*, ") + 4 : signature.rindex(") -> None")]
-    types = dict(field.split(": ") for field in listed.replace(", int", "").split(", "))
-    zero = {"tuple[int]": (0, 0), "dict[str]": PLAN}
+    types = dict(field.split(": ") for field in re.sub(", (int|object)", "", listed).split(", "))
+    zero = {"tuple[int]": (0, 0), "dict[str]": OPTIONS if "options" in types else PLAN}
     fields = {name: VALUES.get(name, zero.get(kind, 0)) for name, kind in types.items()}
     return fields | {name: (0, 0, 0) for name in fields if name.endswith("stride")}
 
@@ -32,7 +34,10 @@ def _fields(function):
 MEMBERS = """kernel k_warps tiles chunk_steps units slices tile_rows register_steps shared_steps
 stages shared_bytes workspace_bytes"""
 PLAN = dict.fromkeys(MEMBERS.split(), 0)
+OPTIONS = dict.fromkeys(("hidden_mask", "keep_h", "keep_c"), 0) | {"cell_clip": 0.0}
+OPTIONS |= dict.fromkeys(("keep_h_stride", "keep_c_stride"), (0, 0, 0))
 CUDA = ("forward", "backward", "cell_forward", "cell_backward")
+CUDA += ("cell_forward_with_options", "cell_backward_with_options")
 
 
 CPU = ("lstm_forward", "lstm_backward", "layer_norm_forward", "layer_norm_backward")

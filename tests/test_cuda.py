@@ -131,6 +131,17 @@ def test_what_cudnn_cannot_run_is_for_our_kernels(hopper, change, chosen):
     assert "not measured on this GPU" in select.describe(problem)
 
 
+def test_options_run_step_by_step_and_explain_says_so(hopper):
+    problem = PEEPHOLES._replace(options=("variational_dropout", "zoneout"))
+    assert cuda.why_not(problem) is None
+    lines = {line.split()[0]: line for line in select.describe(problem).splitlines()[1:]}
+    assert "step by step, since its persistent kernels have no zoneout" in lines["cuda"]
+    assert "step by step" not in lines["triton"]
+    assert "persistent" not in select.describe(PEEPHOLES._replace(options=("weight_dropout",)))
+    refused = "has no layer norm"
+    assert cuda.why_not(problem._replace(options=("layer_norm",))) == refused
+
+
 def test_float32_products_follow_cudnn():
     torch.backends.cudnn.allow_tf32 = True
     assert gpu.precision() == "tf32"

@@ -8,8 +8,10 @@ import emulation
 import pytest
 import torch
 from helpers import Case, run_case
+from option_cases import option_call, results_of
 
 import fastlstm
+from fastlstm.backends import cuda
 from fastlstm.backends.cuda import graphs, recurrence, wavefront, ways
 from fastlstm.backends.gpu import timings
 from fastlstm.backends.gpu.timings import MeasuredPass
@@ -153,6 +155,21 @@ def test_replays_have_the_bits_of_the_launches(graphed, reverse, layout):
         recurrence.GRAPHS = kept
         assert all(torch.equal(found[name], expected[name]) for name in expected)
     assert [graph.replays for graph in graphed] == [3, 3]
+
+
+def test_replays_with_options(graphed):
+    """On other masks than those of the capture; another limit of c is another graph."""
+    case, names = Case(T=4, B=3, H=9, I=5), ("hidden_mask", "keep_h", "keep_c", "cell_clip")
+    for turn, limit in enumerate((0.25, 0.25, 0.25, 0.5, 0.5)):
+        call, cotangents = option_call(case, names, torch.float32), case.cotangents()
+        call = call._replace(options=call.options._replace(cell_clip=limit))
+        found = results_of(cuda, call, case, cotangents)
+        recurrence.GRAPHS, kept = graphs.Graphs(FakeGraph), recurrence.GRAPHS
+        expected = results_of(cuda, call, case, cotangents)
+        recurrence.GRAPHS = kept
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert len(graphed) == (0, 3, 3, 3, 6)[turn]  # of training, inference and backward
+    assert [graph.replays for graph in graphed] == [2, 2, 2, 1, 1, 1]
 
 
 def test_results_are_the_callers_own(graphed):

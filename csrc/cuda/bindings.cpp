@@ -167,7 +167,41 @@ void cell_backward(const OnStream<cuda::CellBackward>& call) {
   cuda::cell_backward(call, call.where());
 }
 
+void cell_forward_with_options(const OnStream<cuda::CellForwardWithOptions>& call) {
+  const py::gil_scoped_release release;
+  cuda::cell_forward_with_options(call, call.where());
+}
+
+void cell_backward_with_options(const OnStream<cuda::CellBackwardWithOptions>& call) {
+  const py::gil_scoped_release release;
+  cuda::cell_backward_with_options(call, call.where());
+}
+
+// Reads a member of a dict as a field of its type is read.
+template <class Field>
+bool read_member(PyObject* dict, const char* name, Field& field) {
+  PyObject* value = PyDict_GetItemString(dict, name);
+  return value && Python<Field>::read(value, field);
+}
+
 }  // namespace
+
+template <>
+struct Python<cuda::CellOptions> {
+  static constexpr const char* name = "dict[str, object]";
+  static bool read(PyObject* value, cuda::CellOptions& field) {
+    if (!PyDict_Check(value)) return false;
+    const py::object limit =
+        py::reinterpret_borrow<py::object>(PyDict_GetItemString(value, "cell_clip"));
+    if (!limit || !PyFloat_Check(limit.ptr())) return false;
+    field.cell_clip = PyFloat_AS_DOUBLE(limit.ptr());
+    return read_member(value, "hidden_mask", field.hidden_mask) &&
+           read_member(value, "keep_h", field.keep_h) &&
+           read_member(value, "keep_h_stride", field.keep_h_stride) &&
+           read_member(value, "keep_c", field.keep_c) &&
+           read_member(value, "keep_c_stride", field.keep_c_stride);
+  }
+};
 
 template <>
 struct Python<Products> {
@@ -214,6 +248,12 @@ void bind_cuda(py::module_& module) {
   KeywordFunction<OnStream<cuda::CellBackward>>::define(
       module, "cell_backward", cell_backward,
       "One step of the backward pass. Arguments are the fields of CellBackward.");
+  KeywordFunction<OnStream<cuda::CellForwardWithOptions>>::define(
+      module, "cell_forward_with_options", cell_forward_with_options,
+      "One step of the forward pass. Arguments are the fields of CellForwardWithOptions.");
+  KeywordFunction<OnStream<cuda::CellBackwardWithOptions>>::define(
+      module, "cell_backward_with_options", cell_backward_with_options,
+      "One step of the backward pass. Arguments are the fields of CellBackwardWithOptions.");
 }
 
 }  // namespace fastlstm

@@ -6,6 +6,8 @@
 //
 // Compiled for sm_80, sm_90 and sm_100, and run under emulation on a CPU. They have not yet run on
 // a GPU.
+#include <type_traits>
+
 #include "cuda/elements.cuh"
 #include "cuda/launch.h"
 #include "cuda/recurrence.h"
@@ -39,12 +41,66 @@ __device__ __forceinline__ RowSteps steps_of_row(const Shape& shape, bool revers
   return RowSteps(shape, row, reverse, shape.lengths ? shape.lengths[row] : shape.T);
 }
 
-// A thread has one unit of one row; blocks count units of a row first.
+// The share of the state before that a unit keeps; `keep` is (T, B, G, H) or null.
 template <class Stored>
+__device__ __forceinline__ Sum<Stored> share(const void* keep, const int64_t (&stride)[3],
+                                             int64_t t, int row, int group, int unit) {
+  if (!keep) return 0;
+  return to_sum(
+      static_cast<const Stored*>(keep)[t * stride[0] + row * stride[1] + group * stride[2] + unit]);
+}
+
+// A NaN is not clipped, as in torch.
+template <class Number>
+__device__ __forceinline__ Number clip(Number c, const CellOptions& options) {
+  const Number limit = static_cast<Number>(options.cell_clip);
+  return !(limit > 0) ? c : c > limit ? limit : c < -limit ? -limit : c;
+}
+
+// cell_forward of cell.h with a limit of c.
+template <bool kPeepholes, class Number>
+__device__ __forceinline__ Number clipped_cell_forward(Gates<Number>& gates,
+                                                       const Peepholes<Number>& weight, Number& c,
+                                                       const CellOptions& options) {
+  using Math = GateMath<Number>;
+  if constexpr (kPeepholes) {
+    gates.i += weight.i * c;
+    gates.f += weight.f * c;
+  }
+  gates.i = Math::sigmoid(gates.i);
+  gates.f = Math::sigmoid(gates.f);
+  gates.g = Math::tanh(gates.g);
+  c = clip(gates.f * c + gates.i * gates.g, options);
+  if constexpr (kPeepholes) gates.o += weight.o * c;
+  gates.o = Math::sigmoid(gates.o);
+  return gates.o * Math::tanh(c);
+}
+
+// cell_backward of cell.h with a limit of c, which it computes from the gates and c'.
+template <bool kPeepholes, class Number>
+__device__ __forceinline__ Gates<Number> clipped_cell_backward(
+    const Gates<Number>& gates, Number c_prev, Number dh, const Peepholes<Number>& weight,
+    Number& dc, Peepholes<Number>& dweight, const CellOptions& options) {
+  const Number sum = gates.f * c_prev + gates.i * gates.g, c = clip(sum, options);
+  Peepholes<Number> added = {};
+  Gates<Number> d = fastlstm::cell_backward<GateMath<Number>, kPeepholes>(gates, c_prev, c, dh,
+                                                                          weight, dc, added);
+  const Number limit = static_cast<Number>(options.cell_clip);
+  if (limit > 0 && !(sum <= limit && sum >= -limit)) {  // only o's gate has a gradient then
+    d.i = d.f = d.g = dc = added.i = added.f = 0;
+  }
+  dweight.i += added.i, dweight.f += added.f, dweight.o += added.o;
+  return d;
+}
+
+// A thread has one unit of one row; blocks count units of a row first. `Call` is CellForward, or
+// CellForwardWithOptions.
+template <class Stored, class Call>
 __global__ void __launch_bounds__(kThreads)
-    cell_forward_kernel(const __grid_constant__ Arguments<CellForward> arguments) {
+    cell_forward_kernel(const __grid_constant__ Arguments<Call> arguments) {
   using Number = Sum<Stored>;
-  const CellForward& call = arguments.call;
+  constexpr bool kOptions = std::is_same_v<Call, CellForwardWithOptions>;
+  const Call& call = arguments.call;
   const Shape& shape = call.shape;
   const int H = static_cast<int>(shape.H), B = static_cast<int>(shape.B);
   const int parts = (H + kThreads - 1) / kThreads, state = blockIdx.x / parts;
@@ -77,9 +133,29 @@ __global__ void __launch_bounds__(kThreads)
     gates.o += to_sum(hgates[3 * H]);
   }
   const Peepholes<Number> weight = load_peepholes<Stored>(shape, call.weight_ch, group, unit);
-  const Number h = call.weight_ch.data
-                       ? fastlstm::cell_forward<GateMath<Number>, true>(gates, weight, c)
-                       : fastlstm::cell_forward<GateMath<Number>, false>(gates, weight, c);
+  Number h;
+  if constexpr (kOptions) {
+    const CellOptions& options = call.options;
+    const int64_t at_state = int64_t{state} * H + unit;
+    const Number c_prev = c;
+    const Number h_prev =
+        row_steps.is_reset(t) ? 0 : to_sum(static_cast<const Stored*>(call.h)[at_state]);
+    h = call.weight_ch.data ? clipped_cell_forward<true>(gates, weight, c, options)
+                            : clipped_cell_forward<false>(gates, weight, c, options);
+    const Number keep_h = share<Stored>(options.keep_h, options.keep_h_stride, t, row, group, unit);
+    const Number keep_c = share<Stored>(options.keep_c, options.keep_c_stride, t, row, group, unit);
+    h = keep_h * h_prev + (1 - keep_h) * h;
+    c = keep_c * c_prev + (1 - keep_c) * c;
+    if (options.hidden_mask) {
+      Stored stored;  // as the product for the gradient of W_hh will read it
+      store(&stored, h);
+      const Number mask = to_sum(static_cast<const Stored*>(options.hidden_mask)[at_state]);
+      store(static_cast<Stored*>(call.masked_h) + at_state, mask * to_sum(stored));
+    }
+  } else {
+    h = call.weight_ch.data ? fastlstm::cell_forward<GateMath<Number>, true>(gates, weight, c)
+                            : fastlstm::cell_forward<GateMath<Number>, false>(gates, weight, c);
+  }
   *c_of_row = c;
   store(static_cast<Stored*>(call.h) + int64_t{state} * H + unit, h);
   store(y, h);
@@ -95,12 +171,15 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 // A block has kUnits units of a group, for all rows, so that sums over rows need no atomics: a
-// thread adds up every 32nd row, and those of a unit are added in order.
-template <class Stored>
-__global__ void __launch_bounds__(kBackwardThreads)
-    cell_backward_kernel(const __grid_constant__ Arguments<CellBackward> arguments) {
+// thread adds up every 32nd row, and those of a unit are added in order. `Call` is CellBackward, or
+// CellBackwardWithOptions; that kernel is not held to the 64 registers of two blocks on a
+// multiprocessor of sm_80, with which it would spill.
+template <class Stored, class Call>
+__global__ void __launch_bounds__(kBackwardThreads, std::is_same_v<Call, CellBackward> ? 0 : 1)
+    cell_backward_kernel(const __grid_constant__ Arguments<Call> arguments) {
   using Number = Sum<Stored>;
-  const CellBackward& call = arguments.call;
+  constexpr bool kOptions = std::is_same_v<Call, CellBackwardWithOptions>;
+  const Call& call = arguments.call;
   const Shape& shape = call.shape;
   const int H = static_cast<int>(shape.H), parts = (H + kUnits - 1) / kUnits;
   const int group = blockIdx.x / parts;
@@ -139,13 +218,29 @@ __global__ void __launch_bounds__(kBackwardThreads)
       if (call.dcells) dc += to_sum(static_cast<const Stored*>(call.dcells)[at * H + unit]);
       const Gates<Number> gates = {to_sum(reserve[0]), to_sum(reserve[H]), to_sum(reserve[2 * H]),
                                    to_sum(reserve[3 * H])};
-      const Number c = to_sum(reserve[4 * H]);
-      d = call.weight_ch.data ? fastlstm::cell_backward<GateMath<Number>, true>(
-                                    gates, c_prev, c, dh, weight, dc, dpeepholes)
-                              : fastlstm::cell_backward<GateMath<Number>, false>(
-                                    gates, c_prev, c, dh, weight, dc, dpeepholes);
-      *dh_of_row = 0;
-      *dc_of_row = crosses ? dc : 0;
+      if constexpr (kOptions) {
+        const CellOptions& options = call.options;
+        const Number keep_h =
+            share<Stored>(options.keep_h, options.keep_h_stride, t, row, group, unit);
+        const Number keep_c =
+            share<Stored>(options.keep_c, options.keep_c_stride, t, row, group, unit);
+        const Number dh_kept = keep_h * dh, dc_kept = keep_c * dc;
+        dh *= 1 - keep_h;
+        dc *= 1 - keep_c;
+        d = call.weight_ch.data
+                ? clipped_cell_backward<true>(gates, c_prev, dh, weight, dc, dpeepholes, options)
+                : clipped_cell_backward<false>(gates, c_prev, dh, weight, dc, dpeepholes, options);
+        *dh_of_row = crosses ? dh_kept : 0;
+        *dc_of_row = crosses ? dc + dc_kept : 0;
+      } else {
+        const Number c = to_sum(reserve[4 * H]);
+        d = call.weight_ch.data ? fastlstm::cell_backward<GateMath<Number>, true>(
+                                      gates, c_prev, c, dh, weight, dc, dpeepholes)
+                                : fastlstm::cell_backward<GateMath<Number>, false>(
+                                      gates, c_prev, c, dh, weight, dc, dpeepholes);
+        *dh_of_row = 0;
+        *dc_of_row = crosses ? dc : 0;
+      }
       dbias.i += d.i, dbias.f += d.f, dbias.g += d.g, dbias.o += d.o;
     }
     const Number of_gate[4] = {d.i, d.f, d.g, d.o};
@@ -191,25 +286,39 @@ void launch_for_dtype(const Call& call, const Kernel<Call> (&kernels)[4], int64_
          {stream.device, blocks, threads, shared_bytes, false, stream.stream}, arguments);
 }
 
-}  // namespace
-
-void cell_forward(const CellForward& call, Stream stream) {
+template <class Call>
+void launch_forward(const Call& call, Stream stream) {
   const Shape& shape = call.shape;
-  launch_for_dtype<CellForward>(call,
-                                {cell_forward_kernel<float>, cell_forward_kernel<double>,
-                                 cell_forward_kernel<__nv_bfloat16>, cell_forward_kernel<__half>},
-                                shape.G * shape.B * ((shape.H + kThreads - 1) / kThreads), kThreads,
-                                0, stream);
+  launch_for_dtype<Call>(
+      call,
+      {cell_forward_kernel<float, Call>, cell_forward_kernel<double, Call>,
+       cell_forward_kernel<__nv_bfloat16, Call>, cell_forward_kernel<__half, Call>},
+      shape.G * shape.B * ((shape.H + kThreads - 1) / kThreads), kThreads, 0, stream);
 }
 
-void cell_backward(const CellBackward& call, Stream stream) {
+template <class Call>
+void launch_backward(const Call& call, Stream stream) {
   const Shape& shape = call.shape;
-  launch_for_dtype<CellBackward>(
+  launch_for_dtype<Call>(
       call,
-      {cell_backward_kernel<float>, cell_backward_kernel<double>,
-       cell_backward_kernel<__nv_bfloat16>, cell_backward_kernel<__half>},
+      {cell_backward_kernel<float, Call>, cell_backward_kernel<double, Call>,
+       cell_backward_kernel<__nv_bfloat16, Call>, cell_backward_kernel<__half, Call>},
       shape.G * ((shape.H + kUnits - 1) / kUnits), kBackwardThreads,
       7 * kBackwardThreads * (shape.dtype == DType::float64 ? 8u : 4u), stream);
+}
+
+}  // namespace
+
+void cell_forward(const CellForward& call, Stream stream) { launch_forward(call, stream); }
+
+void cell_backward(const CellBackward& call, Stream stream) { launch_backward(call, stream); }
+
+void cell_forward_with_options(const CellForwardWithOptions& call, Stream stream) {
+  launch_forward(call, stream);
+}
+
+void cell_backward_with_options(const CellBackwardWithOptions& call, Stream stream) {
+  launch_backward(call, stream);
 }
 
 }  // namespace fastlstm::cuda

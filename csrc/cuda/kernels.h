@@ -117,6 +117,29 @@ struct CellBackward {
   void* dweight_ch;           // (G, 3H) sums, which this step's are added to, or null
 };
 
+// What the cells of a call compute beyond the equations of an LSTM: see CellOptions of
+// fastlstm/options.py. Arrays are of the call's dtype.
+struct CellOptions {
+  const void* hidden_mask;   // (G, B, H) a factor of h' in W_hh h', or null: 1
+  const void* keep_h;        // (T, B, G, H) the share of h' in h, or null: 0
+  int64_t keep_h_stride[3];  // of T, B, G
+  const void* keep_c;        // (T, B, G, H) the share of c' in c, or null: 0
+  int64_t keep_c_stride[3];  // of T, B, G
+  double cell_clip;          // the largest magnitude of c before keep_c is applied; 0: no limit
+};
+
+// hgates are here h W_hh^T of the masked h.
+struct CellForwardWithOptions : CellForward {
+  CellOptions options;
+  void* masked_h;  // (G, B, H) becomes hidden_mask * h, where h is written; null without a mask
+};
+
+// dh becomes, where a row has this step, what of it goes past the product to the step before: the
+// caller multiplies the product dhgates W_hh by the mask before it adds it to dh.
+struct CellBackwardWithOptions : CellBackward {
+  CellOptions options;
+};
+
 // Calls visit(name, field) for every field of a struct. Python passes the fields by these names.
 template <class Visit>
 void for_each_field(Shape& shape, Visit&& visit) {
@@ -205,6 +228,19 @@ void for_each_field(CellBackward& call, Visit&& visit) {
   visit("dc", call.dc);
   visit("dbias", call.dbias);
   visit("dweight_ch", call.dweight_ch);
+}
+
+template <class Visit>
+void for_each_field(CellForwardWithOptions& call, Visit&& visit) {
+  for_each_field(static_cast<CellForward&>(call), visit);
+  visit("options", call.options);
+  visit("masked_h", call.masked_h);
+}
+
+template <class Visit>
+void for_each_field(CellBackwardWithOptions& call, Visit&& visit) {
+  for_each_field(static_cast<CellBackward&>(call), visit);
+  visit("options", call.options);
 }
 
 // What a plan depends on.
@@ -328,6 +364,8 @@ void backward(const RecurrenceBackward& call, Products products, const Plan& pla
 // One step.
 void cell_forward(const CellForward& call, Stream stream);
 void cell_backward(const CellBackward& call, Stream stream);
+void cell_forward_with_options(const CellForwardWithOptions& call, Stream stream);
+void cell_backward_with_options(const CellBackwardWithOptions& call, Stream stream);
 
 // The device of that number; throws CudaError where there is no driver.
 Device device(int number);

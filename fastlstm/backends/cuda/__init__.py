@@ -2,8 +2,10 @@
 
 Where W_hh fits on the GPU's multiprocessors, each pass of the recurrence is one persistent launch:
 every block keeps its part of W_hh and waits at a barrier in each step. Elsewhere, and for a single
-step, a step is a matrix product by cuBLAS and a fused cell. Layers whose weights fit together run
-as a wavefront (:mod:`wavefront`), where a model expects that to be faster than one after the other.
+step, a step is a matrix product by cuBLAS and a fused cell. So it is with recurrent dropout,
+zoneout or a limit of c, which the persistent kernels do not have. Layers whose weights fit
+together run as a wavefront (:mod:`wavefront`), where a model expects that to be faster than one
+after the other.
 The input projection and the gradients of weights and input are matrix products over the whole
 sequence.
 
@@ -57,9 +59,16 @@ def why_not(problem: Problem) -> str | None:
         return f"takes at most {_GROUPS} groups, not {problem.G}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
-    if problem.cell_options:
-        return f"has no {problem.cell_options[0]}"
+    if "layer_norm" in problem.cell_options:
+        return "has no layer norm"
     return None
+
+
+def remark(problem: Problem) -> str | None:
+    """What :func:`fastlstm.explain` says of the way in which these kernels run ``problem``."""
+    if not problem.cell_options:
+        return None
+    return f"step by step, since its persistent kernels have no {problem.cell_options[0]}"
 
 
 def _why_no_code(capability: tuple[int, int]) -> str | None:
@@ -94,10 +103,15 @@ def _why_no_driver(kernels: Any, number: int) -> str | None:
     return None if torch.compiler.is_compiling() else _ask_driver(kernels, number)
 
 
+def _prepare(direction: str, y: Tensor, call: Call) -> recurrence.Launch:
+    launch = recurrence.prepare(kernels, direction, y, call.layout)
+    return launch if call.options is None else launch._replace(plan=None)
+
+
 @packed_sequence.forward
 def forward(call: Call, wanted: Wanted) -> Results:
     """Run a call; y is computed whether it is wanted or not."""
-    call = pointers.materialized_call(call)
+    call = gpu.with_cast_options(pointers.materialized_call(call))
     (T, B), (G, _, H) = call.input.shape[:2], call.cx.shape
     new_empty = call.input.new_empty
     y, hy, cy = new_empty(T, B, G, H), new_empty(G, B, H), new_empty(G, B, H)
@@ -106,7 +120,7 @@ def forward(call: Call, wanted: Wanted) -> Results:
     results = Results(y, hy, cy, cells, reserve)
     if y.numel():
         with torch.cuda.device_of(y):
-            launch = recurrence.prepare(kernels, "forward", y, call.layout)
+            launch = _prepare("forward", y, call)
             recurrence.forward(launch, matmuls.project(call), call, results)
     return results
 
@@ -115,11 +129,11 @@ def forward(call: Call, wanted: Wanted) -> Results:
 def backward(call: Call, saved: Saved, grads: OutputGradients, needs: Needs) -> Gradients:
     """Run the backward pass of a call."""
     call, saved, grads = pointers.materialized_backward(call, saved, grads)
-    y = saved.y
+    call, y = gpu.with_cast_options(call), saved.y
     if y.numel() == 0:
         return gpu.zero_gradients(call, needs)
     with torch.cuda.device_of(y):
-        launch = recurrence.prepare(kernels, "backward", y, call.layout)
+        launch = _prepare("backward", y, call)
         dgates, dbias, dweight_ch, dhx, dcx = recurrence.backward(launch, call, saved, grads, needs)
         nothing = y.new_empty(0)
         return Gradients(

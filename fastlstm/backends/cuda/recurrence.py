@@ -263,7 +263,7 @@ def backward(
             plan=plan,
         )
     else:
-        dhx, dcx = stepwise.backward(kernels, arguments, weight_hh, cx, grads)
+        dhx, dcx = stepwise.backward(kernels, arguments, weight_hh, call, grads)
     return dgates, total(dbias, y), total(dweight_ch, y), dhx, dcx
 
 
