@@ -437,6 +437,45 @@ class cuda:
         """The backward pass in one launch. Arguments are the fields of RecurrenceBackward."""
 
     @staticmethod
+    def backward_with_options(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        layered: bool,
+        weight_ih: tuple[int, int],
+        weight_hh: tuple[int, int],
+        weight_ch: tuple[int, int],
+        hx: int,
+        cx: int,
+        workspace: int,
+        dy: int,
+        dy_stride: tuple[int, int, int],
+        dhy: int,
+        dcy: int,
+        dcells: int,
+        reserve: int,
+        digates: int,
+        digates_stride: tuple[int, int, int],
+        dbias: int,
+        dweight_ch: int,
+        dhx: int,
+        dcx: int,
+        options: dict[str, typing.Any],
+        dh_kept: int,
+        device: int,
+        stream: int,
+        products: str,
+        plan: dict[str, int],
+    ) -> None:
+        """As backward does. Arguments are the fields of RecurrenceBackwardWithOptions."""
+
+    @staticmethod
     def cell_backward(
         *,
         dtype: str,
@@ -491,11 +530,11 @@ class cuda:
         dc: int,
         dbias: int,
         dweight_ch: int,
-        options: dict[str, object],
+        options: dict[str, typing.Any],
         device: int,
         stream: int,
     ) -> None:
-        """One step of the backward pass. Arguments are the fields of CellBackwardWithOptions."""
+        """As cell_backward does. Arguments are the fields of CellBackwardWithOptions."""
 
     @staticmethod
     def cell_forward(
@@ -544,12 +583,12 @@ class cuda:
         y: int,
         cells: int,
         reserve: int,
-        options: dict[str, object],
+        options: dict[str, typing.Any],
         masked_h: int,
         device: int,
         stream: int,
     ) -> None:
-        """One step of the forward pass. Arguments are the fields of CellForwardWithOptions."""
+        """As cell_forward does. Arguments are the fields of CellForwardWithOptions."""
 
     @staticmethod
     def costs() -> dict[str, float]:
@@ -592,6 +631,41 @@ class cuda:
         plan: dict[str, int],
     ) -> None:
         """The forward pass in one launch. Arguments are the fields of RecurrenceForward."""
+
+    @staticmethod
+    def forward_with_options(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        layered: bool,
+        weight_ih: tuple[int, int],
+        weight_hh: tuple[int, int],
+        weight_ch: tuple[int, int],
+        hx: int,
+        cx: int,
+        workspace: int,
+        igates: int,
+        igates_stride: tuple[int, int, int],
+        bias: tuple[int, int],
+        y: int,
+        y_below: int,
+        hy: int,
+        cy: int,
+        cells: int,
+        reserve: int,
+        options: dict[str, typing.Any],
+        device: int,
+        stream: int,
+        products: str,
+        plan: dict[str, int],
+    ) -> None:
+        """As forward does. Arguments are the fields of RecurrenceForwardWithOptions."""
 
     @staticmethod
     def plans(

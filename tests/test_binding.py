@@ -7,6 +7,8 @@ import pytest
 
 from fastlstm import _C
 
+OPTIONS = dict.fromkeys(("hidden_mask", "keep_h", "keep_c"), 0) | {"cell_clip": 0.0}
+OPTIONS |= dict.fromkeys(("keep_h_stride", "keep_c_stride"), (0, 0, 0))
 VALUES = {
     "dtype": "float32",
     "reverse": [False],
@@ -16,6 +18,7 @@ VALUES = {
     "layered": False,
     "products": "tf32",
     "G": 1,
+    "options": OPTIONS,
 }
 WRONG = {"dtype": 1, "is_prepacked": 1, "layered": None, "reverse": 0, "plan": [], "isa": b"auto"}
 WRONG["products"] = 1
@@ -26,7 +29,7 @@ def _fields(function):
     signature = function.__doc__.splitlines()[0]
     listed = signature[signature.index("(*, ") + 4 : signature.rindex(") -> None")]
     types = dict(field.split(": ") for field in re.sub(", (int|object)", "", listed).split(", "))
-    zero = {"tuple[int]": (0, 0), "dict[str]": OPTIONS if "options" in types else PLAN}
+    zero = {"tuple[int]": (0, 0), "dict[str]": PLAN}
     fields = {name: VALUES.get(name, zero.get(kind, 0)) for name, kind in types.items()}
     return fields | {name: (0, 0, 0) for name in fields if name.endswith("stride")}
 
@@ -34,10 +37,8 @@ def _fields(function):
 MEMBERS = """kernel k_warps tiles chunk_steps units slices tile_rows register_steps shared_steps
 stages shared_bytes workspace_bytes"""
 PLAN = dict.fromkeys(MEMBERS.split(), 0)
-OPTIONS = dict.fromkeys(("hidden_mask", "keep_h", "keep_c"), 0) | {"cell_clip": 0.0}
-OPTIONS |= dict.fromkeys(("keep_h_stride", "keep_c_stride"), (0, 0, 0))
 CUDA = ("forward", "backward", "cell_forward", "cell_backward")
-CUDA += ("cell_forward_with_options", "cell_backward_with_options")
+CUDA += tuple(f"{name}_with_options" for name in CUDA)
 
 
 CPU = ("lstm_forward", "lstm_backward", "layer_norm_forward", "layer_norm_backward")

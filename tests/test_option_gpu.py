@@ -4,13 +4,15 @@ As in the other tests, Triton's kernels run under its interpreter and those of c
 where there is no GPU.
 """
 
+import emulation
 import pytest
 import torch
 from helpers import Case, assert_as_close_as_torch, assert_close, skip_unless_supported
 from option_cases import option_call, results_of, to_dtype
 
 import fastlstm
-from fastlstm.backends import reference, select
+from fastlstm.backends import cuda, reference, select
+from fastlstm.backends.cuda import recurrence
 from fastlstm.kernels import configurations
 from fastlstm.options import LSTMOptions
 from fastlstm.problem import Problem
@@ -30,11 +32,12 @@ BOTH = (False, True)
 
 @pytest.fixture(params=["one launch", "step by step"])
 def way(gpu_backend, request, monkeypatch):
-    """The name of the backend, for each of the ways that it has for calls with options."""
-    if request.param == "step by step":
+    """The name of the backend, for each of its ways. In float64 cuda always goes step by step."""
+    if request.param == "one launch":
+        monkeypatch.setattr(recurrence, "is_stepwise", lambda *_: False)
+    else:
         monkeypatch.setattr(configurations, "single_launch", lambda *_: None)
-    elif gpu_backend == "cuda":
-        pytest.skip("with options the cuda backend runs step by step")
+        monkeypatch.setattr(recurrence, "best_plan", lambda *_: (None, ""))
     return gpu_backend
 
 
@@ -88,6 +91,37 @@ def test_low_precision(way, dtype):
     wide = call.options.map(lambda name, tensor: tensor.float())
     again = results_of(backend, call._replace(options=wide), case, cotangents)
     assert all(torch.equal(again[name], ours[name]) for name in ours)
+
+
+@pytest.mark.parametrize(
+    "dtype, case",
+    [
+        (torch.float32, Case(T=3, B=8, H=48, reverse=(True,), reset=True)),
+        (torch.bfloat16, Case(T=3, B=9, H=40, reverse=BOTH, lengths=True, peephole=False)),
+        (torch.float16, Case(T=3, B=17, H=72, lengths=True)),
+    ],
+)
+def test_every_plan_of_cuda(monkeypatch, dtype, case):
+    """Each plan of both passes, emulated, with another order of threads."""
+    kernels = emulation.install(monkeypatch, seed=0)
+    name, G = str(dtype).removeprefix("torch."), len(case.reverse)
+    how = {"products": "tf32x3", "device": kernels.device(0)}
+    plans = [
+        kernels.plans(direction, name, case.B, G, case.H, **how)[0]
+        for direction in ("forward", "backward")
+    ]
+    names = ALL if dtype == torch.float32 else ALL[:3]
+    call = to_dtype(option_call(case, names), dtype)
+    cotangents = {name: value.to(dtype) for name, value in case.cotangents().items()}
+    torchs = results_of(reference, call, case, cotangents)
+    truth = results_of(reference, to_dtype(call, torch.float64), case, cotangents)
+    for turn in range(max(map(len, plans))):
+        forward, backward = (those[turn % len(those)] for those in plans)
+        chosen = {"forward": (forward, ""), "backward": (backward, "")}
+        monkeypatch.setattr(recurrence, "best_plan", lambda _, way, *__, of=chosen: of[way])
+        monkeypatch.setattr(recurrence, "is_stepwise", lambda *_: False)
+        kernels.set_schedule(turn)
+        assert_as_close_as_torch(results_of(cuda, call, case, cotangents), torchs, truth)
 
 
 def test_a_limit_that_float32_does_not_have(way):

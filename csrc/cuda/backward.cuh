@@ -22,11 +22,15 @@
 // 2048 and B = 16, of which copying the operand takes 6.4.
 #pragma once
 
+#include <type_traits>
+
+#include "cuda/options.cuh"
 #include "cuda/thread_rows.cuh"
 
 namespace fastlstm::cuda {
 
-template <class Element, int kMTiles, int kNTiles, bool kPlain>
+// `Call` is RecurrenceBackward, or RecurrenceBackwardWithOptions, which is not kPlain.
+template <class Element, int kMTiles, int kNTiles, bool kPlain, class Call>
 class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
   using Base = ThreadRows<Element, kNTiles, Direction::backward, kPlain>;
   using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::at, Base::state_of,
@@ -36,6 +40,8 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
   using typename Base::Stored;
   using Weights = Product<Element, kMTiles, kNTiles, false, kPlain>;
   static constexpr int kWarpUnits = 16 * kMTiles;
+  static constexpr bool kOptions = std::is_same_v<Call, RecurrenceBackwardWithOptions>;
+  static_assert(!(kPlain && kOptions));
   static constexpr int kGradients = 7;  // of a unit: of 4 biases and 3 peepholes
   static_assert(kGradients * kThreads * sizeof(float) <= kGradientBytes);
 
@@ -45,7 +51,7 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
   };
 
  public:
-  __device__ __forceinline__ explicit Backward(const BackwardArguments& arguments)
+  __device__ __forceinline__ explicit Backward(const PassArguments<Call>& arguments)
       : Base(arguments.call.shape, arguments.recurrence),
         call_(arguments.call),
         weights_(r_),
@@ -177,6 +183,12 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
         for (const float part : parts) dh += part;
       }
     }
+    if constexpr (kOptions) {
+      if (call_.options.hidden_mask) dh *= to_sum(in(call_.options.hidden_mask)[state_of(row)]);
+      // What zoneout of the later step, which this thread computed, has passed on.
+      const bool has_kept = flags & (kReads | kDue) && !(flags & (kLast | kCuts));
+      if (call_.options.keep_h && has_kept) dh += dh_kept()[state_of(row)];
+    }
     Gates<float>& digates = digates_[j];
     digates = {0, 0, 0, 0};
     if (flags & kReads) {
@@ -189,10 +201,14 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
       const Gates<float> gates = {to_sum(from.gates[0]), to_sum(from.gates[1]),
                                   to_sum(from.gates[2]), to_sum(from.gates[3])};
       const float c = to_sum(from.c), c_prev = flags & kAfresh ? 0 : to_sum(from.c_prev);
-      digates = call_.weight_ch.data ? fastlstm::cell_backward<GateMath<float>, true>(
-                                           gates, c_prev, c, dh, peepholes, dc, dpeepholes_)
-                                     : fastlstm::cell_backward<GateMath<float>, false>(
-                                           gates, c_prev, c, dh, peepholes, dc, dpeepholes_);
+      if constexpr (kOptions) {
+        digates = finish_row_with_options(s, row, gates, c_prev, dh, peepholes, dc);
+      } else {
+        digates = call_.weight_ch.data ? fastlstm::cell_backward<GateMath<float>, true>(
+                                             gates, c_prev, c, dh, peepholes, dc, dpeepholes_)
+                                       : fastlstm::cell_backward<GateMath<float>, false>(
+                                             gates, c_prev, c, dh, peepholes, dc, dpeepholes_);
+      }
       dbias_.i += digates.i, dbias_.f += digates.f;
       dbias_.g += digates.g, dbias_.o += digates.o;
       const auto operand = four<Stored>(Element::operand(digates.i), Element::operand(digates.f),
@@ -211,6 +227,33 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
     }
     store_shared(carried(pass, j), dc);
   }
+
+  // The gradient of the cell of a row with options; turns `dc` from the gradient of c into that of
+  // c'.
+  __device__ __forceinline__ Gates<float> finish_row_with_options(int s, int row,
+                                                                  const Gates<float>& gates,
+                                                                  float c_prev, float dh,
+                                                                  const Peepholes<float>& peepholes,
+                                                                  float& dc) {
+    const CellOptions& options = call_.options;
+    const int t = block_.time_from_end(s);
+    float keep_c = 0;
+    if (options.keep_c) keep_c = to_sum(*at(in(options.keep_c), options.keep_c_stride, t, row));
+    if (options.keep_h) {
+      const float keep_h = to_sum(*at(in(options.keep_h), options.keep_h_stride, t, row));
+      dh_kept()[state_of(row)] = keep_h * dh;
+      dh *= 1 - keep_h;
+    }
+    const float dc_kept = keep_c * dc;
+    dc *= 1 - keep_c;
+    const Gates<float> digates =
+        call_.weight_ch.data
+            ? clipped_cell_backward<true>(gates, c_prev, dh, peepholes, dc, dpeepholes_, options)
+            : clipped_cell_backward<false>(gates, c_prev, dh, peepholes, dc, dpeepholes_, options);
+    dc += dc_kept;
+    return digates;
+  }
+  __device__ __forceinline__ float* dh_kept() const { return static_cast<float*>(call_.dh_kept); }
 
   // Writes the results of a pass that no other block waits for; see forward.cuh.
   __device__ __forceinline__ void publish(int s, int pass) const {
@@ -259,7 +302,7 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
     return reinterpret_cast<Four<Stored>*>(row);
   }
 
-  const RecurrenceBackward& call_;
+  const Call& call_;
   Weights weights_;
   const Peepholes<float> peepholes_;
   Fetched fetched_[Base::kRows];
@@ -268,29 +311,29 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
   Peepholes<float> dpeepholes_ = {0, 0, 0};
 };
 
-template <class Element, int kMTiles, int kNTiles, bool kPlain>
+template <class Element, int kMTiles, int kNTiles, bool kPlain, class Call>
 __global__ void __launch_bounds__(kThreads, 1)
-    backward_kernel(const __grid_constant__ BackwardArguments arguments) {
-  Backward<Element, kMTiles, kNTiles, kPlain>(arguments).run();
+    backward_kernel(const __grid_constant__ PassArguments<Call> arguments) {
+  Backward<Element, kMTiles, kNTiles, kPlain, Call>(arguments).run();
 }
 
 // The kernel of variant `kernel`, for a type of products.
-template <class Element, bool kPlain>
-BackwardKernel backward_variant(int kernel) {
+template <class Element, bool kPlain, class Call>
+PassKernel<Call> backward_variant(int kernel) {
   constexpr auto of = [](int k) { return variant(Direction::backward, k); };
   constexpr Variant a = of(0), b = of(1), c = of(2), d = of(3);
-  constexpr BackwardKernel kernels[kVariants] = {
-      backward_kernel<Element, a.m_tiles, a.n_tiles, kPlain>,
-      backward_kernel<Element, b.m_tiles, b.n_tiles, kPlain>,
-      backward_kernel<Element, c.m_tiles, c.n_tiles, kPlain>,
-      backward_kernel<Element, d.m_tiles, d.n_tiles, kPlain>,
+  constexpr PassKernel<Call> kernels[kVariants] = {
+      backward_kernel<Element, a.m_tiles, a.n_tiles, kPlain, Call>,
+      backward_kernel<Element, b.m_tiles, b.n_tiles, kPlain, Call>,
+      backward_kernel<Element, c.m_tiles, c.n_tiles, kPlain, Call>,
+      backward_kernel<Element, d.m_tiles, d.n_tiles, kPlain, Call>,
   };
   return kernels[kernel];
 }
 template <class Element>
 BackwardKernel backward_variant(int kernel, bool is_plain) {
-  return is_plain ? backward_variant<Element, true>(kernel)
-                  : backward_variant<Element, false>(kernel);
+  return is_plain ? backward_variant<Element, true, RecurrenceBackward>(kernel)
+                  : backward_variant<Element, false, RecurrenceBackward>(kernel);
 }
 
 }  // namespace fastlstm::cuda

@@ -6,4 +6,8 @@ BackwardKernel backward_tf32x3(int kernel, bool is_plain) {
   return backward_variant<Tf32x3Element>(kernel, is_plain);
 }
 
+BackwardOptionsKernel backward_tf32x3(int kernel) {
+  return backward_variant<Tf32x3Element, false, RecurrenceBackwardWithOptions>(kernel);
+}
+
 }  // namespace fastlstm::cuda

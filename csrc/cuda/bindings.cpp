@@ -157,6 +157,16 @@ void backward(const Planned<cuda::RecurrenceBackward>& call) {
   cuda::backward(call, call.products, call.plan, call.where());
 }
 
+void forward_with_options(const Planned<cuda::RecurrenceForwardWithOptions>& call) {
+  const py::gil_scoped_release release;
+  cuda::forward_with_options(call, call.products, call.plan, call.where());
+}
+
+void backward_with_options(const Planned<cuda::RecurrenceBackwardWithOptions>& call) {
+  const py::gil_scoped_release release;
+  cuda::backward_with_options(call, call.products, call.plan, call.where());
+}
+
 void cell_forward(const OnStream<cuda::CellForward>& call) {
   const py::gil_scoped_release release;
   cuda::cell_forward(call, call.where());
@@ -242,6 +252,12 @@ void bind_cuda(py::module_& module) {
   KeywordFunction<Planned<cuda::RecurrenceBackward>>::define(
       module, "backward", backward,
       "The backward pass in one launch. Arguments are the fields of RecurrenceBackward.");
+  KeywordFunction<Planned<cuda::RecurrenceForwardWithOptions>>::define(
+      module, "forward_with_options", forward_with_options,
+      "As forward does. Arguments are the fields of RecurrenceForwardWithOptions.");
+  KeywordFunction<Planned<cuda::RecurrenceBackwardWithOptions>>::define(
+      module, "backward_with_options", backward_with_options,
+      "As backward does. Arguments are the fields of RecurrenceBackwardWithOptions.");
   KeywordFunction<OnStream<cuda::CellForward>>::define(
       module, "cell_forward", cell_forward,
       "One step of the forward pass. Arguments are the fields of CellForward.");
@@ -250,10 +266,10 @@ void bind_cuda(py::module_& module) {
       "One step of the backward pass. Arguments are the fields of CellBackward.");
   KeywordFunction<OnStream<cuda::CellForwardWithOptions>>::define(
       module, "cell_forward_with_options", cell_forward_with_options,
-      "One step of the forward pass. Arguments are the fields of CellForwardWithOptions.");
+      "As cell_forward does. Arguments are the fields of CellForwardWithOptions.");
   KeywordFunction<OnStream<cuda::CellBackwardWithOptions>>::define(
       module, "cell_backward_with_options", cell_backward_with_options,
-      "One step of the backward pass. Arguments are the fields of CellBackwardWithOptions.");
+      "As cell_backward does. Arguments are the fields of CellBackwardWithOptions.");
 }
 
 }  // namespace fastlstm

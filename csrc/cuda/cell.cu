@@ -8,8 +8,8 @@
 // a GPU.
 #include <type_traits>
 
-#include "cuda/elements.cuh"
 #include "cuda/launch.h"
+#include "cuda/options.cuh"
 #include "cuda/recurrence.h"
 #include "row_steps.h"
 
@@ -48,49 +48,6 @@ __device__ __forceinline__ Sum<Stored> share(const void* keep, const int64_t (&s
   if (!keep) return 0;
   return to_sum(
       static_cast<const Stored*>(keep)[t * stride[0] + row * stride[1] + group * stride[2] + unit]);
-}
-
-// A NaN is not clipped, as in torch.
-template <class Number>
-__device__ __forceinline__ Number clip(Number c, const CellOptions& options) {
-  const Number limit = static_cast<Number>(options.cell_clip);
-  return !(limit > 0) ? c : c > limit ? limit : c < -limit ? -limit : c;
-}
-
-// cell_forward of cell.h with a limit of c.
-template <bool kPeepholes, class Number>
-__device__ __forceinline__ Number clipped_cell_forward(Gates<Number>& gates,
-                                                       const Peepholes<Number>& weight, Number& c,
-                                                       const CellOptions& options) {
-  using Math = GateMath<Number>;
-  if constexpr (kPeepholes) {
-    gates.i += weight.i * c;
-    gates.f += weight.f * c;
-  }
-  gates.i = Math::sigmoid(gates.i);
-  gates.f = Math::sigmoid(gates.f);
-  gates.g = Math::tanh(gates.g);
-  c = clip(gates.f * c + gates.i * gates.g, options);
-  if constexpr (kPeepholes) gates.o += weight.o * c;
-  gates.o = Math::sigmoid(gates.o);
-  return gates.o * Math::tanh(c);
-}
-
-// cell_backward of cell.h with a limit of c, which it computes from the gates and c'.
-template <bool kPeepholes, class Number>
-__device__ __forceinline__ Gates<Number> clipped_cell_backward(
-    const Gates<Number>& gates, Number c_prev, Number dh, const Peepholes<Number>& weight,
-    Number& dc, Peepholes<Number>& dweight, const CellOptions& options) {
-  const Number sum = gates.f * c_prev + gates.i * gates.g, c = clip(sum, options);
-  Peepholes<Number> added = {};
-  Gates<Number> d = fastlstm::cell_backward<GateMath<Number>, kPeepholes>(gates, c_prev, c, dh,
-                                                                          weight, dc, added);
-  const Number limit = static_cast<Number>(options.cell_clip);
-  if (limit > 0 && !(sum <= limit && sum >= -limit)) {  // only o's gate has a gradient then
-    d.i = d.f = d.g = dc = added.i = added.f = 0;
-  }
-  dweight.i += added.i, dweight.f += added.f, dweight.o += added.o;
-  return d;
 }
 
 // A thread has one unit of one row; blocks count units of a row first. `Call` is CellForward, or
@@ -144,13 +101,11 @@ __global__ void __launch_bounds__(kThreads)
                             : clipped_cell_forward<false>(gates, weight, c, options);
     const Number keep_h = share<Stored>(options.keep_h, options.keep_h_stride, t, row, group, unit);
     const Number keep_c = share<Stored>(options.keep_c, options.keep_c_stride, t, row, group, unit);
-    h = keep_h * h_prev + (1 - keep_h) * h;
-    c = keep_c * c_prev + (1 - keep_c) * c;
+    h = mix(h_prev, h, keep_h);
+    c = mix(c_prev, c, keep_c);
     if (options.hidden_mask) {
-      Stored stored;  // as the product for the gradient of W_hh will read it
-      store(&stored, h);
-      const Number mask = to_sum(static_cast<const Stored*>(options.hidden_mask)[at_state]);
-      store(static_cast<Stored*>(call.masked_h) + at_state, mask * to_sum(stored));
+      const Stored factor = static_cast<const Stored*>(options.hidden_mask)[at_state];
+      store(static_cast<Stored*>(call.masked_h) + at_state, masked<Stored>(h, factor));
     }
   } else {
     h = call.weight_ch.data ? fastlstm::cell_forward<GateMath<Number>, true>(gates, weight, c)

@@ -27,11 +27,15 @@
 // of B <= 8 at H = 2048 to 2 of 8 warps, and read igates and write y in pieces of 16 bytes.
 #pragma once
 
+#include <type_traits>
+
+#include "cuda/options.cuh"
 #include "cuda/thread_rows.cuh"
 
 namespace fastlstm::cuda {
 
-template <class Element, int kMTiles, int kNTiles, bool kPlain>
+// `Call` is RecurrenceForward, or RecurrenceForwardWithOptions, which is not kPlain.
+template <class Element, int kMTiles, int kNTiles, bool kPlain, class Call>
 class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   using Base = ThreadRows<Element, kNTiles, Direction::forward, kPlain>;
   using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::at, Base::state_of,
@@ -45,9 +49,11 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   // products, when the registers of their sums are free: more of the former would spill.
   static constexpr int kAhead = kPlain ? 2 : 2 - kNTiles;
   static constexpr int kLate = Base::kRows - kAhead;
+  static constexpr bool kOptions = std::is_same_v<Call, RecurrenceForwardWithOptions>;
+  static_assert(!(kPlain && kOptions));
 
  public:
-  __device__ __forceinline__ explicit Forward(const ForwardArguments& arguments)
+  __device__ __forceinline__ explicit Forward(const PassArguments<Call>& arguments)
       : Base(arguments.call.shape, arguments.recurrence),
         call_(arguments.call),
         weights_(r_),
@@ -190,15 +196,43 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
     gates.f += to_sum(igates[1]);
     gates.g += to_sum(igates[2]);
     gates.o += to_sum(igates[3]);
-    h_[j] = call_.weight_ch.data
-                ? fastlstm::cell_forward<GateMath<float>, true>(gates, peepholes, c)
-                : fastlstm::cell_forward<GateMath<float>, false>(gates, peepholes, c);
+    if constexpr (kOptions) {
+      h_[j] = finish_row_with_options(s, row, flags, gates, peepholes, c);
+    } else {
+      h_[j] = call_.weight_ch.data
+                  ? fastlstm::cell_forward<GateMath<float>, true>(gates, peepholes, c)
+                  : fastlstm::cell_forward<GateMath<float>, false>(gates, peepholes, c);
+    }
     write_own(s + 1, row, h_[j]);
     if (feeds()) {
       store(reinterpret_cast<Stored*>(operand_.fed_row(s, row)) + unit_, Element::operand(h_[j]));
     }
     store_shared(carried(pass, j), c);
     gates_[j] = gates;
+  }
+
+  // The cell of a row with options; returns h, and turns `c` from c' into c. h' is the y of the
+  // step before, which this thread has written.
+  __device__ __forceinline__ float finish_row_with_options(int s, int row, unsigned flags,
+                                                           Gates<float>& gates,
+                                                           const Peepholes<float>& peepholes,
+                                                           float& c) const {
+    const CellOptions& options = call_.options;
+    const int t = block_.time_of(s);
+    float keep_h = 0, keep_c = 0, h_prev = 0;
+    if (options.keep_h) keep_h = to_sum(*at(in(options.keep_h), options.keep_h_stride, t, row));
+    if (options.keep_c) keep_c = to_sum(*at(in(options.keep_c), options.keep_c_stride, t, row));
+    if (options.keep_h && !(flags & kCuts)) {
+      const bool is_first = t == (block_.reverse ? block_.length(row) - 1 : 0);
+      const int before = t + (block_.reverse ? 1 : -1);
+      h_prev = to_sum(is_first ? in(call_.hx)[state_of(row)] : *at(in(call_.y), H_, before, row));
+    }
+    const float c_prev = c;
+    const float h = call_.weight_ch.data
+                        ? clipped_cell_forward<true>(gates, peepholes, c, options)
+                        : clipped_cell_forward<false>(gates, peepholes, c, options);
+    c = mix(c_prev, c, keep_c);
+    return mix(h_prev, h, keep_h);
   }
 
   // Writes the results of a pass that no other block waits for. Plain calls do so while they wait
@@ -236,8 +270,13 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
     const int64_t before = !kPlain && r_.feeds ? block_.group * r_.between_groups : 0;
     return out(call_.y) - before * shape_.H;
   }
-  // Writes h to the group's own operand for step s, or zero if a reset drops it.
+  // Writes h, masked if there is a mask, to the group's own operand for step s, or zero if a reset
+  // drops it.
   __device__ __forceinline__ void write_own(int s, int row, float h) const {
+    if constexpr (kOptions) {
+      const Stored* mask = in(call_.options.hidden_mask);
+      if (mask) h = masked<Stored>(h, mask[state_of(row)]);
+    }
     const float operand = Element::operand(is_cut(s, row) ? 0 : h);
     const unsigned unit = own_units() + unit_;
     if (operand_.is_local()) {
@@ -247,7 +286,7 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
     }
   }
 
-  const RecurrenceForward& call_;
+  const Call& call_;
   Weights weights_;
   const Peepholes<float> peepholes_;
   Stored igates_[Base::kRows][4];
@@ -255,29 +294,29 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   float h_[Base::kRows];
 };
 
-template <class Element, int kMTiles, int kNTiles, bool kPlain>
+template <class Element, int kMTiles, int kNTiles, bool kPlain, class Call>
 __global__ void __launch_bounds__(kThreads, 1)
-    forward_kernel(const __grid_constant__ ForwardArguments arguments) {
-  Forward<Element, kMTiles, kNTiles, kPlain>(arguments).run();
+    forward_kernel(const __grid_constant__ PassArguments<Call> arguments) {
+  Forward<Element, kMTiles, kNTiles, kPlain, Call>(arguments).run();
 }
 
 // The kernel of variant `kernel`, for a type of products.
-template <class Element, bool kPlain>
-ForwardKernel forward_variant(int kernel) {
+template <class Element, bool kPlain, class Call>
+PassKernel<Call> forward_variant(int kernel) {
   constexpr auto of = [](int k) { return variant(Direction::forward, k); };
   constexpr Variant a = of(0), b = of(1), c = of(2), d = of(3);
-  constexpr ForwardKernel kernels[kVariants] = {
-      forward_kernel<Element, a.m_tiles, a.n_tiles, kPlain>,
-      forward_kernel<Element, b.m_tiles, b.n_tiles, kPlain>,
-      forward_kernel<Element, c.m_tiles, c.n_tiles, kPlain>,
-      forward_kernel<Element, d.m_tiles, d.n_tiles, kPlain>,
+  constexpr PassKernel<Call> kernels[kVariants] = {
+      forward_kernel<Element, a.m_tiles, a.n_tiles, kPlain, Call>,
+      forward_kernel<Element, b.m_tiles, b.n_tiles, kPlain, Call>,
+      forward_kernel<Element, c.m_tiles, c.n_tiles, kPlain, Call>,
+      forward_kernel<Element, d.m_tiles, d.n_tiles, kPlain, Call>,
   };
   return kernels[kernel];
 }
 template <class Element>
 ForwardKernel forward_variant(int kernel, bool is_plain) {
-  return is_plain ? forward_variant<Element, true>(kernel)
-                  : forward_variant<Element, false>(kernel);
+  return is_plain ? forward_variant<Element, true, RecurrenceForward>(kernel)
+                  : forward_variant<Element, false, RecurrenceForward>(kernel);
 }
 
 }  // namespace fastlstm::cuda

@@ -128,6 +128,15 @@ struct CellOptions {
   double cell_clip;          // the largest magnitude of c before keep_c is applied; 0: no limit
 };
 
+// Calls with options whose W_hh stays on chip; not layered.
+struct RecurrenceForwardWithOptions : RecurrenceForward {
+  CellOptions options;
+};
+struct RecurrenceBackwardWithOptions : RecurrenceBackward {
+  CellOptions options;
+  void* dh_kept;  // (G, B, H) float, scratch where there is a keep_h
+};
+
 // hgates are here h W_hh^T of the masked h.
 struct CellForwardWithOptions : CellForward {
   CellOptions options;
@@ -228,6 +237,19 @@ void for_each_field(CellBackward& call, Visit&& visit) {
   visit("dc", call.dc);
   visit("dbias", call.dbias);
   visit("dweight_ch", call.dweight_ch);
+}
+
+template <class Visit>
+void for_each_field(RecurrenceForwardWithOptions& call, Visit&& visit) {
+  for_each_field(static_cast<RecurrenceForward&>(call), visit);
+  visit("options", call.options);
+}
+
+template <class Visit>
+void for_each_field(RecurrenceBackwardWithOptions& call, Visit&& visit) {
+  for_each_field(static_cast<RecurrenceBackward&>(call), visit);
+  visit("options", call.options);
+  visit("dh_kept", call.dh_kept);
 }
 
 template <class Visit>
@@ -360,6 +382,10 @@ struct Stream {
 // The whole sequence in one cooperative launch.
 void forward(const RecurrenceForward& call, Products products, const Plan& plan, Stream stream);
 void backward(const RecurrenceBackward& call, Products products, const Plan& plan, Stream stream);
+void forward_with_options(const RecurrenceForwardWithOptions& call, Products products,
+                          const Plan& plan, Stream stream);
+void backward_with_options(const RecurrenceBackwardWithOptions& call, Products products,
+                           const Plan& plan, Stream stream);
 
 // One step.
 void cell_forward(const CellForward& call, Stream stream);

@@ -11,39 +11,51 @@ bool is_plain(Direction direction, const RecurrenceCall& call, const Plan& plan)
          plan.units * pass_rows <= kThreads * kPlainThreadRows;
 }
 
-ForwardKernel kernel_of(const RecurrenceForward& call, Products products, const Plan& plan) {
-  const bool plain = is_plain(Direction::forward, call, plan);
-  switch (call.shape.dtype) {
+// The function that finds a kernel for a type of products.
+template <class Find>
+auto kernel_for(DType dtype, Products products, const Find (&find)[4]) {
+  switch (dtype) {
     case DType::bfloat16:
-      return forward_bfloat16(plan.kernel, plain);
+      return find[0];
     case DType::float16:
-      return forward_float16(plan.kernel, plain);
+      return find[1];
     case DType::float32:
-      return products == Products::tf32 ? forward_tf32(plan.kernel, plain)
-                                        : forward_tf32x3(plan.kernel, plain);
+      return products == Products::tf32 ? find[2] : find[3];
     case DType::float64:
       break;
   }
   throw std::invalid_argument("dtype: float64 has no resident kernel");
+}
+
+ForwardKernel kernel_of(const RecurrenceForward& call, Products products, const Plan& plan) {
+  using Find = ForwardKernel (*)(int, bool);
+  constexpr Find find[] = {forward_bfloat16, forward_float16, forward_tf32, forward_tf32x3};
+  const bool plain = is_plain(Direction::forward, call, plan);
+  return kernel_for(call.shape.dtype, products, find)(plan.kernel, plain);
 }
 
 BackwardKernel kernel_of(const RecurrenceBackward& call, Products products, const Plan& plan) {
+  using Find = BackwardKernel (*)(int, bool);
+  constexpr Find find[] = {backward_bfloat16, backward_float16, backward_tf32, backward_tf32x3};
   const bool plain = is_plain(Direction::backward, call, plan);
-  switch (call.shape.dtype) {
-    case DType::bfloat16:
-      return backward_bfloat16(plan.kernel, plain);
-    case DType::float16:
-      return backward_float16(plan.kernel, plain);
-    case DType::float32:
-      return products == Products::tf32 ? backward_tf32(plan.kernel, plain)
-                                        : backward_tf32x3(plan.kernel, plain);
-    case DType::float64:
-      break;
-  }
-  throw std::invalid_argument("dtype: float64 has no resident kernel");
+  return kernel_for(call.shape.dtype, products, find)(plan.kernel, plain);
 }
 
-template <class Arguments, class Call>
+ForwardOptionsKernel kernel_of(const RecurrenceForwardWithOptions& call, Products products,
+                               const Plan& plan) {
+  using Find = ForwardOptionsKernel (*)(int);
+  constexpr Find find[] = {forward_bfloat16, forward_float16, forward_tf32, forward_tf32x3};
+  return kernel_for(call.shape.dtype, products, find)(plan.kernel);
+}
+
+BackwardOptionsKernel kernel_of(const RecurrenceBackwardWithOptions& call, Products products,
+                                const Plan& plan) {
+  using Find = BackwardOptionsKernel (*)(int);
+  constexpr Find find[] = {backward_bfloat16, backward_float16, backward_tf32, backward_tf32x3};
+  return kernel_for(call.shape.dtype, products, find)(plan.kernel);
+}
+
+template <class Call>
 void run(Direction direction, const Call& call, Products products, const Plan& plan,
          Stream stream) {
   const Shape& shape = call.shape;
@@ -52,7 +64,7 @@ void run(Direction direction, const Call& call, Products products, const Plan& p
                            shape.H,   call.layered, products};
   check_plan(problem, plan);
   const DeviceGuard guard(stream.device);
-  Arguments arguments{call, lay_out(problem, plan)};
+  PassArguments<Call> arguments{call, lay_out(problem, plan)};
   Recurrence& r = arguments.recurrence;
   r.between_rows = call.layered ? 1 : shape.G;
   r.between_groups = call.layered ? shape.T * shape.B : 1;
@@ -74,11 +86,21 @@ void run(Direction direction, const Call& call, Products products, const Plan& p
 }  // namespace
 
 void forward(const RecurrenceForward& call, Products products, const Plan& plan, Stream stream) {
-  run<ForwardArguments>(Direction::forward, call, products, plan, stream);
+  run(Direction::forward, call, products, plan, stream);
 }
 
 void backward(const RecurrenceBackward& call, Products products, const Plan& plan, Stream stream) {
-  run<BackwardArguments>(Direction::backward, call, products, plan, stream);
+  run(Direction::backward, call, products, plan, stream);
+}
+
+void forward_with_options(const RecurrenceForwardWithOptions& call, Products products,
+                          const Plan& plan, Stream stream) {
+  run(Direction::forward, call, products, plan, stream);
+}
+
+void backward_with_options(const RecurrenceBackwardWithOptions& call, Products products,
+                           const Plan& plan, Stream stream) {
+  run(Direction::backward, call, products, plan, stream);
 }
 
 Device device(int number) {

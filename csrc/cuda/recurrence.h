@@ -125,18 +125,18 @@ constexpr size_t counter_bytes(int64_t G, int tiles) {
 // What follows from the plan: all but the members from between_rows on.
 Recurrence lay_out(const Problem& problem, const Plan& plan);
 
-struct ForwardArguments {
-  RecurrenceForward call;
+template <class Call>
+struct PassArguments {
+  Call call;
   Recurrence recurrence;
 };
 
-struct BackwardArguments {
-  RecurrenceBackward call;
-  Recurrence recurrence;
-};
-
-using ForwardKernel = void (*)(ForwardArguments);
-using BackwardKernel = void (*)(BackwardArguments);
+template <class Call>
+using PassKernel = void (*)(PassArguments<Call>);
+using ForwardKernel = PassKernel<RecurrenceForward>;
+using BackwardKernel = PassKernel<RecurrenceBackward>;
+using ForwardOptionsKernel = PassKernel<RecurrenceForwardWithOptions>;
+using BackwardOptionsKernel = PassKernel<RecurrenceBackwardWithOptions>;
 
 // The kernels of each type, each in a file of its own, so that they compile in parallel.
 // `is_plain`: those for calls with neither lengths nor resets.
@@ -148,5 +148,15 @@ BackwardKernel backward_bfloat16(int kernel, bool is_plain);
 BackwardKernel backward_float16(int kernel, bool is_plain);
 BackwardKernel backward_tf32(int kernel, bool is_plain);
 BackwardKernel backward_tf32x3(int kernel, bool is_plain);
+
+// Those for calls with options, with or without lengths and resets.
+ForwardOptionsKernel forward_bfloat16(int kernel);
+ForwardOptionsKernel forward_float16(int kernel);
+ForwardOptionsKernel forward_tf32(int kernel);
+ForwardOptionsKernel forward_tf32x3(int kernel);
+BackwardOptionsKernel backward_bfloat16(int kernel);
+BackwardOptionsKernel backward_float16(int kernel);
+BackwardOptionsKernel backward_tf32(int kernel);
+BackwardOptionsKernel backward_tf32x3(int kernel);
 
 }  // namespace fastlstm::cuda

@@ -119,9 +119,6 @@ def describe(problem: Problem, backend: str = "auto") -> str:
             reason = f"could run it, {slower}" if slower else "could run it"
         if problem.L > 1 and not reason.startswith("no: ") and hasattr(module, "why_not_stacked"):
             reason += f"; layers {_describe_stacking(module, problem)}"
-        remark = module.remark(problem) if hasattr(module, "remark") else None
-        if remark is not None and not reason.startswith("no: "):
-            reason += f"; {remark}"
         unrun = module in (backends.cuda, backends.triton) and not timings.TABLES
         if unrun and not reason.startswith("no: "):
             reason += "; it has not yet run on a GPU"

@@ -2,10 +2,8 @@
 
 Where W_hh fits on the GPU's multiprocessors, each pass of the recurrence is one persistent launch:
 every block keeps its part of W_hh and waits at a barrier in each step. Elsewhere, and for a single
-step, a step is a matrix product by cuBLAS and a fused cell. So it is with recurrent dropout,
-zoneout or a limit of c, which the persistent kernels do not have. Layers whose weights fit
-together run as a wavefront (:mod:`wavefront`), where a model expects that to be faster than one
-after the other.
+step, a step is a matrix product by cuBLAS and a fused cell. Layers whose weights fit together run
+as a wavefront (:mod:`wavefront`), where a model expects that to be faster than one after the other.
 The input projection and the gradients of weights and input are matrix products over the whole
 sequence.
 
@@ -64,13 +62,6 @@ def why_not(problem: Problem) -> str | None:
     return None
 
 
-def remark(problem: Problem) -> str | None:
-    """What :func:`fastlstm.explain` says of the way in which these kernels run ``problem``."""
-    if not problem.cell_options:
-        return None
-    return f"step by step, since its persistent kernels have no {problem.cell_options[0]}"
-
-
 def _why_no_code(capability: tuple[int, int]) -> str | None:
     """Why this build has no code for a GPU; None if it has.
 
@@ -103,11 +94,6 @@ def _why_no_driver(kernels: Any, number: int) -> str | None:
     return None if torch.compiler.is_compiling() else _ask_driver(kernels, number)
 
 
-def _prepare(direction: str, y: Tensor, call: Call) -> recurrence.Launch:
-    launch = recurrence.prepare(kernels, direction, y, call.layout)
-    return launch if call.options is None else launch._replace(plan=None)
-
-
 @packed_sequence.forward
 def forward(call: Call, wanted: Wanted) -> Results:
     """Run a call; y is computed whether it is wanted or not."""
@@ -120,7 +106,7 @@ def forward(call: Call, wanted: Wanted) -> Results:
     results = Results(y, hy, cy, cells, reserve)
     if y.numel():
         with torch.cuda.device_of(y):
-            launch = _prepare("forward", y, call)
+            launch = recurrence.prepare(kernels, "forward", y, call.layout)
             recurrence.forward(launch, matmuls.project(call), call, results)
     return results
 
@@ -133,7 +119,7 @@ def backward(call: Call, saved: Saved, grads: OutputGradients, needs: Needs) -> 
     if y.numel() == 0:
         return gpu.zero_gradients(call, needs)
     with torch.cuda.device_of(y):
-        launch = _prepare("backward", y, call)
+        launch = recurrence.prepare(kernels, "backward", y, call.layout)
         dgates, dbias, dweight_ch, dhx, dcx = recurrence.backward(launch, call, saved, grads, needs)
         nothing = y.new_empty(0)
         return Gradients(

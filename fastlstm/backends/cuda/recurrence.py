@@ -135,11 +135,8 @@ def prepare(
     plan = None
     if T > 1:
         plan, _ = best_plan(kernels, direction, sizes, products, number, layers > 0)
-        if (
-            plan is not None
-            and not layers
-            and is_stepwise(kernels, about, products, number, captured)
-        ):
+        has_ways = plan is not None and not layers
+        if has_ways and is_stepwise(kernels, about, products, number, captured):
             plan = None
     owners = (lengths, reset)
     in_graph = not captured and wants_graph(about, y.device)
@@ -179,7 +176,11 @@ def forward(
     if plan is not None:
         hx, cx = call.hx.contiguous(), call.cx.contiguous()
         workspace = y.new_empty(plan["workspace_bytes"], dtype=torch.uint8)
-        kernels.forward(
+        run = kernels.forward
+        if call.options is not None:
+            run = kernels.forward_with_options
+            arguments["options"] = stepwise.option_arguments(call.options)
+        run(
             **arguments,
             **about_layers,
             weight_hh=(weight_hh.data_ptr(), weight_hh.stride(0)),
@@ -249,7 +250,12 @@ def backward(
         dhx, dcx = torch.empty_like(hx), torch.empty_like(cx)
         dhy, dcy = gpu.contiguous(grads.dhy), gpu.contiguous(grads.dcy)
         workspace = new_empty(plan["workspace_bytes"], dtype=torch.uint8)
-        kernels.backward(
+        run = kernels.backward
+        if call.options is not None:
+            run, kept = kernels.backward_with_options, torch.empty_like(hx, dtype=sums)
+            arguments["options"] = stepwise.option_arguments(call.options)
+            arguments["dh_kept"] = kept.data_ptr()
+        run(
             **arguments,
             dhy=pointers.address(dhy),
             dcy=pointers.address(dcy),
@@ -264,7 +270,7 @@ def backward(
         )
     else:
         dhx, dcx = stepwise.backward(kernels, arguments, weight_hh, call, grads)
-    return dgates, total(dbias, y), total(dweight_ch, y), dhx, dcx
+    return dgates, gpu.total(dbias, y), gpu.total(dweight_ch, y), dhx, dcx
 
 
 def _replay_forward(launch: Launch, igates: Tensor, call: Call, results: Results) -> bool:
@@ -312,8 +318,3 @@ def _key(launch: Launch, rest: Hashable) -> Hashable:
     """What the launches of a pass depend on, beside the shapes and dtypes of its tensors."""
     where = (launch.arguments["device"], launch.arguments["stream"])
     return where, launch.products, torch.get_float32_matmul_precision(), rest
-
-
-def total(summands: Tensor | None, like: Tensor) -> Tensor:
-    """The gradient that those of the tiles add up to; empty if there are none."""
-    return like.new_empty(0) if summands is None else summands.sum(0).to(like.dtype)

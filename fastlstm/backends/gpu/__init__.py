@@ -71,6 +71,11 @@ def contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
+def total(summands: Tensor | None, like: Tensor) -> Tensor:
+    """The gradient that those of the tiles add up to; empty if there are none."""
+    return like.new_empty(0) if summands is None else summands.sum(0).to(like.dtype)
+
+
 def with_cast_options(call: Call) -> Call:
     """The call with its options in its dtype, and as kernels read them.
 
