@@ -34,15 +34,16 @@ template <class Element, int kMTiles, int kNTiles, bool kPlain, class Call>
 class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
   using Base = ThreadRows<Element, kNTiles, Direction::backward, kPlain>;
   using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::at, Base::state_of,
-      Base::carried, Base::own_units, Base::weight_of, Base::set_flags, Base::is_cut, Base::is_fed,
-      Base::feeds, Base::sums_at, Base::carried_of, Base::shape_, Base::r_, Base::block_,
-      Base::operand_, Base::H_, Base::in_block_, Base::unit_, Base::kPassRows;
+      Base::carried, Base::weight_of, Base::set_flags, Base::is_cut, Base::sums_at,
+      Base::carried_of, Base::shape_, Base::r_, Base::block_, Base::operand_, Base::H_,
+      Base::in_block_, Base::unit_, Base::kPassRows;
   using typename Base::Stored;
   using Weights = Product<Element, kMTiles, kNTiles, false, kPlain>;
   static constexpr int kWarpUnits = 16 * kMTiles;
   static constexpr bool kOptions = std::is_same_v<Call, RecurrenceBackwardWithOptions>;
   static_assert(!(kPlain && kOptions));
-  static constexpr int kGradients = 7;  // of a unit: of 4 biases and 3 peepholes
+  static constexpr bool kLayers = !kPlain && !kOptions;  // groups may be layers
+  static constexpr int kGradients = 7;                   // of a unit: of 4 biases and 3 peepholes
   static_assert(kGradients * kThreads * sizeof(float) <= kGradientBytes);
 
   // The numbers that a row's cell reads from memory.
@@ -68,7 +69,7 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
     for (int s = 0;; ++s) {
       const bool multiplies = s > 0 || is_fed();
       if (multiplies) {
-        block_.template wait<kPlain>(s);
+        block_.template wait<kPlain, kLayers>(s);
         operand_.begin_step(s);
       }
       set_flags(s + 1);
@@ -86,7 +87,7 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
           fetch(s, pass + 1);
         }
       }
-      if (s < block_.steps() || feeds()) block_.template arrive<kPlain>();
+      if (s < block_.steps() || feeds()) block_.template arrive<kPlain, kLayers>();
       if (s == block_.steps()) break;
       publish(s, r_.passes - 1);
       fetch(s + 1, 0);
@@ -95,6 +96,10 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
   }
 
  private:
+  __device__ __forceinline__ bool is_fed() const { return kLayers && Base::is_fed(); }
+  __device__ __forceinline__ bool feeds() const { return kLayers && Base::feeds(); }
+  __device__ __forceinline__ unsigned own_units() const { return kLayers ? Base::own_units() : 0; }
+
   __device__ __forceinline__ void load_weights() {
     const int row_warp = threadIdx.x / 32 / r_.k_warps;
     const unsigned first_unit = block_.slice * r_.units + row_warp * kWarpUnits;

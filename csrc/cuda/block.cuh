@@ -113,14 +113,14 @@ class Block {
   // block sees what the blocks of its group and tile wrote before their n-th `arrive`, and what the
   // blocks of a layer that feeds it wrote before their (n + 1)-th. A layer that it feeds has then
   // arrived n - 1 times: it has read the operand that is overwritten next.
-  template <bool kPlain>
+  // kPlain: there are several blocks. kLayers: groups may be layers.
+  template <bool kPlain, bool kLayers>
   __device__ __forceinline__ void arrive() const {
     if (!kPlain && r_.stages == 0) return;
     __syncthreads();
-    if (threadIdx.x == 0) cuda::arrive(counter(group));
+    if (threadIdx.x == 0) cuda::arrive(own_counter<kPlain || kLayers>());
   }
-  // kPlain: there are several blocks and no layers.
-  template <bool kPlain>
+  template <bool kPlain, bool kLayers>
   __device__ __forceinline__ void wait(int n) const {
     if (!kPlain && r_.stages == 0) return;
     // Thread 0 of the last warp, which has the fewest cells, waits for the group itself, 1 for the
@@ -128,9 +128,10 @@ class Block {
     const int thread = static_cast<int>(threadIdx.x) - (kThreads - 32);
     const int ahead = thread == 2 ? -1 : thread;
     const int of = group - ahead * r_.feeds;
-    if (thread == 0 || (!kPlain && thread > 0 && thread < 3 && has_group(of))) {
+    if (thread == 0 || (kLayers && thread > 0 && thread < 3 && has_group(of))) {
       const unsigned all = static_cast<unsigned>(n + ahead) * r_.slices;
-      while (static_cast<int>(poll(counter(of)) - all) < 0) {
+      const unsigned* arrived = kPlain || kLayers ? counter(of) : own_counter<false>();
+      while (static_cast<int>(poll(arrived) - all) < 0) {
       }
     }
     __syncthreads();
@@ -142,6 +143,14 @@ class Block {
   }
   __device__ __forceinline__ bool has_group(int of) const {
     return r_.feeds != 0 && of >= 0 && of < static_cast<int>(shape_.G);
+  }
+  // The counter of the block's group and tile, computed anew each time unless `keep`: the kernels
+  // for calls with options have no registers for its address.
+  template <bool keep>
+  __device__ __forceinline__ unsigned* own_counter() const {
+    if constexpr (keep) return counter(group);
+    const int block = opaque(static_cast<int>(blockIdx.x));
+    return r_.counters + block / r_.slices * (kCounterBytes / sizeof(unsigned));
   }
   __device__ __forceinline__ unsigned* counter(int of) const {
     return r_.counters + (of * r_.tiles + tile) * (kCounterBytes / sizeof(unsigned));

@@ -39,9 +39,9 @@ template <class Element, int kMTiles, int kNTiles, bool kPlain, class Call>
 class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   using Base = ThreadRows<Element, kNTiles, Direction::forward, kPlain>;
   using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::at, Base::state_of,
-      Base::carried, Base::own_units, Base::weight_of, Base::set_flags, Base::is_cut, Base::is_fed,
-      Base::feeds, Base::sums_at, Base::carried_of, Base::shape_, Base::r_, Base::block_,
-      Base::operand_, Base::H_, Base::in_block_, Base::unit_, Base::kPassRows;
+      Base::carried, Base::weight_of, Base::set_flags, Base::is_cut, Base::sums_at,
+      Base::carried_of, Base::shape_, Base::r_, Base::block_, Base::operand_, Base::H_,
+      Base::in_block_, Base::unit_, Base::kPassRows;
   using typename Base::Stored;
   using Weights = Product<Element, kMTiles, kNTiles, true, kPlain>;
   static constexpr int kWarpUnits = 4 * kMTiles;
@@ -51,6 +51,7 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   static constexpr int kLate = Base::kRows - kAhead;
   static constexpr bool kOptions = std::is_same_v<Call, RecurrenceForwardWithOptions>;
   static_assert(!(kPlain && kOptions));
+  static constexpr bool kLayers = !kPlain && !kOptions;  // groups may be layers
 
  public:
   __device__ __forceinline__ explicit Forward(const PassArguments<Call>& arguments)
@@ -66,10 +67,10 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
     set_flags(0);
     __syncthreads();
     start();
-    block_.template arrive<kPlain>();
+    block_.template arrive<kPlain, kLayers>();
     fetch(0, 0);
     for (int s = 0; s < block_.steps(); ++s) {
-      block_.template wait<kPlain>(s + 1);
+      block_.template wait<kPlain, kLayers>(s + 1);
       operand_.begin_step(s);
       set_flags(s + 1);
       for (int pass = 0; pass < r_.passes; ++pass) {
@@ -85,13 +86,17 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
           fetch(s, pass + 1);
         }
       }
-      if (s + 1 < block_.steps() || feeds()) block_.template arrive<kPlain>();
+      if (s + 1 < block_.steps() || feeds()) block_.template arrive<kPlain, kLayers>();
       publish(s, r_.passes - 1);
       if (s + 1 < block_.steps()) fetch(s + 1, 0);
     }
   }
 
  private:
+  __device__ __forceinline__ bool is_fed() const { return kLayers && Base::is_fed(); }
+  __device__ __forceinline__ bool feeds() const { return kLayers && Base::feeds(); }
+  __device__ __forceinline__ unsigned own_units() const { return kLayers ? Base::own_units() : 0; }
+
   __device__ __forceinline__ void load_weights() {
     const int row_warp = threadIdx.x / 32 / r_.k_warps;
     const unsigned first_unit = block_.slice * r_.units + row_warp * kWarpUnits;
@@ -197,7 +202,7 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
     gates.g += to_sum(igates[2]);
     gates.o += to_sum(igates[3]);
     if constexpr (kOptions) {
-      h_[j] = finish_row_with_options(s, row, flags, gates, peepholes, c);
+      h_[j] = finish_row_with_options(s, carried(pass, j), row, flags, gates, peepholes, c);
     } else {
       h_[j] = call_.weight_ch.data
                   ? fastlstm::cell_forward<GateMath<float>, true>(gates, peepholes, c)
@@ -211,28 +216,29 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
     gates_[j] = gates;
   }
 
-  // The cell of a row with options; returns h, and turns `c` from c' into c. h' is the y of the
-  // step before, which this thread has written.
-  __device__ __forceinline__ float finish_row_with_options(int s, int row, unsigned flags,
-                                                           Gates<float>& gates,
+  // The cell of a row with options; returns h, and turns `c` from c' into c. What zoneout reads is
+  // loaded after the cell: before it, it would spill. h' is the y of the step before, which this
+  // thread has written.
+  __device__ __forceinline__ float finish_row_with_options(int s, unsigned c_address, int row,
+                                                           unsigned flags, Gates<float>& gates,
                                                            const Peepholes<float>& peepholes,
                                                            float& c) const {
     const CellOptions& options = call_.options;
     const int t = block_.time_of(s);
-    float keep_h = 0, keep_c = 0, h_prev = 0;
-    if (options.keep_h) keep_h = to_sum(*at(in(options.keep_h), options.keep_h_stride, t, row));
-    if (options.keep_c) keep_c = to_sum(*at(in(options.keep_c), options.keep_c_stride, t, row));
-    if (options.keep_h && !(flags & kCuts)) {
-      const bool is_first = t == (block_.reverse ? block_.length(row) - 1 : 0);
-      const int before = t + (block_.reverse ? 1 : -1);
-      h_prev = to_sum(is_first ? in(call_.hx)[state_of(row)] : *at(in(call_.y), H_, before, row));
+    float h = call_.weight_ch.data ? clipped_cell_forward<true>(gates, peepholes, c, options)
+                                   : clipped_cell_forward<false>(gates, peepholes, c, options);
+    if (options.keep_c) {
+      const float c_prev = flags & kCuts ? 0 : load_shared<float>(c_address);
+      c = mix(c_prev, c, to_sum(*at(in(options.keep_c), options.keep_c_stride, t, row)));
     }
-    const float c_prev = c;
-    const float h = call_.weight_ch.data
-                        ? clipped_cell_forward<true>(gates, peepholes, c, options)
-                        : clipped_cell_forward<false>(gates, peepholes, c, options);
-    c = mix(c_prev, c, keep_c);
-    return mix(h_prev, h, keep_h);
+    if (options.keep_h) {
+      const bool is_first = t == (block_.reverse ? block_.length(row) - 1 : 0);
+      const Stored* before = is_first ? in(call_.hx) + state_of(row)
+                                      : at(in(call_.y), H_, t + (block_.reverse ? 1 : -1), row);
+      const float h_prev = flags & kCuts ? 0 : to_sum(*before);
+      h = mix(h_prev, h, to_sum(*at(in(options.keep_h), options.keep_h_stride, t, row)));
+    }
+    return h;
   }
 
   // Writes the results of a pass that no other block waits for. Plain calls do so while they wait
@@ -267,7 +273,7 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   // that feed another one may be null.
   __device__ __forceinline__ Stored* y_of_layer() const {
     if (feeds()) return out(call_.y_below);
-    const int64_t before = !kPlain && r_.feeds ? block_.group * r_.between_groups : 0;
+    const int64_t before = kLayers && r_.feeds ? block_.group * r_.between_groups : 0;
     return out(call_.y) - before * shape_.H;
   }
   // Writes h, masked if there is a mask, to the group's own operand for step s, or zero if a reset

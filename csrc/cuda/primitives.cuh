@@ -24,6 +24,13 @@ __device__ __forceinline__ unsigned shared_address(const void* pointer) {
   return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
 
+// The same number, of which the compiler knows nothing: it cannot compute ahead of a loop, and keep
+// in registers, what follows from it.
+__device__ __forceinline__ int opaque(int number) {
+  asm volatile("" : "+r"(number));
+  return number;
+}
+
 // The block's dynamic shared memory, 128-byte aligned.
 __device__ __forceinline__ unsigned char* dynamic_shared() {
   extern __shared__ __align__(128) unsigned char fastlstm_dynamic_shared[];

@@ -19,6 +19,8 @@ struct Tf32 {
   float value;
 };
 
+inline int opaque(int number) { return number; }
+
 inline unsigned char* dynamic_shared() { return emulation::this_thread().warp->block->shared; }
 
 // An address of shared memory is the number of bytes before it.
