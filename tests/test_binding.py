@@ -31,6 +31,8 @@ def _fields(function):
     types = dict(field.split(": ") for field in re.sub(", (int|object)", "", listed).split(", "))
     zero = {"tuple[int]": (0, 0), "dict[str]": PLAN}
     fields = {name: VALUES.get(name, zero.get(kind, 0)) for name, kind in types.items()}
+    if types.get("options") == "int":  # an address, of the kernels for CPUs
+        fields["options"] = 0
     return fields | {name: (0, 0, 0) for name in fields if name.endswith("stride")}
 
 

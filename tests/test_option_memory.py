@@ -150,8 +150,8 @@ def test_a_module_runs_on_the_kernels(autocast):
 
 
 def test_what_the_kernels_refuse():
-    problem = Problem("cpu", torch.float32, 3, 2, 1, 20, options=("zoneout", "cell_clip"))
+    problem = Problem("cpu", torch.float32, 3, 2, 1, 20, cell_options=("zoneout", "cell_clip"))
     assert cpu.why_not(problem) is None
     assert cpu.why_not(problem._replace(proj_size=3)) == "has no zoneout beside proj_size"
-    only_inputs = problem._replace(proj_size=3, options=("weight_dropout",))
+    only_inputs = problem._replace(proj_size=3, cell_options=(), options=("weight_dropout",))
     assert cpu.why_not(only_inputs) is None

@@ -37,7 +37,9 @@ def why_not(problem: Problem) -> str | None:
     if problem.dtype not in _DTYPES and problem.dtype not in _COMPUTED_IN:
         known = ", ".join(str(dtype).removeprefix("torch.") for dtype in (*_DTYPES, *_COMPUTED_IN))
         return f"computes in {known}, not {str(problem.dtype).removeprefix('torch.')}"
-    return cell_options.why_not(problem)
+    if problem.cell_options and problem.proj_size:
+        return f"has no {problem.cell_options[0]} beside proj_size"
+    return None
 
 
 def why_slower(problem: Problem) -> str | None:
@@ -118,7 +120,9 @@ def forward(
     input = input if input.stride(-1) == 1 else input.contiguous()
     hx, cx = hx.contiguous(), cx.contiguous()
     parameters, _weight_owners = pointers.group_pointers(weights)
-    options, _option_owners = cell_options.arguments(call, forward=True)
+    options: tuple[int, Any] = (0, None)
+    if call.options is not None:
+        options = cell_options.arguments(call, forward=True)
     kept = None
     # A call that reads each weight a few times only packs none, and needs no checksum.
     if prepacked is not None and not _C.lstm_forward_streams(*sizes, isa):
@@ -131,7 +135,7 @@ def forward(
         **parameters,
         hx=hx.data_ptr(),
         cx=cx.data_ptr(),
-        options=options,
+        options=options[0],
         y=y.data_ptr() if returns_y else 0,
         hy=hy.data_ptr(),
         cy=cy.data_ptr(),
@@ -181,9 +185,11 @@ def backward(
         zeros = [dweight.zero_() for dweight in dweights]
         return Gradients(*[dinput, *zeros, dhx, dcx])
 
-    options, _option_owners = cell_options.arguments(call, forward=False)
-    call, saved = cell_options.masked(call, saved, needs.weight_hh)
-    hx, y = call.hx, saved.y
+    options: tuple[int, Any] = (0, None)
+    if call.options is not None:
+        options = cell_options.arguments(call, forward=False)
+        call, saved = cell_options.masked(call, saved, needs.weight_hh)
+        hx, y = call.hx, saved.y
     is_packed = layout.batch_sizes is not None
     T, about_rows, _row_owners = pointers.row_arguments(call)
     sizes = (_DTYPES[dtype], T, B, G, H, I, P if weights.weight_hr else 0)
@@ -219,7 +225,7 @@ def backward(
         **parameters,
         hx=hx.data_ptr(),
         cx=cx.data_ptr(),
-        options=options,
+        options=options[0],
         dinput=asked[0],
         dinput_stride=pointers.outer_strides(dinput if needs.input else None, is_packed),
         dweight_ih=asked[1],

@@ -10,20 +10,12 @@ from fastlstm import _C
 from fastlstm.backends import pointers
 from fastlstm.backends.cpu import buffer_pool
 from fastlstm.call import Call, Saved
-from fastlstm.problem import Problem
-
-
-def why_not(problem: Problem) -> str | None:
-    """Why the kernels cannot compute the cells' options; None if they can."""
-    options = problem.cell_options
-    return f"has no {options[0]} beside proj_size" if options and problem.proj_size else None
 
 
 def arguments(call: Call, forward: bool) -> tuple[int, Sequence[object]]:
-    """The address of the options, 0 without any, and the owners of the memory."""
+    """The address of the options, and the owners of the memory."""
     options = call.options
-    if options is None:
-        return 0, ()
+    assert options is not None
     is_packed = call.layout.batch_sizes is not None
     mask, keep_h, keep_c = options.hidden_mask, options.keep_h, options.keep_c
     mask = None if mask is None else mask.contiguous()
@@ -47,7 +39,8 @@ def masked(call: Call, saved: Saved, needed: bool) -> tuple[Call, Saved]:
 
     Only the gradient of W_hh, if ``needed``, is computed from them.
     """
-    mask = None if call.options is None else call.options.hidden_mask
+    assert call.options is not None
+    mask = call.options.hidden_mask
     if mask is None or not needed:
         return call, saved
     y, of_rows = saved.y, mask.transpose(0, 1)  # (B, G, P)

@@ -8,11 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from fastlstm import _C
 from fastlstm.backends import pointers
-from fastlstm.backends.cpu import buffer_pool
+from fastlstm.backends.cpu import buffer_pool, cell_options
 from fastlstm.call import (
     Call,
     Gradients,
@@ -87,7 +86,9 @@ def backward(call: Call, saved: Saved, grads: OutputGradients, needs: Needs, isa
     dy, dhy, dcy, dcells = grads
     dy = None if dy is None else pointers.unit_stride(dy)
     dhy, dcy, dcells = (None if d is None else d.contiguous() for d in (dhy, dcy, dcells))
-    cx, reserve, (hx, y) = cx.contiguous(), saved.reserve.contiguous(), _masked(call, saved.y)
+    cx, reserve = cx.contiguous(), saved.reserve.contiguous()
+    masked_call, masked = cell_options.masked(call, saved, needs.weight_hh)
+    hx, y = masked_call.hx.contiguous(), masked.y.contiguous()
     _C.layer_norm_backward(
         **arguments,
         input=0,
@@ -152,6 +153,7 @@ def _arguments(call: Call, isa: str) -> tuple[dict[str, Any], list[Any]]:
         weight_hh=weight_hh,
         weight_ch=weight_ch,
         weight_hr=_NONE,
+        options=0,  # those of calls without norms
         hidden_mask=pointers.address(whole[0]),
         norm_hh=pointers.address(whole[1]),
         norm_c=pointers.address(whole[2]),
@@ -164,16 +166,3 @@ def _arguments(call: Call, isa: str) -> tuple[dict[str, Any], list[Any]]:
         isa=isa,
     )
     return arguments, [row_owners, whole, keeps, clip, hh_owner, ch_owner]
-
-
-def _masked(call: Call, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The first h (G, B, H) and y, times hidden_mask: the gradient of W_hh is made of these."""
-    hx, mask, batch_sizes = call.hx, _options(call).hidden_mask, call.layout.batch_sizes
-    if mask is None:
-        return hx.contiguous(), y.contiguous()
-    mask = mask.to(y.dtype)
-    by_row = mask.transpose(0, 1)
-    if batch_sizes is not None:  # step t has the first rows of the batch
-        there = torch.arange(by_row.shape[0], device="cpu") < batch_sizes.unsqueeze(1)
-        by_row = by_row[there.nonzero()[:, 1]]
-    return (hx * mask).contiguous(), (y * by_row).contiguous()
