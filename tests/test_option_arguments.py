@@ -9,6 +9,7 @@ import torch
 from option_cases import OPTIONS, B, H, I, T, make
 
 import fastlstm
+from fastlstm import masks
 from fastlstm.nn.convert import keras_arguments
 
 
@@ -128,3 +129,14 @@ def test_arguments_of_keras():
     }
     with pytest.raises(ValueError, match="activation: expected 'tanh', got 'relu'"):
         keras_arguments({"units": 7, "activation": "relu"})
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.999])
+def test_masks_have_the_probability_that_was_asked_for(p):
+    torch.manual_seed(0)
+    mask = masks._dropout_mask((400, 501), p, torch.empty(0))
+    assert set(mask.unique().tolist()) == {0.0, torch.tensor(1 / (1 - p)).item()}
+    deviation = (p * (1 - p) / mask.numel()) ** 0.5
+    assert abs(mask.eq(0).double().mean() - p) < 5 * deviation
+    columns = mask.eq(0).double().mean(0)  # no column of the words of the generator differs
+    assert (columns - p).abs().max() < 6 * (p * (1 - p) / 400) ** 0.5 + 0.01
