@@ -110,8 +110,9 @@ def options(run: Run) -> str:
     for bench in storage.of(run, "options"):
         p = bench["params"]
         if p["mode"] == "training" and p["dtype"] == "float32":
-            found.setdefault(p["backend"], {})[p["shape"]] = bench["extra_info"]["peers"]
-    shapes = {shape: None for by_shape in found.values() for shape in by_shape}
+            sizes = ", ".join(str(p[name]) for name in "TBIH")
+            found.setdefault(p["backend"], {})[sizes] = bench["extra_info"]["peers"]
+    shapes = {sizes: None for by_shape in found.values() for sizes in by_shape}
     rows = []
     for name, by_shape in found.items():
         cells = [f"`{name}`"]
