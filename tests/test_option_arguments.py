@@ -77,7 +77,7 @@ def test_bad_arguments(arguments, error, message):
 def test_bad_changes_and_bad_states():
     lstm = make([])
     with pytest.raises(ValueError, match=r"recurrent_dropout: .* got 2"):
-        lstm.recurrent_dropout = 2
+        lstm.cell_options = lstm.cell_options._replace(recurrent_dropout=2)
     lstm = make(["hidden_size"])
     state = torch.zeros(2, B, H, dtype=torch.float64)
     with pytest.raises(RuntimeError, match="hx: expected 2 tensors h, one for each size"):
@@ -140,3 +140,25 @@ def test_masks_have_the_probability_that_was_asked_for(p):
     assert abs(mask.eq(0).double().mean() - p) < 5 * deviation
     columns = mask.eq(0).double().mean(0)  # no column of the words of the generator differs
     assert (columns - p).abs().max() < 6 * (p * (1 - p) / 400) ** 0.5 + 0.01
+
+
+def test_attributes_of_subclasses_stay_theirs():
+    """Classes that regularise an nn.LSTM themselves have attributes with these names."""
+    with fastlstm.patched():
+
+        class Regularised(torch.nn.LSTM):
+            def __init__(self):
+                super().__init__(I, H)
+                self.layer_norm = torch.nn.LayerNorm(H)
+                self.recurrent_dropout = torch.nn.Dropout(0.5)
+                self.weight_dropout = self.zoneout = self.options = 0.5
+
+            def forward(self, x):
+                return self.layer_norm(self.recurrent_dropout(super().forward(x)[0]))
+
+    theirs, x = Regularised().eval(), torch.randn(T, B, I)
+    plain = torch.nn.LSTM(I, H)
+    plain.load_state_dict({n: p for n, p in theirs.state_dict().items() if "_l0" in n})
+    torch.testing.assert_close(theirs(x), theirs.layer_norm(plain(x)[0]))
+    assert theirs.weight_dropout == theirs.zoneout == theirs.options == 0.5
+    assert theirs.cell_options == fastlstm.LSTMOptions()

@@ -155,7 +155,7 @@ def test_weight_dropout_drops_w_hh_and_gradients_arrive_at_it():
     x = torch.randn(T, B, I, dtype=torch.float64)
     lstm(x)[0].sum().backward()
     assert lstm.weight_hh_l0.grad.count_nonzero() == 0
-    lstm.weight_dropout = 0.5
+    lstm.cell_options = lstm.cell_options._replace(weight_dropout=0.5)
     lstm(x)[0].sum().backward()
     share = lstm.weight_hh_l0.grad.count_nonzero() / lstm.weight_hh_l0.numel()
     assert 0.3 < share < 0.7

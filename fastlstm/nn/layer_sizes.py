@@ -102,7 +102,7 @@ def forward(
     hy: list[Tensor] = []
     cy: list[Tensor] = []
     cells: list[Any] = []
-    options = module.active_options(module._endings())
+    options = module._active_options(module._endings())
     for layer in range(module.num_layers):
         own = slice(layer * D, (layer + 1) * D)
         of_layer, here = options, dict(keywords)
@@ -130,7 +130,7 @@ def forward(
 
 def _dropped(module: LSTMBase, output: Any) -> Any:
     """The output of a layer as the next one reads it in training."""
-    ps = module.dropout, module.variational_dropout
+    ps = module.dropout, module.cell_options.variational_dropout
     if isinstance(output, PackedSequence):
         sizes = output.batch_sizes
         return output._replace(data=drop_between_layers(output.data, *ps, sizes, int(sizes[0])))

@@ -19,7 +19,7 @@ from fastlstm.nn import layer_sizes
 from fastlstm.nn.direct import record
 from fastlstm.nn.layer_sizes import check_sized_layers, resize_layers, sizes_of_layers
 from fastlstm.nn.lstm_base import BEYOND_TORCH, LSTMBase, options_repr
-from fastlstm.nn.options import MODULE_OPTIONS
+from fastlstm.nn.options import check_forget_bias
 from fastlstm.options import PLAIN, LSTMOptions
 
 
@@ -159,9 +159,10 @@ class LSTM(LSTMBase):
         self.checkpoint_every = checkpoint_every
         self.backend = check_backend(backend)
         dropouts = (recurrent_dropout, weight_dropout, zoneout, variational_dropout)
-        self.set_options(LSTMOptions(*dropouts, cell_clip))
-        self.check_forget_bias(forget_bias, bias)
-        self.layer_norm = layer_norm
+        self.cell_options = LSTMOptions(*dropouts, cell_clip)
+        check_forget_bias(forget_bias, bias)
+        self._forget_bias = forget_bias
+        self._has_norms = layer_norm
         if isinstance(sizes, tuple):
             check_sized_layers(proj_size, learn_initial_state, num_heads)
             resize_layers(self, sizes)
@@ -176,10 +177,10 @@ class LSTM(LSTMBase):
                 self.register_parameter(f"weight_ch{ending}", weight_ch)
                 nn.init.uniform_(weight_ch, -(bound := self._bound(like)), bound)
             if layer_norm:
-                self.add_layer_norm(ending, like)
+                self._add_norms(ending, like)
         if isinstance(sizes, tuple):
             self.reset_parameters()
-        self.reset_options()
+        self._reset_options()
         if learn_initial_state:
             rows = len(self._suffixes())
             like, H = self.weight_hh_l0, self.weight_hh_l0.shape[0] // 4
@@ -196,7 +197,7 @@ class LSTM(LSTMBase):
             if isinstance(self.hidden_size, tuple):
                 bound = self._bound(getattr(self, f"weight_hh{name[name.rindex('_l') :]}"))
             nn.init.uniform_(parameter, -bound, bound)
-        self.reset_options()
+        self._reset_options()
 
     def forward(
         self,
@@ -237,8 +238,8 @@ class LSTM(LSTMBase):
         """
         is_usual = return_sequence and not return_all_cells and type(self).weights is LSTM.weights
         options = PLAIN
-        if self.options is not PLAIN or self.layer_norm:
-            options = self.active_options(self._endings()).in_mode(self.training)
+        if self.cell_options is not PLAIN or self._has_norms:
+            options = self._active_options(self._endings()).in_mode(self.training)
             is_usual &= options == PLAIN
         if isinstance(self.hidden_size, tuple):
             return layer_sizes.forward(
@@ -305,11 +306,5 @@ class LSTM(LSTMBase):
 
     def extra_repr(self) -> str:
         """The text of nn.LSTM, with the options that are on."""
-        return super().extra_repr() + options_repr(
-            self,
-            "peephole",
-            "learn_initial_state",
-            "checkpoint_every",
-            "num_heads",
-            *MODULE_OPTIONS,
-        )
+        beyond = ("peephole", "learn_initial_state", "checkpoint_every", "num_heads")
+        return super().extra_repr() + options_repr(self, *beyond)

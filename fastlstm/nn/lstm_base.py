@@ -19,7 +19,7 @@ from fastlstm.checks import check_input, check_num_heads
 from fastlstm.layers import make_layers
 from fastlstm.layout_checks import steps_between_checkpoints
 from fastlstm.nn.frozen import Freezable
-from fastlstm.nn.options import WithOptions
+from fastlstm.nn.options import WithOptions, option_arguments
 from fastlstm.nn.scripting import TorchLSTM
 from fastlstm.nn.torch_forms import TorchForms
 from fastlstm.options import PLAIN
@@ -38,9 +38,9 @@ EXAMPLE_STEPS, EXAMPLE_BATCH = 100, 32  # what explain() assumes without an inpu
 BEYOND_TORCH = {
     "__module__": TorchLSTM.__module__,
     "peephole": False,
-    "options": PLAIN,
-    "layer_norm": False,
-    "forget_bias": None,
+    "cell_options": PLAIN,
+    "_has_norms": False,
+    "_forget_bias": None,
     "backend": "auto",
 }
 
@@ -70,19 +70,17 @@ def check_sizes(
             )
 
 
-def options_repr(module: nn.Module, *names: str) -> str:
-    """The options of these names that are on, and the backend, for ``extra_repr``."""
+def options_repr(module: WithOptions, *names: str) -> str:
+    """The arguments of these names and the options that are on, for ``extra_repr``."""
     values = [(name, getattr(module, name)) for name in names]
-    off = (("num_heads", 1), ("zoneout", (0.0, 0.0)), ("forget_bias", None), ("cell_clip", None))
-    on = "".join(
-        f", {n}={value!r}"
-        for n, value in values
-        if (n, value) not in off and (value or n == "forget_bias")
-    )
-    return on + (f", backend={module.backend!r}" if module.backend != "auto" else "")
+    one_head = ("num_heads", 1)
+    on = [(name, value) for name, value in values if value and (name, value) != one_head]
+    on += option_arguments(module).items()
+    on += [("backend", module.backend)] if module.backend != "auto" else []
+    return "".join(f", {name}={value!r}" for name, value in on)
 
 
-class LSTMBase(WithOptions, Freezable, TorchForms):
+class LSTMBase(Freezable, TorchForms):
     """``nn.RNNBase`` with all that ``nn.LSTM`` adds to it, except forward.
 
     ``nn.LSTM`` itself is no base class of ours: torch.compile breaks the graph at each instance.
@@ -241,7 +239,7 @@ class LSTMBase(WithOptions, Freezable, TorchForms):
         autocast, n = autocast_dtype(data), self.num_heads
         layers = make_layers(input, None, weights, layout, self.batch_first, autocast, n)
         layers = layers._replace(dropout=self.dropout if self.training else 0.0)
-        options = self.active_options(self._endings()).in_mode(self.training)
+        options = self._active_options(self._endings()).in_mode(self.training)
         layers = layers._replace(options=options, training=self.training)
         every = steps_between_checkpoints(self.checkpoint_every)
         return pose_problem(layers, Wanted(checkpoint_every=every), "lstm")[2]

@@ -17,7 +17,7 @@ from fastlstm.functional import lstm_cell
 from fastlstm.layers import make_cell
 from fastlstm.nn.direct import record
 from fastlstm.nn.lstm_base import BEYOND_TORCH, EXAMPLE_BATCH, check_sizes, options_repr
-from fastlstm.nn.options import WithOptions
+from fastlstm.nn.options import WithOptions, check_forget_bias
 from fastlstm.nn.scripting import scriptable
 from fastlstm.options import PLAIN, LSTMOptions
 from fastlstm.problem import Problem, pose_problem
@@ -72,17 +72,18 @@ class LSTMCell(WithOptions, nn.RNNCellBase):
             nn.init.uniform_(self.weight_ch, -bound, bound)
         else:
             self.register_parameter("weight_ch", None)
-        self.set_options(LSTMOptions(zoneout=zoneout, cell_clip=cell_clip))
-        self.check_forget_bias(forget_bias, bias)
-        self.layer_norm = layer_norm
+        self.cell_options = LSTMOptions(zoneout=zoneout, cell_clip=cell_clip)
+        check_forget_bias(forget_bias, bias)
+        self._forget_bias = forget_bias
+        self._has_norms = layer_norm
         if layer_norm:
-            self.add_layer_norm("", self.weight_hh)
-        self.reset_options()
+            self._add_norms("", self.weight_hh)
+        self._reset_options()
 
     def reset_parameters(self) -> None:
         """Draw all weights again, as ``nn.LSTMCell`` does."""
         super().reset_parameters()
-        self.reset_options()
+        self._reset_options()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Set the state, which may be that of an ``nn.LSTMCell``."""
@@ -107,8 +108,8 @@ class LSTMCell(WithOptions, nn.RNNCellBase):
             ValueError: a backend that cannot run this call.
         """
         options = PLAIN
-        if self.options is not PLAIN or self.layer_norm:
-            options = self.active_options([""])
+        if self.cell_options is not PLAIN or self._has_norms:
+            options = self._active_options([""])
         is_usual = type(self).weights is LSTMCell.weights and options is PLAIN
         if is_usual and not is_compiling():
             outputs = direct_cell(self, record, input, hx)
@@ -133,7 +134,7 @@ class LSTMCell(WithOptions, nn.RNNCellBase):
         if input is None:
             input = self.weight_ih.new_empty(EXAMPLE_BATCH, self.input_size)
         layers = make_cell(torch.atleast_2d(input), None, self.weights())
-        layers = layers._replace(options=self.active_options([""]), training=self.training)
+        layers = layers._replace(options=self._active_options([""]), training=self.training)
         return pose_problem(layers, Wanted(), "cell")[2]
 
     def __prepare_scriptable__(self) -> nn.Module:
@@ -143,6 +144,4 @@ class LSTMCell(WithOptions, nn.RNNCellBase):
 
     def extra_repr(self) -> str:
         """The text of nn.LSTMCell, with the options that are on."""
-        return super().extra_repr() + options_repr(
-            self, "peephole", "layer_norm", "zoneout", "forget_bias", "cell_clip"
-        )
+        return super().extra_repr() + options_repr(self, "peephole")

@@ -7,25 +7,14 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from fastlstm.layers import dense_weight
-from fastlstm.nn.options import refuse_options
+from fastlstm.nn.options import WithOptions, option_arguments, refuse_options
 from fastlstm.nn.scripting import TorchLSTM, arguments_of, scriptable
-from fastlstm.options import LSTMOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-# The arguments of LSTM that nn.LSTM has not, and that its parameters or results depend on.
-_ARGUMENTS = (
-    "peephole",
-    "learn_initial_state",
-    "num_heads",
-    "layer_norm",
-    "forget_bias",
-    *(name for name in LSTMOptions._fields if name != "norms"),
-)
 
-
-class TorchForms(nn.RNNBase):
+class TorchForms(WithOptions, nn.RNNBase):
     """What ``LSTM`` has to become an ``nn.LSTM`` and to be made of one."""
 
     num_heads: int
@@ -75,7 +64,9 @@ class TorchForms(nn.RNNBase):
             raise TypeError(f"module: expected an nn.LSTM, got {type(module).__name__}")
         options: dict[str, Any] = {"backend": backend, "checkpoint_every": checkpoint_every}
         if isinstance(module, TorchForms):
-            options |= {name: getattr(module, name) for name in _ARGUMENTS}
+            for name in ("peephole", "learn_initial_state", "num_heads"):
+                options[name] = getattr(module, name)
+            options |= option_arguments(module)
         ours = cls(**arguments_of(module), **options)
         ours.load_state_dict(module.state_dict())
         return ours.train(module.training)
