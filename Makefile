@@ -129,13 +129,13 @@ conformance: .venv/.built
 # module when it is first imported: to compile those of all packages takes 18 s of processor time.
 define install
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	FASTLSTM_REQUIRE_KERNELS=1 $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	FASTLSTM_REQUIRE_KERNELS=1 FASTLSTM_ISAS=$(2) $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	  --no-compile -c constraints.txt -e '.[$(1)]'
 	touch $@
 endef
 
 .venv/.trains: pyproject.toml constraints.txt setup.py CMakeLists.txt $(KERNELS)
-	$(call install,train)
+	$(call install,train,native)
 
 .venv/.built: pyproject.toml constraints.txt setup.py CMakeLists.txt $(KERNELS)
 	$(call install,dev)

@@ -3,7 +3,7 @@
 
 #include <stdexcept>
 
-#if defined(FASTLSTM_AMX)
+#if defined(FASTLSTM_recurrence_amx)
 #include <cpuid.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -34,7 +34,14 @@ namespace {
   }
 #endif
 
-#if defined(FASTLSTM_AMX)
+// Which of them are compiled: csrc/cpu/kernels.cmake may leave some out.
+#if !defined(FASTLSTM_RECURRENCE)
+#define FASTLSTM_recurrence_avx2
+#define FASTLSTM_recurrence_avx512
+#define FASTLSTM_recurrence_avx512bf16
+#endif
+
+#if defined(FASTLSTM_recurrence_amx)
 // Whether the processor has tiles and their products of bfloat16, which __builtin_cpu_supports of
 // older compilers does not know.
 bool has_tiles() {
@@ -53,20 +60,27 @@ bool are_tiles_granted() {
 const std::vector<Kernels>& available() {
   static const std::vector<Kernels> best_first = [] {
     std::vector<Kernels> list;
-#if defined(FASTLSTM_X86)
+#if defined(FASTLSTM_stream_avx512)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+#if defined(FASTLSTM_recurrence_avx512bf16)
       if (__builtin_cpu_supports("avx512bf16")) {
-#if defined(FASTLSTM_AMX)
+#if defined(FASTLSTM_recurrence_amx)
         if (has_tiles() && are_tiles_granted()) {
           list.push_back(FASTLSTM_KERNELS(amx, avx512));
         }
 #endif
         list.push_back(FASTLSTM_KERNELS(avx512bf16, avx512));
       }
+#endif
+#if defined(FASTLSTM_recurrence_avx512)
       list.push_back(FASTLSTM_KERNELS(avx512, avx512));
+#endif
     }
+#endif
+#if defined(FASTLSTM_stream_avx2) && defined(FASTLSTM_recurrence_avx2)
+    __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
       list.push_back(FASTLSTM_KERNELS(avx2, avx2));
     }
