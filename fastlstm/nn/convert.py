@@ -21,11 +21,11 @@ class HasteNorms(NamedTuple):
     """
 
     gamma: Any
-    """(2, 4H): the gains of the norms of W_ih x and W_hh h"""
+    """(2, 4H) the gains of the norms of W_ih x and W_hh h"""
     gamma_h: Any
-    """(H): the gain of the norm of c"""
+    """(H) the gain of the norm of c"""
     beta_h: Any
-    """(H): the bias of the norm of c"""
+    """(H) the bias of the norm of c"""
 
 
 def from_kernels(
