@@ -97,6 +97,12 @@ class SequenceLayout(NamedTuple):
     """(T, B) true where no state crosses from the step before, in either direction; None: none"""
 
 
+def rows_of_packed(batch_sizes: Tensor, B: int) -> Tensor:
+    """(N) the row of the batch of each row of packed data: a step has the first rows."""
+    there = torch.arange(B, device="cpu") < batch_sizes.unsqueeze(1)
+    return there.nonzero()[:, 1]
+
+
 class Call(NamedTuple):
     """One call of the sequence op: all that its outputs are a function of."""
 

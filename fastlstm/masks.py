@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fastlstm.call import Call, GroupWeights
+from fastlstm.call import Call, GroupWeights, rows_of_packed
 from fastlstm.options import PLAIN_CELLS, CellOptions, LayerNorm, LSTMOptions
 
 
@@ -75,9 +75,8 @@ def drop_between_layers(
     if not variational:
         return x
     mask = _dropout_mask((B, x.shape[-1]), variational, x)
-    if batch_sizes is not None:  # step t has the first rows of the batch
-        there = torch.arange(B) < batch_sizes.unsqueeze(1)
-        mask = mask[there.nonzero()[:, 1].to(x.device)]
+    if batch_sizes is not None:
+        mask = mask[rows_of_packed(batch_sizes, B).to(x.device)]
     return x * mask
 
 

@@ -82,6 +82,15 @@ def test_bad_changes_and_bad_states():
     state = torch.zeros(2, B, H, dtype=torch.float64)
     with pytest.raises(RuntimeError, match="hx: expected 2 tensors h, one for each size"):
         lstm(torch.randn(T, B, I, dtype=torch.float64), (state, state))
+    x, pair = torch.randn(T, B, I, dtype=torch.float64), (state, state)
+    for wrong, error in (
+        (state, TypeError),
+        ((pair,), RuntimeError),
+        ((1, pair), TypeError),
+        ((pair, (1, 2)), TypeError),
+    ):
+        with pytest.raises(error, match="hx: expected"):
+            lstm(x, wrong)
     with pytest.raises(ValueError, match="recurrent_dropout: expected 0, a cell"):
         fastlstm.lstm_cell(
             torch.randn(B, I),

@@ -16,7 +16,6 @@ class Freezable:
     """What ``LSTM`` has for inference."""
 
     num_layers: int
-    bidirectional: bool
     # The cache of freeze(); the name is that in pickles of version 0.1.
     _packed: list[PrepackedWeights] | RoundedWeights | None = None
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from fastlstm.checks import check_input
 from fastlstm.functional import lstm
 from fastlstm.masks import drop_between_layers
 from fastlstm.nn.lstm_base import LSTMBase
@@ -68,13 +69,22 @@ def check_states(module: LSTMBase, hx: Any, batched: bool) -> None:
     """TypeError or RuntimeError unless hx has a state h and c for each layer."""
     L, sizes = module.num_layers, module.hidden_size
     dims = 3 if batched else 2
-    for name, states in zip("hc", hx, strict=True) if isinstance(hx, (tuple, list)) else ():
+    if not isinstance(hx, (tuple, list)):
+        raise TypeError(f"hx: expected a tuple (h_0, c_0) of tuples, got {type(hx).__name__}")
+    if len(hx) != 2:
+        raise RuntimeError(f"hx: expected two states, hidden and cell, got {len(hx)}")
+    for name, states in zip("hc", hx, strict=True):
+        if not isinstance(states, (Tensor, tuple, list)):
+            kind = type(states).__name__
+            raise TypeError(f"hx: expected a tuple of {L} tensors {name}, got {kind}")
         if isinstance(states, Tensor) or len(states) != L:
             got = "one tensor" if isinstance(states, Tensor) else f"{len(states)} tensors"
             raise RuntimeError(
                 f"hx: expected {L} tensors {name}, one for each size of {sizes}, got {got}"
             )
         for state in states:
+            if not isinstance(state, Tensor):
+                raise TypeError(f"hx: expected a Tensor, got {type(state).__name__}")
             if state.dim() != dims:
                 raise RuntimeError(f"hx: expected {dims}-D states, got {state.dim()}-D")
 
@@ -83,6 +93,8 @@ def forward(
     module: LSTMBase, input: Tensor | PackedSequence, hx: States | None, **keywords: Any
 ) -> tuple[Any, ...]:
     """``LSTM.forward`` with a size for each layer; the states are tuples with a tensor for each."""
+    if not isinstance(input, PackedSequence):
+        check_input(input, None)
     batched = isinstance(input, PackedSequence) or input.dim() == 3
     if hx is not None:
         check_states(module, hx, batched)

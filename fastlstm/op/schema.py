@@ -49,10 +49,8 @@ _OPTIONS = (
 _WITHOUT_NORMS = 8  # gradients of a call without options
 _OF_FORWARD = 5  # arguments of the forward op beside those of the call
 
-for forward, backward, options, dnorms in (
-    (FORWARD, BACKWARD, "", ""),
-    (FORWARD_WITH_OPTIONS, BACKWARD_WITH_OPTIONS, _OPTIONS, ", Tensor dnorm_hh, Tensor dnorm_c"),
-):
+
+def _define(forward: str, backward: str, options: str = "", dnorms: str = "") -> None:
     torch.library.define(
         forward,
         f"(Tensor input, {_WEIGHTS}, Tensor hx, Tensor cx, {_LAYOUT}{options}, bool train,"
@@ -67,6 +65,10 @@ for forward, backward, options, dnorms in (
         " -> (Tensor dinput, Tensor dweight_ih, Tensor dbias, Tensor dweight_hh, Tensor dweight_ch,"
         f" Tensor dweight_hr, Tensor dhx, Tensor dcx{dnorms})",
     )
+
+
+_define(FORWARD, BACKWARD)
+_define(FORWARD_WITH_OPTIONS, BACKWARD_WITH_OPTIONS, _OPTIONS, ", Tensor dnorm_hh, Tensor dnorm_c")
 
 
 def flatten_call(call: Call) -> tuple[Any, ...]:

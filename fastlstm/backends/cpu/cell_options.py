@@ -9,7 +9,7 @@ import torch
 from fastlstm import _C
 from fastlstm.backends import pointers
 from fastlstm.backends.cpu import buffer_pool
-from fastlstm.call import Call, Saved
+from fastlstm.call import Call, Saved, rows_of_packed
 
 
 def arguments(call: Call, forward: bool) -> tuple[int, Sequence[object]]:
@@ -44,9 +44,7 @@ def masked(call: Call, saved: Saved, needed: bool) -> tuple[Call, Saved]:
     if mask is None or not needed:
         return call, saved
     y, of_rows = saved.y, mask.transpose(0, 1)  # (B, G, P)
-    if call.layout.batch_sizes is not None:  # step t has the first rows of the batch
-        row = torch.arange(mask.shape[1], device="cpu")
-        there = row < call.layout.batch_sizes.unsqueeze(1)
-        of_rows = of_rows[there.nonzero()[:, 1]]
+    if call.layout.batch_sizes is not None:
+        of_rows = of_rows[rows_of_packed(call.layout.batch_sizes, mask.shape[1])]
     product = torch.mul(y, of_rows, out=buffer_pool.empty(y.shape, y.dtype))
     return call._replace(hx=call.hx * mask), saved._replace(y=product)

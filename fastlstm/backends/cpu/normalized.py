@@ -129,9 +129,7 @@ def _arguments(call: Call, isa: str) -> tuple[dict[str, Any], list[Any]]:
     is_packed = call.layout.batch_sizes is not None
     T, about_rows, row_owners = pointers.row_arguments(call)
     dtype = call.input.dtype
-    # Under autocast the gains keep their own dtype.
-    options = _options(call).map(lambda _, tensor: tensor.to(dtype))
-    hidden_mask, keep_h, keep_c, norm_hh, norm_c, cell_clip = options
+    hidden_mask, keep_h, keep_c, norm_hh, norm_c, cell_clip = _options(call)
     whole = [None if t is None else t.contiguous() for t in (hidden_mask, norm_hh, norm_c)]
     keeps = [None if t is None else pointers.unit_stride(t) for t in (keep_h, keep_c)]
     clip = torch.tensor(cell_clip, dtype=torch.float64, device="cpu") if cell_clip else None
