@@ -1,5 +1,6 @@
 """The CUDA kernels on a CPU: builds ``tests/cuda_emulation`` and puts it in the backend's place."""
 
+import fcntl
 import functools
 import importlib
 import os
@@ -29,13 +30,16 @@ def module(name):
     if missing := [tool for tool in tools if shutil.which(tool, path=PATH) is None]:
         pytest.skip(f"the emulation of CUDA is built by {', '.join(missing)}, which is not here")
     pybind11 = pytest.importorskip("pybind11")
-    if not (BUILD / "build.ninja").exists():
-        _run(
-            *("cmake", "-S", SOURCE, "-B", BUILD, "-G", "Ninja"),
-            f"-DPython_EXECUTABLE={sys.executable}",
-            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-        )
-    _run("cmake", "--build", BUILD, "--target", name)
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with open(BUILD / "lock", "w") as lock:  # tests may run in several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (BUILD / "build.ninja").exists():
+            _run(
+                *("cmake", "-S", SOURCE, "-B", BUILD, "-G", "Ninja"),
+                f"-DPython_EXECUTABLE={sys.executable}",
+                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            )
+        _run("cmake", "--build", BUILD, "--target", name)
     sys.path.insert(0, str(BUILD))
     try:
         return importlib.import_module(name)

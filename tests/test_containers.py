@@ -175,7 +175,9 @@ def test_optimisers(name):
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"multi_avg_fn": get_ema_multi_avg_fn(0.9)}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"multi_avg_fn": get_ema_multi_avg_fn(0.9)}], ids=["mean", "exponential"]
+)
 def test_averages_of_weights(options):
     averages = []
     x = _input()

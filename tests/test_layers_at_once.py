@@ -206,7 +206,17 @@ def watched(lstm, x):
         ({}, lambda lstm, x: torch.func.grad(lambda x: lstm(x)[0].sum())(x)),
         ({}, watched),
     ],
-    ids=str,
+    ids=[
+        "bidirectional",
+        "dropout",
+        "checkpoint_every",
+        "one step",
+        "all cells",
+        "packed",
+        "vmap",
+        "grad",
+        "dispatch mode",
+    ],
 )
 def test_what_goes_one_after_the_other(at_once, options, call):
     call(module(**options), torch.randn(T, B, I))

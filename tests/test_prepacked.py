@@ -204,7 +204,9 @@ def test_every_bit_of_a_weight_counts(dtype):
     assert len(seen) == 1 + 2 * 4 * count
 
 
-@pytest.mark.parametrize("change", [torch.neg, lambda w: 2 * w, torch.zeros_like], ids=str)
+@pytest.mark.parametrize(
+    "change", [torch.neg, lambda w: 2 * w, torch.zeros_like], ids=["sign", "double", "zero"]
+)
 @pytest.mark.parametrize("dtype", BITS, ids=str)
 def test_two_changes_do_not_cancel(dtype, change):
     """Two changes in the uppermost bits, where a sum of products with odd factors fails.
