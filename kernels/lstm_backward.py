@@ -151,6 +151,8 @@ def lstm_backward_kernel(
             d_g, d_o = tl.where(active, d_g, 0.0), tl.where(active, d_o, 0.0)
             dc = tl.where(active, dc_t, dc)
             dh = tl.where(active, dh_kept, dh)
+            if RECOMPUTED:  # from gates that may be NaN there
+                c = tl.where(active, c, 0.0)
         else:
             dc = dc_t
             dh = dh_kept

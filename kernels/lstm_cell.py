@@ -30,7 +30,13 @@ import triton.language as tl
 from fastlstm.kernels.configurations import CELL
 from fastlstm.kernels.gates import cell_backward, cell_forward, mix, new_cell
 from fastlstm.kernels.options import option_arguments
-from fastlstm.kernels.tiles import load_gates, load_keep, load_peepholes, store_gates
+from fastlstm.kernels.tiles import (
+    add_row_sums,
+    load_gates,
+    load_keep,
+    load_peepholes,
+    store_gates,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,14 +113,6 @@ def lstm_cell_forward_kernel(
         p = p_reserve + o_t * (5 * H) + o_h[None, :]
         store_gates(p, i, f, g, o, H, mask)
         tl.store(p + 4 * H, c_t, mask=mask)
-
-
-@triton.jit
-def _add_row_sums(p_sums, tile, o_h, H):
-    """Add the sum over the rows of a tile to the numbers there; no other program touches them."""
-    mask = o_h < H
-    sums = tl.load(p_sums + o_h, mask=mask, other=0.0)
-    tl.store(p_sums + o_h, sums + tl.sum(tile, 0), mask=mask)
 
 
 @triton.jit(do_not_specialize=["step", "T", "B", "reverse"])
@@ -197,6 +195,8 @@ def lstm_cell_backward_kernel(
         d_g, d_o = tl.where(active, d_g, 0.0), tl.where(active, d_o, 0.0)
         dc_t = tl.where(active, dc_t, dc)
         dh = tl.where(active, dh_kept, dh)
+        if RECOMPUTED:  # from gates that may be NaN there
+            c = tl.where(active, c, 0.0)
     else:
         dh = dh_kept
     tl.store(p_dh + o_state, dh, mask=mask)
@@ -206,9 +206,9 @@ def lstm_cell_backward_kernel(
 
     if p_dweight_ch is not None:
         p = p_dweight_ch + (tl.program_id(0) * G + i_g) * (3 * H)
-        _add_row_sums(p, d_i * c_prev, o_h, H)
-        _add_row_sums(p + H, d_f * c_prev, o_h, H)
-        _add_row_sums(p + 2 * H, d_o * c, o_h, H)
+        add_row_sums(p, d_i * c_prev, o_h, H)
+        add_row_sums(p + H, d_f * c_prev, o_h, H)
+        add_row_sums(p + 2 * H, d_o * c, o_h, H)
 
 
 def _grid(B: int, G: int, H: int) -> tuple[int, int, int]:

@@ -47,6 +47,14 @@ def store_gates(p_gates, i, f, g, o, H, mask):
 
 
 @triton.jit
+def add_row_sums(p_sums, tile, o_h, H):
+    """Add the sum over the rows of a tile to the numbers there; no other program touches them."""
+    mask = o_h < H
+    sums = tl.load(p_sums + o_h, mask=mask, other=0.0)
+    tl.store(p_sums + o_h, sums + tl.sum(tile, 0), mask=mask)
+
+
+@triton.jit
 def load_peepholes(p_weight_ch, i_g, o_h, H, ACC: tl.constexpr):
     """Rows i, f, o of group ``i_g`` of weight_ch (G, 3H); zeros, never used, without one."""
     if p_weight_ch is None:

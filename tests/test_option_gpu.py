@@ -70,6 +70,17 @@ def test_outputs_unused(way, uses):
     check(Case(T=3, B=2, H=5, reverse=BOTH, uses=uses, lengths=True), ALL, way)
 
 
+def test_what_is_past_a_length_may_be_anything(way):
+    case = Case(T=3, B=3, H=6, reverse=(True,), lengths=True)
+    backend, call, cotangents = select.get(way), option_call(case, ALL), case.cotangents()
+    past = torch.arange(3)[:, None] >= call.layout.lengths
+    assert past.any()
+    truth = results_of(backend, call, case, cotangents)
+    call = call._replace(input=call.input.masked_fill(past[:, :, None, None], torch.nan))
+    found = results_of(backend, call, case, cotangents)
+    assert all(torch.equal(found[name], truth[name]) for name in truth)
+
+
 @pytest.mark.parametrize("layout", [{}, {"packed": True}], ids=str)
 def test_the_expectation_of_zoneout(way, layout):
     """Shares of which all steps and rows are the same number in memory."""
