@@ -17,6 +17,7 @@ import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from . import common
@@ -25,10 +26,14 @@ ARCHITECTURES = (80, 90, 100)
 SHARED_KIB = {80: 163, 90: 227, 100: 227}  # of a block; 99 on other architectures
 ELEMENTS = {"float16": "fp16", "bfloat16": "bf16", "float32": "fp32", "float64": "fp64"}
 BYTES = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
-KERNELS = ("lstm_forward", "lstm_backward", "lstm_cell_forward", "lstm_cell_backward")
+SEQUENCE = ("lstm_forward", "lstm_backward")
+CELLS = ("lstm_cell_forward", "lstm_cell_backward")
+NORMALIZED = ("normalized_cell_forward", "normalized_cell_backward")
+SUMS = ("p_c", "p_dc", "p_dweight_ch", "p_dnorm_hh", "p_dnorm_c")
 MASKS = ("p_hidden_mask", "p_masked_h")
 # The optional arguments: each is a pointer that may be null.
 OPTIONS = ("p_weight_ch", "p_lengths", "p_reserve", "p_dy", "p_dhy", "p_dcy", "p_dweight_ch")
+OPTIONS += ("p_norm_c", "p_dnorm_c")
 
 
 class Case(NamedTuple):
@@ -67,10 +72,11 @@ def cases(architecture: int, dtypes: tuple[str, ...] = tuple(ELEMENTS)) -> Itera
     """Yield every configuration that the backend can choose on an architecture."""
     from fastlstm.kernels.configurations import single_launch
 
-    for kernel in KERNELS:
+    sizes = [((16, 32, 64, 128), SEQUENCE), ((2048,), CELLS), ((64, 1024, 2048), NORMALIZED)]
+    for units, kernel in ((units, kernel) for units, kernels in sizes for kernel in kernels):
+        is_sequence = kernel in SEQUENCE
         for dtype in dtypes:
-            is_sequence = "cell" not in kernel
-            for block_h in (16, 32, 64, 128) if is_sequence else (2048,):
+            for block_h in units:
                 capability = divmod(architecture, 10)
                 if is_sequence and single_launch(capability, BYTES[dtype], block_h) is None:
                     continue
@@ -154,16 +160,20 @@ def _arguments(case: Case) -> tuple[Any, dict[str, Any], int]:
     """Return the kernel, a type or a constant for each of its arguments, and the warps."""
     import triton.language as tl
 
-    from fastlstm.kernels import configurations, lstm_backward, lstm_cell, lstm_forward
+    from fastlstm.kernels import configurations
 
-    module = {"lstm_forward": lstm_forward, "lstm_backward": lstm_backward}
-    kernel = getattr(module.get(case.kernel, lstm_cell), f"{case.kernel}_kernel")
+    module = (
+        "lstm_cell"
+        if case.kernel in CELLS
+        else case.kernel.replace("normalized_cell", "normalized")
+    )
+    kernel = getattr(import_module(f"fastlstm.kernels.{module}"), f"{case.kernel}_kernel")
     pointer = f"*{ELEMENTS[case.dtype]}"
     sums = "*fp64" if case.dtype == "float64" else "*fp32"
     values: dict[str, Any] = {}
     for name in kernel.arg_names:
         values[name] = pointer if name.startswith("p_") else "i32"
-    values |= {name: sums for name in ("p_c", "p_dc", "p_dweight_ch") if name in values}
+    values |= {name: sums for name in SUMS if name in values}
     values["p_lengths"] = "*i64"
     keep = (pointer, "i32", "i32", "i32") if case.masks else None
     values |= {"keep_h": keep, "keep_c": keep, "CLIP": 3.0 if case.masks else 0.0}
@@ -174,6 +184,8 @@ def _arguments(case: Case) -> tuple[Any, dict[str, Any], int]:
         absent = [n for n in OPTIONS if n in values and (is_forward or n != "p_reserve")]
         values |= dict.fromkeys(absent)
     configuration: configurations.Configuration | None = configurations.CELL
+    if case.kernel in NORMALIZED:
+        configuration = configurations.normalized_cell(case.H)
     if "ACC" in values:
         capability = divmod(case.architecture, 10)
         configuration = configurations.single_launch(capability, BYTES[case.dtype], case.H)
@@ -200,7 +212,7 @@ def main() -> None:
     parser.add_argument("--dtype", nargs="+", default=list(ELEMENTS), choices=list(ELEMENTS))
     parser.add_argument("--json", help="file to write the rows to")
     arguments = parser.parse_args()
-    print(f"{'kernel':<20}{'sm':>4} {'dtype':<9}{'':<7}{'H':>5} {'options':<8}", end="")
+    print(f"{'kernel':<25}{'sm':>4} {'dtype':<9}{'':<7}{'H':>5} {'options':<8}", end="")
     print(f"{'registers':>10}{'stack':>7}{'spills':>8}{'shared':>9}")
     rows, bad = [], 0
     for architecture in arguments.architecture:
@@ -208,7 +220,7 @@ def main() -> None:
             resources = measure(case)
             fits = resources.fits(architecture)
             bad += not fits
-            print(f"{case.kernel:<20}{case.architecture:>4} {case.dtype:<9}", end="")
+            print(f"{case.kernel:<25}{case.architecture:>4} {case.dtype:<9}", end="")
             precision = case.precision if case.dtype == "float32" else ""
             print(f"{precision:<7}{case.H:>5} {_kind(case):<8}", end="")
             print(f"{resources.registers:>10}{resources.stack:>7}{resources.spills:>8}", end="")

@@ -40,6 +40,17 @@ class Configuration(NamedTuple):
 # row of partial sums in backward.
 CELL = Configuration(block_b=8, block_h=64, num_warps=4)
 
+
+def normalized_cell(H: int) -> Configuration:
+    """Return the configuration of the cell with layer norm, of which a program has whole rows.
+
+    A thread has 4 units up to 2048 of them, so that about 25 tiles of a program fit in registers.
+    """
+    block_h = max(16, 1 << (H - 1).bit_length())
+    block_b = max(1, min(CELL.block_b, 512 // block_h))
+    return Configuration(block_b, block_h, num_warps=min(16, max(1, block_b * block_h // 128)))
+
+
 # For the kernels of a whole sequence: by bytes of an element and block_h, (warps, stages).
 _Table = dict[int, dict[int, tuple[int, int]]]
 

@@ -65,20 +65,24 @@ def cell_forward(i, f, g, o, c, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr, CLIP: 
 
 
 @triton.jit
-def cell_backward(
-    i, f, g, o, c_prev, c, dh, dc, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr, CLIP: tl.constexpr
-):
-    """Return the gradients of the pre-activations i, f, g, o and of c'.
-
-    ``c`` is the new c before zoneout, and ``dc`` its gradient without this step's part.
-    """
+def cell_output_backward(o, c, dh):
+    """Return the gradients of the pre-activation of o and of c, from that of h = o * tanh(c)."""
     tanh_c = tanh(c)
-    d_o = dh * tanh_c * o * (1.0 - o)
-    dc += dh * o * (1.0 - tanh_c * tanh_c)
+    return dh * tanh_c * o * (1.0 - o), dh * o * (1.0 - tanh_c * tanh_c)
+
+
+@triton.jit
+def next_cell_backward(
+    i, f, g, c_prev, d_o, dc, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr, CLIP: tl.constexpr
+):
+    """Return the gradients of the pre-activations i, f, g and of c'.
+
+    ``d_o`` is that of the pre-activation o, and ``dc`` that of the new c before zoneout.
+    """
     if PEEPHOLE:
         dc += w_co * d_o
     if CLIP > 0:
-        limit = tl.full([1, 1], CLIP, c.dtype)
+        limit = tl.full([1, 1], CLIP, c_prev.dtype)
         dc = tl.where(tl.abs(f * c_prev + i * g) <= limit, dc, 0.0)
     d_i = dc * g * i * (1.0 - i)
     d_f = dc * c_prev * f * (1.0 - f)
@@ -86,4 +90,19 @@ def cell_backward(
     dc = dc * f
     if PEEPHOLE:
         dc += w_ci * d_i + w_cf * d_f
+    return d_i, d_f, d_g, dc
+
+
+@triton.jit
+def cell_backward(
+    i, f, g, o, c_prev, c, dh, dc, w_ci, w_cf, w_co, PEEPHOLE: tl.constexpr, CLIP: tl.constexpr
+):
+    """Return the gradients of the pre-activations i, f, g, o and of c'.
+
+    ``c`` is the new c before zoneout, and ``dc`` its gradient without this step's part.
+    """
+    d_o, dc_of_h = cell_output_backward(o, c, dh)
+    d_i, d_f, d_g, dc = next_cell_backward(
+        i, f, g, c_prev, d_o, dc + dc_of_h, w_ci, w_cf, w_co, PEEPHOLE, CLIP
+    )
     return d_i, d_f, d_g, d_o, dc

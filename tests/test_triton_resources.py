@@ -26,6 +26,7 @@ A_FEW = [
     Case("lstm_backward", 100, "float32", 64, True, "tf32"),
     Case("lstm_cell_forward", 90, "bfloat16", 2048, True),
     Case("lstm_cell_backward", 90, "float32", 2047, True),
+    Case("normalized_cell_backward", 80, "float32", 2048, True, masks=True),
 ]
 
 

@@ -2,10 +2,11 @@
 
 Where W_hh fits on one multiprocessor, each pass of the recurrence is a single launch
 (``lstm_forward``, ``lstm_backward``). Elsewhere, and for a single step, a step is a matrix product
-by cuBLAS and a fused cell (``lstm_cell``). The input projection and the gradients of weights and
-input are matrix products over the whole sequence. The kernels multiply float32 in TF32 where cuDNN,
-and so ``nn.LSTM``, does; torch's own products follow ``torch.backends.cuda.matmul``. No gradient is
-summed up by atomics, so two runs give the same bits.
+by cuBLAS and a fused cell (``lstm_cell``), and so it is with layer norm (``normalized_forward``,
+``normalized_backward``). The input projection and the gradients of weights and input are matrix
+products over the whole sequence. The kernels multiply float32 in TF32 where cuDNN, and so
+``nn.LSTM``, does; torch's own products follow ``torch.backends.cuda.matmul``. No gradient is summed
+up by atomics, so two runs give the same bits.
 
 Nothing waits for the GPU, and no loop over steps allocates memory: after a first call, which
 compiles the kernels, a call can be captured by ``torch.cuda.graph``. The user must do that, because
@@ -15,15 +16,25 @@ kernels: in a loop over steps with a small batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastlstm.backends import gpu, pointers
-from fastlstm.backends.gpu import matmuls, packed_sequence
-from fastlstm.call import Call, Gradients, Needs, OutputGradients, Results, Saved, Wanted
+from fastlstm.backends.gpu import matmuls, normalized, packed_sequence
+from fastlstm.call import (
+    Call,
+    Gradients,
+    Needs,
+    OutputGradients,
+    Results,
+    Saved,
+    Wanted,
+    reserve_width,
+)
 from fastlstm.kernels import INTERPRETED, configurations
 from fastlstm.kernels.configurations import Configuration
 from fastlstm.problem import Problem
@@ -54,8 +65,6 @@ def why_not(problem: Problem) -> str | None:
         return f"takes at most {_GROUPS} groups, not {problem.G}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
-    if "layer_norm" in problem.cell_options:
-        return "has no layer norm"
     if problem.has_reset or problem.return_all_cells:
         return "has neither a reset mask nor all cell states"
     return None
@@ -90,13 +99,16 @@ def forward(call: Call, wanted: Wanted) -> Results:
     """Run a call; y is computed whether it is wanted or not. Cells are empty."""
     from fastlstm.kernels.lstm_cell import lstm_cell_forward
     from fastlstm.kernels.lstm_forward import lstm_forward
+    from fastlstm.kernels.normalized_forward import normalized_cell_forward
 
     call = gpu.with_cast_options(pointers.materialized_call(call))
     input, weights, hx, cx, layout, options = call
     (T, B), (G, _, H) = input.shape[:2], cx.shape
     y = input.new_empty(T, B, G, H)
     hy, cy = input.new_empty(G, B, H), input.new_empty(G, B, H)
-    reserve = input.new_empty(T, B, G, 5 * H) if wanted.train else input.new_empty(0)
+    reserve = input.new_empty(0)
+    if wanted.train:
+        reserve = input.new_empty(T, B, G, reserve_width(call))
     results = Results(y, hy, cy, input.new_empty(0), reserve)
     if y.numel() == 0:
         return results
@@ -106,7 +118,8 @@ def forward(call: Call, wanted: Wanted) -> Results:
     w_hh, w_ch = gpu.stack(weights.weight_hh), gpu.stack(weights.weight_ch)
     assert w_hh is not None
     filled = reserve if wanted.train else None
-    configuration = _single_launch(y, H)
+    configuration = None if gpu.has_norm(call) else _single_launch(y, H)
+    launch: Any = normalized_cell_forward if gpu.has_norm(call) else lstm_cell_forward
     with torch.cuda.device_of(y):
         if configuration is not None:
             lstm_forward(
@@ -133,7 +146,7 @@ def forward(call: Call, wanted: Wanted) -> Results:
         hgates = hy.new_empty(G, B, 4 * H)
         for step in range(T):
             torch.bmm(hy if masked is None else masked, w_hh.transpose(1, 2), out=hgates)
-            lstm_cell_forward(
+            launch(
                 igates,
                 hgates,
                 w_ch,
@@ -160,6 +173,8 @@ def backward(call: Call, saved: Saved, grads: OutputGradients, needs: Needs) -> 
         return gpu.zero_gradients(call, needs)
     lengths = gpu.contiguous(call.layout.lengths)
     call = gpu.with_cast_options(call._replace(layout=call.layout._replace(lengths=lengths)))
+    if gpu.has_norm(call):
+        return _normalized_backward(call, saved, grads, needs)
     dgates, dweight_ch, dhx, dcx = _recurrence(call, saved.reserve, grads, needs.weight_ch)
     dbias = nothing
     if needs.bias:
@@ -216,15 +231,8 @@ def _recurrence(
                 options=call.options,
             )
             return dgates, dweight_ch, dhx, dcx
-        mask = None if call.options is None else call.options.hidden_mask
-        dh, dc = torch.zeros_like(cx), torch.zeros_like(cx, dtype=sums)
-        if dhy is not None:
-            dh.copy_(dhy)
-        if dcy is not None:
-            dc.copy_(dcy)
-        dhgates = dgates.new_empty(G, B, 4 * H)
-        product = None if mask is None else torch.empty_like(mask)
-        for step in reversed(range(T)):
+
+        def launch(dh: Tensor, dc: Tensor, dhgates: Tensor, step: int) -> None:
             lstm_cell_backward(
                 dy,
                 reserve,
@@ -240,8 +248,70 @@ def _recurrence(
                 step=step,
                 options=call.options,
             )
-            if mask is None:
-                dh.baddbmm_(dhgates, w_hh)
-            else:
-                dh.addcmul_(mask, torch.bmm(dhgates, w_hh, out=product))
-    return dgates, dweight_ch, dh, dc.to(cx.dtype)
+
+        return dgates, dweight_ch, *_run_backwards(call, T, w_hh, grads, launch)
+
+
+def _run_backwards(
+    call: Call,
+    T: int,
+    w_hh: Tensor,
+    grads: OutputGradients,
+    launch: Callable[[Tensor, Tensor, Tensor, int], None],
+) -> tuple[Tensor, Tensor]:
+    """Run all steps, the last one first; dhx and dcx (G, B, H).
+
+    ``launch(dh, dc, dhgates, step)`` is the kernel of a step; see ``lstm_cell_backward``.
+    """
+    cx, mask = call.cx, None if call.options is None else call.options.hidden_mask
+    G, B, H = cx.shape
+    dh, dc = torch.zeros_like(cx), torch.zeros_like(cx, dtype=gpu.sums(cx.dtype))
+    if grads.dhy is not None:
+        dh.copy_(grads.dhy)
+    if grads.dcy is not None:
+        dc.copy_(grads.dcy)
+    dhgates = cx.new_empty(G, B, 4 * H)
+    product = None if mask is None else torch.empty_like(mask)
+    for step in reversed(range(T)):
+        launch(dh, dc, dhgates, step)
+        if mask is None:
+            dh.baddbmm_(dhgates, w_hh)
+        else:
+            dh.addcmul_(mask, torch.bmm(dhgates, w_hh, out=product))
+    return dh, dc.to(cx.dtype)
+
+
+def _normalized_backward(
+    call: Call, saved: Saved, grads: OutputGradients, needs: Needs
+) -> Gradients:
+    """Run the backward pass of a call with layer norm."""
+    from fastlstm.kernels.normalized_backward import normalized_cell_backward
+
+    T, B, _, H = saved.y.shape
+    tiles = -(-B // configurations.normalized_cell(H).block_b)
+    written = normalized.new(call, saved.y, tiles, needs.weight_ch)
+    dy = None if grads.dy is None else pointers.unit_stride(grads.dy)
+    w_hh, w_ch = gpu.stack(call.weights.weight_hh), gpu.stack(call.weights.weight_ch)
+    assert w_hh is not None
+    cx, lengths, reverse = call.cx.contiguous(), call.layout.lengths, _bits(call.layout.reverse)
+
+    def launch(dh: Tensor, dc: Tensor, dhgates: Tensor, step: int) -> None:
+        normalized_cell_backward(
+            dy,
+            saved.reserve,
+            w_ch,
+            cx,
+            lengths,
+            dh,
+            dc,
+            dhgates,
+            *written,
+            reverse=reverse,
+            step=step,
+            options=call.options,
+        )
+
+    with torch.cuda.device_of(cx):
+        dhx, dcx = _run_backwards(call, T, w_hh, grads, launch)
+    found = normalized.add_up(written, dhx, dcx)
+    return normalized.gradients(found, saved.y, call, needs)

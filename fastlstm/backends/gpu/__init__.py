@@ -71,6 +71,11 @@ def contiguous(tensor: Tensor | None) -> Tensor | None:
     return None if tensor is None else tensor.contiguous()
 
 
+def has_norm(call: Call) -> bool:
+    """Whether the cells of a call have layer norms."""
+    return call.options is not None and call.options.norm_hh is not None
+
+
 def total(summands: Tensor | None, like: Tensor) -> Tensor:
     """The gradient that those of the tiles add up to; empty if there are none."""
     return like.new_empty(0) if summands is None else summands.sum(0).to(like.dtype)
@@ -100,4 +105,5 @@ def zero_gradients(call: Call, needs: Needs) -> Gradients:
     zeros = [
         call.input.new_zeros(size if need else 0) for size, need in zip(sizes, needs, strict=True)
     ]
-    return Gradients(*[*zeros, torch.empty_like(call.hx), torch.empty_like(call.cx)])
+    gains = [] if call.options is None else [torch.zeros_like(g) for g in call.options.gains]
+    return Gradients(*[*zeros, torch.empty_like(call.hx), torch.empty_like(call.cx), *gains])

@@ -6,8 +6,8 @@
    on a GPU are not chosen in its place.
 3. Else (with peepholes and so on) ``triton`` where its kernels keep W_hh on one multiprocessor, up
    to 128 units in 16 bits: a step of its loop at H=128 has 1,500 cycles of machine code, and waits
-   for memory; one of the CUDA kernel with a single block takes 9,000. With more units, resets or a
-   single step ``cuda``, or ``triton`` if the CUDA kernels were not built.
+   for memory; one of the CUDA kernel with a single block takes 9,000. With more units, resets,
+   layer norm or a single step ``cuda``, or ``triton`` if the CUDA kernels were not built.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def choose(problem: Problem, able: Sequence[str]) -> str:
 
 def _is_single_launch(problem: Problem) -> bool:
     """Whether Triton's kernels keep W_hh on one multiprocessor for a whole sequence."""
-    if problem.T == 1:
+    if problem.T == 1 or "layer_norm" in problem.cell_options:
         return False
     capability = gpu.capability(gpu.number(problem))
     return single_launch(capability, problem.dtype.itemsize, problem.H) is not None

@@ -82,7 +82,8 @@ def backward(function: Backward) -> Backward:
         # Past a row's length the kernels expect y = 0, and c = cx in the reserve: a reversed group
         # starts there, and reads that c as the one before its row's last step.
         y, reserve = rows.pad(saved.y).masked_fill_(rows.past, 0.0), rows.pad(saved.reserve)
-        c = reserve[..., -y.shape[-1] :]
+        H = y.shape[-1]
+        c = reserve[..., 4 * H : 5 * H]
         c.copy_(torch.where(rows.past, call.cx.transpose(0, 1), c))
         padded = function(
             rows.padded(call), Saved(y, reserve), grads._replace(dy=dy, dcells=dcells), needs
