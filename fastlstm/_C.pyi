@@ -670,6 +670,72 @@ class cuda:
         """As forward does. Arguments are the fields of RecurrenceForwardWithOptions."""
 
     @staticmethod
+    def normalized_cell_backward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        step: int,
+        dy: int,
+        dy_stride: tuple[int, int, int],
+        dcells: int,
+        reserve: int,
+        weight_ch: tuple[int, int],
+        cx: int,
+        digates: int,
+        digates_stride: tuple[int, int, int],
+        dhgates: int,
+        dh: int,
+        dc: int,
+        dbias: int,
+        dweight_ch: int,
+        options: dict[str, typing.Any],
+        norm_hh: int,
+        norm_c: int,
+        dz: int,
+        dnorm_hh: int,
+        dnorm_c: int,
+        device: int,
+        stream: int,
+    ) -> None:
+        """The same with layer norm. Arguments are the fields of NormalizedCellBackward."""
+
+    @staticmethod
+    def normalized_cell_forward(
+        *,
+        dtype: str,
+        T: int,
+        B: int,
+        G: int,
+        H: int,
+        reverse: collections.abc.Sequence[bool] | bytes,
+        lengths: int,
+        reset: int,
+        step: int,
+        igates: int,
+        igates_stride: tuple[int, int, int],
+        hgates: int,
+        weight_ch: tuple[int, int],
+        h: int,
+        c: int,
+        y: int,
+        cells: int,
+        reserve: int,
+        options: dict[str, typing.Any],
+        masked_h: int,
+        norm_hh: int,
+        norm_c: int,
+        device: int,
+        stream: int,
+    ) -> None:
+        """The same with layer norm. Arguments are the fields of NormalizedCellForward."""
+
+    @staticmethod
     def plans(
         direction: str,
         dtype: str,

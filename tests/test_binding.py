@@ -41,6 +41,7 @@ stages shared_bytes workspace_bytes"""
 PLAN = dict.fromkeys(MEMBERS.split(), 0)
 CUDA = ("forward", "backward", "cell_forward", "cell_backward")
 CUDA += tuple(f"{name}_with_options" for name in CUDA)
+CUDA += ("normalized_cell_forward", "normalized_cell_backward")
 
 
 CPU = ("lstm_forward", "lstm_backward", "layer_norm_forward", "layer_norm_backward")

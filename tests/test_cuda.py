@@ -132,11 +132,13 @@ def test_what_cudnn_cannot_run_is_for_our_kernels(hopper, change, chosen):
 
 
 def test_why_not_options(hopper):
-    accepted = ("recurrent_dropout", "zoneout", "cell_clip")
-    outside = ("variational_dropout", *accepted)
-    assert cuda.why_not(PEEPHOLES._replace(options=outside, cell_options=accepted)) is None
-    refused = PEEPHOLES._replace(cell_options=("zoneout", "layer_norm"))
-    assert cuda.why_not(refused) == "has no layer norm"
+    accepted = ("recurrent_dropout", "zoneout", "cell_clip", "layer_norm")
+    problem = PEEPHOLES._replace(options=("variational_dropout", *accepted), cell_options=accepted)
+    assert cuda.why_not(problem) is None
+    assert cuda.why_not(problem._replace(H=12288)) is None
+    refused = problem._replace(H=6145, dtype=torch.float64)
+    expected = "has layer norm for at most 6144 units in torch.float64, not 6145"
+    assert cuda.why_not(refused) == expected
 
 
 def test_float32_products_follow_cudnn():

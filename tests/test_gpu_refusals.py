@@ -138,6 +138,7 @@ def test_a_call_asks_about_its_own_device():
         ({"H": 65, "dtype": torch.float32}, "cuda"),
         ({"H": 128, "T": 1}, "cuda"),  # a product and a cell, and no W_hh to keep
         ({"H": 128, "has_reset": True}, "cuda"),  # which Triton's kernels do not have
+        ({"H": 128, "cell_options": ("layer_norm",)}, "cuda"),  # step by step in both
         ({"H": 128, "has_peepholes": False}, "torch"),
     ],
 )

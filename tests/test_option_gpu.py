@@ -182,8 +182,8 @@ def test_what_is_accepted(gpu_backend):
     device = torch.get_default_device().type
     problem = Problem(device, torch.float32, 5, 2, 1, 8, whole_layers=True)
     why_not = select.get(gpu_backend).why_not
-    accepted = ("recurrent_dropout", "zoneout", "cell_clip")
+    accepted = ("layer_norm", "recurrent_dropout", "zoneout", "cell_clip")
     outside = ("weight_dropout", *accepted)
     assert why_not(problem._replace(options=outside, cell_options=accepted)) is None
-    refused = problem._replace(cell_options=("zoneout", "layer_norm"))
-    assert why_not(refused) == "has no layer norm"
+    refused = problem._replace(cell_options=accepted, proj_size=3)
+    assert why_not(refused) == "has no projection (proj_size=3)"

@@ -172,6 +172,21 @@ def test_replays_with_options(graphed):
     assert [graph.replays for graph in graphed] == [2, 2, 2, 1, 1, 1]
 
 
+@pytest.mark.parametrize("names", [("norm_hh",), ("norm_hh", "norm_c", "hidden_mask", "keep_h")])
+def test_replays_with_layer_norm(graphed, names):
+    """On other gains, biases and states than those of the capture."""
+    case = Case(T=4, B=3, H=9, peephole="norm_c" in names, lengths=True)
+    for turn in range(3):
+        call, cotangents = option_call(case, names, torch.float32), case.cotangents()
+        found = results_of(cuda, call, case, cotangents)
+        recurrence.GRAPHS, kept = graphs.Graphs(FakeGraph), recurrence.GRAPHS
+        expected = results_of(cuda, call, case, cotangents)
+        recurrence.GRAPHS = kept
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        assert len(graphed) == (3 if turn else 0)  # of training, inference and backward
+    assert [graph.replays for graph in graphed] == [2, 2, 2]
+
+
 def test_results_are_the_callers_own(graphed):
     module = fastlstm.LSTM(3, 8, backend="cuda")
     xs = torch.randn(4, 5, 2, 3)

@@ -9,6 +9,7 @@
 
 #include "arguments.h"
 #include "cuda/kernels.h"
+#include "cuda/normalized.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -187,6 +188,16 @@ void cell_backward_with_options(const OnStream<cuda::CellBackwardWithOptions>& c
   cuda::cell_backward_with_options(call, call.where());
 }
 
+void normalized_cell_forward(const OnStream<cuda::NormalizedCellForward>& call) {
+  const py::gil_scoped_release release;
+  cuda::normalized_cell_forward(call, call.where());
+}
+
+void normalized_cell_backward(const OnStream<cuda::NormalizedCellBackward>& call) {
+  const py::gil_scoped_release release;
+  cuda::normalized_cell_backward(call, call.where());
+}
+
 // Reads a member of a dict as a field of its type is read.
 template <class Field>
 bool read_member(PyObject* dict, const char* name, Field& field) {
@@ -270,6 +281,12 @@ void bind_cuda(py::module_& module) {
   KeywordFunction<OnStream<cuda::CellBackwardWithOptions>>::define(
       module, "cell_backward_with_options", cell_backward_with_options,
       "As cell_backward does. Arguments are the fields of CellBackwardWithOptions.");
+  KeywordFunction<OnStream<cuda::NormalizedCellForward>>::define(
+      module, "normalized_cell_forward", normalized_cell_forward,
+      "The same with layer norm. Arguments are the fields of NormalizedCellForward.");
+  KeywordFunction<OnStream<cuda::NormalizedCellBackward>>::define(
+      module, "normalized_cell_backward", normalized_cell_backward,
+      "The same with layer norm. Arguments are the fields of NormalizedCellBackward.");
 }
 
 }  // namespace fastlstm

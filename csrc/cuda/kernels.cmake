@@ -71,7 +71,8 @@ function(add_cuda_kernels target)
     return()
   endif()
   set(here ${CMAKE_CURRENT_FUNCTION_LIST_DIR})
-  add_library(cuda_kernels OBJECT ${here}/plan.cpp ${here}/launch.cu ${here}/cell.cu)
+  add_library(cuda_kernels OBJECT ${here}/plan.cpp ${here}/launch.cu ${here}/cell.cu
+              ${here}/normalized_cell.cu)
   foreach(type bfloat16 float16 tf32 tf32x3)  # a file each, to be compiled side by side
     target_sources(cuda_kernels PRIVATE ${here}/forward_${type}.cu ${here}/backward_${type}.cu)
   endforeach()

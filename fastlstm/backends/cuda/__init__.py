@@ -1,9 +1,10 @@
 """CUDA kernels for NVIDIA GPUs (``csrc/cuda``), which have not yet run on one.
 
 Where W_hh fits on the GPU's multiprocessors, each pass of the recurrence is one persistent launch:
-every block keeps its part of W_hh and waits at a barrier in each step. Elsewhere, and for a single
-step, a step is a matrix product by cuBLAS and a fused cell. Layers whose weights fit together run
-as a wavefront (:mod:`wavefront`), where a model expects that to be faster than one after the other.
+every block keeps its part of W_hh and waits at a barrier in each step. Elsewhere, for a single
+step and with layer norm (:mod:`normalized`), a step is a matrix product by cuBLAS and a fused cell.
+Layers whose weights fit together run as a wavefront (:mod:`wavefront`), where a model expects that
+to be faster than one after the other.
 The input projection and the gradients of weights and input are matrix products over the whole
 sequence.
 
@@ -22,12 +23,23 @@ from torch import Tensor
 
 from fastlstm import _C
 from fastlstm.backends import gpu, pointers
-from fastlstm.backends.cuda import recurrence, wavefront
+from fastlstm.backends.cuda import normalized, recurrence, wavefront
 from fastlstm.backends.gpu import matmuls, packed_sequence
-from fastlstm.call import Call, Gradients, Needs, OutputGradients, Results, Saved, Wanted
+from fastlstm.call import (
+    Call,
+    Gradients,
+    Needs,
+    OutputGradients,
+    Results,
+    Saved,
+    Wanted,
+    reserve_width,
+)
 from fastlstm.problem import Problem
 
 _GROUPS = 256  # kMaxGroups of csrc/cuda/recurrence.h
+
+_NORMALIZED_BYTES = 96 * 1024  # of shared memory, two sums a unit; every GPU here has 99 KiB
 
 CHECKPOINTS = False
 # The tests put here kernels that are emulated on the CPU, and let them run on its tensors.
@@ -58,7 +70,9 @@ def why_not(problem: Problem) -> str | None:
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
     if "layer_norm" in problem.cell_options:
-        return "has no layer norm"
+        most = _NORMALIZED_BYTES // (2 * gpu.sums(problem.dtype).itemsize)
+        if most < problem.H:
+            return f"has layer norm for at most {most} units in {problem.dtype}, not {problem.H}"
     return None
 
 
@@ -94,6 +108,12 @@ def _why_no_driver(kernels: Any, number: int) -> str | None:
     return None if torch.compiler.is_compiling() else _ask_driver(kernels, number)
 
 
+def _prepare(direction: str, y: Tensor, call: Call) -> recurrence.Launch:
+    """Prepare a pass; with layer norm it goes step by step."""
+    launch = recurrence.prepare(kernels, direction, y, call.layout)
+    return launch._replace(plan=None) if gpu.has_norm(call) else launch
+
+
 @packed_sequence.forward
 def forward(call: Call, wanted: Wanted) -> Results:
     """Run a call; y is computed whether it is wanted or not."""
@@ -102,11 +122,11 @@ def forward(call: Call, wanted: Wanted) -> Results:
     new_empty = call.input.new_empty
     y, hy, cy = new_empty(T, B, G, H), new_empty(G, B, H), new_empty(G, B, H)
     cells = new_empty(T, B, G, H) if wanted.cells else new_empty(0)
-    reserve = new_empty(T, B, G, 5 * H) if wanted.train else new_empty(0)
+    reserve = new_empty(T, B, G, reserve_width(call)) if wanted.train else new_empty(0)
     results = Results(y, hy, cy, cells, reserve)
     if y.numel():
         with torch.cuda.device_of(y):
-            launch = recurrence.prepare(kernels, "forward", y, call.layout)
+            launch = _prepare("forward", y, call)
             recurrence.forward(launch, matmuls.project(call), call, results)
     return results
 
@@ -119,7 +139,9 @@ def backward(call: Call, saved: Saved, grads: OutputGradients, needs: Needs) -> 
     if y.numel() == 0:
         return gpu.zero_gradients(call, needs)
     with torch.cuda.device_of(y):
-        launch = recurrence.prepare(kernels, "backward", y, call.layout)
+        launch = _prepare("backward", y, call)
+        if gpu.has_norm(call):
+            return normalized.backward(launch, call, saved, grads, needs)
         dgates, dbias, dweight_ch, dhx, dcx = recurrence.backward(launch, call, saved, grads, needs)
         nothing = y.new_empty(0)
         return Gradients(

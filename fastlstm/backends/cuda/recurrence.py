@@ -275,7 +275,7 @@ def backward(
 
 def _replay_forward(launch: Launch, igates: Tensor, call: Call, results: Results) -> bool:
     """Have a CUDA graph run all steps; False if there is none yet."""
-    inputs, put, rest = graphs.flatten(_recurrent(call, igates))
+    inputs, put, rest = graphs.flatten(recurrent(call, igates))
     outputs, put_outputs, _ = graphs.flatten(results)
 
     def body(inputs: list[Tensor]) -> list[Tensor]:
@@ -286,14 +286,14 @@ def _replay_forward(launch: Launch, igates: Tensor, call: Call, results: Results
         return own
 
     wanted = tuple(output.shape for output in outputs)
-    return GRAPHS.run(_key(launch, (rest, wanted)), body, inputs, outputs) is not None
+    return GRAPHS.run(graph_key(launch, (rest, wanted)), body, inputs, outputs) is not None
 
 
 def _replay_backward(
     launch: Launch, call: Call, saved: Saved, grads: OutputGradients, needs: Needs
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor] | None:
     """Have a CUDA graph run all steps; None if there is none yet."""
-    inputs, put, rest = graphs.flatten((_recurrent(call, call.cx), saved, grads))
+    inputs, put, rest = graphs.flatten((recurrent(call, call.cx), saved, grads))
 
     def body(inputs: list[Tensor]) -> list[Tensor]:
         call, saved, grads = put(inputs)
@@ -301,20 +301,20 @@ def _replay_backward(
         again = again._replace(plan=None, in_graph=False)
         return list(backward(again, call, saved, grads, needs))
 
-    found = GRAPHS.run(_key(launch, (rest, needs)), body, inputs)
+    found = GRAPHS.run(graph_key(launch, (rest, needs)), body, inputs)
     if found is None:
         return None
     dgates, dbias, dweight_ch, dhx, dcx = found
     return dgates, dbias, dweight_ch, dhx, dcx
 
 
-def _recurrent(call: Call, input: Tensor) -> Call:
+def recurrent(call: Call, input: Tensor) -> Call:
     """The call with the weights that the recurrence reads, and this input."""
     weights = call.weights._replace(weight_ih=[], bias_ih=[], bias_hh=[], weight_hr=[])
     return call._replace(input=input, weights=weights)
 
 
-def _key(launch: Launch, rest: Hashable) -> Hashable:
+def graph_key(launch: Launch, rest: Hashable) -> Hashable:
     """What the launches of a pass depend on, beside the shapes and dtypes of its tensors."""
     where = (launch.arguments["device"], launch.arguments["stream"])
     return where, launch.products, torch.get_float32_matmul_precision(), rest

@@ -37,6 +37,9 @@ def forward(
     run, operand = kernels.cell_forward, hy
     if call.options is not None:
         run, mask = kernels.cell_forward_with_options, call.options.hidden_mask
+        if gpu.has_norm(call):
+            run = kernels.normalized_cell_forward
+            state |= norm_arguments(call.options)
         operand = hy if mask is None else hy * mask
         state["masked_h"] = 0 if mask is None else operand.data_ptr()
         state["options"] = option_arguments(call.options)
@@ -55,7 +58,8 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """Run all steps, the last one first; dhx and dcx, in the dtype of cx (G, B, H).
 
-    ``arguments`` are what ``kernels.cell_backward`` takes in every step.
+    ``arguments`` are what ``kernels.cell_backward`` takes in every step, or the kernel with layer
+    norm, where the call has it.
     """
     cx = call.cx
     (G, B, H), sums = cx.shape, gpu.sums(cx.dtype)
@@ -72,6 +76,8 @@ def backward(
     run, mask = kernels.cell_backward, None
     if call.options is not None:
         run, mask = kernels.cell_backward_with_options, call.options.hidden_mask
+        if gpu.has_norm(call):
+            run = kernels.normalized_cell_backward
         state["options"] = option_arguments(call.options)
     for step in reversed(range(arguments["T"])):
         run(**arguments, **state, step=step)
@@ -93,4 +99,12 @@ def option_arguments(options: CellOptions) -> dict[str, Any]:
         "keep_c": pointers.address(options.keep_c),
         "keep_c_stride": pointers.outer_strides(options.keep_c),
         "cell_clip": float(options.cell_clip),
+    }
+
+
+def norm_arguments(options: CellOptions) -> dict[str, Any]:
+    """The gains and biases that the kernels of cells with layer norm take."""
+    return {
+        "norm_hh": pointers.address(options.norm_hh),
+        "norm_c": pointers.address(options.norm_c),
     }
