@@ -21,7 +21,7 @@ from fastlstm.backends.cuda import recurrence
 
 # The largest error of any output or gradient, relative to the largest number there.
 _LIMITS = {"bfloat16": 4e-2, "float16": 6e-3, "float32": 1e-5, "tf32": 6e-3, "float64": 1e-11}
-_MODULE = ("num_layers", "bidirectional", "peephole")
+_MODULE = ("num_layers", "bidirectional", "peephole", "layer_norm")
 
 
 @contextlib.contextmanager

@@ -77,6 +77,10 @@ def checks(device: str, small: bool) -> Iterator[Task]:
     yield ask("contact", 40, **bfloat16, H=96, B=9, T=9, peephole=True)  # a single block
     yield ask("contact", 40, **bfloat16, H=4096, B=2, T=4, peephole=True)  # step by step
     yield ask("contact", 40, precision="float64", H=256, B=3, T=4, peephole=True)
+    norm = {"layer_norm": True, "peephole": True, "T": 6}
+    yield ask("contact", 40, **bfloat16, **norm, H=1024, B=17, bidirectional=True, lengths=True)
+    yield ask("contact", 40, precision="float64", **norm, H=300, B=3, reset=True)
+    yield ask("contact", 60, backend="triton", **bfloat16, **norm, H=1024, B=17, lengths=True)
     for H in (96, 256):
         p = {"precision": "float16", "H": H, "B": 9, "T": 6, "peephole": True}
         yield ask("contact", 60, backend="triton", **p)
@@ -120,6 +124,10 @@ def times(device: str, small: bool) -> Iterator[Task]:
     for stepwise in (False, True):
         how = {"precision": "bfloat16", "H": H, "B": 16, "steps": steps, "stepwise": stepwise}
         yield Task(f"{TIMES}:startup", {**new, **how}, 40)
+    H, steps = (16, [2, 4]) if small else (1024, [10, 250])
+    for how in ({"stepwise": True}, {"layer_norm": True}):  # what the norms add to single steps
+        problem = {"precision": "bfloat16", "H": H, "B": 64, "steps": steps}
+        yield Task(f"{TIMES}:startup", {**new, **problem, **how}, 40)
     if device == "cuda":
         for H in (1024, 768, 2048):
             problem = {"problem": ["bfloat16", H, 16, 1], "T": 256, "most": 8}
