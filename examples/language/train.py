@@ -70,12 +70,10 @@ class LanguageCommand(RunCommand):
         by_context = bits_by_context(model, files, _context_of(files))
         figure = self._folder / "figures" / "report.png"
         draw_report(figure, read_curve(self._folder), by_context, window, compressors)
-        speed = self.throughput.per_second
-        fast = f", {speed:,.0f} training bytes/s" if speed else ""
         bits = {name: value / math.log(2) for name, value in errors.items()}
         lines = [
             "",
-            f"ByteLSTM after {steps:,} steps{fast}",
+            f"ByteLSTM after {steps:,} steps{self.throughput.summary()}",
             f"Held-out text, {tested or 'weights of the last step'}, bits per byte:",
             f"  {'state carried on':<34}{bits['test/error']:>7.3f}",
             f"  {f'fresh state every {data.k1} bytes':<34}{bits['test/error_in_window']:>7.3f}",

@@ -20,6 +20,7 @@ from fastlstm.data.streams import Piece, Streams, WindowPlan
 from fastlstm.data.text import load_text
 from fastlstm.data.ucf_hmdb import ActionClips, Clip, load_actions
 from fastlstm.data.video_files import VideoFrames
+from fastlstm.data.zarr_arrays import ZarrSequence
 
 __all__ = [
     "MOTIONS",
@@ -39,6 +40,7 @@ __all__ = [
     "VideoFrames",
     "VideoPatches",
     "WindowPlan",
+    "ZarrSequence",
     "load_actions",
     "load_digits",
     "load_text",

@@ -1,8 +1,10 @@
 """Sequences in files, one class for each file format."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,15 +14,17 @@ from numpy.typing import NDArray
 
 
 class BytesSequence:
-    """The bytes of a file, (T,) uint8.
+    """The bytes of a file or of a part of it, (T,) uint8.
 
     Args:
         path: path of the file.
         start: first byte, as in a slice. Default: 0.
         stop: one past the last byte, as in a slice. Default: the end of the file.
+        name: for error messages, of the part. Default: none.
 
     Raises:
         FileNotFoundError: the file does not exist.
+        OSError: when a slice is read, a file that has become shorter.
 
     Example:
         >>> import tempfile
@@ -31,8 +35,11 @@ class BytesSequence:
         (7, b'exam')
     """
 
-    def __init__(self, path: str | Path, start: int = 0, stop: int | None = None) -> None:
+    def __init__(
+        self, path: str | Path, start: int = 0, stop: int | None = None, name: str = ""
+    ) -> None:
         self.path = Path(path)
+        self.name = name
         self._bytes = range(self.path.stat().st_size)[start:stop]
 
     def __len__(self) -> int:
@@ -40,8 +47,9 @@ class BytesSequence:
 
     def __getitem__(self, steps: slice) -> NDArray[np.uint8]:
         start, stop, _ = steps.indices(len(self))
-        first = self._bytes.start + start
-        return np.fromfile(self.path, np.uint8, max(0, stop - start), offset=first)
+        read = np.empty((1, max(0, stop - start)), np.uint8)
+        _read(self.path, self._bytes.start + start, 0, read)
+        return read[0]
 
 
 class NumpySequence:
@@ -49,10 +57,15 @@ class NumpySequence:
 
     Args:
         path: path of the file.
+        start: where the array begins in a file that holds more, such as a ``.tar`` shard, in bytes.
+            Default: 0.
+        stop: one past the array's last byte. Default: the end of the file.
+        name: for error messages, of the array in such a file. Default: none.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the array has no dimension, or does not hold numbers.
+        ValueError: the file is damaged, the array has no dimension, or does not hold numbers.
+        OSError: when a slice is read, a file that has become shorter.
 
     Example:
         >>> import tempfile
@@ -63,21 +76,45 @@ class NumpySequence:
                [6., 7.]])
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self, path: str | Path, start: int = 0, stop: int | None = None, name: str = ""
+    ) -> None:
         self.path = Path(path)
-        array = self._array()
-        _check_steps(array.shape, array.dtype)
-        self._length = len(array)
+        self.name = name
+        with self.path.open("rb") as file:
+            file.seek(start)
+            self._shape, self._is_fortran, self._dtype = _read_header(file)
+            self._start = file.tell()
+        check_steps(self._shape, self._dtype)
+        if min(self._shape) < 0:
+            raise ValueError(f"expected no negative size, got {self._shape}")
+        stop = self.path.stat().st_size if stop is None else stop
+        expected = math.prod(self._shape) * self._dtype.itemsize
+        if stop - self._start < expected:
+            raise ValueError(
+                f"expected {expected} bytes of {self._dtype} {self._shape}, got"
+                f" {stop - self._start}"
+            )
 
     def __len__(self) -> int:
-        return self._length
+        return self._shape[0]
 
+    # Not through a memory map: where a page of it cannot be read, the system kills the process.
     def __getitem__(self, steps: slice) -> NDArray[Any]:
-        read = self._array()[steps]
-        return np.array(read, read.dtype.newbyteorder("="))  # torch reads native byte order only
-
-    def _array(self) -> NDArray[Any]:
-        return np.load(self.path, mmap_mode="r", allow_pickle=False)
+        start, stop, _ = steps.indices(len(self))
+        count, step = max(0, stop - start), math.prod(self._shape[1:])
+        # in C order the slice is one run of bytes, in Fortran order one for each number of a step
+        runs = (step, count) if self._is_fortran else (1, count * step)
+        first = start if self._is_fortran else start * step
+        size = self._dtype.itemsize
+        read = np.empty(runs, self._dtype)
+        _read(self.path, self._start + first * size, len(self) * size, read)
+        if self._is_fortran:
+            read = read.reshape(*self._shape[:0:-1], count).T
+        else:
+            read = read.reshape(count, *self._shape[1:])
+        # torch reads native byte order only
+        return read.astype(self._dtype.newbyteorder("="), order="C", copy=False)
 
 
 class NpzSequence:
@@ -116,7 +153,7 @@ class NpzSequence:
     def _array(self) -> NDArray[Any]:
         with np.load(self.path, allow_pickle=False) as arrays:
             array = arrays[self.name]
-        _check_steps(array.shape, array.dtype, f"array {self.name!r}: ")
+        check_steps(array.shape, array.dtype, f"array {self.name!r}: ")
         return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
@@ -199,7 +236,8 @@ class ParquetSequence:
 
         self.path = Path(path)
         self.columns = None if columns is None else list(columns)
-        metadata = pq.read_metadata(self.path)
+        with _named(self.path, "metadata"):
+            metadata = pq.read_metadata(self.path)
         rows = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
         self._ends = np.cumsum([0, *rows])
         self._kept: tuple[int, NDArray[Any]] | None = None
@@ -222,19 +260,52 @@ class ParquetSequence:
         import pyarrow.parquet as pq
 
         if self._kept is None or self._kept[0] != number:
-            try:
-                with pq.ParquetFile(self.path) as file:
-                    table = file.read_row_group(number, self.columns)
+            with _named(self.path, f"row group {number}"), pq.ParquetFile(self.path) as file:
+                table = file.read_row_group(number, self.columns)
                 columns = [np.stack(column.to_numpy()).reshape(len(table), -1) for column in table]
                 rows = np.concatenate(columns, 1)
-                _check_steps(rows.shape, rows.dtype)
-            except (ValueError, OSError) as error:
-                raise ValueError(f"{self.path}: cannot read row group {number}: {error}") from error
+                check_steps(rows.shape, rows.dtype)
             self._kept = number, rows
         return self._kept[1]
 
 
-def _check_steps(shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "") -> None:
+def _read(path: Path, start: int, stride: int, runs: NDArray[Any]) -> None:
+    """Fill each row of ``runs`` from byte ``start`` on, from row to row ``stride`` bytes later."""
+    with path.open("rb", buffering=0) as file:
+        for number, run in enumerate(runs):
+            left = memoryview(run.view(np.uint8))
+            file.seek(start + number * stride)
+            while left:
+                count = file.readinto(left)
+                if not count:
+                    at = file.tell()
+                    raise OSError(f"{path}: expected {len(left)} more bytes at {at}, got its end")
+                left = left[count:]
+
+
+def _read_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read shape, Fortran order and dtype from the beginning of the ``.npy`` format."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    # 3.0 differs in the names of fields alone, which arrays of numbers do not have
+    raise ValueError(f"expected version 1.0 or 2.0 of the format, got {version}")
+
+
+@contextmanager
+def _named(path: Path, part: str) -> Iterator[None]:
+    """Raise ValueError with the file's name for damage, which pyarrow calls an OSError too."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system: may pass
+            raise
+        raise ValueError(f"{path}: cannot read {part}: {error}") from error
+
+
+def check_steps(shape: tuple[int, ...], dtype: np.dtype[Any], name: str = "") -> None:
     """Raise ValueError for an array without dimensions, or one that does not hold numbers."""
     if not shape:
         raise ValueError(f"{name}expected an array (T, ...), got a single {dtype}")

@@ -6,9 +6,11 @@ window before computed, detached from its graph. Where a sequence begins, ``rese
 state.
 """
 
+import operator
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -17,6 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fastlstm.data.retries import read_with_retries
 from fastlstm.data.sequences import LongSequence
 from fastlstm.data.streams import Streams
 
@@ -207,17 +210,22 @@ class Windows(Dataset[Window]):
 
     def __getitem__(self, number: int) -> Window:
         plan = self.streams.window(number)
-        targets, ahead = (self.sequences, 1) if self.targets is None else (self.targets, 0)
 
-        def read(sequences: Sequence[LongSequence], ahead: int) -> Tensor:
-            rows = [
-                np.concatenate([sequences[i][a + ahead : b + ahead] for i, a, b in pieces])
+        def read(sequences: Sequence[LongSequence], more: int = 0) -> list[list[Any]]:
+            """The steps of each row, in pieces, and after each piece ``more`` steps."""
+            return [
+                [_slice(sequences[i], i, start, stop + more) for i, start, stop in pieces]
                 for pieces in plan.rows
             ]
-            return torch.from_numpy(np.stack(rows, 1))
 
+        rows = read(self.sequences, 1 if self.targets is None else 0)
+        if self.targets is None:  # input and target in one read
+            targets = [[piece[1:] for piece in pieces] for pieces in rows]
+            rows = [[piece[:-1] for piece in pieces] for pieces in rows]
+        else:
+            targets = read(self.targets)
         reset = torch.from_numpy(plan.reset)
-        input, target = read(self.sequences, 0), read(targets, ahead)
+        input, target = _batch(rows), _batch(targets)
         return Window(input, target, reset, plan.fresh, plan.advance, number)
 
     def loader(
@@ -232,6 +240,16 @@ class Windows(Dataset[Window]):
         """
         numbers = range(len(self)) if start is None else _CountFrom(start)
         return DataLoader(self, batch_size=None, sampler=numbers, num_workers=num_workers)
+
+
+def _slice(sequence: LongSequence, number: int, start: int, stop: int) -> Any:
+    read = partial(operator.getitem, sequence, slice(start, stop))
+    return read_with_retries(read, _name(sequence, number))
+
+
+def _batch(rows: list[list[Any]]) -> Tensor:
+    """Join the pieces of each row in time, and put the rows side by side: (T, B, ...)."""
+    return torch.from_numpy(np.stack([np.concatenate(pieces) for pieces in rows], 1))
 
 
 def _check_lengths(sequences: Sequence[LongSequence], targets: Sequence[LongSequence]) -> None:
@@ -256,7 +274,7 @@ def _first_steps(sequences: Sequence[LongSequence], argument: str) -> tuple[Any,
             continue
         # a copy, because a file reader may keep a decoder or rows of a table after reading
         reader = sequence if isinstance(sequence, (np.ndarray, Tensor)) else copy(sequence)
-        step = np.asarray(reader[:1])
+        step = np.asarray(_slice(reader, number, 0, 1))
         checksum = zlib.crc32(step.tobytes(), checksum)
         found = (step.dtype, step.shape[1:])
         if kind is None:
@@ -270,7 +288,8 @@ def _first_steps(sequences: Sequence[LongSequence], argument: str) -> tuple[Any,
 
 
 def _name(sequence: LongSequence, number: int) -> str:
-    return str(getattr(sequence, "path", f"number {number}"))
+    path, name = getattr(sequence, "path", f"number {number}"), getattr(sequence, "name", "")
+    return f"{path}: {name}" if name else str(path)
 
 
 class _CountFrom(Sampler[int]):

@@ -1,4 +1,4 @@
-"""A progress bar over all steps of a run, and the training throughput."""
+"""A progress bar over all steps of a run, the training throughput, and the wait for data."""
 
 import time
 from collections.abc import Callable
@@ -6,6 +6,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.profilers import PassThroughProfiler
+
+_FETCH = "[_TrainingEpochLoop].train_dataloader_next"
 
 
 class StepProgressBar(TQDMProgressBar):
@@ -30,11 +33,35 @@ class StepProgressBar(TQDMProgressBar):
         return metrics
 
 
-class Throughput(Callback):
-    """Log ``train/UNIT_per_second``, the number of training items per second of the run so far.
+class FetchTimer(PassThroughProfiler):
+    """Lightning's default profiler, which also adds up the time of fetching training batches."""
 
-    The time includes loading the data and excludes validation and the first step, which warms up.
-    ``per_second`` is the last value; None before the second step.
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def start(self, action_name: str) -> None:
+        if action_name == _FETCH:
+            self._since = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        if action_name == _FETCH:
+            self.seconds += time.perf_counter() - self._since
+
+
+class Throughput(Callback):
+    """Log the number of training items per second, and the share of the time that data take.
+
+    ``train/UNIT_per_second`` is the number of items per second of the run so far.
+    ``train/data_wait`` is the share of that time, in 0 .. 1, in which this process waited for the
+    next batch: near 0 where workers read ahead fast enough. The time includes loading the data and
+    excludes validation and the first step, which warms up. ``per_second`` and ``data_wait`` are the
+    last values; None before the second step.
+
+    The wait is timed by the trainer's profiler. With a profiler of your own
+    (``--trainer.profiler simple``) ``data_wait`` is not logged; the profiler's report has it as
+    ``[_TrainingEpochLoop].train_dataloader_next``.
 
     Args:
         unit: name of the items, in the plural.
@@ -48,9 +75,15 @@ class Throughput(Callback):
         self.unit = unit
         self.count = count
         self.per_second: float | None = None
+        self.data_wait: float | None = None
         self._counted = 0
         self._seconds = 0.0
-        self._since: float | None = None
+        self._waited = 0.0
+        self._since: tuple[float, float] | None = None  # time, and seconds waited until then
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if type(trainer.profiler) is PassThroughProfiler:
+            trainer.profiler = FetchTimer()
 
     def on_train_batch_end(
         self,
@@ -60,14 +93,28 @@ class Throughput(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        now = time.perf_counter()
+        timer = trainer.profiler if isinstance(trainer.profiler, FetchTimer) else None
+        now, waited = time.perf_counter(), timer.seconds if timer else 0.0
         if self._since is not None:
-            self._seconds += now - self._since
+            self._seconds += now - self._since[0]
+            self._waited += waited - self._since[1]
             self._counted += self.count(batch) * trainer.world_size
             self.per_second = self._counted / self._seconds
             pl_module.log(f"train/{self.unit}_per_second", self.per_second)
-        self._since = now
+            if timer:
+                self.data_wait = self._waited / self._seconds
+                pl_module.log("train/data_wait", self.data_wait, prog_bar=True)
+        self._since = now, waited
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # the time from here to the end of the next step is not counted
         self._since = None
+
+    def summary(self) -> str:
+        """Return ", 900 training videos/s, 3% of the time waiting for data", or "" before."""
+        if self.per_second is None:
+            return ""
+        wait = (
+            "" if self.data_wait is None else f", {self.data_wait:.0%} of the time waiting for data"
+        )
+        return f", {self.per_second:,.0f} training {self.unit}/s{wait}"

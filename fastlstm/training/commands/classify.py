@@ -60,11 +60,9 @@ class ClassifyCommand(RunCommand):
         classifier.encoder.load_state_dict(trained.folded().encoder.state_dict())
 
     def _summary(self, steps: int, errors: Mapping[str, float], tested: str | None) -> list[str]:
-        speed = self.throughput.per_second
         return [
             "",
-            f"LSTMClassifier after {steps:,} steps"
-            + (f", {speed:,.0f} training videos/s" if speed else ""),
+            f"LSTMClassifier after {steps:,} steps" + self.throughput.summary(),
             f"Held-out videos, {tested or 'weights of the last step'}:",
             f"  accuracy     {errors['test/accuracy']:>7.1%}",
             f"  loss, nats   {errors['test/loss']:>7.3f}",

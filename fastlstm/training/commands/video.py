@@ -43,11 +43,9 @@ class VideoCommand(RunCommand):
 
     def _summary(self, steps: int, errors: Mapping[str, float], tested: str | None) -> list[str]:
         model = self.model.model
-        speed = self.throughput.per_second
         lines = [
             "",
-            f"{type(model).__name__} after {steps:,} steps"
-            + (f", {speed:,.0f} training sequences/s" if speed else ""),
+            f"{type(model).__name__} after {steps:,} steps" + self.throughput.summary(),
             f"Held-out videos, {tested or 'weights of the last step'},"
             f" {'nats' if model.frame_type == 'binary' else 'half squared error'} per frame:",
         ]
