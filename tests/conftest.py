@@ -33,6 +33,7 @@ _EXTRAS = {
     "skvideo",
     "tensorboard",
     "yaml",
+    "zarr",
 }
 
 

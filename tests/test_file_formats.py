@@ -35,13 +35,24 @@ def zipped(path):
 
 CONTAINERS = {
     "HDF5": lambda path: path.write_bytes(b"\x89HDF\r\n\x1a\n" + ARRAY.tobytes()),
+    "HDF5 ": lambda path: path.write_bytes(bytes(2048) + b"\x89HDF\r\n\x1a\n" + ARRAY.tobytes()),
+    "NetCDF": lambda path: path.write_bytes(b"CDF\x01\x00\x00\x00\x00"),
     "gzip": lambda path: path.write_bytes(gzip.compress(b"text")),
+    "gzip ": compressed_tar,
     "bzip2": lambda path: path.write_bytes(bz2.compress(b"text")),
     "xz": lambda path: path.write_bytes(lzma.compress(b"text")),
     "zip": zipped,
     "pickle": lambda path: path.write_bytes(pickle.dumps([1, 2])),
     "Arrow": lambda path: feather.write_feather(pa.table({"x": ARRAY[:, 0]}), path),
     "PNG": lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n\x00\x00"),
+    "WAV": lambda path: path.write_bytes(b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00"),
+    "FLAC": lambda path: path.write_bytes(b"fLaC\x00\x00\x00\x22"),
+    "Ogg": lambda path: path.write_bytes(b"OggS\x00\x02"),
+    "Avro": lambda path: path.write_bytes(b"Obj\x01\x04"),
+    "LMDB": lambda path: path.write_bytes(bytes(16) + b"\xde\xc0\xef\xbe\x01\x00\x00\x00"),
+    "DuckDB": lambda path: path.write_bytes(bytes(8) + b"DUCK\x40\x00\x00\x00"),
+    "TIFF": lambda path: path.write_bytes(b"II*\x00\x08\x00\x00\x00"),
+    "WebP": lambda path: path.write_bytes(b"RIFF\x24\x00\x00\x00WEBPVP8 "),
     "PDF": lambda path: path.write_bytes(b"%PDF-1.7 and so on"),
     "a video, which fastlstm.data.VideoFrames reads": lambda path: path.write_bytes(
         b"\x00\x00\x00\x20ftypisom"
@@ -58,10 +69,42 @@ def test_containers_are_refused_by_name_whatever_they_are_called(tmp_path, kind,
         open_sequences(path)
     assert str(refused.value) == (
         "path: expected .npy, .npz, .safetensors, .parquet or .tar files, zarr stores, or files of"
-        f" plain bytes, got {path} ({kind})"
+        f" plain bytes, got {path} ({kind.strip()})"
     )
     with pytest.raises(ValueError, match=r"folder: expected text, got .*pattern"):
         load_text(path)
+
+
+@pytest.mark.parametrize("kind", [*CONTAINERS, "zip, of arrays", "tar"])
+def test_containers_in_shards_are_refused_by_name(tmp_path, kind):
+    path = tmp_path / "member"
+    if kind == "zip, of arrays":
+        np.savez(path.open("wb"), ARRAY)
+    elif kind == "tar":
+        path.write_bytes(tarfile.TarInfo("member").tobuf() + bytes(1024))
+    else:
+        CONTAINERS[kind](path)
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.add(path, "0.npy")
+    with pytest.raises(ValueError) as refused:
+        open_sequences(tmp_path / "a.tar")
+    assert str(refused.value) == (
+        f"path: cannot read {tmp_path / 'a.tar'} (tar): member 0.npy: expected .npy or plain bytes,"
+        f" got {kind.split(', of')[0].strip()}; leave it out with members, such as members='*.npy'"
+    )
+
+
+@pytest.mark.parametrize("name", ["a.tar", "a.npy", "a"])
+def test_a_shard_of_the_oldest_form_is_known_by_its_checksum(tmp_path, name):
+    header = bytearray(tarfile.TarInfo("member").tobuf(tarfile.USTAR_FORMAT))
+    header[124:136], header[257:265] = b"%011o\0" % 4, bytes(8)  # a size; without its "ustar"
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    (tmp_path / name).write_bytes(header + b"text" + bytes(508 + 1024))
+    (sequence,) = open_sequences(tmp_path)
+    assert sequence[:].tobytes() == b"text"
+    with pytest.raises(ValueError, match=r"folder: expected text, got .* \(tar\)"):
+        load_text(tmp_path)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -73,11 +116,17 @@ def test_pickles_and_what_torch_saves_are_refused(tmp_path, protocol):
             open_sequences(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["a.h5", "a.HDF5", "a.gz", "a.PKL", "a.mp4"])
-def test_a_name_that_says_so_is_enough(tmp_path, name):
-    (tmp_path / name).write_bytes(b"")
-    with pytest.raises(ValueError, match=f"got .*{name}"):
-        open_sequences(tmp_path / name)
+NAMES = ["h5", "HDF5", "nc", "gz", "tgz", "PKL", "mp4", "orc", "mds", "tfrecords", "mp3", "mdb"]
+NAMES += ["zip", "NPZ", "NPY", "Tar", "parquet"]
+
+
+@pytest.mark.parametrize("suffix", NAMES)
+@pytest.mark.parametrize("content", [b"", b"some text " * 100, bytes(2048)])
+def test_a_name_that_says_so_is_enough(tmp_path, suffix, content):
+    path = tmp_path / f"a.{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"(got|read|arrays in) .*a\.{suffix}"):
+        open_sequences(path)
 
 
 WRITERS = {
@@ -118,9 +167,9 @@ def test_arrays_of_the_other_byte_order_are_read(tmp_path):
 
 WRONG = {
     "number.npy": (lambda path: np.save(path, np.float32(3)), r"array \(T, \.\.\.\), got a single"),
-    "objects.npy": (lambda path: np.save(path, np.array([{}], object)), "objects"),
+    "objects.npy": (lambda path: np.save(path, np.array([{}], object)), "numbers, got object"),
     "words.npy": (lambda path: np.save(path, np.array(["a"])), "array of numbers, got <U1"),
-    "empty.npy": (lambda path: path.write_bytes(b""), "No data"),
+    "empty.npy": (lambda path: path.write_bytes(b""), "got 0"),
     "number.npz": (lambda path: np.savez(path, np.float32(3)), "'arr_0': expected an array"),
     "objects.npz": (lambda path: np.savez(path, np.array([{}], object)), "Object"),
     "none.npz": (lambda path: np.savez(path), "it has none"),

@@ -1,18 +1,20 @@
 """A file of 50 GB trains in flat memory; killed and resumed, a run reads each window once."""
 
+import io
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
+import tarfile
 
 import numpy as np
 import pytest
 
 from fastlstm.data import NumpySequence
 
-WINDOWS, BATCH, STEPS, PIXELS = 10_000, 16, 80, 4096
+SIZES = WINDOWS, BATCH, STEPS, PIXELS, SAVE_EVERY = 10_000, 16, 80, 4096, 250
 FRAMES = WINDOWS * BATCH * STEPS + 1  # one epoch, and the last target: 52.4 GB of bytes
 FLAT = 32 * 2**20  # bytes; a window of uint8 has 5 MB, so that 9,000 kept ones would be 47 GB
 
@@ -25,11 +27,11 @@ from pathlib import Path
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 import fastlstm
-from fastlstm.data import NumpySequence
+from fastlstm.data import open_sequences
 from fastlstm.training import AtomicCheckpointIO, SequenceData, SequenceTask, Throughput
 
 file, folder, last = sys.argv[1:4]
-WINDOWS, BATCH, STEPS, PIXELS = map(int, sys.argv[4:])
+WINDOWS, BATCH, STEPS, PIXELS, SAVE_EVERY = map(int, sys.argv[4:])
 
 class Model(torch.nn.Module):
     def __init__(self):
@@ -43,7 +45,7 @@ class Model(torch.nn.Module):
 
 class Data(SequenceData):
     def sequences(self, split):
-        return [NumpySequence(file)], None
+        return open_sequences(file), None
 
 def memory():
     found = {"anonymous": 0, "resident": 0, "read": 0}
@@ -59,9 +61,12 @@ class Say(Callback):
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         pl_module.model.times_read[batch.number] += 1
         found = memory() if trainer.global_step % 500 == 0 else {}
-        print(json.dumps({"window": batch.number, **found}), flush=True)
+        loss = float(outputs["loss"]).hex()
+        print(json.dumps({"window": batch.number, "loss": loss, **found}), flush=True)
 
-saver = ModelCheckpoint(folder, "last", every_n_train_steps=250, enable_version_counter=False)
+saver = ModelCheckpoint(
+    folder, "last", every_n_train_steps=SAVE_EVERY, enable_version_counter=False
+)
 trainer = Trainer(
     accelerator="cpu", max_epochs=-1, max_steps=WINDOWS, default_root_dir=folder,
     callbacks=[Say(), Throughput("frames", lambda w: w.input.shape[0] * w.input.shape[1]), saver],
@@ -77,16 +82,28 @@ print(json.dumps({"least": int(counts.min()), "most": int(counts.max()), **metri
 """.strip()
 
 
-def _start(file, folder):
+def _start(file, folder, sizes):
     last = folder / "last.ckpt"
-    words = [str(file), str(folder), str(last) if last.exists() else ""]
-    sizes = map(str, (WINDOWS, BATCH, STEPS, PIXELS))
+    words = [file, folder, last if last.exists() else "", *sizes]
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, *words, *sizes],
+        [sys.executable, "-c", RUN, *map(str, words)],
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
+
+
+def _run(file, folder, sizes, kill_at=None):
+    """Return what a run prints, until the end or until it is killed after a window."""
+    run, lines = _start(file, folder, sizes), []
+    for line in run.stdout:
+        lines.append(json.loads(line))
+        if kill_at is not None and lines[-1]["window"] == kill_at:
+            run.send_signal(signal.SIGKILL)
+            break
+    run.communicate()
+    assert run.returncode == (0 if kill_at is None else -signal.SIGKILL)
+    return lines
 
 
 def _sparse_file(path):
@@ -106,21 +123,13 @@ def test_fifty_gigabytes_in_flat_memory_each_window_once(tmp_path):
     assert NumpySequence(path)[FRAMES - 2 :].mean(1).tolist() == [0, 7]
 
     kill_at = random.Random(0).randrange(4000, 6000)
-    run, killed = _start(path, tmp_path), []
-    for line in run.stdout:
-        killed.append(json.loads(line))
-        if killed[-1]["window"] == kill_at:
-            run.send_signal(signal.SIGKILL)
-            break
-    run.communicate()
-    run = _start(path, tmp_path)
-    *resumed, counts = map(json.loads, run.communicate()[0].splitlines())
-    assert run.returncode == 0
+    killed = _run(path, tmp_path, SIZES, kill_at)
+    *resumed, counts = _run(path, tmp_path, SIZES)
 
     # after the last checkpoint before the kill comes the window after it, and so on to the end
     first = resumed[0]["window"]
-    assert kill_at - 250 <= first <= kill_at + 1 and first % 250 == 0
-    assert [line["window"] for line in killed] == list(range(len(killed)))
+    assert kill_at - SAVE_EVERY <= first <= kill_at + 1 and first % SAVE_EVERY == 0
+    assert [line["window"] for line in killed] == list(range(kill_at + 1))
     assert [line["window"] for line in resumed] == list(range(first, WINDOWS))
     assert (counts["least"], counts["most"]) == (1, 1)
 
@@ -131,3 +140,39 @@ def test_fifty_gigabytes_in_flat_memory_each_window_once(tmp_path):
         assert max(after) - memory[1000][kind] < FLAT, kind
     read = memory[WINDOWS]["read"]  # of the second process and its worker
     assert read > (WINDOWS - first) * BATCH * STEPS * PIXELS
+
+
+def _tar(path):
+    with tarfile.open(path, "w") as archive:
+        for number in range(6):
+            array = np.random.default_rng(number).integers(0, 256, (1000, 64), np.uint8)
+            content = io.BytesIO()
+            np.save(content, array)
+            member = tarfile.TarInfo(f"{number}.npy")
+            member.size = content.tell()
+            content.seek(0)
+            archive.addfile(member, content)
+
+
+def _zarr(path):
+    zarr = pytest.importorskip("zarr", minversion="3")
+    store = zarr.create_group(path)
+    for number in range(6):
+        array = np.random.default_rng(number).integers(0, 256, (1000, 64), np.uint8)
+        store.create_array(f"{number}", data=array, chunks=(16, 64))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [_tar, _zarr])
+def test_killed_runs_of_shards_resume_to_the_same_losses(tmp_path, write):
+    file, sizes = tmp_path / "shards", (120, 4, 16, 64, 10)
+    write(file)
+    *whole, counts = _run(file, tmp_path / "whole", sizes)
+    assert (counts["least"], counts["most"]) == (1, 1)
+    found, folder = {}, tmp_path / "killed"
+    for kill_at in (25, 61, 90):
+        found |= {line["window"]: line["loss"] for line in _run(file, folder, sizes, kill_at)}
+    *rest, counts = _run(file, folder, sizes)
+    assert (counts["least"], counts["most"]) == (1, 1)
+    found |= {line["window"]: line["loss"] for line in rest}
+    assert found == {line["window"]: line["loss"] for line in whole}

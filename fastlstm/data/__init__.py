@@ -1,7 +1,7 @@
 """Data sets: moving digits, videos, text, and long sequences that are read in slices.
 
-NumPy and torch suffice for most of it. Some file formats need a further package, which
-``pip install 'fastlstm[train]'`` installs.
+NumPy and torch suffice for most of it. Some file formats need a further package, of the extras
+``train``, ``video``, ``parquet`` and ``zarr``.
 """
 
 from fastlstm.data.digits import load_digits

@@ -164,10 +164,13 @@ class FileSequenceData(SequenceData):
     """Sequences in files, in any format that ``fastlstm.data.open_sequences`` reads.
 
     Args:
-        folder: folder with the folders ``train``, ``val`` and ``test``, one file per sequence.
-            Where the target of a step is not the next step, it also has the folders
-            ``train_targets``, ``val_targets`` and ``test_targets``, with files of the same names.
+        folder: folder with the folders ``train``, ``val`` and ``test``, which hold files, shards
+            or zarr stores, or are zarr stores themselves. Where the target of a step is not the
+            next step, it also has the folders ``train_targets``, ``val_targets`` and
+            ``test_targets``, with files of the same names.
         batch_size, k1, k2, num_workers, seed: as in ``SequenceData``.
+        members: which arrays or members of files that hold several, as in ``open_sequences``.
+            Default: all.
 
     Raises (when a split is read):
         FileNotFoundError: ``train``, ``val`` or ``test`` does not exist or is empty.
@@ -192,13 +195,17 @@ class FileSequenceData(SequenceData):
         k2: int | None = None,
         num_workers: int = 0,
         seed: int = 0,
+        members: str = "*",
     ) -> None:
         super().__init__(batch_size, k1, k2, num_workers, seed)
         self.folder = Path(folder)
+        self.members = members
 
     def sequences(
         self, split: Split
     ) -> tuple[Sequence[LongSequence], Sequence[LongSequence] | None]:
         targets = self.folder / f"{split}_targets"
-        sequences = open_sequences(self.folder / split)
-        return sequences, open_sequences(targets) if targets.exists() else None
+        sequences = open_sequences(self.folder / split, members=self.members)
+        if not targets.exists():
+            return sequences, None
+        return sequences, open_sequences(targets, members=self.members)
