@@ -249,7 +249,12 @@ def _slice(sequence: LongSequence, number: int, start: int, stop: int) -> Any:
 
 def _batch(rows: list[list[Any]]) -> Tensor:
     """Join the pieces of each row in time, and put the rows side by side: (T, B, ...)."""
-    return torch.from_numpy(np.stack([np.concatenate(pieces) for pieces in rows], 1))
+    first = np.asarray(rows[0][0])
+    steps = sum(map(len, rows[0]))
+    batch = np.empty((steps, len(rows), *first.shape[1:]), first.dtype)
+    for b, pieces in enumerate(rows):
+        np.concatenate(pieces, out=batch[:, b])
+    return torch.from_numpy(batch)
 
 
 def _check_lengths(sequences: Sequence[LongSequence], targets: Sequence[LongSequence]) -> None:
