@@ -332,16 +332,18 @@ def test_a_resumed_run_reads_each_window_once(tmp_path, kind, workers):
     for shard in range(3):
         some = {f"{i}.npy": npy(arrays[i]) for i in range(4 * shard, 4 * shard + 4)}
         if kind == "tar":
-            write_tar(tmp_path / "train" / f"{shard}.tar", some)
+            write_tar(tmp_path / "train" / f"{shard}.tar", {**some, "notes.txt": b"left out"})
         else:
             store = zarr.create_group(tmp_path / "train" / f"{shard}.zarr")
+            store.create_array("notes", data=np.arange(8))  # left out
             for name in some:
                 data = arrays[int(name.split(".")[0])]
                 store.create_array(name, data=data, chunks=(8, 3))
 
     def run(steps, ckpt_path=None):
         read, task = Read(), SequenceTask(Model(), schedule="constant")
-        data = FileSequenceData(str(tmp_path), batch_size=3, k1=6, k2=9, num_workers=workers)
+        options = {"batch_size": 3, "k1": 6, "k2": 9, "members": "*.npy"}
+        data = FileSequenceData(str(tmp_path), num_workers=workers, **options)
         one = trainer(tmp_path, read, max_steps=steps, limit_val_batches=0)
         one.fit(task, datamodule=data, ckpt_path=ckpt_path)
         one.save_checkpoint(tmp_path / f"{steps}.ckpt")

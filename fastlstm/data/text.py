@@ -2,10 +2,12 @@
 
 import sysconfig
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
 from fastlstm.data.formats import format_of, read_head
+from fastlstm.data.retries import read_with_retries
 from fastlstm.data.sequence_files import BytesSequence
 from fastlstm.data.splits import Split
 
@@ -63,7 +65,7 @@ def load_text(
         root = root.parent if root.is_file() else root
         files = [file for file in found if file.is_file()]
         for file in files:
-            _check_text(file)
+            read_with_retries(partial(_check_text, file), str(file))
     if not files:
         raise FileNotFoundError(f"folder: expected files that fit {pattern!r}, {root} has none")
     files.sort()
