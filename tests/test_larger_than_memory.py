@@ -14,9 +14,9 @@ import pytest
 
 from fastlstm.data import NumpySequence
 
-SIZES = WINDOWS, BATCH, STEPS, PIXELS, SAVE_EVERY = 10_000, 16, 80, 4096, 250
-FRAMES = WINDOWS * BATCH * STEPS + 1  # one epoch, and the last target: 52.4 GB of bytes
-FLAT = 32 * 2**20  # bytes; a window of uint8 has 5 MB, so that 9,000 kept ones would be 47 GB
+SIZES = WINDOWS, BATCH, STEPS, PIXELS, SAVE_EVERY = 10_000, 16, 40, 4096, 250
+FRAMES = 12_800_001  # 52.4 GB of bytes, of which these windows read half
+FLAT = 32 * 2**20  # bytes; a window has 2.6 MB, so that 9,000 kept ones would be 24 GB
 
 # Prints the number of each window that is trained on and, every 500, the memory of the process and
 # of its worker. The model counts the windows in a buffer, which checkpoints hold.
