@@ -4,6 +4,7 @@ import errno
 import io
 import logging
 import multiprocessing as mp
+import re
 import tarfile
 import threading
 from pathlib import Path
@@ -211,7 +212,8 @@ def test_a_read_that_hangs_is_reported_in_every_process(monkeypatch):
     monkeypatch.setattr(retries, "SLOW", 0.1)
     reports = []
     _read_until_reported(reports)
-    assert reports == ["shard_7.tar: a read has not ended after 0 s"]
+    said = r"shard_7\.tar: a read has not ended after \d+ s"
+    assert len(reports) == 1 and re.fullmatch(said, reports[0])
 
     def child(queue):
         reports = []
@@ -223,4 +225,6 @@ def test_a_read_that_hangs_is_reported_in_every_process(monkeypatch):
     process = context.Process(target=child, args=(queue,))
     process.start()
     process.join(60)
-    assert process.exitcode == 0 and queue.get() == reports
+    assert process.exitcode == 0
+    (report,) = queue.get()
+    assert re.fullmatch(said, report)
