@@ -1,16 +1,15 @@
 """A file of 50 GB trains in flat memory; killed and resumed, a run reads each window once."""
 
-import io
 import json
 import os
 import random
 import signal
 import subprocess
 import sys
-import tarfile
 
 import numpy as np
 import pytest
+from shards import npy, write_tar
 
 from fastlstm.data import NumpySequence
 
@@ -142,23 +141,19 @@ def test_fifty_gigabytes_in_flat_memory_each_window_once(tmp_path):
     assert read > (WINDOWS - first) * BATCH * STEPS * PIXELS
 
 
+def _arrays():
+    generator = np.random.default_rng(0)
+    return [generator.integers(0, 256, (1000, 64), np.uint8) for _ in range(6)]
+
+
 def _tar(path):
-    with tarfile.open(path, "w") as archive:
-        for number in range(6):
-            array = np.random.default_rng(number).integers(0, 256, (1000, 64), np.uint8)
-            content = io.BytesIO()
-            np.save(content, array)
-            member = tarfile.TarInfo(f"{number}.npy")
-            member.size = content.tell()
-            content.seek(0)
-            archive.addfile(member, content)
+    write_tar(path, {f"{number}.npy": npy(array) for number, array in enumerate(_arrays())})
 
 
 def _zarr(path):
     zarr = pytest.importorskip("zarr", minversion="3")
     store = zarr.create_group(path)
-    for number in range(6):
-        array = np.random.default_rng(number).integers(0, 256, (1000, 64), np.uint8)
+    for number, array in enumerate(_arrays()):
         store.create_array(f"{number}", data=array, chunks=(16, 64))
 
 
