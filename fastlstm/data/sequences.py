@@ -116,7 +116,7 @@ def open_sequences(
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"path: expected a file or a folder, {path} is absent")
-    files = read_with_retries(lambda: _files(path, pattern), str(path))
+    files = read_with_retries(partial(_files, path, pattern), str(path))
     if not files:
         raise FileNotFoundError(f"path: expected files that fit {pattern!r}, {path} has none")
     sequences: list[LongSequence] = []

@@ -48,9 +48,9 @@ def open_tar(path: Path, is_wanted: Callable[[str], bool]) -> list[BytesSequence
                     f"member {name}: expected .npy or plain bytes, got {kind}; leave it out with"
                     " members, such as members='*.npy'"
                 )
+            place = (path, start, stop, name)
             try:
-                reader = BytesSequence if kind is None else NumpySequence
-                found.append(reader(path, start, stop, name))
+                found.append(BytesSequence(*place) if kind is None else NumpySequence(*place))
             except ValueError as error:
                 raise ValueError(f"member {name}: {error}") from error
     return found

@@ -6,11 +6,9 @@ window before computed, detached from its graph. Where a sequence begins, ``rese
 state.
 """
 
-import operator
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -243,8 +241,7 @@ class Windows(Dataset[Window]):
 
 
 def _slice(sequence: LongSequence, number: int, start: int, stop: int) -> Any:
-    read = partial(operator.getitem, sequence, slice(start, stop))
-    return read_with_retries(read, _name(sequence, number))
+    return read_with_retries(lambda: sequence[start:stop], _name(sequence, number))
 
 
 def _batch(rows: list[list[Any]]) -> Tensor:
