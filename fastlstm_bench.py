@@ -35,8 +35,8 @@ KINDS = ("ratio", "sweep", "roofline", "scaling", "memory")
 FOLDER = ".fastlstm-bench"
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line: the usage of this command is longer than a screen."""
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line: the usage of these commands is longer than a screen."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\n")
@@ -54,19 +54,21 @@ def _limit(text: str) -> tuple[str, float]:
     return kind, share
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Parse a whole number from 1 on."""
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
     return int(text)
 
 
-def _seconds(text: str) -> float:
+def positive_number(text: str) -> float:
+    """Parse a number above 0."""
     try:
         value = float(text)
     except ValueError:
         value = -1
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected seconds, a number above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
     return value
 
 
@@ -98,11 +100,11 @@ def _run_options(command: argparse.ArgumentParser) -> None:
     text = "; default nn.LSTM, and onnxruntime if it is installed."
     words("--peer", PEERS, None, f"The other side: {', '.join(PEERS)}{text}")
     command.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="Default cpu.")
-    command.add_argument("--threads", type=_positive, help="Default all that torch uses.")
-    command.add_argument("--rounds", type=_positive, default=7, help="At least; default 7.")
+    command.add_argument("--threads", type=positive, help="Default all that torch uses.")
+    command.add_argument("--rounds", type=positive, default=7, help="At least; default 7.")
     command.add_argument(
         "--processes",
-        type=_positive,
+        type=positive,
         metavar="N",
         help="New processes that divide the rounds and the seconds, at least 3 rounds each. compare"
         " finds from them how far times vary by chance. Default 5 for the suite quick and --shape,"
@@ -110,13 +112,13 @@ def _run_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--max-seconds",
-        type=_seconds,
+        type=positive_number,
         default=6,
         metavar="S",
         help="For all rounds of a shape, default 6: rounds go on while the interquartile range of a"
         " ratio is wider than 5%%, and stop early, but not before 3, if they take longer.",
     )
-    command.add_argument("--count", type=_positive, default=100, help="Shapes of sweep; 100.")
+    command.add_argument("--count", type=positive, default=100, help="Shapes of sweep; 100.")
     command.add_argument("--seed", type=int, default=0, help="Seed of sweep's shapes; default 0.")
     saved = command.add_mutually_exclusive_group()
     saved.add_argument("--save", metavar="NAME", help=f"Name of the file in {FOLDER}/.")
@@ -138,14 +140,14 @@ def _compare_options(command: argparse.ArgumentParser) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of ``fastlstm bench``."""
-    found = _Parser(
+    found = Parser(
         "fastlstm bench",
         description="Time fastlstm beside nn.LSTM and others, in rounds in which they take turns;"
         " every result is first checked against float64. Without a command: run --suite quick.",
         epilog="A RUN is a file, the name or number of a saved run, or `latest`. The command needs"
         " the packages of pip install 'fastlstm[bench]'. docs/benchmarks.md describes the method.",
     )
-    commands = found.add_subparsers(metavar="COMMAND", dest="command", parser_class=_Parser)
+    commands = found.add_subparsers(metavar="COMMAND", dest="command", parser_class=Parser)
 
     def add(name: str, text: str) -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
@@ -187,7 +189,7 @@ def main(words: Sequence[str]) -> None:
     """
     arguments = parse(words)
     try:
-        _command().run(arguments, list(words))
+        module("command").run(arguments, list(words))
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
         raise SystemExit(
@@ -196,10 +198,11 @@ def main(words: Sequence[str]) -> None:
         ) from None
 
 
-def _command() -> Any:
+def module(name: str) -> Any:
+    """Import a module of ``benchmarks``, which is installed as ``fastlstm.benchmarks``."""
     # A checkout on the path uses its own benchmarks, also where another checkout is installed in
     # editable mode: fastlstm.benchmarks would be that one's.
     own = Path(__file__).with_name("benchmarks")
     found = importlib.util.find_spec("benchmarks")
     beside = found and found.origin == str(own / "__init__.py") and (own / "shapes.yaml").exists()
-    return importlib.import_module(f"{'' if beside else 'fastlstm.'}benchmarks.command")
+    return importlib.import_module(f"{'' if beside else 'fastlstm.'}benchmarks.{name}")

@@ -21,6 +21,7 @@ COMMANDS = {
     "experiment": "Run an experiment of the paper (Srivastava et al., ICML 2015).",
     "configs": "List the configurations that come with the package, or print one of them.",
     "bench": "Time LSTMs beside nn.LSTM and other libraries, and compare and draw the results.",
+    "plan": "Compute the memory and the time of a training step before it runs.",
     "info": "Print versions, the processor, and which backends run here and why.",
 }
 _LANGUAGE = (
@@ -34,7 +35,7 @@ start with:
   fastlstm bench                  time LSTMs beside nn.LSTM, in two minutes
   fastlstm COMMAND --help         list the options of a command
 
-Training needs the packages of `pip install 'fastlstm[train]'`, and bench those of
+Training needs the packages of `pip install 'fastlstm[train]'`, bench and plan those of
 `pip install 'fastlstm[bench]'`; configs and info need neither.
 """
 
@@ -58,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def answer(words: Sequence[str]) -> bool:
-    """Print the help if the words ask for it, or run ``bench``, and return whether they asked.
+    """Print the help, or run ``bench`` or ``plan``, if the words say so; return whether they do.
 
     Options before a command, as in ``fastlstm --config FILE fit``, are left to Lightning's parser.
 
@@ -80,6 +81,11 @@ def answer(words: Sequence[str]) -> bool:
         import fastlstm_bench  # here, because no other command needs its parser
 
         fastlstm_bench.main(rest)
+        return True
+    if first == "plan":
+        import fastlstm_plan
+
+        fastlstm_plan.main(rest)
         return True
     if first == "language":
         print(_LANGUAGE, file=sys.stderr)

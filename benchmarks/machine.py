@@ -45,12 +45,12 @@ def describe(machine_info: dict[str, Any]) -> None:
         "packages": versions,
         "load": _LOAD,
         "peak_gflops": round(_C.fma_flops("auto", torch.get_num_threads()) / 1e9, 1),
-        "bandwidth_gbs": round(_bandwidth() / 1e9, 1),
+        "bandwidth_gbs": round(copy_bandwidth() / 1e9, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
-def _bandwidth() -> float:
+def copy_bandwidth() -> float:
     """Return the bytes that all threads read and write in a second when they copy 128 MiB."""
     source, target = torch.ones(2, 32 * 2**20)
     seconds = median_seconds(lambda: target.copy_(source), 0.1)

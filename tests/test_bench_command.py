@@ -53,7 +53,7 @@ def saved(tmp_path):
         (("--peer", "keras"), "invalid choice: 'keras' (choose from"),
         (("--suite", "fast"), "invalid choice: 'fast'"),
         (("--rounds", "0"), "expected a whole number from 1 on, got '0'"),
-        (("--max-seconds", "nan"), "expected seconds, a number above 0, got 'nan'"),
+        (("--max-seconds", "nan"), "expected a number above 0, got 'nan'"),
         (("--fail-if", "5%"), "expected ratio:5% or median:10%, got '5%'"),
         (("--shape", ",1,bidir"), "expected a shape, T,B,I,H[,L][,bi] (steps, batch, input size"),
         (("--shape", "1,2,3,4,5,6"), "got '1,2,3,4,5,6'"),
