@@ -153,6 +153,29 @@ def test_a_run_goes_on_from_its_own_checkpoints(command, tmp_path, word):
     assert files(run / "figures") == figures | {"step_000006.png", "step_000006.gif"}
 
 
+def test_auto_begins_a_run_and_goes_on_with_it(command, tmp_path):
+    run = tmp_path / "run"
+    curve = run / "metrics" / "version_0" / "metrics.csv"  # killed before its first checkpoint
+    curve.parent.mkdir(parents=True)
+    curve.write_text("step,train/total\n0,1.0\n")
+    with pytest.raises(FileNotFoundError, match=r"ckpt_path: .*last\.ckpt is absent"):
+        command("test", "--ckpt_path", "auto")
+    auto = ("fit", "--ckpt_path", "auto", "--trainer.limit_val_batches", "0")
+    command(*auto, "--trainer.max_steps", "1")
+    assert not curve.exists() and step_of(run / "checkpoints" / "last.ckpt") == 1
+    command(*auto, "--trainer.max_steps", "2")
+    command(*auto, "--trainer.max_steps", "2")  # it was finished
+    assert sorted(train_steps(run)) == [0, 1]
+    last, best = (run / "checkpoints" / f"{name}.ckpt" for name in ("last", "best"))
+    last.rename(best)  # killed after validation, before it saved again
+    command(*auto, "--trainer.max_steps", "3")
+    assert sorted(train_steps(run)) == [0, 1, 2]
+    last.unlink()
+    best.rename(run / "checkpoints" / "nonfinite_step_2.ckpt")
+    with pytest.raises(ValueError, match=r"run: expected a folder without .*model\.safetensors"):
+        command(*auto)
+
+
 def test_under_slurm_an_older_run_is_not_gone_on_with_unless_the_job_is_restarted(
     command, tmp_path, monkeypatch
 ):
@@ -178,7 +201,7 @@ def train_steps(run):
         rows = path.read_text().splitlines()
         names = rows[0].split(",")
         cells = (dict(zip(names, row.split(","), strict=True)) for row in rows[1:])
-        found += [int(row["step"]) for row in cells if row["train/total"]]
+        found += [int(row["step"]) for row in cells if row.get("train/total")]
     return found
 
 

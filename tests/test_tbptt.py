@@ -119,12 +119,12 @@ def text(tmp_path):
     return folder
 
 
-def fit(folder, text, steps, ckpt_path=None, accumulate_grad_batches=1, **changes):
+def fit(folder, text, steps, ckpt_path=None, accumulate_grad_batches=1, callbacks=(), **changes):
     recorder, task = Losses(), SequenceTask(model(), schedule="constant")
     trainer = Trainer(
         accelerator="cpu",
         default_root_dir=folder,
-        callbacks=[recorder],
+        callbacks=[recorder, *callbacks],
         plugins=[AtomicCheckpointIO()],
         max_epochs=-1,
         max_steps=steps,
@@ -220,6 +220,50 @@ def test_another_number_of_processes_is_said(tmp_path, text, processes):
         fit(tmp_path, text, 2, path)
     said = [w for w in warned if "number of processes was 2 and is 1" in str(w.message)]
     assert len(said) == processes - 1
+
+
+@pytest.mark.parametrize("processes", [3, 2])
+def test_the_rows_of_another_number_of_processes_go_on_exactly(tmp_path, text, recwarn, processes):
+    rows = {"batch_size": 6}
+    whole, _, _ = fit(tmp_path, text, 5, **rows)
+    first, _, _ = fit(tmp_path, text, 3, **rows)
+    path = tmp_path / "step_3.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    ((hx, cx),) = checkpoint["sequence_states"]
+    parts = zip(hx.chunk(processes, 1), cx.chunk(processes, 1), strict=True)
+    checkpoint["sequence_states"] = list(parts)
+    each = {"batch_size": 6 // processes, "number of processes": processes}
+    checkpoint["sequence_windows"] |= each
+    torch.save(checkpoint, path)
+    rest, _, _ = fit(tmp_path, text, 5, path, **rows)
+    assert first + rest == whole
+    assert not [w for w in recwarn if "resumes with" in str(w.message)]
+
+
+def test_states_whose_rows_cannot_be_found_are_not_dealt(tmp_path, text):
+    fit(tmp_path, text, 1, batch_size=2)
+    path = tmp_path / "step_1.ckpt"
+    checkpoint = torch.load(path, weights_only=True)
+    checkpoint["sequence_states"] = [torch.zeros(1, H), torch.zeros(1, H)]  # rows come first
+    checkpoint["sequence_windows"] |= {"batch_size": 1, "number of processes": 2}
+    torch.save(checkpoint, path)
+    says = r"cannot be dealt over them \(expected 1 rows in dimension 1 .* got \(1, 5\)\)"
+    with pytest.warns(UserWarning, match=says):
+        fit(tmp_path, text, 2, path, batch_size=2)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_checkpoint_within_a_step_resumes_with_the_state_before_it(tmp_path, text, accumulate):
+    within = tmp_path / "within.ckpt"
+
+    class SaveWithin(Callback):
+        def on_after_backward(self, trainer, pl_module):
+            if trainer.global_step == 2 and not within.exists():
+                trainer.save_checkpoint(within)
+
+    whole, _, _ = fit(tmp_path, text, 4, None, accumulate, callbacks=[SaveWithin()])
+    rest, _, _ = fit(tmp_path, text, 4, within, accumulate)
+    assert rest == whole[2 * accumulate :]
 
 
 def test_errors_with_and_without_the_state(tmp_path, text):

@@ -1,9 +1,12 @@
 """Comparison of a run that resumes with its checkpoint."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+
+_OF_ROWS = ("batch_size", "number of processes")
 
 
 def trainer_options(trainer: Trainer) -> dict[str, Any]:
@@ -18,12 +21,22 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Return what differs, such as "batch_size was 4 and is 8, k1 was 16 and is 8", or "".
 
     Names that only one of the two has are ignored: checkpoints of older versions have fewer.
+    Another batch_size and another number of processes are no change if their product is the same:
+    the processes then share the same rows.
     """
+    same = _rows(before) is not None and _rows(before) == _rows(now)
     return ", ".join(
         f"{name} was {before[name]} and is {value}"
         for name, value in now.items()
-        if name in before and before[name] != value
+        if name in before and before[name] != value and not (same and name in _OF_ROWS)
     )
+
+
+def _rows(options: Mapping[str, Any]) -> int | None:
+    """Return the rows of a batch of all processes together; None if the options do not tell."""
+    if any(name not in options for name in _OF_ROWS):
+        return None
+    return math.prod(options[name] for name in _OF_ROWS)
 
 
 def checkpoint_name(module: LightningModule) -> str:

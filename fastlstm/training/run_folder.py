@@ -32,6 +32,13 @@ def results(folder: Path) -> list[Path]:
     return _matching(folder, _RESULT)
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint from which the run in this folder resumes; None if it saved none."""
+    names = ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "hpc_ckpt_*.ckpt")
+    found = chain.from_iterable(folder.glob(name) for name in names)  # folders if sharded
+    return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+
+
 def predictions(folder: Path) -> list[Path]:
     """Return the files that ``predict`` wrote."""
     return _matching(folder, re.compile(_PREDICTION))

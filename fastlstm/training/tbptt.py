@@ -61,7 +61,9 @@ class StatefulModel(Protocol):
         """Return the loss of every step, (T, B), and the state after the last step.
 
         ``state`` is what an earlier call returned, or None for a zero state. It may be tensors in
-        tuples, lists and dicts. ``input``, ``target`` and ``reset`` are as in :class:`Window`.
+        tuples, lists and dicts. A run can resume with another number of processes if the rows are
+        dimension 1 of these tensors, as in ``nn.LSTM``. ``input``, ``target`` and ``reset`` are as
+        in :class:`Window`.
         """
         ...
 

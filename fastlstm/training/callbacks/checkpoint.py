@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch import __version__ as lightning_version
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 from fastlstm.files import read_checkpoint
 from fastlstm.models.model_files import as_checkpoint, is_safetensors, read
@@ -131,6 +133,26 @@ def _checksums() -> Iterator[None]:
         torch.serialization.set_crc32_options(before)
 
 
+class SameCheckpoint(Callback):
+    """Check that all processes resumed from the same checkpoint.
+
+    A host that is cut off may still replace a checkpoint while the others read it, and a network
+    file system may show an old file to one host. The processes would go on from different steps.
+
+    Raises (when training begins):
+        RuntimeError: the processes are at different steps; started again, as by torchrun, they
+            read the newest checkpoint.
+    """
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        first = trainer.strategy.broadcast(trainer.global_step)
+        if trainer.global_step != first:
+            raise RuntimeError(
+                f"ckpt_path: expected the checkpoint of step {first}, as in process 0, got that of"
+                f" step {trainer.global_step} in process {trainer.global_rank}; start again"
+            )
+
+
 class StepSeeds(Callback):
     """Seed torch (all devices), NumPy and Python before every training step.
 
@@ -170,7 +192,13 @@ class StopBetweenSteps(Callback):
     """Stop a run after the current step on Ctrl-C, so that no half-updated weights are saved.
 
     A second Ctrl-C stops at once. Lightning then saves the checkpoints that
-    ``ModelCheckpoint(save_on_exception=True)`` asks for and ends the run.
+    ``ModelCheckpoint(save_on_exception=True)`` asks for and ends the run. With several processes
+    nothing is saved then, nor at any error: processes stop at different places, while a checkpoint
+    collects the states of all, and would wait for a process that is gone.
+
+    A process that torchrun started ends at once on SIGTERM, which torchrun sends when another host
+    has died or comes back. Lightning's handler would broadcast from within the step, to processes
+    that may be dead.
 
     Example:
         >>> import lightning.pytorch
@@ -182,6 +210,12 @@ class StopBetweenSteps(Callback):
         self._asked = False
         self._previous: Any = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if trainer.world_size > 1:
+            for saver in trainer.checkpoint_callbacks:
+                if isinstance(saver, ModelCheckpoint):
+                    saver.save_on_exception = False
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         def remember(signum: int, frame: Any) -> None:
             # validation changes no parameter, so that it can be stopped at once
@@ -191,6 +225,8 @@ class StopBetweenSteps(Callback):
 
         with contextlib.suppress(ValueError):  # only the main thread can set signal handlers
             self._previous = signal.signal(signal.SIGINT, remember)
+            if dist.is_available() and dist.is_torchelastic_launched():
+                signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Lightning restores its own
 
     def on_train_batch_end(
         self,

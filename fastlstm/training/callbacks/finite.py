@@ -12,8 +12,9 @@ class StopOnNonFinite(Callback):
     """Stop training at a loss that is NaN or infinite, and save a checkpoint.
 
     The loss is checked before the backward pass, so that the weights are still those that gave the
-    loss. A run that resumes from ``nonfinite_step_N.ckpt`` begins with the same batch. If the data
-    module has a method ``describe_batch(number)``, its text is part of the error.
+    loss. A run that resumes from ``nonfinite_step_N.ckpt`` begins with the same batch. With several
+    processes, of which only one may have such a loss, no checkpoint is saved. If the data module
+    has a method ``describe_batch(number)``, its text is part of the error.
 
     Args:
         folder: where the checkpoint is written.
@@ -44,13 +45,15 @@ class StopOnNonFinite(Callback):
     ) -> None:
         if torch.isfinite(loss).all():
             return
-        path = self.folder / f"nonfinite_step_{self._step}.ckpt"
-        trainer.save_checkpoint(path)
+        weights = "the last checkpoint has the weights of an earlier step"
+        if trainer.world_size == 1:
+            path = self.folder / f"nonfinite_step_{self._step}.ckpt"
+            trainer.save_checkpoint(path)
+            weights = f"the weights that gave it are in {path}"
         number = self._step * trainer.accumulate_grad_batches + self._batches
         data = getattr(trainer, "datamodule", None)
         describe = getattr(data, "describe_batch", lambda number: "")
         raise FloatingPointError(
             f"loss: expected a finite number, got {loss.detach().cpu().numpy()} at step"
-            f" {self._step}, batch {number}{describe(number)}; the weights that gave it are in"
-            f" {path}"
+            f" {self._step}, batch {number}{describe(number)}; {weights}"
         )

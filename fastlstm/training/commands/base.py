@@ -25,19 +25,20 @@ from fastlstm.models.saving import SavedModel
 from fastlstm.training.callbacks.checkpoint import (
     AtomicCheckpointIO,
     ModelOrCheckpointIO,
+    SameCheckpoint,
     StepSeeds,
-    StopBetweenSteps,
 )
-from fastlstm.training.callbacks.finite import StopOnNonFinite
 from fastlstm.training.callbacks.first_batches import FirstBatches
 from fastlstm.training.callbacks.progress import StepProgressBar, Throughput
+from fastlstm.training.callbacks.saving import savers
 from fastlstm.training.commands.configuration import (
     RunConfig,
     check_that_a_model_is_given,
     with_packaged_configurations,
 )
+from fastlstm.training.commands.processes import counts_of_torchrun, share_batch
 from fastlstm.training.precision import AutoPrecisionTrainer, PrecisionChange
-from fastlstm.training.run_folder import RemoveOlderRun, remove, results
+from fastlstm.training.run_folder import RemoveOlderRun, newest_checkpoint, remove, results
 
 _SAVE_EVERY = 200  # steps
 
@@ -56,12 +57,15 @@ class RunCommand(LightningCLI, ABC):
     ``--trainer.precision auto`` is bf16-mixed where bfloat16 is fast and 32-true elsewhere, see
     :func:`fastlstm.training.precision.find_precision`. A run that resumes finds it anew.
 
-    ``--ckpt_path`` takes a file, ``best`` or ``last``. A file may be a saved model, from which
-    ``fit`` cannot resume. Without it, ``fit`` starts from new weights
+    ``--ckpt_path`` takes a file, ``best``, ``last`` or ``auto``: the run's newest checkpoint, or
+    none if the run has not saved any yet, for commands that start again by themselves. A file may
+    be a saved model, from which ``fit`` cannot resume. Without it, ``fit`` starts from new weights
     and the other commands load the run's ``best``. ``fit`` resumes a run if the checkpoint is in
     the run's folder. Otherwise ``fit`` starts a new run: if the folder has results of another run,
     ``fit`` raises an error, or with ``--overwrite true`` removes them when the first step begins.
     Files that no run writes are never removed.
+
+    ``--global_batch_size`` is the batch of all processes together, which they share evenly.
 
     Args:
         task: the LightningModule class; it must log ``val/error``.
@@ -130,6 +134,12 @@ class RunCommand(LightningCLI, ABC):
             default=_SAVE_EVERY,
             help="Training steps between saves of checkpoints/last.ckpt.",
         )
+        parser.add_argument(
+            "--global_batch_size",
+            type=int | None,
+            default=None,
+            help="Rows of a batch in all processes together; replaces the data's batch_size.",
+        )
         # the name of version 0.1, in configuration files; `parse_arguments` renames words
         parser.add_argument("--checkpoint_every", type=int | None, default=None, help=SUPPRESS)
 
@@ -176,6 +186,13 @@ class RunCommand(LightningCLI, ABC):
         config = self.config[self.subcommand]
         fit = self.subcommand == "fit"
         wanted = config.get("ckpt_path") or (None if fit else "best")
+        saved_nothing = False
+        if wanted == "auto":
+            newest = newest_checkpoint(self._folder)
+            saved_nothing = newest is None
+            config["ckpt_path"] = wanted = newest and str(newest)
+            if saved_nothing and not fit:
+                wanted = "last"  # which is absent
         if wanted in ("best", "last"):
             path = self._checkpoints / f"{wanted}.ckpt"
             if not path.exists():
@@ -186,6 +203,8 @@ class RunCommand(LightningCLI, ABC):
             config["ckpt_path"] = str(path)
         if fit:
             found = results(self._folder) if self._starts_afresh else []
+            if saved_nothing:  # curves and pictures before the first checkpoint are written again
+                found = [path for path in found if path.parent == self._checkpoints]
             if found and not config["overwrite"]:
                 raise ValueError(
                     f"run: expected a folder without a run in it, got {self._folder} with"
@@ -197,6 +216,7 @@ class RunCommand(LightningCLI, ABC):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         config = self._get(self.config_init, "trainer")
+        kwargs |= counts_of_torchrun(config)
         if config["limit_predict_batches"] is None:
             # One batch is enough to look at. Set here and not as a default of the parser, which may
             # convert 1 to 1.0 (the type is `int | float`), and 1.0 means all batches.
@@ -222,36 +242,22 @@ class RunCommand(LightningCLI, ABC):
             remove((f for f in older.files if f.name.startswith("hpc_ckpt_")), self._folder)
         seed = self._get(self.config, "seed_everything")
         if fit:
-            callbacks += [FirstBatches(), PrecisionChange()]
+            callbacks += [FirstBatches(), PrecisionChange(), SameCheckpoint()]
         if fit and seed is not False:
             callbacks.append(StepSeeds(int(seed)))
         if fit and config["enable_checkpointing"] is not False:
-            callbacks += [
-                StopBetweenSteps(),
-                StopOnNonFinite(self._checkpoints),
-                ModelCheckpoint(
-                    self._checkpoints,
-                    "best",
-                    monitor="val/error",
-                    enable_version_counter=False,
-                ),
-                ModelCheckpoint(
-                    self._checkpoints,
-                    "last",
-                    every_n_train_steps=self._get(self.config, "save_every"),
-                    save_on_exception=True,
-                    enable_version_counter=False,
-                ),
-            ]
+            callbacks += savers(self._checkpoints, self._get(self.config, "save_every"))
         plugins = config["plugins"] or []
         reads = AtomicCheckpointIO() if fit else ModelOrCheckpointIO()
-        return super().instantiate_trainer(
+        trainer = super().instantiate_trainer(
             default_root_dir=str(self._folder),
             callbacks=callbacks,
             logger=loggers,
             plugins=[*(plugins if isinstance(plugins, list) else [plugins]), reads],
             **kwargs,
         )
+        share_batch(self._get(self.config, "global_batch_size"), self.datamodule, trainer)
+        return trainer
 
     def after_fit(self) -> None:
         """Save the last step and the best model, test the best checkpoint, print a summary."""

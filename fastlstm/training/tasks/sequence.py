@@ -27,9 +27,11 @@ class SequenceTask(LightningModule):
     the same with a zero state at the beginning of every window, which shows what the state is
     worth. The best checkpoint has the lowest ``val/error``.
 
-    The states of all processes are saved in checkpoints. If a run resumes with other windows (other
-    sequences, batch_size, k1, k2, seed or number of processes), the saved states belong to other
-    places in the data. They are then replaced by zeros, with a warning.
+    The states of all rows are saved in checkpoints. A run that resumes with another number of
+    processes, but as many rows in all, deals them and their states over the processes that there
+    are, if the rows are dimension 1 of every tensor of a state, as in ``nn.LSTM``. If a run resumes
+    with other windows (other sequences, k1, k2, seed or number of rows), the saved states belong to
+    other places in the data. They are then replaced by zeros, with a warning.
 
     Args:
         model: a ``fastlstm.training.tbptt.StatefulModel``, such as ``fastlstm.ByteLSTM``.
@@ -71,10 +73,15 @@ class SequenceTask(LightningModule):
         self.schedule = schedule
         self.warmup_steps = warmup_steps
         self.state: Any = None  # after the last training window
+        self._before: tuple[int, Any] = (-1, None)  # a step, and the state before its first window
+        self._not_dealt = ""  # why a checkpoint's states could not be dealt over the processes
         self._made_of: dict[str, Any] = {}  # describes the windows that led to the state
         self._evaluation_state: Any = None
 
     def training_step(self, window: Window, batch_idx: int) -> Tensor:
+        step = self.trainer.global_step
+        if self._before[0] != step:
+            self._before = step, self.state
         loss, self.state = window_loss(self.model, window, self.state)  # type: ignore[arg-type]
         self.log("train/loss", loss, batch_size=window.reset.shape[1], prog_bar=True)
         return loss
@@ -105,7 +112,10 @@ class SequenceTask(LightningModule):
         return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        mine = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, self.state)
+        # A checkpoint within a step, as at an error, resumes with the step's first window.
+        step, before = self._before
+        state = before if step == self.trainer.global_step else self.state
+        mine = tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, state)
         states = [mine]
         if dist.is_available() and dist.is_initialized():
             states = [None] * dist.get_world_size()
@@ -125,7 +135,7 @@ class SequenceTask(LightningModule):
             )
         if self._trainer is None or not self.trainer.training:
             return
-        states, rank = checkpoint["sequence_states"], self.trainer.global_rank
+        states = checkpoint["sequence_states"]
         made_of = checkpoint.get("sequence_windows", {})  # absent in older checkpoints
         self._made_of = {**made_of, "number of processes": len(states)}
         # The next window's number is computed from optimiser steps, while Lightning resumes by the
@@ -138,7 +148,13 @@ class SequenceTask(LightningModule):
                 f"trainer.accumulate_grad_batches: expected {before}, as in the run that resumes,"
                 f" got {now}"
             )
-        self.state = detach(states[rank]) if rank < len(states) else None
+        self._before = (-1, None)
+        rank, processes = self.trainer.global_rank, self.trainer.world_size
+        try:
+            self.state = detach(_dealt(states, made_of.get("batch_size"), rank, processes))
+            self._not_dealt = ""
+        except ValueError as error:
+            self.state, self._not_dealt = None, str(error)
 
     def on_train_start(self) -> None:
         windows = getattr(self.trainer.train_dataloader, "dataset", None)
@@ -152,6 +168,11 @@ class SequenceTask(LightningModule):
                 " streams anew, and all states begin at zero"
             )
             self.state = None
+        elif self._not_dealt:
+            rank_zero_warn(
+                "the run resumes with another number of processes, and its states cannot be dealt"
+                f" over them ({self._not_dealt}): all states begin at zero"
+            )
         self._made_of = made_of
         weight = next(self.parameters())
 
@@ -166,3 +187,28 @@ class SequenceTask(LightningModule):
     def _architecture(self) -> dict[str, Any]:
         """Return the model's class and its ``config``, if it has one."""
         return {"class": type(self.model).__name__, **getattr(self.model, "config", {})}
+
+
+def _dealt(states: list[Any], rows: int | None, rank: int, processes: int) -> Any:
+    """Return the state of this process's rows, given those of all processes that saved.
+
+    Args:
+        states: one of each process that saved.
+        rows: of each of them; None if not known.
+        rank, processes: this process and the number of processes now.
+
+    Raises:
+        ValueError: the number of processes is another, and the rows of the states are not found.
+    """
+    if len(states) == processes:
+        return states[rank]
+
+    def of_rank(*parts: Any) -> Any:
+        if not isinstance(parts[0], Tensor):
+            return parts[0]
+        if any(part.dim() < 2 or part.size(1) != rows for part in parts):
+            shape = tuple(parts[0].shape)
+            raise ValueError(f"expected {rows} rows in dimension 1 of every tensor, got {shape}")
+        return torch.cat(parts, 1).tensor_split(processes, 1)[rank]
+
+    return tree_map(of_rank, *states)
