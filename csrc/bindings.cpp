@@ -195,6 +195,17 @@ std::pair<double, bool> bernoulli_loss(const std::string& logits_dtype,
   return {result.loss, result.targets_in_range};
 }
 
+void draw_mask(const std::string& dtype, uint64_t seed, double p, double dropped, double kept,
+               int64_t count, Address to, int num_threads, const std::string& isa) {
+  check_num_threads(num_threads);
+  const cpu::Mask mask = {parse_dtype(dtype),         seed, p, dropped, kept, count,
+                          reinterpret_cast<void*>(to)};
+  check_dtype(mask.dtype);
+  const auto& kernels = cpu::kernels(isa);
+  const py::gil_scoped_release release;
+  kernels.draw_mask(mask, num_threads);
+}
+
 double fma_flops(const std::string& isa, int num_threads) {
   check_num_threads(num_threads);
   const auto& kernels = cpu::kernels(isa);
@@ -252,6 +263,9 @@ PYBIND11_MODULE(_C, module) {
       "logits"_a, "targets"_a, "gradient"_a, "count"_a, "scale"_a, "num_threads"_a, "isa"_a,
       "The sum of softplus(a) - t a, and whether all targets lie in [0, 1] and none is -0.\n\n"
       "``scale`` is a factor of the gradient only.");
+  module.def("draw_mask", &draw_mask, py::kw_only(), "dtype"_a, "seed"_a, "p"_a, "dropped"_a,
+             "kept"_a, "count"_a, "to"_a, "num_threads"_a, "isa"_a,
+             "Writes ``dropped`` with probability p, and else ``kept``: see csrc/cpu/masks.cpp.");
   module.def("fma_flops", &fma_flops, "isa"_a, "num_threads"_a,
              "Floating-point operations a second of a loop of nothing but float32 multiply-adds.");
   module.def(

@@ -26,7 +26,7 @@ struct LayerNormForward : LstmForward {
   CellNorms norms;
 };
 
-// y and hx are read for dweight_hh alone: they are h' times hidden_mask.
+// y and hx are read for dweight_hh alone.
 struct LayerNormBackward : LstmBackward {
   CellNorms norms;
   void* dnorm_hh;  // (G, 4H), float where dtype is bfloat16

@@ -90,8 +90,7 @@ struct LstmForward : LstmCall {
   bool is_prepacked;  // an earlier call with these weights has filled `prepacked`
 };
 
-// Backward reads of LstmCall: input if I or k is not 0, and the biases if k is not 0. With a
-// hidden_mask, hx and y are those of forward times the mask.
+// Backward reads of LstmCall: input if I or k is not 0, and the biases if k is not 0.
 struct LstmBackward : LstmCall {
   const void* dy;           // (T, B, G, P), or null: zero
   int64_t dy_stride[3];     // of T, B, G; the last dimension is contiguous

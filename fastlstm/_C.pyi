@@ -45,8 +45,23 @@ def direct_lstm(
     hx: typing.Any,
     lengths: typing.Any,
     reset: typing.Any,
+    draw: typing.Any,
 ) -> tuple | None:
     """The outputs of LSTM.forward, or None if the general path has to compute them."""
+
+def draw_mask(
+    *,
+    dtype: str,
+    seed: int,
+    p: float,
+    dropped: float,
+    kept: float,
+    count: int,
+    to: int,
+    num_threads: int,
+    isa: str,
+) -> None:
+    """Writes ``dropped`` with probability p, and else ``kept``: see csrc/cpu/masks.cpp."""
 
 def fma_flops(isa: str, num_threads: int) -> float:
     """Floating-point operations a second of a loop of nothing but float32 multiply-adds."""

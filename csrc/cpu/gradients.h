@@ -35,6 +35,7 @@ class Gradients : Arrays<S> {
     const S* const* rows;
     int64_t columns;
     void* dweight;
+    const S* const* masks;  // factors of the rows, or null
 
     int64_t strips() const { return dweight ? ceil_div(columns, kWidth) : 0; }
   };
@@ -81,7 +82,8 @@ class Gradients : Arrays<S> {
         operands_(
             workspace.take<Word<S>>((ceil_div(widest(), kWidth) + ceil_div(shape_.I, kWidth)) *
                                     strip_words<S>(kChunkRows<S>))),
-        input_gradient_(call, threads, workspace) {}
+        input_gradient_(call, threads, workspace),
+        masked_(workspace.take<S>(threads * kChunkRows<S> * kWidth)) {}
 
   // A barrier must follow.
   void prepare(const Team& team) const { input_gradient_.prepare(team); }
@@ -89,12 +91,15 @@ class Gradients : Arrays<S> {
   // Adds a block of one group to the gradients of weights and biases, and computes its dx.
   void add(Team& team, int64_t group, Range block) const {
     Chunk<S>& chunk = chunks_[team.thread()];
-    const Product gates = {
-        chunk.digates,
-        gates_,
-        {{chunk.x, shape_.I, call_.dweight_ih}, {chunk.h, hidden_size_, call_.dweight_hh}}};
+    const S* const* masks = hidden_mask() ? chunk.mask : nullptr;
+    const Product gates = {chunk.digates,
+                           gates_,
+                           {{chunk.x, shape_.I, call_.dweight_ih, nullptr},
+                            {chunk.h, hidden_size_, call_.dweight_hh, masks}}};
     const Product projection = {
-        chunk.dh, shape_.P, {{chunk.hidden, shape_.H, call_.dweight_hr}, {nullptr, 0, nullptr}}};
+        chunk.dh,
+        shape_.P,
+        {{chunk.hidden, shape_.H, call_.dweight_hr, nullptr}, {nullptr, 0, nullptr, nullptr}}};
     const auto no_rest = [](int64_t) {};
     // The first block writes the gradients, even if it has no valid row, so that they are
     // initialised; later blocks add to them.
@@ -117,6 +122,8 @@ class Gradients : Arrays<S> {
   }
 
  private:
+  const S* hidden_mask() const { return call_.options ? in(call_.options->hidden_mask) : nullptr; }
+
   void list_row(Chunk<S>& chunk, int64_t g, int64_t s, int64_t b) const {
     const int64_t t = time_from_end(g, s);
     const RowSteps row_steps(shape_, g, b);
@@ -128,6 +135,7 @@ class Gradients : Arrays<S> {
     chunk.h[i] = row_steps.is_reset(t)    ? zeros_
                  : t == row_steps.first() ? in(call_.hx) + state(g, b) * hidden_size_
                                           : recomputation_.h(row_steps.before(t), b, g);
+    if (hidden_mask()) chunk.mask[i] = hidden_mask() + state(g, b) * hidden_size_;
     if (!shape_.P) return;
     chunk.dh[i] = buffers_.dh(s, b, g);
     chunk.hidden[i] = buffers_.hidden(s, b, g);
@@ -141,14 +149,34 @@ class Gradients : Arrays<S> {
     for (int64_t i = packs.begin; i < packs.end; ++i) {
       const auto [right, column] = product.at(i);
       const S* const* rows = right->rows;
-      pack_rows<S>([&](int64_t k) { return rows[k]; }, count, column, right->columns, 1,
-                   operands_ + i * words * kWidth);
+      Word<S>* to = operands_ + i * words * kWidth;
+      if (right->masks) {
+        pack_masked(*right, column, count, masked_ + team.thread() * kChunkRows<S> * kWidth, to);
+      } else {
+        pack_rows<S>([&](int64_t k) { return rows[k]; }, count, column, right->columns, 1, to);
+      }
     }
     if (product.strips() == 0) return;
     const Range slivers = product.slivers(team.thread(), team.size());
     pack_slivers(product.left, count, slivers.begin * kMaxRows<S>,
                  lesser(slivers.end * kMaxRows<S>, product.columns), product.columns,
                  slivers_ + slivers.begin * kMaxRows<S> * words_of<S>(kChunkRows<S>));
+  }
+
+  // Packs the strip at `column` of rows times their masks, which are multiplied in `scratch`.
+  void pack_masked(const Right& right, int64_t column, int64_t count, S* scratch,
+                   Word<S>* to) const {
+    const int64_t width = lesser(kWidth, right.columns - column);
+    for (int64_t k = 0; k < count; ++k) {
+      for (int64_t at = 0; at < width; at += V::kLanes) {
+        with_lanes<V::kLanes>(at, width, [&](auto lanes) {
+          const Value mask = V::load(right.masks[k] + column + at, lanes);
+          V::store(scratch + k * kWidth + at, mask * V::load(right.rows[k] + column + at, lanes),
+                   lanes);
+        });
+      }
+    }
+    pack_rows<S>([&](int64_t k) { return scratch + k * kWidth; }, count, 0, width, 1, to);
   }
 
   // dweight = or += left^T right; and `rest_tasks` other tasks, which take longer than one of
@@ -254,6 +282,7 @@ class Gradients : Arrays<S> {
   const Tasks tasks_;
   Word<S>* const operands_;
   const InputGradient<S> input_gradient_;
+  S* const masked_;
 };
 
 }  // namespace

@@ -59,7 +59,7 @@ endif()
 # recurrence or the stepping object. dispatch.cpp chooses at run time.
 # Contraction makes a * b + c one fused instruction: it is off by default in strict C++.
 set(FASTLSTM_recurrence_SOURCES forward.cpp backward.cpp normalized.cpp checksum.cpp
-                                rounding.cpp bernoulli_loss.cpp peak.cpp)
+                                rounding.cpp bernoulli_loss.cpp masks.cpp peak.cpp)
 set(FASTLSTM_stream_SOURCES stream.cpp)
 function(add_isa target what isa)
   if(FASTLSTM_ISAS AND NOT isa STREQUAL "portable" AND NOT ${what}_${isa} IN_LIST FASTLSTM_CHOSEN)

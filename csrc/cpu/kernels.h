@@ -11,6 +11,7 @@
 #include "../layer_norm.h"
 #include "../lstm.h"
 #include "bernoulli_loss.h"
+#include "masks.h"
 #include "stream.h"
 
 namespace fastlstm::cpu {
@@ -31,6 +32,7 @@ namespace fastlstm::cpu {
                     int num_threads);                                                           \
   void to_bfloat16(const float* from, void* to, int64_t count, int num_threads);                \
   BernoulliLossResult bernoulli_loss(const BernoulliLoss&, int num_threads);                    \
+  void draw_mask(const Mask&, int num_threads);                                                 \
   double fma_flops(int num_threads);                                                            \
   int stream_lanes();                                                                           \
   bool stream_has_vnni();                                                                       \
@@ -61,6 +63,7 @@ struct Kernels {
                        int num_threads);
   void (*to_bfloat16)(const float* from, void* to, int64_t count, int num_threads);
   BernoulliLossResult (*bernoulli_loss)(const BernoulliLoss&, int num_threads);
+  void (*draw_mask)(const Mask&, int num_threads);
   double (*fma_flops)(int num_threads);  // operations a second, of multiply-adds on registers
   // The stepping object: the numbers of a vector, whether VPDPBUSD multiplies bytes, and steps.
   int (*stream_lanes)();

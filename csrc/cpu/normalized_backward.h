@@ -37,7 +37,7 @@ class NormalizedBackward : NormalizedArrays<S> {
   NormalizedBackward(const LayerNormBackward& call, int num_threads)
       : Base(call.shape),
         call_(call),
-        recurrent_(recurrent_call(call)),
+        recurrent_(call),
         gates_(4 * shape_.H),
         row_block_words_(kPieces<S> > 1 ? shape_.B * block_words<S>(gates_) : 0),
         block_(lesser(greater(kChunkRows<S> / greater(shape_.B, 1), 1), shape_.T)),
@@ -110,13 +110,6 @@ class NormalizedBackward : NormalizedArrays<S> {
   }
 
  private:
-  // The product of dz and h' as that of digates in a call without norms.
-  static LstmBackward recurrent_call(const LstmBackward& call) {
-    LstmBackward recurrent = call;
-    recurrent.dinput = nullptr;
-    return recurrent;
-  }
-
   int64_t dweights_size() const { return shape_.G * 9 * shape_.H; }
   Plan plan_for(int threads) const {
     return Plan(shape_, threads, ceil_div(shape_.H, kUnits), weight_hh_.bytes());
@@ -395,7 +388,7 @@ class NormalizedBackward : NormalizedArrays<S> {
   }
 
   const LayerNormBackward& call_;
-  const LstmBackward recurrent_;
+  const RecurrentCall recurrent_;
   const int64_t gates_, row_block_words_;  // 4H, and words of packed dz, all rows
   const int64_t block_;                    // steps
   const int threads_;

@@ -9,6 +9,20 @@
 namespace fastlstm::cpu {
 namespace {
 
+// The product of dz and h' as that of digates in a call without norms.
+struct RecurrentCall : LstmBackward {
+  explicit RecurrentCall(const LayerNormBackward& call)
+      : LstmBackward(call), masks_{call.norms.hidden_mask} {
+    dinput = nullptr;
+    options = &masks_;
+  }
+  RecurrentCall(const RecurrentCall&) = delete;
+  RecurrentCall& operator=(const RecurrentCall&) = delete;
+
+ private:
+  const LstmCellOptions masks_;
+};
+
 // Pointers to the data of one row of the batch at one step. Only the first four are there if the
 // row has no step left.
 template <class S>

@@ -47,7 +47,8 @@ struct Chunk {
   int64_t count;
   const S* digates[kChunkRows<S>];
   const S* x[kChunkRows<S>];
-  const S* h[kChunkRows<S>];  // h'
+  const S* h[kChunkRows<S>];     // h'
+  const S* mask[kChunkRows<S>];  // a factor of h'; only with that option
   const S* dh[kChunkRows<S>];
   const S* hidden[kChunkRows<S>];
   S* dx[kChunkRows<S>];

@@ -61,7 +61,7 @@ class WeightGradient {
 
 // The gradients of a layer's parameters, in the order in which its tensors come.
 struct LayerGradients {
-  WeightGradient weight_ih, weight_hh, bias_ih, bias_hh, weight_ch;
+  WeightGradient weight_ih, weight_hh, bias_ih, bias_hh, weight_ch, norm_hh, norm_c;
 
   // `needs` are the flags of the layer's tensors.
   LayerGradients(const Call& call, int layer, std::vector<bool>::const_iterator needs,
@@ -74,17 +74,20 @@ struct LayerGradients {
       needs += is_there;
       return is_asked ? WeightGradient(call, std::move(sizes), scratch) : WeightGradient();
     };
-    weight_ih = make(true, {4 * call.H, call.input_size(layer)});
+    const bool has_norms = call.layout.has_norms, has_bias = call.layout.has_bias && !has_norms;
+    weight_ih = make(!has_norms, {4 * call.H, call.input_size(layer)});
     weight_hh = make(true, {4 * call.H, call.H});
-    bias_ih = make(call.layout.has_bias, {4 * call.H});
-    bias_hh = make(call.layout.has_bias, {4 * call.H});
+    bias_ih = make(has_bias, {4 * call.H});
+    bias_hh = make(has_bias, {4 * call.H});
     weight_ch = make(call.layout.has_peepholes, {3 * call.H});
+    norm_hh = make(has_norms, {4 * call.H});
+    norm_c = make(has_norms, {2, call.H});
   }
 
   // Completes the gradients whose sums are there.
   void finish(const cpu::Kernels& kernels, int num_threads) const {
     for (const WeightGradient* gradient :
-         {&weight_ih, &weight_hh, &bias_ih, &bias_hh, &weight_ch}) {
+         {&weight_ih, &weight_hh, &bias_ih, &bias_hh, &weight_ch, &norm_hh, &norm_c}) {
       gradient->round(kernels, num_threads);
     }
     if (bias_ih.sums() && bias_hh.sums()) bias_hh.copy_from(bias_ih);
@@ -92,11 +95,14 @@ struct LayerGradients {
 
   void put(const Call& call, py::object* place) const {
     const int step = call.layout.weights_per_group();
-    weight_ih.put(call, place++, step);
+    const bool has_norms = call.layout.has_norms, has_bias = call.layout.has_bias && !has_norms;
+    if (!has_norms) weight_ih.put(call, place++, step);
     weight_hh.put(call, place++, step);
-    if (call.layout.has_bias) bias_ih.put(call, place++, step);
-    if (call.layout.has_bias) bias_hh.put(call, place++, step);
-    if (call.layout.has_peepholes) weight_ch.put(call, place, step);
+    if (has_bias) bias_ih.put(call, place++, step);
+    if (has_bias) bias_hh.put(call, place++, step);
+    if (call.layout.has_peepholes) weight_ch.put(call, place++, step);
+    if (has_norms) norm_hh.put(call, place++, step);
+    if (has_norms) norm_c.put(call, place, step);
   }
 };
 
@@ -142,6 +148,13 @@ struct OutputGradients {
   }
 };
 
+// The gradient of igates, in their dimensions.
+py::object new_igates(const Call& call) {
+  const int64_t G = call.G(), gates = 4 * call.H;
+  if (!call.is_batched) return pooled(call, {call.T, G, gates});
+  return pooled(call, {call.T, call.B, G, gates});
+}
+
 bool any(std::vector<bool>::const_iterator begin, std::vector<bool>::const_iterator end) {
   return std::find(begin, end, true) != end;
 }
@@ -160,7 +173,7 @@ bool backward(const Call& call, PyObject* const* kept, PyObject* const* grads,
   if (!outputs.read(call, grads, scratch)) return false;
   std::vector<Tensor> saved(2 * num_layers);
   for (int i = 0; i < 2 * num_layers; ++i) {
-    const int64_t count = call.rows() * width * (i < num_layers ? 1 : 5);
+    const int64_t count = call.rows() * call.G() * (i < num_layers ? call.H : call.reserve_width());
     const bool is_read =
         torch::read(kept[i], saved[i]) && saved[i].type == call.type && saved[i].count() == count;
     if (!is_read) return false;
@@ -183,14 +196,14 @@ bool backward(const Call& call, PyObject* const* kept, PyObject* const* grads,
     dcx = static_cast<char*>(scratch.take(num_layers * states_bytes));
   }
   if (needs[0]) {
-    gradients[0] = owned(call.new_sequence(call.I));
+    gradients[0] = call.layout.has_norms ? new_igates(call) : owned(call.new_sequence(call.I));
     dinput = data_of(gradients[0]);
   }
 
   std::vector<LayerGradients> layers;
   std::vector<LstmBackward> calls(num_layers);
   layers.reserve(num_layers);
-  const int64_t strides[] = {call.B * width, width};
+  const int64_t strides[] = {call.B * width, width, 0};
   const char* dy = outputs.dy;
   int lowest = num_layers;  // the layer where gradients end
   for (int layer = num_layers - 1; layer >= 0; --layer) {
@@ -230,9 +243,19 @@ bool backward(const Call& call, PyObject* const* kept, PyObject* const* grads,
       Scratch of_layer;
       const LstmBackward& read = calls[layer];
       LstmBackward one = read;
-      one.workspace = of_layer.take(kernels.backward_workspace(one.shape, threads));
-      kernels.backward(one, threads);
-      layers[num_layers - 1 - layer].finish(kernels, threads);
+      const LayerGradients& made = layers[num_layers - 1 - layer];
+      if (layout.has_norms) {
+        LayerNormBackward with_norms{one, call.norms(of_layer), made.norm_hh.sums(),
+                                     made.norm_c.sums()};
+        with_norms.input = nullptr;
+        with_norms.workspace =
+            of_layer.take(kernels.layer_norm_backward_workspace(one.shape, threads));
+        kernels.layer_norm_backward(with_norms, threads);
+      } else {
+        one.workspace = of_layer.take(kernels.backward_workspace(one.shape, threads));
+        kernels.backward(one, threads);
+      }
+      made.finish(kernels, threads);
     }
   });
   for (size_t i = 0; i < layers.size(); ++i) {

@@ -1,5 +1,6 @@
 #include "bindings.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -48,25 +49,50 @@ void let_autograd_know(PyObject* record, const Request& request, Results& result
   results.cy = recorded[recorded.size() - 1];
 }
 
-// Computes the results of a module's call. Returns false if the general path has to.
-bool call_module(Request& request, PyObject* record, Results& results) {
-  if (is_watched() || is_autocast_enabled()) return false;
-  const Objects& tensors = request.tensors;
-  bool train = false;
-  if (is_grad_enabled()) {
-    for (PyObject* tensor : tensors) train = train || requires_grad(tensor);
+bool records_gradients(const Objects& tensors) {
+  return is_grad_enabled() && std::any_of(tensors.begin(), tensors.end(), requires_grad);
+}
+
+// Puts the layout and the tensors that draw(layout, tensors) returns in the place of the
+// request's: the options of a module, drawn for this call.
+void add_options(PyObject* draw, Request& request) {
+  py::tuple tensors(request.tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    tensors[i] = py::reinterpret_borrow<py::object>(request.tensors.data()[i]);
   }
+  const py::object layout = owned(to_python(request.layout));
+  const py::tuple prepared = py::handle(draw)(layout, tensors);
+  request.layout = to_layout(py::tuple(prepared[0]).ptr());
+  Objects added;
+  for (const py::handle tensor : py::tuple(prepared[1])) added.add(tensor.ptr());
+  request.tensors.swap(added);
+}
+
+// Computes the results of a module's call. Returns false if the general path has to. `draw` is
+// that of add_options, or None.
+bool call_module(Request& request, PyObject* record, PyObject* draw, Results& results) {
+  if (is_watched() || is_autocast_enabled()) return false;
+  const bool has_options = draw != Py_None;
+  if (has_options && (request.is_inference || request.is_rounded)) return false;
+  bool train = records_gradients(request.tensors);
   if (train ? request.is_inference : request.is_rounded && request.streams.empty()) return false;
   Scratch scratch;
   Call call;
-  if (!call.read(request.layout, tensors.data(), scratch) || (train && may_be_slower(call))) {
+  if (!call.read(request.layout, request.tensors.data(), scratch) ||
+      (train && may_be_slower(call))) {
     return false;
   }
   if (!train && request.is_rounded) {
     return forward_by_streams(call, request.streams, scratch, results);
   }
+  if (has_options) {
+    add_options(draw, request);
+    train = records_gradients(request.tensors);
+    call = Call();
+    if (!call.read(request.layout, request.tensors.data(), scratch)) return false;
+  }
   const std::vector<PrepackedWeights*> none;
-  results = forward(call, train, scratch, train ? none : request.prepacked);
+  results = forward(call, train, scratch, train || has_options ? none : request.prepacked);
   if (train) let_autograd_know(record, request, results);
   return true;
 }
@@ -87,11 +113,11 @@ PyObject* guarded(const Run& run) {
 
 PyObject* lstm(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   return guarded([&]() -> py::object {
-    if (count != 6) throw py::type_error("direct_lstm: expected 6 arguments");
+    if (count != 7) throw py::type_error("direct_lstm: expected 7 arguments");
     Request request;
     Results results;
     if (!is_enabled || !request.of_lstm(arguments[0], arguments + 2) ||
-        !call_module(request, arguments[1], results)) {
+        !call_module(request, arguments[1], arguments[6], results)) {
       return py::none();
     }
     const py::object states = owned(PyTuple_Pack(2, results.hy.ptr(), results.cy.ptr()));
@@ -105,7 +131,7 @@ PyObject* cell(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     Request request;
     Results results;
     if (!is_enabled || !request.of_cell(arguments[0], arguments + 2) ||
-        !call_module(request, arguments[1], results)) {
+        !call_module(request, arguments[1], Py_None, results)) {
       return py::none();
     }
     return owned(PyTuple_Pack(2, results.hy.ptr(), results.cy.ptr()));
@@ -121,7 +147,7 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     }
     if (PyTuple_GET_SIZE(arguments[0]) != Layout::kFields) {
       throw py::type_error("direct_gradients: expected a layout of " +
-                           std::to_string(Layout::kFields) + " integers");
+                           std::to_string(Layout::kFields) + " numbers");
     }
     if (!is_enabled || is_watched() || is_grad_enabled()) return py::none();
     const Layout layout = to_layout(arguments[0]);
@@ -171,7 +197,7 @@ PyMethodDef methods[] = {
     {"direct_lstm", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(lstm)),
      METH_FASTCALL,
      "direct_lstm(module: object, record: object, input: object, hx: object, lengths: object, "
-     "reset: object, /) -> tuple | None\n\n"
+     "reset: object, draw: object, /) -> tuple | None\n\n"
      "The outputs of LSTM.forward, or None if the general path has to compute them."},
     {"direct_cell", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(cell)),
      METH_FASTCALL,

@@ -17,7 +17,8 @@ void for_each_field(Layout& layout, const Visit& visit) {
   for (int* field :
        {&layout.input_size, &layout.hidden_size, &layout.num_layers, &layout.num_directions,
         &layout.is_cell, &layout.batch_first, &layout.has_bias, &layout.has_peepholes,
-        &layout.has_states, &layout.has_lengths, &layout.has_reset}) {
+        &layout.has_states, &layout.has_lengths, &layout.has_reset, &layout.has_norms,
+        &layout.has_hidden_mask, &layout.has_keep_h, &layout.has_keep_c}) {
     visit(*field);
   }
 }
@@ -66,6 +67,7 @@ PyObject* to_python(const Layout& layout) {
   Layout fields = layout;
   if (!tuple) return nullptr;
   for_each_field(fields, [&](int field) { PyTuple_SET_ITEM(tuple, i++, PyLong_FromLong(field)); });
+  PyTuple_SET_ITEM(tuple, i, PyFloat_FromDouble(layout.cell_clip));
   return tuple;
 }
 
@@ -75,6 +77,7 @@ Layout to_layout(PyObject* tuple) {
   for_each_field(layout, [&](int& field) {
     field = static_cast<int>(PyLong_AsLong(PyTuple_GET_ITEM(tuple, i++)));
   });
+  layout.cell_clip = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple, i));
   return layout;
 }
 
@@ -106,7 +109,9 @@ bool Call::read(const Layout& new_layout, PyObject* const* tensors, Scratch& scr
   PyObject* const* const rest = weights + layout.groups() * layout.weights_per_group();
   return I > 0 && H > 0 && read_input(tensors[0], scratch) && read_weights(weights) &&
          read_states(states, scratch) && (!layout.has_lengths || read_lengths(rest[0], scratch)) &&
-         (!layout.has_reset || read_reset(rest[layout.has_lengths], scratch));
+         (!layout.has_reset || read_reset(rest[layout.has_lengths], scratch)) &&
+         (!layout.has_options() ||
+          read_options(rest + layout.has_lengths + layout.has_reset, scratch));
 }
 
 bool Call::read_input(PyObject* object, Scratch& scratch) {
@@ -114,9 +119,11 @@ bool Call::read_input(PyObject* object, Scratch& scratch) {
   if (!torch::read(object, input)) return false;
   type = input.type;
   is_default = torch::is_default(type);
-  const int last = input.dims - 1, with_batch = layout.is_cell ? 2 : 3;
+  const int last = input.dims - 1, with_batch = (layout.is_cell ? 2 : 3) + layout.has_norms;
   is_batched = input.dims == with_batch;
-  if ((!is_batched && input.dims != with_batch - 1) || input.sizes[last] != I ||
+  if ((!is_batched && input.dims != with_batch - 1) ||
+      input.sizes[last] != (layout.has_norms ? 4 * H : I) ||
+      (layout.has_norms && input.sizes[last - 1] != G()) ||
       (type != Type::float32 && type != Type::float64 && type != Type::bfloat16)) {
     return false;
   }
@@ -128,12 +135,14 @@ bool Call::read_input(PyObject* object, Scratch& scratch) {
     }
   }
   T = B = 1;
+  const bool batch_first = layout.batch_first && !layout.has_norms;
+  if (layout.has_norms) x_stride[2] = input.strides[last - 1];
   if (!layout.is_cell) {
-    const int time = is_batched && layout.batch_first;
+    const int time = is_batched && batch_first;
     T = input.sizes[time], x_stride[0] = input.strides[time];
   }
   if (is_batched) {
-    const int batch = !layout.is_cell && !layout.batch_first;
+    const int batch = !layout.is_cell && !batch_first;
     B = input.sizes[batch], x_stride[1] = input.strides[batch];
   }
   return T > 0 && B > 0;
@@ -151,11 +160,13 @@ bool Call::read_weights(PyObject* const* tensors) {
              tensor.has_sizes(sizes, columns < 0 ? 1 : 2) && tensor.is_contiguous() &&
              add_group(tensor, direction, weight);
     };
-    const bool fits = add(of_layer.weight_ih, 4 * H, input_size(layer)) &&
-                      add(of_layer.weight_hh, 4 * H, H) &&
-                      (!layout.has_bias ||
-                       (add(of_layer.bias_ih, 4 * H, -1) && add(of_layer.bias_hh, 4 * H, -1))) &&
-                      (!layout.has_peepholes || add(of_layer.weight_ch, 3 * H, -1));
+    const bool has_norms = layout.has_norms, has_bias = layout.has_bias && !has_norms;
+    const bool fits =
+        (has_norms || add(of_layer.weight_ih, 4 * H, input_size(layer))) &&
+        add(of_layer.weight_hh, 4 * H, H) &&
+        (!has_bias || (add(of_layer.bias_ih, 4 * H, -1) && add(of_layer.bias_hh, 4 * H, -1))) &&
+        (!layout.has_peepholes || add(of_layer.weight_ch, 3 * H, -1)) &&
+        (!has_norms || (add(of_layer.norm_hh, 4 * H, -1) && add(of_layer.norm_c, 2, H)));
     if (!fits) return false;
   }
   return true;
@@ -215,12 +226,67 @@ bool Call::read_reset(PyObject* object, Scratch& scratch) {
   return true;
 }
 
+bool Call::read_options(PyObject* const* tensors, Scratch& scratch) {
+  options.assign(layout.num_layers, {});
+  for (LstmCellOptions& own : options) {
+    own.cell_clip = layout.cell_clip;
+    if (layout.has_hidden_mask) {
+      const int64_t sizes[] = {G(), B, H};
+      Tensor mask;
+      if (!torch::read(*tensors++, mask) || mask.type != type || !mask.has_sizes(sizes, 3)) {
+        return false;
+      }
+      own.hidden_mask = contiguous(mask, scratch);
+    }
+    const auto read_share = [&](const void*& data, int64_t* stride) {
+      const int64_t sizes[] = {T, B, G(), H}, strides[] = {B * G() * H, G() * H, H};
+      Tensor share;
+      if (!torch::read(*tensors++, share) || share.type != type || !share.has_sizes(sizes, 4)) {
+        return false;
+      }
+      const bool is_copied = share.strides[3] != 1 && H > 1;
+      data = is_copied ? contiguous(share, scratch) : share.data;
+      std::copy_n(is_copied ? strides : share.strides, 3, stride);
+      return true;
+    };
+    if ((layout.has_keep_h && !read_share(own.keep_h, own.keep_h_stride)) ||
+        (layout.has_keep_c && !read_share(own.keep_c, own.keep_c_stride))) {
+      return false;
+    }
+  }
+  return true;
+}
+
+CellNorms Call::norms(Scratch& scratch) const {
+  const auto joined = [&](const LstmWeight& gain, int64_t count) {
+    const auto* const data = static_cast<const char*>(gain.data);
+    if (G() == 1) return data;
+    char* const to = static_cast<char*>(scratch.take(G() * count * item()));
+    for (int64_t g = 0; g < G(); ++g) {
+      std::memcpy(to + g * count * item(), data + g * gain.stride * item(), count * item());
+    }
+    return static_cast<const char*>(to);
+  };
+  CellNorms norms{};
+  norms.norm_hh = joined(layers[0].norm_hh, 4 * H);
+  norms.norm_c = joined(layers[0].norm_c, 2 * H);
+  if (options.empty()) return norms;
+  const LstmCellOptions& own = options[0];
+  norms.hidden_mask = own.hidden_mask;
+  norms.keep_h = own.keep_h, norms.keep_c = own.keep_c;
+  std::copy_n(own.keep_h_stride, 3, norms.keep_h_stride);
+  std::copy_n(own.keep_c_stride, 3, norms.keep_c_stride);
+  norms.cell_clip = own.cell_clip > 0 ? &own.cell_clip : nullptr;
+  return norms;
+}
+
 LstmShape Call::shape(int layer) const {
   LstmShape shape{};
   shape.dtype = type == Type::float32   ? DType::float32
                 : type == Type::float64 ? DType::float64
                                         : DType::bfloat16;
-  shape.T = T, shape.B = B, shape.G = G(), shape.H = H, shape.I = input_size(layer);
+  shape.T = T, shape.B = B, shape.G = G(), shape.H = H;
+  shape.I = layout.has_norms ? 0 : input_size(layer);
   shape.reverse = G() == 1 ? kForward : kBothWays;
   shape.lengths = lengths, shape.by_length = by_length, shape.reset = reset;
   return shape;
@@ -230,10 +296,11 @@ void Call::fill(LstmCall& call, int layer, const char* input, const int64_t* str
   const LayerWeights& weights = layers[layer];
   call.shape = shape(layer);
   call.input = input;
-  call.input_stride[0] = strides[0], call.input_stride[1] = strides[1], call.input_stride[2] = 0;
+  std::copy_n(strides, 3, call.input_stride);
   call.weight_ih = weights.weight_ih, call.weight_hh = weights.weight_hh;
   call.bias_ih = weights.bias_ih, call.bias_hh = weights.bias_hh;
   call.weight_ch = weights.weight_ch;
+  call.options = options.empty() || layout.has_norms ? nullptr : &options[layer];
   call.hx = hx + layer * states() * item();
   call.cx = cx + layer * states() * item();
 }

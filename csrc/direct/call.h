@@ -9,6 +9,7 @@
 
 #include <vector>
 
+#include "../layer_norm.h"
 #include "../lstm.h"
 #include "../prepacked.h"
 #include "../scratch.h"
@@ -16,7 +17,7 @@
 
 namespace fastlstm::direct {
 
-// How the tensors of a call are to be read. In Python it is a tuple of integers in this order.
+// How the tensors of a call are to be read. In Python it is a tuple of numbers in this order.
 struct Layout {
   int input_size = 0, hidden_size = 0, num_layers = 1, num_directions = 1;
   int is_cell = 0;      // input (B, I): one step, without a dimension for it
@@ -24,13 +25,24 @@ struct Layout {
   int has_bias = 0, has_peepholes = 0;
   int has_states = 0;  // hx and cx are among the tensors; else they are zero
   int has_lengths = 0, has_reset = 0;
+  // The input of the only layer is igates, whether batch_first or not: (T, B, D, 4H), or (T, D, 4H)
+  // without a batch. The weights of a group are weight_hh, weight_ch, norm_hh (4H), norm_c (2, H).
+  int has_norms = 0;
+  int has_hidden_mask = 0, has_keep_h = 0, has_keep_c = 0;  // each layer has masks
+  double cell_clip = 0;                                     // 0: none
 
-  static constexpr int kFields = 11;
+  static constexpr int kFields = 16;
   int groups() const { return num_layers * num_directions; }
-  int weights_per_group() const { return 2 + 2 * has_bias + has_peepholes; }
-  // The tensors of a call: input, hx, cx, the weights of each group, lengths, reset.
+  int weights_per_group() const {
+    return has_norms ? 3 + has_peepholes : 2 + 2 * has_bias + has_peepholes;
+  }
+  int masks_per_layer() const { return has_hidden_mask + has_keep_h + has_keep_c; }
+  bool has_options() const { return masks_per_layer() > 0 || cell_clip > 0; }
+  // The tensors of a call: input, hx, cx, the weights of each group, lengths, reset, and the masks
+  // of each layer: hidden_mask (D, B, H), keep_h and keep_c (T, B, D, H).
   int count() const {
-    return 1 + 2 * has_states + groups() * weights_per_group() + has_lengths + has_reset;
+    return 1 + 2 * has_states + groups() * weights_per_group() + has_lengths + has_reset +
+           num_layers * masks_per_layer();
   }
 };
 
@@ -51,6 +63,8 @@ class Objects {
     objects_.push_back(object);
     Py_INCREF(object);
   }
+  void swap(Objects& other) { objects_.swap(other.objects_); }
+  size_t size() const { return objects_.size(); }
   PyObject* const* data() const { return objects_.data(); }
   auto begin() const { return objects_.begin(); }
   auto end() const { return objects_.end(); }
@@ -62,6 +76,7 @@ class Objects {
 // The parameters of all directions of one layer.
 struct LayerWeights {
   LstmWeight weight_ih, weight_hh, bias_ih, bias_hh, weight_ch;
+  LstmWeight norm_hh, norm_c;
 };
 
 // A call whose tensors are checked against each other.
@@ -73,11 +88,12 @@ struct Call {
   bool is_batched;
   bool splits_groups = false;  // y is (T, B, D, H), as an op has it
   const char* x;
-  int64_t x_stride[2] = {0, 0};  // of T and B
-  const char *hx, *cx;           // (L * D, B, H)
+  int64_t x_stride[3] = {0, 0, 0};  // of T, B and D
+  const char *hx, *cx;              // (L * D, B, H)
   std::vector<LayerWeights> layers;
   const int64_t *lengths = nullptr, *by_length = nullptr;
   const uint8_t* reset = nullptr;
+  std::vector<LstmCellOptions> options;  // of each layer, or empty
 
   int64_t G() const { return layout.num_directions; }
   int64_t item() const { return torch::bytes_of(type); }
@@ -85,6 +101,7 @@ struct Call {
   // Elements of y, and of all states h or c of one layer.
   int64_t rows() const { return T * B; }
   int64_t states() const { return G() * B * H; }
+  int64_t reserve_width() const { return (layout.has_norms ? 9 : 5) * H; }       // of a direction
   double flops() const { return 8.0 * rows() * layout.groups() * H * (I + H); }  // about
 
   // Reads layout.count() tensors. Copies that the kernels need are taken from the scratch memory.
@@ -93,6 +110,8 @@ struct Call {
   // The sizes of a layer's call. `reverse` points to static memory.
   LstmShape shape(int layer) const;
   void fill(LstmCall& call, int layer, const char* input, const int64_t* strides) const;
+  // The options of the only layer, which has norms.
+  CellNorms norms(Scratch& scratch) const;
 
   // New tensors: (T, B, n) in the layout of the input, (T, B, D * H) in that of y, and (L * D, B,
   // H) in that of hx.
@@ -106,6 +125,7 @@ struct Call {
   bool read_states(PyObject* const* tensors, Scratch& scratch);
   bool read_lengths(PyObject* tensor, Scratch& scratch);
   bool read_reset(PyObject* tensor, Scratch& scratch);
+  bool read_options(PyObject* const* tensors, Scratch& scratch);
 };
 
 // The tensor's elements in order: its own memory, or a copy.

@@ -16,7 +16,36 @@ constexpr double kFlopsPerMicrosecond =
 // Whether a call gets fewer threads after one that waited for a thread: one step of a few rows,
 // whose results do not depend on the number of threads, if it is not too short for a second one.
 bool is_watched_for_stalls(const Call& call) {
-  return call.T == 1 && call.B <= 6 && call.flops() >= 2e5;
+  return call.T == 1 && call.B <= 6 && call.flops() >= 2e5 && !call.layout.has_norms;
+}
+
+// hidden_mask * hx of a layer, rounded to their type.
+const void* masked_hx(const Call& call, const LstmForward& one, const cpu::Kernels& kernels,
+                      Scratch& scratch) {
+  if (!call.layout.has_states) return one.hx;  // zeros
+  const int64_t count = call.states();
+  void* const to = scratch.take(count * call.item());
+  const void *const mask = one.options->hidden_mask, *const hx = one.hx;
+  const auto multiply = [count](const auto* a, const auto* b, auto* product) {
+    for (int64_t i = 0; i < count; ++i) product[i] = a[i] * b[i];
+  };
+  if (call.type == torch::Type::float64) {
+    multiply(static_cast<const double*>(mask), static_cast<const double*>(hx),
+             static_cast<double*>(to));
+  } else if (call.type == torch::Type::float32) {
+    multiply(static_cast<const float*>(mask), static_cast<const float*>(hx),
+             static_cast<float*>(to));
+  } else {
+    const auto widened = [&](const void* from) {
+      auto* const wide = static_cast<uint32_t*>(scratch.take(count * sizeof(float)));
+      for (int64_t i = 0; i < count; ++i) wide[i] = static_cast<const uint16_t*>(from)[i] << 16;
+      return reinterpret_cast<float*>(wide);
+    };
+    float* const product = widened(hx);
+    multiply(widened(mask), product, product);
+    kernels.to_bfloat16(product, to, count, 1);
+  }
+  return to;
 }
 
 }  // namespace
@@ -53,7 +82,7 @@ Results forward(const Call& call, bool train, Scratch& scratch,
   for (int layer = 0; layer < num_layers; ++layer) {
     LstmForward& one = calls[layer];
     const bool is_last = layer + 1 == num_layers;
-    const int64_t strides[] = {call.B * width, width};
+    const int64_t strides[] = {call.B * width, width, 0};
     call.fill(one, layer, layer ? static_cast<char*>(calls[layer - 1].y) : call.x,
               layer ? strides : call.x_stride);
     if (call.layout.is_cell) {
@@ -68,7 +97,7 @@ Results forward(const Call& call, bool train, Scratch& scratch,
     one.cy = cy_data + layer * call.states() * call.item();
     if (!train) continue;
     results.kept.push_back(results.y);
-    reserves.push_back(pooled(call, {call.T, call.B, call.G(), 5 * call.H}));
+    reserves.push_back(pooled(call, {call.T, call.B, call.G(), call.reserve_width()}));
     one.reserve = data_of(reserves.back());
   }
   const auto& kernels = cpu::kernels("auto");
@@ -76,12 +105,24 @@ Results forward(const Call& call, bool train, Scratch& scratch,
   const auto run = [&](int used) {
     for (size_t layer = 0; layer < calls.size(); ++layer) {
       LstmForward& one = calls[layer];
+      Scratch of_layer;
+      if (call.layout.has_norms) {
+        LayerNormForward with_norms{one, call.norms(of_layer)};
+        with_norms.workspace = of_layer.take(kernels.layer_norm_forward_workspace(one.shape, used));
+        kernels.layer_norm_forward(with_norms, used);
+        continue;
+      }
+      LstmCellOptions options;
+      if (one.options && one.options->hidden_mask) {
+        options = *one.options;
+        options.masked_hx = masked_hx(call, one, kernels, of_layer);
+        one.options = &options;
+      }
       PrepackedWeights::Memory packed;
       if (!prepacked.empty() && !kernels.forward_streams(one.shape)) {
         packed = prepacked[layer]->of(one, kernels, used);
         one.prepacked = packed->data(), one.is_prepacked = true;
       }
-      Scratch of_layer;
       one.workspace = of_layer.take(kernels.forward_workspace(one.shape, used));
       kernels.forward(one, used);
     }

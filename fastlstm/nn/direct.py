@@ -5,20 +5,29 @@ path, from the module through :mod:`fastlstm.functional` to the backend. ``csrc/
 same checks in 2 us. It answers a call only if it knows all about it: plain tensors on a CPU, the
 module's own parameters, and nothing but autograd that watches. For any other call, and for any
 error, it returns None, and the general path answers.
+
+Options of a module are drawn by :func:`draw_for_call`, which the compiled function calls when it
+has checked everything else: a call that it does not answer draws nothing. Their masks are then
+tensors of the call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
-from fastlstm import _C
-from fastlstm.call import LSTMWeights
+from fastlstm import _C, backends
+from fastlstm.call import Call, GroupWeights, LSTMWeights, SequenceLayout, Wanted
 from fastlstm.functional import lstm, lstm_cell
+from fastlstm.masks import draw, normalized_input
+from fastlstm.op.run import run
+from fastlstm.option_checks import check_norms
+from fastlstm.options import PLAIN_CELLS, CellOptions, LSTMOptions
+from fastlstm.tracing import find_mode, records_gradients
 
 
 class Layout(NamedTuple):
@@ -35,19 +44,29 @@ class Layout(NamedTuple):
     has_states: int
     has_lengths: int
     has_reset: int
+    has_norms: int
+    has_hidden_mask: int
+    has_keep_h: int
+    has_keep_c: int
+    cell_clip: float
+
+    @property
+    def weights_per_group(self) -> int:
+        """The number of tensors of a layer and direction."""
+        return 2 + (1 if self.has_norms else 2 * self.has_bias) + self.has_peepholes
 
 
 class _LSTM(torch.autograd.Function):
     """A direct call that has been run, for autograd.
 
     Its tensors are input, hx and cx if they were given, the weights of each layer and direction,
-    lengths and reset.
+    lengths, reset, and the masks of each layer.
     """
 
     @staticmethod
     def forward(
         ctx: Any,
-        layout: tuple[int, ...],
+        layout: tuple[float, ...],
         outputs: tuple[Tensor, ...],
         kept: tuple[Tensor, ...],
         *tensors: Tensor,
@@ -96,32 +115,95 @@ def _general_gradients(
     return [next(found) if need else None for need in needs]
 
 
-def _general_call(layout: Layout, tensors: Iterator[Tensor]) -> tuple[Tensor, ...]:
-    """The outputs of the general path for the tensors of a direct call."""
-    input = next(tensors)
-    hx = (next(tensors), next(tensors)) if layout.has_states else None
-    weights = []
+def draw_for_call(
+    options: LSTMOptions, training: bool, layout: tuple[Any, ...], tensors: tuple[Tensor, ...]
+) -> tuple[Layout, list[Tensor]]:
+    """Draw the options of a direct call, as the general path draws them.
+
+    Args:
+        options: those of the module, in its mode. Norms only with a single layer.
+        training: whether masks are drawn.
+        layout: how to read the tensors, which are checked.
+        tensors: of the call without options.
+
+    Returns:
+        The layout and the tensors of the call with options.
+    """
+    shape, found = Layout._make(layout), list(tensors)
+    D, first = shape.num_directions, 1 + 2 * shape.has_states
+    x = found[0]
+    is_batched = x.dim() == 3
+    if shape.batch_first and is_batched:
+        x = x.transpose(0, 1)
+    rows = (x.shape[0], x.shape[1] if is_batched else 1)
+    sizes = (rows, (D, rows[1], shape.hidden_size), shape.hidden_size)
+    cells, drawn = PLAIN_CELLS, []
+    for layer in range(shape.num_layers):
+        step = shape.weights_per_group
+        places = range(first + layer * D * step + 1, first + (layer + 1) * D * step, step)
+        weight_hh, cells = draw(options, training, sizes, [found[place] for place in places])
+        for place, weight in zip(places, weight_hh, strict=True):
+            found[place] = weight
+        drawn += [mask for mask in cells[:3] if mask is not None]
+    if options.norms is not None:
+        groups = _groups(shape, iter(found[first:]))
+        check_norms(options, groups, 1)
+        w_ih, _, b_ih, b_hh, *_ = zip(*groups, strict=True)
+        biases = (b_ih, b_hh) if shape.has_bias else ((), ())
+        found[0] = normalized_input(x, GroupWeights(w_ih, (), *biases), options.norms)
+        own: list[Any] = []
+        for weights, norm in zip(groups, options.norms, strict=True):
+            own += [weights.weight_hh, *([weights.weight_ch] if shape.has_peepholes else [])]
+            own += [norm.norm_hh, norm.norm_c]
+        found[first : first + D * shape.weights_per_group] = own
+    has = [int(mask is not None) for mask in cells[:3]]
+    shape = shape._replace(
+        has_norms=int(options.norms is not None),
+        has_hidden_mask=has[0],
+        has_keep_h=has[1],
+        has_keep_c=has[2],
+        cell_clip=cells.cell_clip,
+    )
+    return shape, found + drawn
+
+
+def _groups(layout: Layout, tensors: Iterator[Tensor]) -> list[LSTMWeights]:
+    """The weights of each layer and direction, without norms."""
+    groups = []
     for _ in range(layout.num_layers * layout.num_directions):
         w_ih, w_hh = next(tensors), next(tensors)
         b_ih, b_hh = (next(tensors), next(tensors)) if layout.has_bias else (None, None)
         w_ch = next(tensors) if layout.has_peepholes else None
-        weights.append(LSTMWeights(w_ih, w_hh, b_ih, b_hh, w_ch))
+        groups.append(LSTMWeights(w_ih, w_hh, b_ih, b_hh, w_ch))
+    return groups
+
+
+def _general_call(layout: Layout, tensors: Iterator[Tensor]) -> tuple[Tensor, ...]:
+    """The outputs of the general path for the tensors of a direct call."""
+    input = next(tensors)
+    hx = (next(tensors), next(tensors)) if layout.has_states else None
+    num_groups = layout.num_layers * layout.num_directions
+    weights: Any = [next(tensors) for _ in range(num_groups * layout.weights_per_group)]
     lengths = next(tensors) if layout.has_lengths else None
     reset = next(tensors) if layout.has_reset else None
     # The dimensions of the batch in the input, and in each output.
     batches = (0, 0, 0) if layout.is_cell else (1 - layout.batch_first,) * 2 + (1, 1)
-    is_batched = input.dim() == 3 - layout.is_cell
+    is_batched = input.dim() == 3 - layout.is_cell + layout.has_norms
+    outputs: tuple[Tensor, ...]
     if not is_batched:
-        input = input.unsqueeze(batches[0])
+        input = input.unsqueeze(1 if layout.has_norms else batches[0])
         reset = None if reset is None else reset.unsqueeze(batches[0])
         hx = None if hx is None else (hx[0].unsqueeze(batches[-1]), hx[1].unsqueeze(batches[-1]))
     if layout.is_cell:
-        outputs = lstm_cell(input, hx, weights[0], backend="cpu")
+        outputs = lstm_cell(input, hx, _groups(layout, iter(weights))[0], backend="cpu")
+    elif layout.has_norms or any(layout[-4:]):
+        about_rows = SequenceLayout([False, True][: layout.num_directions], lengths, reset=reset)
+        outputs = _call_with_options(layout, (input, hx, weights), about_rows, tensors)
     else:
         y, states = lstm(
             input,
             hx,
-            weights,
+            _groups(layout, iter(weights)),
             bidirectional=layout.num_directions == 2,
             batch_first=bool(layout.batch_first),
             lengths=lengths,
@@ -132,3 +214,48 @@ def _general_call(layout: Layout, tensors: Iterator[Tensor]) -> tuple[Tensor, ..
     if is_batched:
         return outputs
     return tuple(s.squeeze(batch) for s, batch in zip(outputs, batches[1:], strict=True))
+
+
+def _call_with_options(
+    layout: Layout,
+    arguments: tuple[Tensor, tuple[Tensor, Tensor] | None, Sequence[Tensor]],
+    about_rows: SequenceLayout,
+    masks: Iterator[Tensor],
+) -> tuple[Tensor, ...]:
+    """The outputs of a call with a batch, whose options are drawn already."""
+    x, hx, weights = arguments
+    D, step = layout.num_directions, layout.weights_per_group
+    if layout.batch_first:
+        x = x if layout.has_norms else x.transpose(0, 1)
+        reset = about_rows.reset
+        about_rows = about_rows._replace(reset=None if reset is None else reset.transpose(0, 1))
+    if hx is None:
+        zeros = x.new_zeros(layout.num_layers * D, x.shape[1], layout.hidden_size)
+        hx = (zeros, zeros)
+    hy, cy = [], []
+    for layer in range(layout.num_layers):
+        own = weights[layer * D * step : (layer + 1) * D * step]
+        options = CellOptions(
+            hidden_mask=next(masks) if layout.has_hidden_mask else None,
+            keep_h=next(masks) if layout.has_keep_h else None,
+            keep_c=next(masks) if layout.has_keep_c else None,
+            cell_clip=layout.cell_clip,
+        )
+        if layout.has_norms:
+            kinds = [list(own[kind::step]) for kind in range(step)]
+            peepholes = kinds[1] if layout.has_peepholes else ()
+            of_layer = GroupWeights((), kinds[0], weight_ch=peepholes)
+            norm_hh, norm_c = torch.stack(kinds[-2]), torch.stack(kinds[-1])
+            options = options._replace(norm_hh=norm_hh, norm_c=norm_c)
+        else:
+            parameters = zip(*_groups(layout._replace(num_layers=1), iter(own)), strict=True)
+            of_layer = GroupWeights(*[() if p[0] is None else p for p in parameters])
+        rows = slice(layer * D, (layer + 1) * D)
+        call = Call(x, of_layer, hx[0][rows], hx[1][rows], about_rows, options)
+        mode = find_mode(call.tensors)
+        results = run(backends.cpu, call, Wanted(records_gradients(mode, call.tensors)), mode)
+        x = results.y.flatten(-2)
+        hy.append(results.hy)
+        cy.append(results.cy)
+    y = x.transpose(0, 1) if layout.batch_first else x
+    return y, torch.cat(hy), torch.cat(cy)

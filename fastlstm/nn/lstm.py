@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from fastlstm.checks import check_input
 from fastlstm.functional import lstm
 from fastlstm.layout_checks import steps_between_checkpoints, tensor_of
 from fastlstm.nn import layer_sizes
-from fastlstm.nn.direct import record
+from fastlstm.nn.direct import draw_for_call, record
 from fastlstm.nn.layer_sizes import check_sized_layers, resize_layers, sizes_of_layers
 from fastlstm.nn.lstm_base import BEYOND_TORCH, LSTMBase, options_repr
 from fastlstm.nn.options import check_forget_bias
@@ -237,10 +238,14 @@ class LSTM(LSTMBase):
                 :func:`fastlstm.lstm_sequence` do.
         """
         is_usual = return_sequence and not return_all_cells and type(self).weights is LSTM.weights
-        options = PLAIN
+        options, draw = PLAIN, None
         if self.cell_options is not PLAIN or self._has_norms:
             options = self._active_options(self._endings()).in_mode(self.training)
-            is_usual &= options == PLAIN
+            if options is not PLAIN:
+                draw = partial(draw_for_call, options, self.training)
+            # What is computed between two layers is not direct.
+            between = options.variational_dropout or options.norms is not None
+            is_usual &= self.num_layers == 1 or not between
         if isinstance(self.hidden_size, tuple):
             return layer_sizes.forward(
                 self,
@@ -252,7 +257,7 @@ class LSTM(LSTMBase):
                 return_sequence=return_sequence,
             )
         if is_usual and not is_compiling():
-            outputs = direct_lstm(self, record, input, hx, lengths, reset)
+            outputs = direct_lstm(self, record, input, hx, lengths, reset, draw)
             if outputs is not None:
                 return outputs
         batched = True

@@ -233,18 +233,6 @@ class Run {
     }
   }
 
-  // y times the mask, if there is one.
-  Buffer masked_y(const Buffer& y) const {
-    if (!c_.mask) return Buffer();
-    Buffer masked = numbers(y.count());
-    const int64_t P = c_.hidden_size();
-    Rows(c_, P, Layout::contiguous).for_each([&](int64_t at, int64_t index, int64_t, int64_t b) {
-      const int64_t column = index % (c_.G * P), g = column / P;
-      masked.set(at, y.get(at) * in_.hidden_mask.get((g * c_.B + b) * P + column % P));
-    });
-    return masked;
-  }
-
   Gradients backward(const LstmShape& shape, const Outputs& kept) const {
     const bool same = c_.I && c_.input <= Layout::gaps, shared = c_.I && c_.input == Layout::shared;
     const int64_t gates = c_.G * 4 * c_.H;
@@ -273,9 +261,7 @@ class Run {
     call.dcells = wanted(in_.dcells.buffer, "dcells", c_.cells);
     call.reserve = kept.reserve.data();
     call.checkpoints = kept.checkpoints.data();
-    const Buffer masked = masked_y(kept.y);
-    call.y = c_.mask ? masked.data() : kept.y.data();
-    if (c_.mask) call.hx = in_.masked_hx.data();
+    call.y = kept.y.data();
     call.dinput = wanted(g.dinput.buffer, "dinput", true);
     std::copy_n(g.dinput.stride, 3, call.dinput_stride);
     call.dweight_ih = wanted(g.dweight_ih, "dweight_ih", c_.I);

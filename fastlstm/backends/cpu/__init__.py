@@ -188,8 +188,6 @@ def backward(
     options: tuple[int, Any] = (0, None)
     if call.options is not None:
         options = cell_options.arguments(call, forward=False)
-        call, saved = cell_options.masked(call, saved, needs.weight_hh)
-        hx, y = call.hx, saved.y
     is_packed = layout.batch_sizes is not None
     T, about_rows, _row_owners = pointers.row_arguments(call)
     sizes = (_DTYPES[dtype], T, B, G, H, I, P if weights.weight_hr else 0)

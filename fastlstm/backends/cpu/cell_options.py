@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from fastlstm import _C
 from fastlstm.backends import pointers
-from fastlstm.backends.cpu import buffer_pool
-from fastlstm.call import Call, Saved, rows_of_packed
+from fastlstm.call import Call
 
 
 def arguments(call: Call, forward: bool) -> tuple[int, Sequence[object]]:
@@ -32,19 +29,3 @@ def arguments(call: Call, forward: bool) -> tuple[int, Sequence[object]]:
         cell_clip=options.cell_clip,
     )
     return struct.address, (struct, mask, masked_hx, keep_h, keep_c)
-
-
-def masked(call: Call, saved: Saved, needed: bool) -> tuple[Call, Saved]:
-    """The same with hx and y times the mask, if there is one: what W_hh was multiplied with.
-
-    Only the gradient of W_hh, if ``needed``, is computed from them.
-    """
-    assert call.options is not None
-    mask = call.options.hidden_mask
-    if mask is None or not needed:
-        return call, saved
-    y, of_rows = saved.y, mask.transpose(0, 1)  # (B, G, P)
-    if call.layout.batch_sizes is not None:
-        of_rows = of_rows[rows_of_packed(call.layout.batch_sizes, mask.shape[1])]
-    product = torch.mul(y, of_rows, out=buffer_pool.empty(y.shape, y.dtype))
-    return call._replace(hx=call.hx * mask), saved._replace(y=product)

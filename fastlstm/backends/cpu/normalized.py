@@ -11,7 +11,7 @@ import torch
 
 from fastlstm import _C
 from fastlstm.backends import pointers
-from fastlstm.backends.cpu import buffer_pool, cell_options
+from fastlstm.backends.cpu import buffer_pool
 from fastlstm.call import (
     Call,
     Gradients,
@@ -87,8 +87,7 @@ def backward(call: Call, saved: Saved, grads: OutputGradients, needs: Needs, isa
     dy = None if dy is None else pointers.unit_stride(dy)
     dhy, dcy, dcells = (None if d is None else d.contiguous() for d in (dhy, dcy, dcells))
     cx, reserve = cx.contiguous(), saved.reserve.contiguous()
-    masked_call, masked = cell_options.masked(call, saved, needs.weight_hh)
-    hx, y = masked_call.hx.contiguous(), masked.y.contiguous()
+    hx, y = hx.contiguous(), saved.y.contiguous()
     _C.layer_norm_backward(
         **arguments,
         input=0,

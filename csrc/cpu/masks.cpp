@@ -1,0 +1,70 @@
+// Draws masks: a counter-based generator, so that any part of a mask can be drawn by any thread.
+//
+// Word n of a mask is the n-th number of SplitMix64 from the mask's seed (Steele, Lea and Flood,
+// 2014, "Fast splittable pseudorandom number generators"): a bijection of 64 bits of seed + (n + 1)
+// times an odd constant. A word has the 16 bits of four numbers of the mask.
+#include "masks.h"
+
+#include <cstring>
+
+#include "kernels.h"
+#include "schedule.h"
+
+namespace fastlstm::cpu::FASTLSTM_ISA {
+namespace {
+
+constexpr int kMaxThreads = 64;          // more would wait for memory
+constexpr int kPerWord = 4;              // numbers
+constexpr int kWords = 64;               // drawn at once, in loops that the compiler vectorises
+constexpr int64_t kPerThread = 1 << 16;  // numbers that take some 20 us
+
+// The words from number `first` on.
+FASTLSTM_INLINE void draw_words(uint64_t seed, int64_t first, uint64_t* words) {
+  for (int i = 0; i < kWords; ++i) {
+    uint64_t word = seed + (static_cast<uint64_t>(first + i) + 1) * 0x9E3779B97F4A7C15u;
+    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9u;
+    word = (word ^ (word >> 27)) * 0x94D049BB133111EBu;
+    words[i] = word ^ (word >> 31);
+  }
+}
+
+template <class Item>
+void draw(const Mask& mask, Item dropped, Item kept, int num_threads) {
+  constexpr int64_t kBlock = kWords * kPerWord;
+  const auto below = static_cast<int32_t>(__builtin_lrint(mask.p * 65536));
+  const int64_t blocks = ceil_div(mask.count, kBlock);
+  const int64_t most = lesser(kMaxThreads, lesser(num_threads, ceil_div(mask.count, kPerThread)));
+  Progress progress[kMaxThreads];
+  run_team(progress, static_cast<int>(most), [&](Team team) {
+    const Range mine = share(blocks, team.thread(), team.size());
+    for (int64_t block = mine.begin; block < mine.end; ++block) {
+      uint64_t words[kWords];
+      uint16_t numbers[kBlock];
+      draw_words(mask.seed, block * kWords, words);
+      std::memcpy(numbers, words, sizeof(words));
+      Item* const to = static_cast<Item*>(mask.to) + block * kBlock;
+      if ((block + 1) * kBlock <= mask.count) {
+        for (int i = 0; i < kBlock; ++i) to[i] = numbers[i] < below ? dropped : kept;
+      } else {
+        const int64_t rest = mask.count - block * kBlock;
+        for (int64_t i = 0; i < rest; ++i) to[i] = numbers[i] < below ? dropped : kept;
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void draw_mask(const Mask& mask, int num_threads) {
+  const auto dropped = static_cast<float>(mask.dropped), kept = static_cast<float>(mask.kept);
+  if (mask.dtype == DType::float64) return draw(mask, mask.dropped, mask.kept, num_threads);
+  if (mask.dtype == DType::float32) return draw(mask, dropped, kept, num_threads);
+  using V = Simd<float>;
+  BFloat16 rounded[2];
+  const SomeLanes one{1};
+  V::store(rounded, V::load(&dropped, one), one);
+  V::store(rounded + 1, V::load(&kept, one), one);
+  draw(mask, rounded[0].bits, rounded[1].bits, num_threads);
+}
+
+}  // namespace fastlstm::cpu::FASTLSTM_ISA
