@@ -238,11 +238,9 @@ class LSTM(LSTMBase):
                 :func:`fastlstm.lstm_sequence` do.
         """
         is_usual = return_sequence and not return_all_cells and type(self).weights is LSTM.weights
-        options, draw = PLAIN, None
+        options = PLAIN
         if self.cell_options is not PLAIN or self._has_norms:
             options = self._active_options(self._endings()).in_mode(self.training)
-            if options is not PLAIN:
-                draw = partial(draw_for_call, options, self.training)
             # What is computed between two layers is not direct.
             between = options.variational_dropout or options.norms is not None
             is_usual &= self.num_layers == 1 or not between
@@ -257,6 +255,7 @@ class LSTM(LSTMBase):
                 return_sequence=return_sequence,
             )
         if is_usual and not is_compiling():
+            draw = None if options is PLAIN else partial(draw_for_call, options, self.training)
             outputs = direct_lstm(self, record, input, hx, lengths, reset, draw)
             if outputs is not None:
                 return outputs
