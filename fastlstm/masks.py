@@ -76,8 +76,8 @@ def _dropout_mask(size: Sequence[int], p: float, like: Tensor) -> Tensor:
 def _mask(size: Sequence[int], p: float, values: tuple[float, float], like: Tensor) -> Tensor:
     """The first of two values with a probability of p, rounded to 16 bits, else the second.
 
-    On a CPU a kernel draws the mask from a seed, a single number of torch's generator, in 0.1 ns
-    for each number of the mask. Elsewhere each number of the generator gives four of the mask's.
+    On a CPU a kernel draws the mask from a seed, a single number of torch's generator. Elsewhere
+    each number of the generator gives four of the mask's.
     """
     if like.device.type == "cpu" and like.dtype in _DTYPES and _HAS_KERNELS:
         seed = torch.randint(-(2**63), 2**63 - 1, (1,), device="cpu")

@@ -16,7 +16,7 @@ namespace {
 constexpr int kMaxThreads = 64;          // more would wait for memory
 constexpr int kPerWord = 4;              // numbers
 constexpr int kWords = 64;               // drawn at once, in loops that the compiler vectorises
-constexpr int64_t kPerThread = 1 << 16;  // numbers that take some 20 us
+constexpr int64_t kPerThread = 1 << 16;  // numbers; a guess that was not measured
 
 // The words from number `first` on.
 FASTLSTM_INLINE void draw_words(uint64_t seed, int64_t first, uint64_t* words) {
