@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "kernels.h"
+#include "simd.h"
 
 #if defined(FASTLSTM_OPENMP)
 // GNU's and LLVM's OpenMP runtimes have these. A pragma would call functions of one of them only.
@@ -27,36 +28,72 @@ int omp_get_num_threads();
 namespace fastlstm::cpu {
 namespace {
 
-// `steps`: how many steps a thread has finished. `sleepers`: how many other threads sleep until it
-// finishes the next one. Each thread has a cache line of its own, because it writes its own steps
-// only.
-struct alignas(64) Progress {
+// `steps`: how many rounds of barriers a thread has begun. `sleepers`: how many other threads sleep
+// until it begins the next one. Each is a cache line of its own, because its thread alone writes
+// the steps.
+struct alignas(64) Line {
   int32_t steps, sleepers;
+};
+// A thread's progress in the barriers of the whole team, and in those of its part of the team.
+struct Progress {
+  Line in_team, in_part;
 };
 
 class Team {
  public:
   Team(Progress* progress, int thread, int size)
-      : progress_(progress), thread_(thread), size_(size) {}
+      : Team(progress, progress ? &progress->in_team : nullptr, thread, size) {}
 
   int thread() const { return thread_; }
   int size() const { return size_; }
 
-  // Waits until all threads have called this as often. It costs one exchange, and one load for each
-  // other thread. An OpenMP barrier takes 1 us, which is as long as a short step.
-  void barrier() {
-    const int32_t mine = ++steps_;
+  // The threads from `first` to first + size - 1 of this team, to which this thread belongs. Their
+  // barriers do not involve the others. A thread is in the same part for a whole call.
+  Team part(int first, int size) const {
+    return Team(nullptr, progress_ ? &progress_[first].in_part : nullptr, thread_ - first, size);
+  }
+
+  // Waits until all threads have called this as often. It goes in rounds: in round k a thread waits
+  // for three others, 4^k, 2 * 4^k and 3 * 4^k places before it, each of which has by then heard of
+  // the 4^k - 1 threads before itself. So 2 to 4 threads wait for each other directly, at the price
+  // of one exchange and one load for each other thread, and 64 threads take 3 rounds of 3 loads
+  // instead of 63 loads each. An OpenMP barrier takes 1 us, which is as long as a short step.
+  FASTLSTM_INLINE void barrier() {
     if (size_ == 1) return;
-    // Sequentially consistent, as are the accesses of `sleepers`: either this thread sees the
-    // sleeper, or the thread that is about to sleep sees the new step. No wake-up is lost.
-    __atomic_exchange_n(&progress_[thread_].steps, mine, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&progress_[thread_].sleepers, __ATOMIC_SEQ_CST)) wake(progress_[thread_]);
-    for (int other = 0; other < size_; ++other) {
-      if (other != thread_) wait_for(progress_[other], mine);
+    if (size_ == 2) return wait_for(line_of(1 - thread_), begin_round());  // 6 ns less
+    for (int distance = 1; distance < size_; distance *= kFanIn) {
+      const int32_t mine = begin_round();
+      for (int i = 1, other = thread_; i < kFanIn && i * distance < size_; ++i) {
+        other = other < distance ? other - distance + size_ : other - distance;
+        wait_for(line_of(other), mine);
+      }
     }
   }
 
  private:
+  static constexpr int kFanIn = 4;
+  // About 30 us, and less than one.
+  static constexpr int kMostSpins = 2000, kFewestSpins = 8;
+
+  // It goes on counting where an earlier object of the same thread stopped.
+  Team(Progress* progress, Line* lines, int thread, int size)
+      : progress_(progress), lines_(lines), thread_(thread), size_(size) {
+    if (size_ == 1) return;
+    line_ = &line_of(thread_);
+    steps_ = line_->steps;
+  }
+
+  Line& line_of(int thread) const { return lines_[thread * (sizeof(Progress) / sizeof(Line))]; }
+
+  // Sequentially consistent, as are the accesses of `sleepers`: either this thread sees the
+  // sleeper, or the thread that is about to sleep sees the new step. No wake-up is lost.
+  FASTLSTM_INLINE int32_t begin_round() {
+    const int32_t mine = ++steps_;
+    __atomic_exchange_n(&line_->steps, mine, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&line_->sleepers, __ATOMIC_SEQ_CST)) wake(*line_);
+    return mine;
+  }
+
   static void pause() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
@@ -67,12 +104,22 @@ class Team {
 
   // After about 30 us of spinning the other thread is probably not scheduled. Then this thread
   // sleeps on a futex: spinning or yielding would use up its own share of a busy core, which made
-  // a short call 50 times slower. The kernel schedules a woken thread at once.
-  static void wait_for(Progress& other, int32_t step) {
-    for (int spins = 0; spins < 2000; ++spins) {
-      if (__atomic_load_n(&other.steps, __ATOMIC_ACQUIRE) >= step) return;
+  // a short call 50 times slower. The kernel schedules a woken thread at once. The next waits spin
+  // for less, until a spin succeeds: of 64 threads on two cores most wait for threads that are not
+  // scheduled. (This object stays in registers, because no function gets its address.)
+  FASTLSTM_INLINE void wait_for(Line& other, int32_t step) {
+    const int most = most_spins_;
+    for (int spins = 0; spins < most; ++spins) {
+      if (__atomic_load_n(&other.steps, __ATOMIC_ACQUIRE) >= step) {
+        if (spins && most < kMostSpins) most_spins_ = 2 * most;
+        return;
+      }
       pause();
     }
+    most_spins_ = most / 4 > kFewestSpins ? most / 4 : kFewestSpins;
+    sleep_until(other, step);
+  }
+  static __attribute__((noinline)) void sleep_until(Line& other, int32_t step) {
     __atomic_fetch_add(&other.sleepers, 1, __ATOMIC_SEQ_CST);
     for (int32_t now; (now = __atomic_load_n(&other.steps, __ATOMIC_SEQ_CST)) < step;) {
       sleep_while(other, now);
@@ -81,19 +128,22 @@ class Team {
   }
 
 #if defined(__linux__)
-  static void sleep_while(Progress& other, int32_t steps) {
+  static void sleep_while(Line& other, int32_t steps) {
     syscall(SYS_futex, &other.steps, FUTEX_WAIT_PRIVATE, steps, nullptr, nullptr, 0);
   }
-  static void wake(Progress& mine) {
+  static void wake(Line& mine) {
     syscall(SYS_futex, &mine.steps, FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
   }
 #else
-  static void sleep_while(Progress&, int32_t) { sched_yield(); }
-  static void wake(Progress&) {}
+  static void sleep_while(Line&, int32_t) { sched_yield(); }
+  static void wake(Line&) {}
 #endif
 
-  Progress* progress_;
+  Progress* progress_;    // of the whole team; null in a part
+  Line* lines_;           // of the threads of this object, a Progress apart
+  Line* line_ = nullptr;  // of this thread
   int thread_, size_;
+  int most_spins_ = kMostSpins;
   int32_t steps_ = 0;
 };
 
@@ -111,23 +161,36 @@ void run_from(Progress* progress, int thread, int size, const Body& body) {
 // Runs body(team) on up to `num_threads` threads; `progress` has room for as many. The threads are
 // OpenMP's, which torch uses too. A single thread runs the body directly.
 //
+// OpenMP is asked for `most` threads, as many as torch asks it for, and those beyond num_threads
+// have nothing to do: GNU's runtime ends threads that a call does not use, and starts them again
+// for the next one.
+//
 // In a forked process OpenMP would wait forever for the parent's threads, which do not exist there.
 // A call in such a process starts its own threads, about 20 us each. So does a build without
 // OpenMP, for ThreadSanitizer, which does not understand OpenMP's barriers.
 template <class Body>
-void run_team(Progress* progress, int num_threads, const Body& body) {
+void run_team(Progress* progress, int num_threads, int most, const Body& body) {
   if (num_threads <= 1) return body(Team(progress, 0, 1));
   for (int thread = 0; thread < num_threads; ++thread) progress[thread] = {};
 #if defined(FASTLSTM_OPENMP)
   if (!is_forked) {
-    const auto run = [&] { body(Team(progress, omp_get_thread_num(), omp_get_num_threads())); };
+    const auto run = [&] {
+      const int thread = omp_get_thread_num(), granted = omp_get_num_threads();
+      const int size = granted < num_threads ? granted : num_threads;
+      if (thread < size) body(Team(progress, thread, size));
+    };
     const auto call = [](void* run_) { (*static_cast<decltype(run)*>(run_))(); };
     GOMP_parallel(call, const_cast<void*>(static_cast<const void*>(&run)),
-                  static_cast<unsigned>(num_threads), 0);
+                  static_cast<unsigned>(most), 0);
     return;
   }
 #endif
+  static_cast<void>(most);
   run_from(progress, 0, num_threads, body);
+}
+template <class Body>
+void run_team(Progress* progress, int num_threads, const Body& body) {
+  run_team(progress, num_threads, num_threads, body);
 }
 
 }  // namespace
