@@ -16,8 +16,6 @@
 
 namespace fastlstm {
 
-cpu::ForcedPlan cpu::forced_plan = cpu::ForcedPlan::none;
-
 namespace {
 
 constexpr int kRounds = 15;

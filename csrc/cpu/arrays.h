@@ -63,8 +63,10 @@ class Arrays {
 
   // The row of the batch at a place of a tile; after prepare_order.
   int64_t row(int64_t place) const { return order_ ? order_[place] : place; }
-  void prepare_order(const Team& team) const {
-    if (order_ && team.thread() == 0) balance_rows(shape_.by_length, shape_.B, team.size(), order_);
+  void prepare_order(const Team& team, const Plan& plan) const {
+    if (order_ && team.thread() == 0) {
+      balance_rows(shape_.by_length, shape_.B, plan.row_parts(), order_);
+    }
   }
 
   // Calls visit(row of the batch, column, lanes) for every vector in a tile's part of an array

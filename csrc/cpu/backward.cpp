@@ -52,7 +52,8 @@ class Backward : Arrays<S> {
         call_(call),
         gates_(4 * shape_.H),
         block_(lesser(greater(kChunkRows<S> / greater(shape_.B, 1), 1), shape_.T)),
-        threads_(worthwhile_threads(shape_, num_threads, 2)),
+        most_threads_(num_threads),
+        threads_(backward_threads(shape_, num_threads)),
         workspace_(call.workspace),
         weight_hh_(shape_, call.weight_hh, gates_, hidden_size_, workspace_),
         weight_hr_(shape_, call.weight_hr, shape_.P, shape_.H, workspace_),
@@ -69,14 +70,14 @@ class Backward : Arrays<S> {
         gradients_(call, recomputation_, buffers_, zeros_, threads_, workspace_),
         options_(call, threads_ * shape_.B, workspace_) {
     int64_t* order = workspace_.take<int64_t>(shape_.B);
-    if (shape_.by_length && plan_for(threads_).by_rows && threads_ > 1) order_ = order;
+    if (shape_.by_length && plan_for(threads_).cuts_rows() && threads_ > 1) order_ = order;
   }
 
   size_t workspace_bytes() const { return workspace_.bytes(); }
 
   void run() const {
     std::memset(static_cast<void*>(zeros_), 0, widest() * sizeof(S));
-    run_team(progress_, threads_, [this](Team team) {
+    run_team(progress_, threads_, most_threads_, [this](Team team) {
       const TileScope tiles;
       const Plan plan = plan_for(team.size());
       Plan hidden = plan;
@@ -113,7 +114,7 @@ class Backward : Arrays<S> {
         } else {
           plan.for_each_step(shape_, team, block, all);
         }
-        if (plan.by_rows) team.barrier();
+        if (!plan.is_one_part()) team.barrier();
         for (int64_t group = 0; group < shape_.G; ++group) gradients_.add(team, group, block);
       }
       hidden.for_each_tile(shape_, team.thread(), [&](const Tile& tile) { of_h(tile, shape_.T); });
@@ -135,13 +136,14 @@ class Backward : Arrays<S> {
   };
 
   Plan plan_for(int threads) const {
-    return Plan(shape_, threads, ceil_div(shape_.H, kUnits), weight_hh_.bytes());
+    return Plan(shape_, threads, ceil_div(shape_.H, kUnits), weight_hh_.bytes(),
+                gates_ * int64_t{sizeof(S)});
   }
 
   // Packs W_hh and W_hr, and clears the sums.
   void prepare(const Team& team, const Plan& plan, const Plan& hidden,
                const Scratch& scratch) const {
-    prepare_order(team);
+    prepare_order(team, plan);
     weight_hh_.pack(team, hidden);
     if (shape_.P) weight_hr_.pack(team, plan);
     for (int64_t i = 0; i < dweight_ch_size(); ++i) scratch.dweight_ch[i] = 0;
@@ -358,10 +360,10 @@ class Backward : Arrays<S> {
   }
 
   const LstmBackward& call_;
-  const int64_t gates_;  // 4H
-  const int64_t block_;  // steps
-  const int threads_;
-  Workspace workspace_;  // its pieces are taken in the order of the members below
+  const int64_t gates_;               // 4H
+  const int64_t block_;               // steps
+  const int most_threads_, threads_;  // that the caller allows, and that run
+  Workspace workspace_;               // its pieces are taken in the order of the members below
   const RecurrentWeight<S> weight_hh_, weight_hr_;
   const bool weights_fit_l2_;
   Progress* const progress_;

@@ -96,6 +96,9 @@ const int watches_forks = pthread_atfork(nullptr, nullptr, [] { is_forked = true
 }  // namespace
 
 bool is_forked = false;
+#if defined(FASTLSTM_FORCE_PLAN)
+ForcedPlan forced_plan = ForcedPlan::none;
+#endif
 
 const Kernels& kernels(std::string_view isa) {
   if (isa == "auto") return available().front();

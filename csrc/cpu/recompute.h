@@ -26,7 +26,11 @@ class Recomputation : Arrays<S> {
 
   // A barrier must follow.
   void prepare(Team& team) const {
-    if (every_) as_forward(team, [&](Team& mine) { forward_.prepare(mine); });
+    if (!every_) return;
+    as_forward(team, [&](Team& mine) {
+      forward_.progress()[team.thread()] = {};
+      forward_.prepare(mine);
+    });
   }
 
   // Recomputes steps, in the order of the forward pass, until step s is in the workspace. `begin`
@@ -68,12 +72,14 @@ class Recomputation : Arrays<S> {
     return Forward<S>(again_, num_threads, steps);
   }
 
-  // Calls run(team) as the forward pass would: on one thread, if it would use one.
+  // Calls run(team) on as many threads as the forward pass would use, so that it gives the same
+  // bits. They are a team with barriers of its own.
   template <class Run>
   void as_forward(Team& team, const Run& run) const {
-    if (forward_.threads() > 1) return run(team);
-    Team alone(nullptr, 0, 1);
-    if (team.thread() == 0) run(alone);
+    if (team.thread() >= forward_.threads()) return;
+    Team mine(forward_.progress(), team.thread(),
+              static_cast<int>(lesser(forward_.threads(), team.size())));
+    run(mine);
   }
 
   const LstmBackward& call_;

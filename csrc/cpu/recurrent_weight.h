@@ -29,15 +29,18 @@ class RecurrentWeight : Arrays<S> {
   // Of one group.
   int64_t bytes() const { return panels_ * panel_size() * int64_t{sizeof(Word<S>)}; }
 
-  // Packs the strips of this thread's tiles; or, if all tiles have all panels, some strips. A
-  // barrier must follow.
+  // Packs the strips of this thread's tiles, shared out among the threads that have the same
+  // panels. A barrier must follow.
   void pack(const Team& team, const Plan& plan) const {
+    int64_t i = 0;
     if (!plan.by_rows) {
+      const int64_t row_part = team.thread() / plan.cut.panel_parts;
       return plan.for_each_tile(shape_, team.thread(), [&](const Tile& tile) {
-        for_each_strip(tile.panels, [&](Range strip) { pack(tile.group, strip); });
+        for_each_strip(tile.panels, [&](Range strip) {
+          if (i++ % plan.cut.row_parts == row_part) pack(tile.group, strip);
+        });
       });
     }
-    int64_t i = 0;
     for (int64_t group = 0; group < shape_.G; ++group) {
       for_each_strip({0, panels_}, [&](Range strip) {
         if (i++ % team.size() == team.thread()) pack(group, strip);

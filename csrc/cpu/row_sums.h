@@ -168,12 +168,14 @@ class RowLists {
 struct Phase {
   int thread;
   const Plan& plan;
-  Range parts;  // the threads that have parts of a row's sums
+  Range parts;           // the threads that have parts of a row's sums
+  int64_t pairs_before;  // of a row and a panel, of the threads before this one
 
-  Phase(const Team& team, const Plan& plan)
+  Phase(const LstmShape& shape, const Team& team, const Plan& plan)
       : thread(team.thread()),
         plan(plan),
-        parts(plan.by_rows ? Range{thread, thread + 1} : Range{0, team.size()}) {}
+        parts(plan.neighbours(thread)),
+        pairs_before(plan.pairs_before(shape, thread)) {}
 };
 
 // What both passes need of the arrays of a call.
@@ -215,7 +217,8 @@ class NormalizedArrays : protected Arrays<S> {
 };
 
 // Calls every phase(tile, s) of each of `steps`, one after the other, for each of the thread's
-// tiles. If units are shared out, all threads finish a phase before the next one starts.
+// tiles. If units are shared out, all threads with the same rows finish a phase before the next one
+// starts.
 template <class... Phase>
 FASTLSTM_INLINE void run_phases(const Plan& plan, const LstmShape& shape, Team& team, Range steps,
                                 const Phase&... phases) {
@@ -224,10 +227,12 @@ FASTLSTM_INLINE void run_phases(const Plan& plan, const LstmShape& shape, Team& 
       for (int64_t s = steps.begin; s < steps.end; ++s) (phases(tile, s), ...);
     });
   }
+  if (!plan.has_tiles(team.thread())) return;
+  Team part = plan.part_of(team);
   for (int64_t s = steps.begin; s < steps.end; ++s) {
     const auto run = [&](const auto& phase) {
       plan.for_each_tile(shape, team.thread(), [&](const Tile& tile) { phase(tile, s); });
-      team.barrier();
+      part.barrier();
     };
     (run(phases), ...);
   }

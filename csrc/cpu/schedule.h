@@ -32,6 +32,21 @@ FASTLSTM_INLINE void for_each_group(Range items, int64_t per_group, const Visit&
   }
 }
 
+// Calls visit(strip, rows) for what a thread packs of `strips` strips, which are `rows` deep: whole
+// strips, or, if there are more threads than strips, parts of their depth, in whole runs.
+template <class Visit>
+FASTLSTM_INLINE void for_each_depth_part(int64_t strips, int64_t depth, int thread, int threads,
+                                         const Visit& visit) {
+  constexpr int64_t kLeast = 4 * kRun;
+  const int64_t most = greater(depth / kLeast, 1);
+  const int64_t parts = strips < threads ? lesser(ceil_div(threads, greater(strips, 1)), most) : 1;
+  const Range mine = share(strips * parts, thread, threads);
+  for (int64_t i = mine.begin; i < mine.end; ++i) {
+    const Range runs = share(ceil_div(depth, kLeast), i % parts, parts);
+    visit(i / parts, Range{runs.begin * kLeast, lesser(runs.end * kLeast, depth)});
+  }
+}
+
 // One thread's part of one group: some rows of the batch and some panels of units.
 struct Tile {
   int64_t group;
@@ -42,46 +57,103 @@ struct Tile {
   int64_t num_panels() const { return panels.end - panels.begin; }
 };
 
-// How a call is divided among threads: by rows of the batch or by hidden units, whichever cost.h
-// expects to be faster.
+// How a call is divided among threads, in the way that cost.h expects to be fastest.
 //
 // Rows are independent of each other, so a thread that has its own rows runs all steps without
 // waiting for other threads. But then each thread reads all of W_hh. Otherwise threads share out
-// the hidden units and wait for each other every step.
+// the hidden units and wait for each other every step. Many threads do both: each part of the rows
+// has some threads, which share out the units and wait for each other, but not for the threads of
+// other rows. Thread i has part i / panel_parts of the rows, so that threads that exchange rows are
+// neighbours; the last threads have no part if it does not come out even.
 struct Plan {
   int threads;
-  int64_t panels;  // of a group
-  bool by_rows;
+  int64_t panels;       // of a group
+  bool by_rows;         // alone; rows are numbered through all groups then
+  Cut cut;              // otherwise
   bool weights_fit_l2;  // a thread's part of W_hh stays in its L2 from step to step
 
-  Plan(const LstmShape& shape, int num_threads, int64_t num_panels, int64_t weight_bytes)
+  Plan(const LstmShape& shape, int num_threads, int64_t num_panels, int64_t weight_bytes,
+       int64_t row_bytes)
       : threads(num_threads), panels(num_panels) {
     const int64_t lanes = shape.dtype == DType::float64 ? 8 : 16;
-    const StepWork work = {panels, weight_bytes / greater(panels, 1), ceil_div(shape.H, lanes)};
-    by_rows = step_by_rows(shape, work, threads) <= step_by_panels(shape, work, threads);
+    const StepWork work = {panels, weight_bytes / greater(panels, 1), ceil_div(shape.H, lanes),
+                           row_bytes};
+    cut = best_cut(shape, work, threads);
+    by_rows = step_by_rows(shape, work, threads) <= step_of_cut(shape, work, cut);
 #if defined(FASTLSTM_FORCE_PLAN)
-    if (forced_plan != ForcedPlan::none) by_rows = forced_plan == ForcedPlan::rows;
+    if (forced_plan != ForcedPlan::none) {
+      by_rows = forced_plan == ForcedPlan::rows;
+      set_row_parts(shape, 1);
+      for (int parts = 2; forced_plan == ForcedPlan::cut && parts * parts <= threads; ++parts) {
+        if (parts <= shape.B) set_row_parts(shape, parts);
+      }
+    }
 #endif
-    weights_fit_l2 = weight_bytes / (by_rows ? 1 : threads) <= kL2WeightBytes;
+    weights_fit_l2 = weight_bytes / (by_rows ? 1 : cut.panel_parts) <= kL2WeightBytes;
   }
+
+  // Cuts the panels alone.
+  void cut_panels(const LstmShape& shape) {
+    by_rows = false;
+    set_row_parts(shape, 1);
+  }
+  // Cuts the rows into so many parts, and the panels so that all threads have one.
+  void set_row_parts(const LstmShape& shape, int row_parts) {
+    const int64_t panel_parts = lesser(threads / row_parts, shape.G * panels);
+    cut = {row_parts, static_cast<int>(greater(panel_parts, 1))};
+  }
+
+  // Whether no thread has all rows, the number of parts of the rows, and the rows of the largest.
+  bool cuts_rows() const { return by_rows || cut.row_parts > 1; }
+  int row_parts() const { return by_rows ? threads : cut.row_parts; }
+  int64_t most_rows(const LstmShape& shape) const {
+    return by_rows ? ceil_div(shape.G * shape.B, threads) : ceil_div(shape.B, cut.row_parts);
+  }
+  // Whether a thread has tiles.
+  bool has_tiles(int thread) const { return by_rows || thread < cut.row_parts * cut.panel_parts; }
+  // The threads that have the same rows as this one, and wait for each other at every step.
+  Range neighbours(int thread) const {
+    if (by_rows || !has_tiles(thread)) return {thread, thread + 1};
+    const int first = thread / cut.panel_parts * cut.panel_parts;
+    return {first, first + cut.panel_parts};
+  }
+  Team part_of(const Team& team) const {
+    const Range part = neighbours(team.thread());
+    return team.part(static_cast<int>(part.begin), static_cast<int>(part.end - part.begin));
+  }
+  // Whether the barriers between steps are barriers of all threads.
+  bool is_one_part() const { return !by_rows && cut.row_parts == 1 && cut.panel_parts == threads; }
 
   // Calls visit(tile) for each of the thread's tiles.
   template <class Visit>
   FASTLSTM_INLINE void for_each_tile(const LstmShape& shape, int thread, const Visit& visit) const {
-    const int64_t per_group = by_rows ? shape.B : panels;
+    if (!has_tiles(thread)) return;
+    const Range rows = share(shape.B, thread / cut.panel_parts, cut.row_parts);
     int64_t offset = 0;
-    for_each_group(share(shape.G * per_group, thread, threads), per_group,
-                   [&](int64_t group, Range range) {
-                     const Tile tile = by_rows ? Tile{group, range, {0, panels}, offset}
-                                               : Tile{group, {0, shape.B}, range, offset};
-                     visit(tile);
-                     offset += tile.num_rows() * tile.num_panels();
-                   });
+    for_each_group(
+        by_rows ? share(shape.G * shape.B, thread, threads) : part_of_panels(shape, thread),
+        by_rows ? shape.B : panels, [&](int64_t group, Range range) {
+          const Tile tile =
+              by_rows ? Tile{group, range, {0, panels}, offset} : Tile{group, rows, range, offset};
+          visit(tile);
+          offset += tile.num_rows() * tile.num_panels();
+        });
+  }
+
+  // The panels, numbered through all groups, that a thread packs: those that it reads, so that they
+  // are in its cache and in memory near it, shared out among the threads that read them. By rows
+  // all threads read all panels.
+  Range panels_to_pack(const LstmShape& shape, int thread) const {
+    if (by_rows) return share(shape.G * panels, thread, threads);
+    if (!has_tiles(thread)) return {0, 0};
+    const Range read = part_of_panels(shape, thread);
+    const Range mine = share(read.end - read.begin, thread / cut.panel_parts, cut.row_parts);
+    return {read.begin + mine.begin, read.begin + mine.end};
   }
 
   // Calls step(tile, s) for each of the thread's tiles and each of `steps`. If the call is divided
   // by rows, a tile runs all its steps before the next tile. Else all tiles run a step, and then
-  // the threads wait for each other.
+  // the threads that have the same rows wait for each other.
   template <class Step>
   FASTLSTM_INLINE void for_each_step(const LstmShape& shape, Team& team, Range steps,
                                      const Step& step) const {
@@ -89,10 +161,11 @@ struct Plan {
       for_each_tile(shape, team.thread(), [&](const Tile& tile) {
         for (int64_t s = steps.begin; s < steps.end; ++s) step(tile, s);
       });
-    } else {
+    } else if (has_tiles(team.thread())) {
+      Team part = part_of(team);
       for (int64_t s = steps.begin; s < steps.end; ++s) {
         for_each_tile(shape, team.thread(), [&](const Tile& tile) { step(tile, s); });
-        team.barrier();
+        part.barrier();
       }
     }
   }
@@ -111,27 +184,34 @@ struct Plan {
           second(same_rows, s);
         }
       });
-    } else {
+    } else if (has_tiles(team.thread())) {
+      Team part = part_of(team);
       for (int64_t s = steps.begin; s < steps.end; ++s) {
         for_each_tile(shape, team.thread(), [&](const Tile& tile) { step(tile, s); });
-        team.barrier();
+        part.barrier();
         plan.for_each_tile(shape, team.thread(), [&](const Tile& tile) { second(tile, s); });
-        team.barrier();
+        part.barrier();
       }
     }
   }
 
   // The most pairs of a row and a panel that one thread has at a step.
   int64_t pairs(const LstmShape& shape) const {
-    return by_rows ? ceil_div(shape.G * shape.B, threads) * panels
-                   : ceil_div(shape.G * panels, threads) * shape.B;
+    return most_rows(shape) * (by_rows ? panels : ceil_div(shape.G * panels, cut.panel_parts));
+  }
+  // The pairs of the threads before this one.
+  int64_t pairs_before(const LstmShape& shape, int thread) const {
+    if (by_rows) return share(shape.G * shape.B, thread, threads).begin * panels;
+    if (!has_tiles(thread)) return 0;
+    const Range rows = share(shape.B, thread / cut.panel_parts, cut.row_parts);
+    return rows.begin * shape.G * panels +
+           (rows.end - rows.begin) * part_of_panels(shape, thread).begin;
   }
 
-  // The pairs of all threads, whatever the number of threads that OpenMP grants in the end.
-  static int64_t most_pairs(const LstmShape& shape, int num_threads, int64_t panels) {
-    const int64_t by_rows = (shape.G * shape.B + num_threads) * panels;
-    const int64_t by_panels = (shape.G * panels + num_threads) * shape.B;
-    return by_rows > by_panels ? by_rows : by_panels;
+ private:
+  // Numbered through all groups.
+  Range part_of_panels(const LstmShape& shape, int thread) const {
+    return share(shape.G * panels, thread % cut.panel_parts, cut.panel_parts);
   }
 };
 

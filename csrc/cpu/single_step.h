@@ -42,6 +42,7 @@ class SingleStep : protected Arrays<S> {
         panels_(ceil_div(shape_.H, kUnits)),
         threads_(static_cast<int>(
             lesser(worthwhile_threads(shape_, threads, times), shape_.G * panels_))),
+        most_threads_(threads),
         workspace_(call.workspace),
         progress_(workspace_.take<Progress>(threads_)) {}
 
@@ -51,9 +52,9 @@ class SingleStep : protected Arrays<S> {
     for_each_group(share(shape_.G * panels_, team.thread(), team.size()), panels_, visit);
   }
 
-  const int64_t panels_;  // of a group
-  const int threads_;
-  Workspace workspace_;  // its pieces are taken in the order of the members
+  const int64_t panels_;              // of a group
+  const int threads_, most_threads_;  // that run, and that the caller allows
+  Workspace workspace_;               // its pieces are taken in the order of the members
   Progress* const progress_;
 };
 
@@ -75,7 +76,7 @@ class SingleForward : SingleStep<S> {
   size_t workspace_bytes() const { return workspace_.bytes(); }
 
   void run() const {
-    run_team(progress_, threads_, [this](Team team) {
+    run_team(progress_, threads_, this->most_threads_, [this](Team team) {
       Sum<S>* gate_sums = gate_sums_ + team.thread() * shape_.B * kPanelWidth<S>;
       for_each_part(team, [&](int64_t group, Range panels) {
         for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
@@ -194,7 +195,7 @@ class SingleBackward : SingleStep<S> {
       const LstmForward call = again(forward_memory_);
       SingleForward<S>(call, num_threads_).run();
     }
-    run_team(progress_, threads_, [this](Team team) {
+    run_team(progress_, threads_, this->most_threads_, [this](Team team) {
       for_each_part(team, [&](int64_t group, Range panels) {
         for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
           with_lanes<kUnits>(panel * kUnits, shape_.H, [&](auto lanes) {

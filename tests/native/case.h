@@ -31,6 +31,7 @@ struct Case {
   int64_t P = 0;    // size of the projected h, or 0
   int reverse = 2;  // bit g: group g
   int threads = 1;
+  bool repeats = false;  // whether a second run has to give the same bits
   bool lengths = false, packed_rows = false, reset = false, cells = false;
   bool peepholes = true, bias_ih = true, bias_hh = true;
   bool backwards_weights = false;  // group 0 lies last in memory, with gaps between the groups

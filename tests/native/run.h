@@ -78,6 +78,7 @@ class Run {
     Outputs outputs = forward(shape_, c_.packing == Packing::alone);
     compare_outputs(outputs);
     if (c_.packing == Packing::reused) compare_outputs(outputs = forward(shape_, true));
+    if (c_.repeats) compare_repeated();
     if (!c_.has("reserve")) return;
     compare_gradients(backward(shape_, outputs));
     if (c_.checkpoint_every) compare_checkpointed();
@@ -180,28 +181,38 @@ class Run {
     shape.checkpoint_every = c_.checkpoint_every;
     const Outputs few = forward(shape, false);
     const Gradients found = backward(shape, few);
-    if (c_.keeps_y) compare_bits("y", few.y, all.y);
-    compare_bits("hy", few.hy, all.hy);
-    compare_bits("cy", few.cy, all.cy);
-    compare_bits("cells", few.cells, all.cells);
-    compare_bits("dinput", found.dinput.buffer, expected.dinput.buffer);
-    compare_bits("dweight_ih", found.dweight_ih, expected.dweight_ih);
-    compare_bits("dbias", found.dbias, expected.dbias);
-    compare_bits("dweight_hh", found.dweight_hh, expected.dweight_hh);
-    compare_bits("dweight_ch", found.dweight_ch, expected.dweight_ch);
-    compare_bits("dweight_hr", found.dweight_hr, expected.dweight_hr);
-    compare_bits("dhx", found.dhx, expected.dhx);
-    compare_bits("dcx", found.dcx, expected.dcx);
+    compare_all_bits(few, all, found, expected, "without checkpoints");
   }
 
-  void compare_bits(const char* name, const Buffer& found, const Buffer& expected) {
-    if (found.has_the_bits_of(expected)) return;
-    int64_t i = 0;
-    while (i + 1 < found.count() && found.get(i) == expected.get(i)) ++i;
-    char text[100];
-    std::snprintf(text, sizeof(text), "is %.17g, and %.17g without checkpoints", found.get(i),
-                  expected.get(i));
-    fail(name, i, text);
+  // Two runs give the same bits.
+  void compare_repeated() {
+    const Outputs first = forward(shape_, false), second = forward(shape_, false);
+    compare_all_bits(second, first, backward(shape_, second), backward(shape_, first), "before");
+  }
+
+  void compare_all_bits(const Outputs& found, const Outputs& expected, const Gradients& gradients,
+                        const Gradients& expected_gradients, const char* when) {
+    const auto compare = [&](const char* name, const Buffer& is, const Buffer& was) {
+      if (is.has_the_bits_of(was)) return;
+      int64_t i = 0;
+      while (i + 1 < is.count() && is.get(i) == was.get(i)) ++i;
+      char text[100];
+      std::snprintf(text, sizeof(text), "is %.17g, and %.17g %s", is.get(i), was.get(i), when);
+      fail(name, i, text);
+    };
+    const Gradients &g = gradients, &e = expected_gradients;
+    if (found.y.data()) compare("y", found.y, expected.y);
+    compare("hy", found.hy, expected.hy);
+    compare("cy", found.cy, expected.cy);
+    compare("cells", found.cells, expected.cells);
+    compare("dinput", g.dinput.buffer, e.dinput.buffer);
+    compare("dweight_ih", g.dweight_ih, e.dweight_ih);
+    compare("dbias", g.dbias, e.dbias);
+    compare("dweight_hh", g.dweight_hh, e.dweight_hh);
+    compare("dweight_ch", g.dweight_ch, e.dweight_ch);
+    compare("dweight_hr", g.dweight_hr, e.dweight_hr);
+    compare("dhx", g.dhx, e.dhx);
+    compare("dcx", g.dcx, e.dcx);
   }
 
   // Compares with the rows of `expected` (T, B, G, n) that `found` has: all, unless rows are
