@@ -184,7 +184,12 @@ def test_under_vmap(over, returned):
         return torch.func.vmap(derivative, dims)(x, weight[0] if over == "input" else weight)
 
     for one, other in zip(gradients(4), gradients(None), strict=True):
-        assert torch.equal(one, other)
+        if over == "input":
+            # 9 rows forward, and 3 groups of 3 rows backward, where the steps run again: kernels
+            # for AVX2 add up products in another order where there are few rows.
+            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+        else:
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("conditional", [False, True])

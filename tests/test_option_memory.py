@@ -146,7 +146,7 @@ def test_a_module_runs_on_the_kernels(autocast):
         (gradient,) = torch.autograd.grad(y.float().sum(), weights.weight_hh)
         results[backend] = y, gradient
     for ours, theirs in zip(results["cpu"], results["reference"], strict=True):
-        assert error(ours, theirs) < (0.05 if autocast else 1e-5)
+        assert error(ours, theirs) < (0.08 if autocast else 1e-5)
 
 
 def test_what_the_kernels_refuse():
