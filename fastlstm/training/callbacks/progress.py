@@ -79,11 +79,14 @@ class Throughput(Callback):
         self._counted = 0
         self._seconds = 0.0
         self._waited = 0.0
+        self._timer: FetchTimer | None = None
         self._since: tuple[float, float] | None = None  # time, and seconds waited until then
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if type(trainer.profiler) is PassThroughProfiler:
-            trainer.profiler = FetchTimer()
+        owner: Any = trainer  # its profiler is no attribute of the class
+        if type(owner.profiler) is PassThroughProfiler:
+            owner.profiler = FetchTimer()
+        self._timer = owner.profiler if isinstance(owner.profiler, FetchTimer) else None
 
     def on_train_batch_end(
         self,
@@ -93,7 +96,7 @@ class Throughput(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        timer = trainer.profiler if isinstance(trainer.profiler, FetchTimer) else None
+        timer = self._timer
         now, waited = time.perf_counter(), timer.seconds if timer else 0.0
         if self._since is not None:
             self._seconds += now - self._since[0]
