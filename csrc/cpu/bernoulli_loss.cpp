@@ -125,7 +125,7 @@ BernoulliLossResult run(const BernoulliLoss& call, int num_threads) {
   const int64_t worth = ceil_div(blocks, kBlocksPerThread);
   const int threads = static_cast<int>(lesser(kMaxThreads, lesser(num_threads, worth)));
   Progress progress[kMaxThreads];
-  run_team(progress, threads, [&](Team team) {
+  run_team(progress, threads, num_threads, [&](Team team) {
     const Range mine = share(blocks, team.thread(), team.size());
     Block block(call.scale);
     for (int64_t i = mine.begin; i < mine.end; ++i) {

@@ -82,7 +82,7 @@ uint64_t checksum(const LstmShape& shape, const LstmWeight& weight_ih, const Lst
   const int threads = static_cast<int>(lesser(kMaxThreads, lesser(num_threads, worth)));
   Progress progress[kMaxThreads];
   uint64_t sum = count;
-  run_team(progress, threads, [&](Team team) {
+  run_team(progress, threads, num_threads, [&](Team team) {
     const Range mine = share(count, team.thread(), team.size());
     uint64_t part = 0;  // each block is mixed with its number, so the order of addition is free
     for (int64_t i = mine.begin; i < mine.end; ++i)

@@ -35,7 +35,7 @@ void draw(const Mask& mask, Item dropped, Item kept, int num_threads) {
   const int64_t blocks = ceil_div(mask.count, kBlock);
   const int64_t most = lesser(kMaxThreads, lesser(num_threads, ceil_div(mask.count, kPerThread)));
   Progress progress[kMaxThreads];
-  run_team(progress, static_cast<int>(most), [&](Team team) {
+  run_team(progress, static_cast<int>(most), num_threads, [&](Team team) {
     const Range mine = share(blocks, team.thread(), team.size());
     for (int64_t block = mine.begin; block < mine.end; ++block) {
       uint64_t words[kWords];

@@ -13,7 +13,7 @@ void to_bfloat16(const float* from, void* to, int64_t count, int num_threads) {
   const int64_t vectors = count / V::kLanes, rest = count % V::kLanes;
   const int64_t most = lesser(kMaxThreads, lesser(num_threads, ceil_div(count, kPerThread)));
   Progress progress[kMaxThreads];
-  run_team(progress, static_cast<int>(most), [&](Team team) {
+  run_team(progress, static_cast<int>(most), num_threads, [&](Team team) {
     const Range mine = share(vectors, team.thread(), team.size());
     for (int64_t i = mine.begin * V::kLanes; i < mine.end * V::kLanes; i += V::kLanes) {
       V::store(rounded + i, V::load(from + i, AllLanes{}), AllLanes{});
