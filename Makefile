@@ -31,7 +31,6 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 CMAKE ?= cmake
 BIN := .venv/bin
-PYTEST := $(BIN)/python -m pytest --numprocesses $(shell nproc) --maxprocesses 4 --dist loadfile
 LAST := runs/demo/checkpoints/last.ckpt
 KERNELS := $(shell find csrc -type f)
 CXX_SOURCES := $(shell find csrc tests benchmarks -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
@@ -53,15 +52,11 @@ demo: .venv/.trains
 report: .venv/.built
 	$(BIN)/fastlstm experiment all --report docs/experiments.md
 
-# Tests run in several processes, each file in one of them: many tests use a single core. Idle threads
-# of torch sleep, so that they do not take the cores of another process.
-#
 # The Triton kernels run under its interpreter, which must be chosen before triton is imported. It
 # takes milliseconds a step: tests of long sequences would be most of the time.
-test: export OMP_WAIT_POLICY = passive
 test: lint
-	$(PYTEST) --nbmake tests README.md docs examples
-	TRITON_INTERPRET=1 $(PYTEST) -k "triton and not long_sequence and not several_blocks"
+	$(BIN)/python -m pytest --nbmake tests README.md docs examples
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k "triton and not long_sequence and not several_blocks"
 
 docs: .venv/.built
 	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet docs build/docs

@@ -145,7 +145,7 @@ def test_an_unknown_command_is_told_all_of_them(words, got):
         main(words)
     assert str(refused.value) == (
         "fastlstm: expected a command, one of fit, validate, test, predict, classify, experiment,"
-        f" configs, bench, info; {got}"
+        f" configs, bench, plan, info; {got}"
     )
 
 
