@@ -35,6 +35,12 @@ def skip_unless_supported(backend, problem):
         pytest.skip(f"{backend}: {reason}")
 
 
+needs_bfloat16_of_torch = pytest.mark.skipif(
+    not (torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()),
+    reason="torch's LSTM does not compute in bfloat16 on a CPU without AVX-512",
+)
+
+
 def error(ours, truth):
     """The largest difference, divided by the largest number of ``truth``; inf for a NaN."""
     assert ours.shape == truth.shape

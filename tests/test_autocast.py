@@ -5,13 +5,14 @@ import itertools
 
 import pytest
 import torch
-from helpers import assert_as_close_as_torch
+from helpers import assert_as_close_as_torch, needs_bfloat16_of_torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import fastlstm
 from fastlstm import lstm_sequence
 
+pytestmark = needs_bfloat16_of_torch
 T, B, I, H, P = 5, 3, 4, 6, 2
 CASTABLE = [torch.float32, torch.bfloat16, torch.float16]
 SHAPES = {
@@ -20,14 +21,6 @@ SHAPES = {
     "projected": {"proj_size": P, "num_layers": 2},
     "packed": {},
 }
-
-
-@pytest.fixture(autouse=True)
-def _torch_runs_bfloat16():
-    """Without AVX-512 torch's LSTM in bfloat16 is an error on a CPU, or float32."""
-    on_cpu = torch.get_default_device().type == "cpu"
-    if on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        pytest.skip("torch's LSTM does not compute in bfloat16 on this CPU")
 
 
 def pair(shape, backend="auto", **options):
