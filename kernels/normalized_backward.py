@@ -8,7 +8,7 @@ the whole sequence, and as the next matrix product reads it, (G, B, 4H).
 Each program adds the gradients of gains, biases and peepholes to sums of its own, 9H numbers that
 are read and written in a step, beside the 30H a row of the rest. So no sum needs atomics.
 
-Compiled for sm_80, sm_90 and sm_100 (``python -m benchmarks.triton_resources``) and tested under
+Compiled for sm_80 and sm_90 (``python -m benchmarks.triton_resources``) and tested under
 Triton's interpreter; it has not yet run on a GPU.
 """
 

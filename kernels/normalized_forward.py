@@ -6,7 +6,7 @@ the mean and the variance of a row. A row is in registers from the first load to
 step reads and writes what ``lstm_cell`` does, and in training writes z (4H a row) to the reserve
 too.
 
-Compiled for sm_80, sm_90 and sm_100 (``python -m benchmarks.triton_resources``) and tested under
+Compiled for sm_80 and sm_90 (``python -m benchmarks.triton_resources``) and tested under
 Triton's interpreter; it has not yet run on a GPU.
 """
 
