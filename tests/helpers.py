@@ -60,13 +60,21 @@ def assert_close(ours, truth, tolerance):
         assert found <= tolerance, f"{name}: relative error {found:.1e}, limit {tolerance:.1e}"
 
 
-def assert_as_close_as_torch(ours, torchs, truth):
-    """Assert that ours errs at most twice as much as torch at the dtype, plus a few roundings."""
+def assert_as_close_as_torch(ours, torchs, truth, rounded=None):
+    """Assert that ours errs at most twice as much as torch at the dtype, plus a few roundings.
+
+    A result of a few numbers whose sums cancel is ill-conditioned: torch may come close to the truth
+    by chance. ``rounded()``, if given, is called for a result outside the limit and returns the truth
+    of inputs that are rounded once more: no algorithm can be expected to err less than that. The
+    largest change in four such calls then takes the place of one rounding.
+    """
     assert ours.keys() == truth.keys()
     for name, expected in truth.items():
         few_eps = 8 * torch.finfo(ours[name].dtype).eps
         limit = 2 * error(torchs[name], expected) + few_eps
         found = error(ours[name], expected)
+        if found > limit and rounded is not None:
+            limit += 8 * max(error(rounded()[name], expected) for _ in range(4))
         assert found <= limit, f"{name}: relative error {found:.1e}, limit {limit:.1e}"
 
 
@@ -104,10 +112,11 @@ class Case:
         """The tolerance in float64: 8 roundings for each term of the longest sum.
 
         The longest sum is the gradient of a weight. The sum over T * B products, each after dot
-        products of H and I terms, errs by at most as many roundings relative to its largest term; 8
-        leaves room for the activations' own.
+        products of H, P and I terms, errs by at most as many roundings relative to its largest term;
+        8 leaves room for the activations' own.
         """
-        return 8 * torch.finfo(torch.float64).eps * (self.T * self.B + self.H + self.I)
+        terms = self.T * self.B + max(self.H, self.P) + self.I
+        return 8 * torch.finfo(torch.float64).eps * terms
 
     def problem(self, dtype):
         """The problem that a backend is asked about before this case runs."""
@@ -273,7 +282,19 @@ def check_case(case, backend, change=None):
     ours, torchs = (
         run_case(case, inputs, cotangents, name, torch.float32) for name in (backend, "reference")
     )
-    assert_as_close_as_torch(ours, torchs, truth)
+
+    def rounded():
+        eps = torch.finfo(torch.float32).eps
+        near = [
+            {
+                name: value * (1 + (torch.rand_like(value) - 0.5) * eps)
+                for name, value in values.items()
+            }
+            for values in (inputs, cotangents)
+        ]
+        return run_case(case, *near, "reference")
+
+    assert_as_close_as_torch(ours, torchs, truth, rounded)
 
 
 def check_low_precision(case, backend, dtype):

@@ -258,4 +258,5 @@ def test_saturated_gates_are_finite(fused_backend, dtype, huge):
     change=st.sampled_from([None, _last_dimension_strided, _transposed, _batch_first]),
 )
 def test_anything(fused_backend, case, change):
+    torch.manual_seed(0)  # an example draws the same numbers, whatever ran before it
     check_case(case, fused_backend, change)

@@ -130,6 +130,7 @@ def test_step_by_step_with_outputs_unused(step_by_step, uses):
     )
 )
 def test_the_cell_at_any_shape(triton_backend, case):
+    torch.manual_seed(0)  # an example draws the same numbers, whatever ran before it
     check_case(case, triton_backend)
 
 
