@@ -45,7 +45,8 @@ def direct_lstm(
     hx: typing.Any,
     lengths: typing.Any,
     reset: typing.Any,
-    draw: typing.Any,
+    options: typing.Any,
+    normalize: typing.Any,
 ) -> tuple | None:
     """The outputs of LSTM.forward, or None if the general path has to compute them."""
 

@@ -80,7 +80,7 @@ def _mask(size: Sequence[int], p: float, values: tuple[float, float], like: Tens
     each number of the generator gives four of the mask's.
     """
     if like.device.type == "cpu" and like.dtype in _DTYPES and _HAS_KERNELS:
-        seed = torch.randint(-(2**63), 2**63 - 1, (1,), device="cpu")
+        seed = draw_seeds(1)
         if find_mode([like, seed]) in (Mode.AUTOGRAD, Mode.NONE):
             return _draw(seed, size, p, *values, like.dtype)
         return torch.ops.fastlstm.draw_mask(seed, size, p, *values, like.dtype)
@@ -89,6 +89,11 @@ def _mask(size: Sequence[int], p: float, values: tuple[float, float], like: Tens
     happens = words.view(torch.int16)[:n] <= round(p * 2**16) - 2**15 - 1
     first, second = values
     return (~happens).to(like.dtype).reshape(tuple(size)) * (second - first) + first
+
+
+def draw_seeds(count: int) -> Tensor:
+    """Seeds of masks, int64, from torch's generator: the same numbers one by one or at once."""
+    return torch.randint(-(2**63), 2**63 - 1, (count,), device="cpu")
 
 
 def _draw(

@@ -55,7 +55,7 @@ def is_direct(module, input, hx=None, lengths=None, reset=None):
         return False
     if isinstance(module, fastlstm.LSTMCell):
         return _C.direct_cell(module, record, input, hx) is not None
-    return _C.direct_lstm(module, record, input, hx, lengths, reset, None) is not None
+    return _C.direct_lstm(module, record, input, hx, lengths, reset, None, None) is not None
 
 
 def trained(module, input, hx, **keywords):

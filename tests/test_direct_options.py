@@ -8,7 +8,7 @@ from direct_calls import B, H, I, T, assert_same, trained
 
 import fastlstm
 from fastlstm import _C
-from fastlstm.nn.direct import draw_for_call, record
+from fastlstm.nn.direct import normalize_for_call, record
 
 OPTIONS = {
     "recurrent dropout": {"recurrent_dropout": 0.3},
@@ -38,8 +38,8 @@ OPTIONS = {
 def _is_direct(module, x, hx=None, lengths=None, reset=None):
     _C.set_direct("dlpack")
     options = module._active_options(module._endings()).in_mode(module.training)
-    draw = partial(draw_for_call, options, module.training)
-    return _C.direct_lstm(module, record, x, hx, lengths, reset, draw) is not None
+    normalize = None if options.norms is None else partial(normalize_for_call, options)
+    return _C.direct_lstm(module, record, x, hx, lengths, reset, options, normalize) is not None
 
 
 def _seeded(function, *arguments, **keywords):

@@ -195,11 +195,11 @@ def test_direct_calls_turn_heads_down():
     module, x = heads(dtype=torch.float32), torch.randn(T, B, I)
     for num_heads, is_answered in ((N, False), (1, False)):
         module.num_heads = num_heads
-        outputs = _C.direct_lstm(module, None, x.clone(), None, None, None, None)
+        outputs = _C.direct_lstm(module, None, x.clone(), None, None, None, None, None)
         assert (outputs is not None) == is_answered
     plain = fastlstm.LSTM(I, H)
     with torch.no_grad():
-        assert _C.direct_lstm(plain, None, x, None, None, None, None) is not None
+        assert _C.direct_lstm(plain, None, x, None, None, None, None, None) is not None
 
 
 def test_pytorchs_own_lstm_never_runs_heads():

@@ -18,10 +18,23 @@ constexpr int kPerWord = 4;              // numbers
 constexpr int kWords = 64;               // drawn at once, in loops that the compiler vectorises
 constexpr int64_t kPerThread = 1 << 16;  // numbers; a guess that was not measured
 
+constexpr uint64_t kOdd = 0x9E3779B97F4A7C15u;
+
+// Its multiples. Without AVX-512 a vector has no instruction for a product of 64 bits, and takes
+// ten for it: a third of the time of a word.
+struct Multiples {
+  uint64_t of[kWords] = {};
+  constexpr Multiples() {
+    for (int i = 0; i < kWords; ++i) of[i] = static_cast<uint64_t>(i + 1) * kOdd;
+  }
+};
+constexpr Multiples kMultiples;
+
 // The words from number `first` on.
 FASTLSTM_INLINE void draw_words(uint64_t seed, int64_t first, uint64_t* words) {
+  const uint64_t before = seed + static_cast<uint64_t>(first) * kOdd;
   for (int i = 0; i < kWords; ++i) {
-    uint64_t word = seed + (static_cast<uint64_t>(first + i) + 1) * 0x9E3779B97F4A7C15u;
+    uint64_t word = before + kMultiples.of[i];
     word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9u;
     word = (word ^ (word >> 27)) * 0x94D049BB133111EBu;
     words[i] = word ^ (word >> 31);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "../cpu/kernels.h"
+#include "draw.h"
 #include "observers.h"
 #include "ops.h"
 #include "passes.h"
@@ -53,27 +54,32 @@ bool records_gradients(const Objects& tensors) {
   return is_grad_enabled() && std::any_of(tensors.begin(), tensors.end(), requires_grad);
 }
 
-// Puts the layout and the tensors that draw(layout, tensors) returns in the place of the
-// request's: the options of a module, drawn for this call.
-void add_options(PyObject* draw, Request& request) {
+// Puts the layout and the tensors that normalize(layout, tensors) returns in the place of the
+// request's: the input is projected and normalised, and the weights have the norms' gains.
+void add_norms(PyObject* normalize, Request& request) {
   py::tuple tensors(request.tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
     tensors[i] = py::reinterpret_borrow<py::object>(request.tensors.data()[i]);
   }
   const py::object layout = owned(to_python(request.layout));
-  const py::tuple prepared = py::handle(draw)(layout, tensors);
+  const py::tuple prepared = py::handle(normalize)(layout, tensors);
   request.layout = to_layout(py::tuple(prepared[0]).ptr());
   Objects added;
   for (const py::handle tensor : py::tuple(prepared[1])) added.add(tensor.ptr());
   request.tensors.swap(added);
 }
 
-// Computes the results of a module's call. Returns false if the general path has to. `draw` is
-// that of add_options, or None.
-bool call_module(Request& request, PyObject* record, PyObject* draw, Results& results) {
+// Computes the results of a module's call. Returns false if the general path has to. `options` is
+// None or an LSTMOptions, `normalize` None or that of add_norms.
+bool call_module(Request& request, PyObject* record, PyObject* options, PyObject* normalize,
+                 Results& results) {
   if (is_watched() || is_autocast_enabled()) return false;
-  const bool has_options = draw != Py_None;
-  if (has_options && (request.is_inference || request.is_rounded)) return false;
+  const bool has_options = options != Py_None, has_norms = normalize != Py_None;
+  Options drawn;
+  if (has_options && (request.is_inference || request.is_rounded || !drawn.read(options))) {
+    return false;
+  }
+  request.layout.cell_clip = drawn.cell_clip;
   bool train = records_gradients(request.tensors);
   if (train ? request.is_inference : request.is_rounded && request.streams.empty()) return false;
   Scratch scratch;
@@ -85,9 +91,12 @@ bool call_module(Request& request, PyObject* record, PyObject* draw, Results& re
   if (!train && request.is_rounded) {
     return forward_by_streams(call, request.streams, scratch, results);
   }
-  if (has_options) {
-    add_options(draw, request);
+  if (drawn.has_masks()) drawn.draw(call, request.is_training, request);
+  if (has_norms) {
+    add_norms(normalize, request);
     train = records_gradients(request.tensors);
+  }
+  if (drawn.has_masks() || has_norms) {
     call = Call();
     if (!call.read(request.layout, request.tensors.data(), scratch)) return false;
   }
@@ -113,11 +122,11 @@ PyObject* guarded(const Run& run) {
 
 PyObject* lstm(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
   return guarded([&]() -> py::object {
-    if (count != 7) throw py::type_error("direct_lstm: expected 7 arguments");
+    if (count != 8) throw py::type_error("direct_lstm: expected 8 arguments");
     Request request;
     Results results;
     if (!is_enabled || !request.of_lstm(arguments[0], arguments + 2) ||
-        !call_module(request, arguments[1], arguments[6], results)) {
+        !call_module(request, arguments[1], arguments[6], arguments[7], results)) {
       return py::none();
     }
     const py::object states = owned(PyTuple_Pack(2, results.hy.ptr(), results.cy.ptr()));
@@ -131,7 +140,7 @@ PyObject* cell(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     Request request;
     Results results;
     if (!is_enabled || !request.of_cell(arguments[0], arguments + 2) ||
-        !call_module(request, arguments[1], Py_None, results)) {
+        !call_module(request, arguments[1], Py_None, Py_None, results)) {
       return py::none();
     }
     return owned(PyTuple_Pack(2, results.hy.ptr(), results.cy.ptr()));
@@ -197,7 +206,7 @@ PyMethodDef methods[] = {
     {"direct_lstm", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(lstm)),
      METH_FASTCALL,
      "direct_lstm(module: object, record: object, input: object, hx: object, lengths: object, "
-     "reset: object, draw: object, /) -> tuple | None\n\n"
+     "reset: object, options: object, normalize: object, /) -> tuple | None\n\n"
      "The outputs of LSTM.forward, or None if the general path has to compute them."},
     {"direct_cell", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(cell)),
      METH_FASTCALL,

@@ -140,7 +140,8 @@ struct Request {
   // Of each layer and direction, if inference computes with rounded weights that are there.
   std::vector<PyObject*> streams;
   Objects caches;
-  bool is_rounded = false;    // inference computes with rounded weights
+  bool is_rounded = false;  // inference computes with rounded weights
+  int is_training = 0;
   bool is_inference = false;  // the call is not understood if gradients are recorded
 
   // Find the tensors of a call in a module's attributes and its arguments: (input, hx, lengths,

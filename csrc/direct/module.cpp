@@ -143,7 +143,7 @@ bool Request::of_lstm(PyObject* object, PyObject* const* arguments) {
   PyObject *const input = arguments[0], *const hx = arguments[1], *const lengths = arguments[2],
                   *const reset = arguments[3];
   const Attributes module(object);
-  int proj_size = 0, is_bidirectional = 0, is_training = 0, learns_states = 0, num_heads = 1;
+  int proj_size = 0, is_bidirectional = 0, learns_states = 0, num_heads = 1;
   if (!module.is_size(kInputSize, layout.input_size) ||
       !module.is_size(kHiddenSize, layout.hidden_size) ||
       !module.is_size(kNumLayers, layout.num_layers) || !module.is_size(kProjSize, proj_size) ||

@@ -6,9 +6,9 @@ same checks in 2 us. It answers a call only if it knows all about it: plain tens
 module's own parameters, and nothing but autograd that watches. For any other call, and for any
 error, it returns None, and the general path answers.
 
-Options of a module are drawn by :func:`draw_for_call`, which the compiled function calls when it
-has checked everything else: a call that it does not answer draws nothing. Their masks are then
-tensors of the call.
+The compiled function draws the options of a module when it has checked everything else: a call
+that it does not answer draws nothing. Their masks are then tensors of the call. Only layer norm
+comes back to Python, to :func:`normalize_for_call`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from torch.utils._python_dispatch import _disable_current_modes
 from fastlstm import _C, backends
 from fastlstm.call import Call, GroupWeights, LSTMWeights, SequenceLayout, Wanted
 from fastlstm.functional import lstm, lstm_cell
-from fastlstm.masks import draw, normalized_input
+from fastlstm.masks import normalized_input
 from fastlstm.op.run import run
 from fastlstm.option_checks import check_norms
-from fastlstm.options import PLAIN_CELLS, CellOptions, LSTMOptions
+from fastlstm.options import CellOptions, LSTMOptions
 from fastlstm.tracing import find_mode, records_gradients
 
 
@@ -115,56 +115,36 @@ def _general_gradients(
     return [next(found) if need else None for need in needs]
 
 
-def draw_for_call(
-    options: LSTMOptions, training: bool, layout: tuple[Any, ...], tensors: tuple[Tensor, ...]
+def normalize_for_call(
+    options: LSTMOptions, layout: tuple[Any, ...], tensors: tuple[Tensor, ...]
 ) -> tuple[Layout, list[Tensor]]:
-    """Draw the options of a direct call, as the general path draws them.
+    """Project and normalise the input of a direct call with layer norm.
 
     Args:
-        options: those of the module, in its mode. Norms only with a single layer.
-        training: whether masks are drawn.
-        layout: how to read the tensors, which are checked.
-        tensors: of the call without options.
+        options: those of the module, whose only layer has norms.
+        layout: how to read the tensors, which are checked and drawn.
+        tensors: of the call without norms.
 
     Returns:
-        The layout and the tensors of the call with options.
+        The layout and the tensors of the call with norms.
     """
     shape, found = Layout._make(layout), list(tensors)
     D, first = shape.num_directions, 1 + 2 * shape.has_states
     x = found[0]
-    is_batched = x.dim() == 3
-    if shape.batch_first and is_batched:
+    if shape.batch_first and x.dim() == 3:
         x = x.transpose(0, 1)
-    rows = (x.shape[0], x.shape[1] if is_batched else 1)
-    sizes = (rows, (D, rows[1], shape.hidden_size), shape.hidden_size)
-    cells, drawn = PLAIN_CELLS, []
-    for layer in range(shape.num_layers):
-        step = shape.weights_per_group
-        places = range(first + layer * D * step + 1, first + (layer + 1) * D * step, step)
-        weight_hh, cells = draw(options, training, sizes, [found[place] for place in places])
-        for place, weight in zip(places, weight_hh, strict=True):
-            found[place] = weight
-        drawn += [mask for mask in cells[:3] if mask is not None]
-    if options.norms is not None:
-        groups = _groups(shape, iter(found[first:]))
-        check_norms(options, groups, 1)
-        w_ih, _, b_ih, b_hh, *_ = zip(*groups, strict=True)
-        biases = (b_ih, b_hh) if shape.has_bias else ((), ())
-        found[0] = normalized_input(x, GroupWeights(w_ih, (), *biases), options.norms)
-        own: list[Any] = []
-        for weights, norm in zip(groups, options.norms, strict=True):
-            own += [weights.weight_hh, *([weights.weight_ch] if shape.has_peepholes else [])]
-            own += [norm.norm_hh, norm.norm_c]
-        found[first : first + D * shape.weights_per_group] = own
-    has = [int(mask is not None) for mask in cells[:3]]
-    shape = shape._replace(
-        has_norms=int(options.norms is not None),
-        has_hidden_mask=has[0],
-        has_keep_h=has[1],
-        has_keep_c=has[2],
-        cell_clip=cells.cell_clip,
-    )
-    return shape, found + drawn
+    groups = _groups(shape, iter(found[first:]))
+    assert options.norms is not None
+    check_norms(options, groups, 1)
+    w_ih, _, b_ih, b_hh, *_ = zip(*groups, strict=True)
+    biases = (b_ih, b_hh) if shape.has_bias else ((), ())
+    found[0] = normalized_input(x, GroupWeights(w_ih, (), *biases), options.norms)
+    own: list[Any] = []
+    for weights, norm in zip(groups, options.norms, strict=True):
+        own += [weights.weight_hh, *([weights.weight_ch] if shape.has_peepholes else [])]
+        own += [norm.norm_hh, norm.norm_c]
+    found[first : first + D * shape.weights_per_group] = own
+    return shape._replace(has_norms=1), found
 
 
 def _groups(layout: Layout, tensors: Iterator[Tensor]) -> list[LSTMWeights]:

@@ -17,7 +17,7 @@ from fastlstm.checks import check_input
 from fastlstm.functional import lstm
 from fastlstm.layout_checks import steps_between_checkpoints, tensor_of
 from fastlstm.nn import layer_sizes
-from fastlstm.nn.direct import draw_for_call, record
+from fastlstm.nn.direct import normalize_for_call, record
 from fastlstm.nn.layer_sizes import check_sized_layers, resize_layers, sizes_of_layers
 from fastlstm.nn.lstm_base import BEYOND_TORCH, LSTMBase, options_repr
 from fastlstm.nn.options import check_forget_bias
@@ -255,8 +255,9 @@ class LSTM(LSTMBase):
                 return_sequence=return_sequence,
             )
         if is_usual and not is_compiling():
-            draw = None if options is PLAIN else partial(draw_for_call, options, self.training)
-            outputs = direct_lstm(self, record, input, hx, lengths, reset, draw)
+            some = None if options is PLAIN else options
+            normalize = None if options.norms is None else partial(normalize_for_call, options)
+            outputs = direct_lstm(self, record, input, hx, lengths, reset, some, normalize)
             if outputs is not None:
                 return outputs
         batched = True
