@@ -40,7 +40,7 @@ double measure() {
 double fma_flops(int num_threads) {
   std::vector<Progress> progress(num_threads);
   std::vector<double> flops(num_threads);
-  run_team(progress.data(), num_threads, [&](Team team) {
+  run_team(progress.data(), num_threads, num_threads, [&](Team team) {
     team.barrier();
     flops[team.thread()] = measure();
   });

@@ -253,7 +253,8 @@ class Steps {
 template <WeightType kType>
 void run(StreamPlan& plan, const StreamCall& call) {
   int64_t slot = plan.slot;
-  run_team(static_cast<Progress*>(plan.progress), plan.num_threads, [&](Team team) {
+  auto* const progress = static_cast<Progress*>(plan.progress);
+  run_team(progress, plan.num_threads, plan.most_threads, [&](Team team) {
     const int64_t last = Steps<kType>(plan, call, team).run();
     if (team.thread() == 0) slot = last;
   });

@@ -56,10 +56,11 @@ struct StreamPlan {
   float* unprojected;  // (B, padded(H)): h before the projection
   char* scratch;       // num_threads times scratch_bytes
   size_t scratch_bytes;
-  void* progress;  // num_threads cache lines, for the barrier
-  int num_threads;
-  bool has_vnni;  // VPDPBUSD multiplies bytes
-  int64_t slot;   // of h now: 0 or 1
+  void* progress;    // num_threads cache lines, for the barrier
+  int num_threads;   // of the next call
+  int most_threads;  // that the caller allows
+  bool has_vnni;     // VPDPBUSD multiplies bytes
+  int64_t slot;      // of h now: 0 or 1
 };
 
 // Bytes of scratch for one thread, which multiplies up to `rows` rows of up to `widest` numbers.

@@ -121,6 +121,7 @@ class Stream {
     most_rows_ = config.batch_size, plan_.I = config.input_size, plan_.H = config.hidden_size;
     plan_.P = plan_.has_projection ? config.proj_size : plan_.H;
     plan_.L = config.num_layers;
+    plan_.most_threads = config.num_threads;
     plan_.has_vnni = kernels_.stream_has_vnni();
     check_layers(config.layers);
 

@@ -188,10 +188,6 @@ void run_team(Progress* progress, int num_threads, int most, const Body& body) {
   static_cast<void>(most);
   run_from(progress, 0, num_threads, body);
 }
-template <class Body>
-void run_team(Progress* progress, int num_threads, const Body& body) {
-  run_team(progress, num_threads, num_threads, body);
-}
 
 }  // namespace
 }  // namespace fastlstm::cpu

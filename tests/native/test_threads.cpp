@@ -18,7 +18,7 @@ void test_barriers(int threads, Report& report) {
   const int size = threads > 3 ? threads / 2 : 1;  // of a part
   std::vector<int> steps(threads);                 // not atomic: the barriers order the accesses
   std::atomic<int> early{0};
-  cpu::run_team(progress.data(), threads, [&](cpu::Team team) {
+  cpu::run_team(progress.data(), threads, threads, [&](cpu::Team team) {
     const int first = team.thread() / size * size, me = team.thread();
     const int count = std::min(size, team.size() - first);
     cpu::Team part = team.part(first, count);
