@@ -140,9 +140,9 @@ inline int worthwhile_threads(const LstmShape& shape, int num_threads, int times
 #endif
   if (num_threads == 1) return 1;
   const int64_t size = shape.dtype == DType::float64 ? 8 : shape.dtype == DType::bfloat16 ? 2 : 4;
-  const int64_t units = 64 / greater(size, 4), vectors = ceil_div(shape.H, units);
+  const int64_t units = kVectorBytes / greater(size, 4), panels = ceil_div(shape.H, units);
   const int64_t row_bytes = (shape.P ? shape.P : shape.H) * size, bytes = 4 * units * row_bytes;
-  const StepWork work = {vectors, bytes, vectors, row_bytes};
+  const StepWork work = {panels, bytes, ceil_div(shape.H, 64 / greater(size, 4)), row_bytes};
   const double steps = static_cast<double>(shape.T);
   const int64_t columns = times * (shape.I + shape.H) - shape.H;  // of products without recurrence
   const double rest = kMultiplyTime * steps * static_cast<double>(shape.B * shape.G) *
@@ -168,10 +168,10 @@ inline int worthwhile_threads(const LstmShape& shape, int num_threads, int times
     const double time = time_of(static_cast<int>(count));
     if (time <= (1 + kWorthwhile) * least) best = static_cast<int>(count), least = time;
   };
-  const int64_t rows = shape.G * shape.B, panels = shape.G * vectors;
+  const int64_t all_rows = shape.G * shape.B, all_panels = shape.G * panels;
   for (int64_t count = num_threads; count > 1; count /= 2) {
     consider(count);
-    for (const int64_t exact : {greater(rows, panels), lesser(rows, panels)}) {
+    for (const int64_t exact : {greater(all_rows, all_panels), lesser(all_rows, all_panels)}) {
       if (exact < count && exact > count / 2) consider(exact);
     }
   }
