@@ -15,6 +15,9 @@
 # One times the ways to divide a call of the CPU kernels among threads, and needs no Python either:
 #   make plans      build benchmarks/plans.cpp and run it; SHAPES="T,B,I,H ..." are others than its own
 #
+# Another computes the time of a call on up to 128 threads, and tests itself on one and two:
+#   make thread-model  build benchmarks/thread_model.cpp and run it, 4 minutes; SHAPES as above
+#
 # Two write the numbers of README.md and docs/ from measurements:
 #   make bench-results  measure everything that they need, 14 minutes on 2 quiet cores, and do the next
 #   make bench-figures  write tables and pictures anew from the newest file in benchmarks/results
@@ -43,7 +46,7 @@ define run_native
 	$(CMAKE) --build build/$(1) --parallel $(shell nproc) --target check
 endef
 
-.PHONY: demo report test docs lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans conformance bench-results bench-figures clean
+.PHONY: demo report test docs lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans thread-model conformance bench-results bench-figures clean
 
 demo: .venv/.trains
 	$(BIN)/fastlstm fit --config demo $(if $(wildcard $(LAST)),--ckpt_path last)
@@ -108,10 +111,10 @@ aarch64:
 	  echo "$$tool is missing: apt install g++-aarch64-linux-gnu qemu-user" >&2; exit 1; }; done
 	$(call run_native,aarch64,-DCMAKE_TOOLCHAIN_FILE=aarch64.cmake)
 
-plans:
+plans thread-model:
 	$(CMAKE) -S benchmarks -B build/plans
 	$(CMAKE) --build build/plans --parallel $(shell nproc)
-	build/plans/plans $(SHAPES)
+	build/plans/$(subst -,_,$@) $(SHAPES)
 
 bench-results: .venv/.built
 	$(BIN)/python -m benchmarks.figures --measure

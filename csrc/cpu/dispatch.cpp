@@ -98,6 +98,7 @@ const int watches_forks = pthread_atfork(nullptr, nullptr, [] { is_forked = true
 bool is_forked = false;
 #if defined(FASTLSTM_FORCE_PLAN)
 ForcedPlan forced_plan = ForcedPlan::none;
+Simulation simulation;
 #endif
 
 const Kernels& kernels(std::string_view isa) {

@@ -83,9 +83,23 @@ extern bool is_forked;
 
 #if defined(FASTLSTM_FORCE_PLAN)
 // How calls are divided among threads, whatever the model expects: on all of them, and cut into
-// about as many parts of rows as of panels with `cut`. Benchmarks and tests set it.
-enum class ForcedPlan { none, rows, panels, cut };
+// about as many parts of rows as of panels with `cut`, or as the model expects to be best with
+// `all_threads`. Benchmarks and tests set it.
+enum class ForcedPlan { none, rows, panels, cut, all_threads };
 extern ForcedPlan forced_plan;
+
+// One thread's share of a call, run alone: barriers do not wait, and no task of another thread is
+// taken. Its results are wrong, but its time is right. Calls are simulated while at_barrier is set.
+struct Simulation {
+  int thread = 0;          // which one
+  int threads = 0;         // that the call runs on
+  int row_parts = 1;       // of the last step
+  bool has_tasks = false;  // since the last barrier
+  // Called instead of a barrier with the number of threads, and whether they are a part of the
+  // team: those that have the same rows, and wait for each other at every step.
+  void (*at_barrier)(int threads, bool is_part) = nullptr;
+};
+extern Simulation simulation;
 #endif
 
 }  // namespace fastlstm::cpu

@@ -81,7 +81,7 @@ struct Plan {
     cut = best_cut(shape, work, threads);
     by_rows = step_by_rows(shape, work, threads) <= step_of_cut(shape, work, cut);
 #if defined(FASTLSTM_FORCE_PLAN)
-    if (forced_plan != ForcedPlan::none) {
+    if (forced_plan != ForcedPlan::none && forced_plan != ForcedPlan::all_threads) {
       by_rows = forced_plan == ForcedPlan::rows;
       set_row_parts(shape, 1);
       for (int parts = 2; forced_plan == ForcedPlan::cut && parts * parts <= threads; ++parts) {
@@ -118,6 +118,9 @@ struct Plan {
     return {first, first + cut.panel_parts};
   }
   Team part_of(const Team& team) const {
+#if defined(FASTLSTM_FORCE_PLAN)
+    if (simulation.at_barrier) simulation.row_parts = row_parts();
+#endif
     const Range part = neighbours(team.thread());
     return team.part(static_cast<int>(part.begin), static_cast<int>(part.end - part.begin));
   }

@@ -31,7 +31,11 @@ class Tasks {
   // begun.
   template <class Visit>
   FASTLSTM_INLINE void run(const Team& team, const Visit& visit) const {
-    for (int i = 0; i < team.size(); ++i) {
+    int owners = team.size();
+#if defined(FASTLSTM_FORCE_PLAN)
+    if (simulation.at_barrier) owners = 1, simulation.has_tasks = true;
+#endif
+    for (int i = 0; i < owners; ++i) {
       const int owner = (team.thread() + i) % team.size();
       Share& share = shares_[owner];
       // Reads first: of 64 threads each looks at the shares of 63 others, which are mostly done.

@@ -60,12 +60,27 @@ class Team {
   // instead of 63 loads each. An OpenMP barrier takes 1 us, which is as long as a short step.
   FASTLSTM_INLINE void barrier() {
     if (size_ == 1) return;
+#if defined(FASTLSTM_FORCE_PLAN)
+    if (simulation.at_barrier) return simulation.at_barrier(size_, progress_ == nullptr);
+#endif
     if (size_ == 2) return wait_for(line_of(1 - thread_), begin_round());  // 6 ns less
-    for (int distance = 1; distance < size_; distance *= kFanIn) {
-      const int32_t mine = begin_round();
-      for (int i = 1, other = thread_; i < kFanIn && i * distance < size_; ++i) {
-        other = other < distance ? other - distance + size_ : other - distance;
-        wait_for(line_of(other), mine);
+    int32_t mine = 0;
+    const auto begin = [&]() __attribute__((always_inline)) { mine = begin_round(); };
+    const auto wait = [&](int other)
+                          __attribute__((always_inline)) { wait_for(line_of(other), mine); };
+    for_each_wait(thread_, size_, begin, wait);
+  }
+
+  // Calls begin() at the start of each round of a barrier, and wait(other) for each thread that
+  // `thread` waits for in it.
+  template <class Begin, class Wait>
+  static FASTLSTM_INLINE void for_each_wait(int thread, int size, const Begin& begin,
+                                            const Wait& wait) {
+    for (int distance = 1; distance < size; distance *= kFanIn) {
+      begin();
+      for (int i = 1, other = thread; i < kFanIn && i * distance < size; ++i) {
+        other = other < distance ? other - distance + size : other - distance;
+        wait(other);
       }
     }
   }
@@ -170,6 +185,13 @@ void run_from(Progress* progress, int thread, int size, const Body& body) {
 // OpenMP, for ThreadSanitizer, which does not understand OpenMP's barriers.
 template <class Body>
 void run_team(Progress* progress, int num_threads, int most, const Body& body) {
+#if defined(FASTLSTM_FORCE_PLAN)
+  if (simulation.at_barrier) {
+    simulation.threads = num_threads;
+    if (simulation.thread < num_threads) body(Team(progress, simulation.thread, num_threads));
+    return;
+  }
+#endif
   if (num_threads <= 1) return body(Team(progress, 0, 1));
   for (int thread = 0; thread < num_threads; ++thread) progress[thread] = {};
 #if defined(FASTLSTM_OPENMP)

@@ -41,6 +41,35 @@ void test_barriers(int threads, Report& report) {
   if (early) report.fail(std::to_string(threads) + " threads", "a barrier opens too early");
 }
 
+// After the rounds of a barrier every thread has heard of all others, and the number of rounds is
+// the logarithm of the number of threads to the base 4.
+void test_rounds(int threads, Report& report) {
+  report.add_case();
+  using Heard = std::vector<bool>;
+  std::vector<Heard> heard(threads, Heard(threads));
+  for (int thread = 0; thread < threads; ++thread) heard[thread][thread] = true;
+  int expected = 0, rounds = 1;
+  for (int reached = 1; reached < threads; reached *= 4) ++expected;
+  for (int round = 0; round < rounds; ++round) {
+    const std::vector<Heard> before = heard;
+    for (int thread = 0; thread < threads; ++thread) {
+      int at = -1;
+      const auto wait = [&](int other) {
+        for (int i = 0; i < threads && at == round; ++i) {
+          if (before[other][i]) heard[thread][i] = true;
+        }
+      };
+      cpu::Team::for_each_wait(thread, threads, [&] { ++at; }, wait);
+      rounds = at + 1;
+    }
+  }
+  const std::string where = std::to_string(threads) + " threads";
+  if (rounds != expected) report.fail(where, "has " + std::to_string(rounds) + " rounds");
+  for (const Heard& of : heard) {
+    if (std::count(of.begin(), of.end(), true) != threads) report.fail(where, "is not complete");
+  }
+}
+
 constexpr cpu::ForcedPlan kPlans[] = {cpu::ForcedPlan::rows, cpu::ForcedPlan::panels,
                                       cpu::ForcedPlan::cut, cpu::ForcedPlan::none};
 
@@ -170,6 +199,7 @@ void test_layer_norm(int threads, Report& report) {
 int run() {
   Report report;
   for (const int threads : {1, 2, 3, 4, 5, 8, 17, 64}) test_barriers(threads, report);
+  for (const int threads : {2, 3, 4, 5, 7, 16, 17, 63, 64, 65, 128}) test_rounds(threads, report);
   for (const int threads : {2, 4, 7, 16, 64}) {
     for (const cpu::ForcedPlan plan : kPlans) {
       cpu::forced_plan = plan;
