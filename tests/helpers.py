@@ -63,10 +63,10 @@ def assert_close(ours, truth, tolerance):
 def assert_as_close_as_torch(ours, torchs, truth, rounded=None):
     """Assert that ours errs at most twice as much as torch at the dtype, plus a few roundings.
 
-    A result of a few numbers whose sums cancel is ill-conditioned: torch may come close to the truth
-    by chance. ``rounded()``, if given, is called for a result outside the limit and returns the truth
-    of inputs that are rounded once more: no algorithm can be expected to err less than that. The
-    largest change in four such calls then takes the place of one rounding.
+    A result of a few numbers whose sums cancel is ill-conditioned: torch may come close to the
+    truth by chance. ``rounded()``, if given, is called for a result outside the limit and returns
+    the truth of inputs that are rounded once more: no algorithm can be expected to err less than
+    that. The largest change in four such calls then takes the place of one rounding.
     """
     assert ours.keys() == truth.keys()
     for name, expected in truth.items():
@@ -112,8 +112,8 @@ class Case:
         """The tolerance in float64: 8 roundings for each term of the longest sum.
 
         The longest sum is the gradient of a weight. The sum over T * B products, each after dot
-        products of H, P and I terms, errs by at most as many roundings relative to its largest term;
-        8 leaves room for the activations' own.
+        products of H, P and I terms, errs by at most as many roundings relative to its largest
+        term; 8 leaves room for the activations' own.
         """
         terms = self.T * self.B + max(self.H, self.P) + self.I
         return 8 * torch.finfo(torch.float64).eps * terms
