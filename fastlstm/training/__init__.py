@@ -17,6 +17,7 @@ from fastlstm.training.datamodules.motions import MotionData
 from fastlstm.training.datamodules.moving_mnist import MotionVideoData, MovingMNISTData
 from fastlstm.training.datamodules.patches import PatchData
 from fastlstm.training.datamodules.sequences import FileSequenceData, SequenceData, TextData
+from fastlstm.training.sharded import DDPWithShardedCheckpoints
 from fastlstm.training.tasks.classification import ClassificationTask
 from fastlstm.training.tasks.sequence import SequenceTask
 from fastlstm.training.tasks.video import VideoTask
@@ -29,6 +30,7 @@ __all__ = [
     "BaselineErrors",
     "Baselines",
     "ClassificationTask",
+    "DDPWithShardedCheckpoints",
     "FileSequenceData",
     "LabelledBatch",
     "MotionData",

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -20,7 +21,8 @@ _RESULT = re.compile(
 )
 _REMAINDER = re.compile(
     r"""events\.out\.tfevents\..+ | (metrics/version_\d+/)?hparams\.yaml
-    | checkpoints/(.+\.ckpt\.part | \.model\.safetensors\.\d+\.unfinished)""",
+    | checkpoints/(.+\.ckpt\.part | \.model\.safetensors\.\d+\.unfinished)
+    | checkpoints/(best|last)\.ckpt\.\d+""",
     re.VERBOSE,
 )
 # written by `fastlstm experiment`; without results they belong to a run that is about to begin
@@ -57,15 +59,21 @@ def _matching(folder: Path, pattern: re.Pattern[str]) -> list[Path]:
     places = ("*", "checkpoints/*", "metrics/*/*", "figures/*", "predictions/*")
     paths = chain.from_iterable(folder.glob(place) for place in places)
     return sorted(
-        (p for p in paths if pattern.fullmatch(p.relative_to(folder).as_posix()) and p.is_file()),
+        (p for p in paths if pattern.fullmatch(p.relative_to(folder).as_posix())),
         key=lambda path: (path.parent, len(path.name), path.name),
     )
 
 
 def remove(files: Iterable[Path], folder: Path) -> None:
-    """Remove these files of a run's folder, and the folders in it that become empty."""
+    """Remove these files of a run's folder, and the folders in it that become empty.
+
+    A checkpoint may be a folder, or a link to one.
+    """
     for file in files:
-        file.unlink(missing_ok=True)
+        if file.is_dir() and not file.is_symlink():
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)
         for parent in file.relative_to(folder).parents[:-1]:
             with contextlib.suppress(OSError):  # the folder is not empty
                 (folder / parent).rmdir()

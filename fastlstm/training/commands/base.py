@@ -292,8 +292,6 @@ class RunCommand(LightningCLI, ABC):
         model: Any = getattr(self.model, "model", None)
         if not (self.trainer.is_global_zero and isinstance(model, SavedModel)):
             return []
-        if checkpoint.is_dir():
-            return [f"model   not written: {checkpoint} is a folder, of a sharded checkpoint"]
         path, name = self._checkpoints / "model.safetensors", type(model).__name__
         try:
             weights = weights_of(read_checkpoint(checkpoint))
