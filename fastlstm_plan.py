@@ -18,7 +18,7 @@ examples:
   fastlstm plan --measure
 
 The command needs the packages of pip install 'fastlstm[bench]', and with --config those of
-'fastlstm[train]'. docs/training_at_scale.md says what is computed, and how exact it is.
+'fastlstm[train]'. docs/cost.md says what is computed, and how exact it is.
 """
 
 

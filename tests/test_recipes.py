@@ -9,7 +9,7 @@ import pytest
 import yaml
 from torch.distributed.run import parse_args
 
-PAGE = (Path(__file__).parents[1] / "docs" / "training_at_scale.md").read_text()
+PAGE = (Path(__file__).parents[1] / "docs" / "many_hosts.md").read_text()
 SHELL = [block for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) if "torchrun" in block]
 YAML = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 
