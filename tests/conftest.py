@@ -1,18 +1,15 @@
 """Fixtures for all test files, and fixtures that every test runs with."""
 
 import os
-import traceback
 import zlib
 from contextlib import nullcontext
 from importlib.util import find_spec
-from pathlib import Path
 
 import emulation
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import fastlstm
 from fastlstm import _C
 from fastlstm.backends import select
 from fastlstm.kernels import INTERPRETED
@@ -85,20 +82,6 @@ def _same_seed_and_poisoned_memory():
     _C.set_direct("dlpack")
     torch.utils.deterministic.fill_uninitialized_memory = fill
     torch.use_deterministic_algorithms(algorithms, warn_only=warn_only)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item):
-    """Skip a test whose peer cannot run: torch's LSTM in bfloat16 needs AVX-512 on a CPU."""
-    try:
-        return (yield)
-    except RuntimeError as error:
-        ours = str(Path(fastlstm.__file__).parent)
-        frames = traceback.extract_tb(error.__traceback__)
-        called_by_us = any(frame.filename.startswith(ours) for frame in frames)
-        if called_by_us or "could not create a primitive descriptor" not in str(error):
-            raise
-        pytest.skip(f"torch's own function cannot run this on the CPU: {error}")
 
 
 def _device(backend):

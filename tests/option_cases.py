@@ -1,7 +1,7 @@
 """Modules and calls with options of their cells, and what a backend computes for them."""
 
 import torch
-from helpers import Case
+from helpers import Case, assert_as_close_as_torch, assert_close
 
 import fastlstm
 from fastlstm.backends import reference
@@ -107,3 +107,19 @@ def results_of(backend, call: Call, case: Case, cotangents, **keywords):
     results = outputs._asdict() | {f"d{name}": d for name, d in found._asdict().items()}
     unused = ("reserve",) if "cells" in case.uses else ("reserve", "cells")
     return {name: t for name, t in results.items() if t.numel() and name not in unused}
+
+
+def check_call(backend, call: Call, case: Case, cotangents):
+    """Compare a backend with the reference: within ``case.tolerance`` in float64.
+
+    In other dtypes it may err at most twice as much as the reference in that dtype.
+    """
+    exact = to_dtype(call, torch.float64)
+    truth = results_of(reference, exact, case, cotangents)
+    ours = results_of(backend, call, case, cotangents)
+    if call.input.dtype == torch.float64:
+        assert_close(ours, truth, case.tolerance)
+    else:
+        torchs = results_of(reference, call, case, cotangents)
+        assert_as_close_as_torch(ours, torchs, truth)
+    return ours

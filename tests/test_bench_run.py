@@ -6,6 +6,7 @@ import time
 
 import pytest
 import torch
+from helpers import needs_bfloat16_of_torch
 
 from benchmarks import (
     command,
@@ -110,10 +111,17 @@ def test_a_backend_that_refuses_is_reported():
     assert set(result.seconds) == {"auto", "nn.LSTM"}
 
 
-def test_dtypes_and_modes():
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        ("float32", "float16"),
+        pytest.param(("bfloat16", "autocast"), marks=needs_bfloat16_of_torch),
+    ],
+)
+def test_dtypes_and_modes(dtypes):
     words = ["--shape", "3,2,4,5,2", "--peer", "nn.LSTM", "loop"]
-    found = measured(*words, "--dtype", "float32", "bfloat16", "float16", "autocast")
-    assert len(found) == 8
+    found = measured(*words, "--dtype", *dtypes)
+    assert len(found) == 4
     assert all(set(info["peers"]) == {"nn.LSTM", "loop"} for info in found.values())
     assert all(math.isfinite(info["peak_gflops"]) for info in found.values())
 

@@ -6,11 +6,11 @@ where there is no GPU.
 
 import pytest
 import torch
-from helpers import Case, assert_as_close_as_torch, assert_close, skip_unless_supported
-from option_cases import needs_of, option_call, results_of, to_dtype
+from helpers import Case, assert_close, skip_unless_supported
+from option_cases import check_call, needs_of, option_call, results_of, to_dtype
 
 import fastlstm
-from fastlstm.backends import reference, select
+from fastlstm.backends import select
 from fastlstm.call import OutputGradients, Saved, Wanted
 
 NORMS = ("norm_hh", "norm_c")
@@ -21,9 +21,7 @@ BOTH = (False, True)
 def check(case, names, backend):
     """Compare results in float64."""
     skip_unless_supported(backend, case.problem(torch.float64))
-    call, cotangents = option_call(case, names), case.cotangents()
-    truth = results_of(reference, call, case, cotangents)
-    assert_close(results_of(select.get(backend), call, case, cotangents), truth, case.tolerance)
+    check_call(select.get(backend), option_call(case, names), case, case.cotangents())
 
 
 @pytest.mark.parametrize(
@@ -54,12 +52,9 @@ def test_outputs_unused(gpu_backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_error_is_that_of_torch(gpu_backend, dtype):
     case = Case(T=2, B=3, H=20, reverse=BOTH, lengths=True)
-    names, backend = ALL[:-1], select.get(gpu_backend)  # near the limit a rounding decides
-    call = to_dtype(option_call(case, names), dtype)
+    call = to_dtype(option_call(case, ALL[:-1]), dtype)  # near the limit a rounding decides
     cotangents = {name: value.to(dtype) for name, value in case.cotangents().items()}
-    torchs = results_of(reference, call, case, cotangents)
-    truth = results_of(reference, to_dtype(call, torch.float64), case, cotangents)
-    assert_as_close_as_torch(results_of(backend, call, case, cotangents), torchs, truth)
+    check_call(select.get(gpu_backend), call, case, cotangents)
 
 
 def test_the_mean_of_a_row_does_not_cancel_its_digits(gpu_backend):
@@ -70,12 +65,7 @@ def test_the_mean_of_a_row_does_not_cancel_its_digits(gpu_backend):
     weight[:, 0], hx = 64.0, call.hx.clone()
     hx[..., 0] = 1.0
     call = call._replace(weights=call.weights._replace(weight_hh=[weight]), hx=hx)
-    truth = results_of(reference, call, case, cotangents)
-    single = to_dtype(call, torch.float32)
-    torchs = results_of(reference, single, case, cotangents)
-    assert_as_close_as_torch(
-        results_of(select.get(gpu_backend), single, case, cotangents), torchs, truth
-    )
+    check_call(select.get(gpu_backend), to_dtype(call, torch.float32), case, cotangents)
 
 
 def test_what_is_past_a_length_may_be_anything(gpu_backend):
