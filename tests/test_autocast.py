@@ -3,6 +3,7 @@
 import copy
 import itertools
 
+import pairwise
 import pytest
 import torch
 from helpers import assert_as_close_as_torch, needs_bfloat16_of_torch
@@ -48,9 +49,7 @@ def dtypes(results):
     return {name: value.dtype for name, value in results.items()}
 
 
-@pytest.mark.parametrize("state_dtype", [None, *CASTABLE], ids=str)
-@pytest.mark.parametrize("dtype", CASTABLE, ids=str)
-@pytest.mark.parametrize("shape", SHAPES)
+@pairwise.parametrize({"shape": SHAPES, "dtype": CASTABLE, "state_dtype": [None, *CASTABLE]})
 def test_any_dtypes_that_autocast_casts(backend, shape, dtype, state_dtype):
     """Any dtypes of input, state and weights give torch's dtypes, and values as exact."""
     for weight_dtype in CASTABLE:

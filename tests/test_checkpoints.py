@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import pairwise
 import pytest
 import torch
 from helpers import DUPLICATES, Case, assert_close, run_case, skip_unless_supported
@@ -98,18 +99,18 @@ def _gradients(module, x, cotangent, **options):
     return [*state, *torch.autograd.grad(loss, [leaf, *module.parameters()])]
 
 
-@pytest.mark.parametrize("returned", [True, False])
-@pytest.mark.parametrize(
-    "call",
-    [
-        {},
-        {"lengths": torch.tensor([5, T, 1])},
-        {"packed": torch.tensor([5, T, 1])},
-        {"return_all_cells": True},
-    ],
-    ids=str,
+@pairwise.parametrize(
+    {
+        "options": OPTIONS,
+        "call": [
+            {},
+            {"lengths": torch.tensor([5, T, 1])},
+            {"packed": torch.tensor([5, T, 1])},
+            {"return_all_cells": True},
+        ],
+        "returned": [True, False],
+    }
 )
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_modules(options, call, returned):
     if "return_all_cells" in call and "batch_first" in options:
         call = call | {"reset": torch.rand(B, T) < 0.2}
@@ -260,7 +261,7 @@ def test_torch_keeps_every_step():
 _PEAK = """
 import re, torch, fastlstm
 torch.set_num_threads(1)
-T, B, H = 20_000, 4, 128
+T, B, H = 10_000, 4, 128
 x = torch.randn(T, B, 8)
 module = fastlstm.LSTM(8, H)
 module(x[:300])[0].sum().backward()

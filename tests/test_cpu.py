@@ -4,6 +4,7 @@ import math
 import multiprocessing
 from concurrent.futures import ThreadPoolExecutor
 
+import pairwise
 import pytest
 import torch
 from helpers import Case, assert_as_close_as_torch, assert_close, error, run_case
@@ -81,9 +82,13 @@ def test_every_isa_with_every_option(isa, B, H, I, proj_size, layout):
     assert_close(_run_isa(case, inputs, cotangents, isa), truth, case.tolerance)
 
 
-@pytest.mark.parametrize("peephole", [False, True])
-@pytest.mark.parametrize("H", [1, 5, 16, 33, 70])
-@pytest.mark.parametrize("B, I", [(1, 0), (4, 1), (4, 40), (13, 0), (13, 9)])
+@pairwise.parametrize(
+    {
+        "B, I": [(1, 0), (4, 1), (4, 40), (13, 0), (13, 9)],
+        "H": [1, 5, 16, 33, 70],
+        "peephole": [False, True],
+    }
+)
 def test_every_isa_equals_the_reference(isa, B, I, H, peephole):
     case = Case(T=4, B=B, H=H, I=I, reverse=(False, True), peephole=peephole, lengths=B > 1)
     inputs, cotangents = case.inputs(), case.cotangents()

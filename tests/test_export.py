@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import pairwise
 import pytest
 import torch
 from torch import nn
@@ -34,9 +35,9 @@ def _export(model, lengths, strict=False):
     return torch.export.export(model, _inputs(5, 3, lengths), dynamic_shapes=shapes, strict=strict)
 
 
-@pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("lengths", [False, True])
-@pytest.mark.parametrize("peephole", [False, True])
+@pairwise.parametrize(
+    {"peephole": [False, True], "lengths": [False, True], "strict": [False, True]}
+)
 def test_any_number_of_steps_and_rows(peephole, lengths, strict):
     model = _Model(peephole=peephole, bidirectional=True, backend="cpu").eval()
     program = _export(model, lengths, strict)

@@ -4,6 +4,7 @@ import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 
+import pairwise
 import pytest
 import torch
 from helpers import DUPLICATES, assert_as_close_as_torch, assert_close
@@ -60,9 +61,9 @@ def _negate(module):
         parameter.data.neg_()
 
 
-@pytest.mark.parametrize("T, B", SIZES)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pairwise.parametrize(
+    {"dtype": [torch.float32, torch.float64, torch.bfloat16], "kind": KINDS, "T, B": SIZES}
+)
 def test_same_results(dtype, kind, T, B):
     module = _module(dtype, **KINDS[kind])
     x = torch.randn(T, B, I, dtype=dtype)

@@ -1,5 +1,6 @@
 """Lengths, PackedSequence, resets, and the cell state of every step."""
 
+import pairwise
 import pytest
 import torch
 from helpers import Case, assert_close, check_case, run_case, skip_unless_supported
@@ -13,16 +14,24 @@ ALL = ("y", "hy", "cy", "cells")
 LAYOUTS = [{"lengths": True}, {"packed": True}, {"reset": True}, {"lengths": True, "reset": True}]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize("I", [0, 9])
-@pytest.mark.parametrize("reverse", [(False,), (True,), (False, True), (True, False, True)])
+@pairwise.parametrize(
+    {
+        "reverse": [(False,), (True,), (False, True), (True, False, True)],
+        "I": [0, 9],
+        "layout": LAYOUTS,
+    }
+)
 def test_layouts(fused_backend, reverse, I, layout):
     check_case(Case(T=6, B=5, H=17, I=I, reverse=reverse, uses=ALL, **layout), fused_backend)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize("threads", [1, 2, 3])
-@pytest.mark.parametrize("T, B, H, I", [(300, 3, 20, 33), (3, 300, 9, 30), (40, 70, 33, 40)])
+@pairwise.parametrize(
+    {
+        "T, B, H, I": [(300, 3, 20, 33), (3, 300, 9, 30), (40, 70, 33, 40)],
+        "threads": [1, 2, 3],
+        "layout": LAYOUTS,
+    }
+)
 def test_layouts_in_several_blocks(fused_backend, T, B, H, I, threads, layout):
     """More rows than the kernels project at once, or sum at once into the gradient of a weight."""
     torch.set_num_threads(threads)

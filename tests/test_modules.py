@@ -1,5 +1,6 @@
 """``fastlstm.LSTM`` is ``nn.LSTM``: outputs, states and gradients."""
 
+import pairwise
 import pytest
 import torch
 from helpers import assert_close, skip_unless_supported
@@ -19,11 +20,15 @@ CONFIGURATIONS = [
 ]
 
 
-@pytest.mark.parametrize("given", [False, True], ids=["zeros", "hx"])
-@pytest.mark.parametrize("layout", ["padded", "unbatched", "packed"])
-@pytest.mark.parametrize("proj_size", [0, 2])
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("configuration", CONFIGURATIONS, ids=str)
+@pairwise.parametrize(
+    {
+        "configuration": CONFIGURATIONS,
+        "bias": [False, True],
+        "proj_size": [0, 2],
+        "layout": ["padded", "unbatched", "packed"],
+        "given": [False, True],
+    }
+)
 def test_equals_torch(configuration, bias, proj_size, layout, given):
     ours, torchs = pair("LSTM", I, H, bias=bias, proj_size=proj_size, **configuration)
     input = input_of(ours, batched=layout != "unbatched")

@@ -2,6 +2,7 @@
 
 from typing import ClassVar
 
+import pairwise
 import pytest
 import torch
 from helpers import Case, weights_of
@@ -14,26 +15,19 @@ import fastlstm
 from fastlstm import _C, backends, lstm_sequence
 from fastlstm.backends import select
 
+LAYOUTS = [{}, {"lengths": True}, {"packed": True}, {"reset": True, "proj_size": 2}]
 OPTIONS = [
-    {"peephole": peephole, "I": I, **options}
-    for peephole in (False, True)
-    for I in (0, 3)
-    for options in (
-        {},
-        {"lengths": True},
-        {"packed": True},
-        {"reset": True, "proj_size": 2},
-    )
+    {"peephole": peephole, "I": I, **layout}
+    for peephole, I, layout in pairwise.combinations([False, True], [0, 3], LAYOUTS)
 ]
 
 EVERY_STEP = (0, True)
 # (options, (checkpoint_every, return_sequence)): every option, and one kind of cell and input with
 # checkpoints.
 CHECKED = [(options, EVERY_STEP) for options in OPTIONS] + [
-    (options, (2, return_sequence))
-    for options in OPTIONS
+    ({"peephole": True, "I": 3, **layout}, (2, return_sequence))
+    for layout in LAYOUTS
     for return_sequence in (True, False)
-    if options["peephole"] and options["I"]
 ]
 
 

@@ -1,5 +1,6 @@
 """The kernels of the cpu backend with the options of cells, against the reference."""
 
+import pairwise
 import pytest
 import torch
 from helpers import Case, assert_as_close_as_torch, assert_close
@@ -41,17 +42,21 @@ def _check(case, names, isa, expected=False):
     )
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize("names", CELLS, ids=str)
-@pytest.mark.parametrize("T, B, H, I, peephole", [(5, 1, 17, 0, True), (6, 7, 33, 9, False)])
+@pairwise.parametrize(
+    {
+        "T, B, H, I, peephole": [(5, 1, 17, 0, True), (6, 7, 33, 9, False)],
+        "names": CELLS,
+        "layout": LAYOUTS,
+    }
+)
 def test_masks_and_clips(isa, T, B, H, I, peephole, names, layout):
     case = Case(T, B, H, I=I, reverse=(False, True), peephole=peephole, uses=USES, **layout)
     _check(case, names, isa)
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=str)
-@pytest.mark.parametrize("names", NORMS, ids=str)
-@pytest.mark.parametrize("T, B, H, peephole", [(4, 1, 17, True), (6, 7, 33, False)])
+@pairwise.parametrize(
+    {"T, B, H, peephole": [(4, 1, 17, True), (6, 7, 33, False)], "names": NORMS, "layout": LAYOUTS}
+)
 def test_layer_norm(isa, T, B, H, peephole, names, layout):
     case = Case(T, B, H, reverse=(False, True), peephole=peephole, uses=USES, **layout)
     _check(case, names, isa)

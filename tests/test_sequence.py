@@ -2,6 +2,7 @@
 
 import itertools
 
+import pairwise
 import pytest
 import torch
 from helpers import Case, assert_close, check_case, check_low_precision, error, run_case, weights_of
@@ -13,18 +14,20 @@ from fastlstm import lstm_sequence
 DIRECTIONS = [(False,), (True,), (False, True), (True, True), (True, False, True)]
 
 
-@pytest.mark.parametrize("lengths", [False, True])
-@pytest.mark.parametrize("peephole", [False, True])
-@pytest.mark.parametrize("reverse", DIRECTIONS)
+@pairwise.parametrize({"reverse": DIRECTIONS, "peephole": [False, True], "lengths": [False, True]})
 def test_options(fused_backend, reverse, peephole, lengths):
     check_case(
         Case(T=5, B=3, H=17, reverse=reverse, peephole=peephole, lengths=lengths), fused_backend
     )
 
 
-@pytest.mark.parametrize("shared", [False, True])
-@pytest.mark.parametrize("reverse", DIRECTIONS)
-@pytest.mark.parametrize("biases", [("bias_ih", "bias_hh"), ("bias_ih",), ()])
+@pairwise.parametrize(
+    {
+        "biases": [("bias_ih", "bias_hh"), ("bias_ih",), ()],
+        "reverse": DIRECTIONS,
+        "shared": [False, True],
+    }
+)
 def test_input_projection(fused_backend, reverse, shared, biases):
     case = Case(T=5, B=3, H=17, I=11, reverse=reverse, shared=shared, biases=biases, lengths=True)
     check_case(case, fused_backend)
@@ -35,11 +38,15 @@ def test_input_projection_sizes(fused_backend, T, B, H, I):
     check_case(Case(T=T, B=B, H=H, I=I, reverse=(False, True)), fused_backend)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("I", [0, 9, 24])
-@pytest.mark.parametrize("lengths", [False, True])
-@pytest.mark.parametrize("peephole", [False, True])
-@pytest.mark.parametrize("T, B, H", [(1, 1, 16), (9, 3, 17), (20, 13, 40)])
+@pairwise.parametrize(
+    {
+        "T, B, H": [(1, 1, 16), (9, 3, 17), (20, 13, 40)],
+        "peephole": [False, True],
+        "lengths": [False, True],
+        "I": [0, 9, 24],
+        "dtype": [torch.bfloat16, torch.float16],
+    }
+)
 def test_low_precision(fused_backend, dtype, T, B, H, I, peephole, lengths):
     case = Case(T=T, B=B, H=H, I=I, reverse=(False, True), peephole=peephole, lengths=lengths)
     check_low_precision(case, fused_backend, dtype)
@@ -53,10 +60,12 @@ def test_low_precision_of_everything(fused_backend, dtype, layout):
     check_low_precision(case, fused_backend, dtype)
 
 
-@pytest.mark.parametrize("lengths", [False, True])
-@pytest.mark.parametrize("peephole", [False, True])
-@pytest.mark.parametrize(
-    "T, B, H, I, proj_size", [(1, 1, 5, 3, 2), (4, 3, 40, 0, 17), (9, 7, 90, 30, 70)]
+@pairwise.parametrize(
+    {
+        "T, B, H, I, proj_size": [(1, 1, 5, 3, 2), (4, 3, 40, 0, 17), (9, 7, 90, 30, 70)],
+        "peephole": [False, True],
+        "lengths": [False, True],
+    }
 )
 def test_projection(fused_backend, T, B, H, I, proj_size, peephole, lengths):
     case = Case(
@@ -76,15 +85,13 @@ def test_projection_as_wide_as_the_cell(fused_backend):
     check_case(Case(T=3, B=2, H=6, I=4, proj_size=6), fused_backend)
 
 
-@pytest.mark.parametrize("H", [1, 3, 16, 17, 100])
-@pytest.mark.parametrize("B", [1, 2, 7])
-@pytest.mark.parametrize("T", [1, 2, 9])
+@pairwise.parametrize({"T": [1, 2, 9], "B": [1, 2, 7], "H": [1, 3, 16, 17, 100]})
 def test_sizes(fused_backend, T, B, H):
     check_case(Case(T=T, B=B, H=H, reverse=(False, True), lengths=True), fused_backend)
 
 
 def test_long_sequence(fused_backend):
-    check_case(Case(T=2000, B=2, H=3, reverse=(True,), lengths=True), fused_backend)
+    check_case(Case(T=1000, B=2, H=3, reverse=(True,), lengths=True), fused_backend)
 
 
 @pytest.mark.parametrize("broadcast", [(0,), (1,), (0, 1), (0, 1, 2)])

@@ -4,6 +4,7 @@ import copy
 import os
 import threading
 
+import pairwise
 import pytest
 import torch
 
@@ -44,12 +45,16 @@ def exact(lstm, x):
         return lstm(x.double())[0]
 
 
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("B", [1, 3, 8])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize("proj_size", [0, 11])
-@pytest.mark.parametrize("peephole", [False, True])
-@pytest.mark.parametrize("num_layers", [1, 2])
+@pairwise.parametrize(
+    {
+        "num_layers": [1, 2],
+        "peephole": [False, True],
+        "proj_size": [0, 11],
+        "bias": [True, False],
+        "B": [1, 3, 8],
+        "dtype": TYPES,
+    }
+)
 def test_steps(num_layers, peephole, proj_size, bias, B, dtype):
     """A step at a time is as exact as torch in float32, and within the bounds in other types."""
     options = {"num_layers": num_layers, "proj_size": proj_size, "bias": bias}
@@ -70,10 +75,12 @@ def test_steps(num_layers, peephole, proj_size, bias, B, dtype):
         assert relative_error(found, expected) <= limit, isa
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize(
-    ("I", "H", "B"), [(1, 1, 1), (5, 3, 2), (300, 64, 1), (64, 257, 4), (33, 17, 30)]
+@pairwise.parametrize(
+    {
+        "I, H, B": [(1, 1, 1), (5, 3, 2), (300, 64, 1), (64, 257, 4), (33, 17, 30)],
+        "dtype": TYPES,
+        "isa": ISAS,
+    }
 )
 def test_sizes(I, H, B, dtype, isa):
     lstm = make(I, H)
@@ -83,11 +90,15 @@ def test_sizes(I, H, B, dtype, isa):
     assert relative_error(found, exact(lstm, x)) <= limit
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("options", [{}, {"num_layers": 3, "proj_size": 9, "peephole": True}])
-@pytest.mark.parametrize("B", [1, 2, 7, 30])
-@pytest.mark.parametrize("I", [20, 32])  # 32: x is read in place
+@pairwise.parametrize(
+    {
+        "I": [20, 32],  # 32: x is read in place
+        "B": [1, 2, 7, 30],
+        "options": [{}, {"num_layers": 3, "proj_size": 9, "peephole": True}],
+        "dtype": TYPES,
+        "isa": ISAS,
+    }
+)
 def test_chunks_have_the_bits_of_steps(I, B, options, dtype, isa):
     lstm = make(I, 70, **options)
     x = torch.randn(40, B, I)
@@ -214,9 +225,9 @@ def test_dropout_is_off():
     torch.testing.assert_close(found, lstm.eval()(x)[0].detach())
 
 
-@pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize("dtype", TYPES)
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30, 1e-40])
+@pairwise.parametrize(
+    {"value": [float("nan"), float("inf"), 1e30, 1e-40], "dtype": TYPES, "isa": ISAS}
+)
 def test_extreme_inputs(value, dtype, isa):
     """NaN goes through; large and small numbers are computed; other rows are as before."""
     lstm = make(5, 20)
