@@ -1,9 +1,6 @@
 """The command trains, resumes, tests and predicts from YAML; errors are one line."""
 
 import csv
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -181,27 +178,25 @@ def test_steps_between_saves_by_their_old_name_too(tmp_path, in_file, words, exp
     assert saved["save_every"] == expected and "checkpoint_every" not in saved
 
 
-def test_an_error_of_this_package_is_one_sentence_and_others_keep_their_traceback(tmp_path):
-    def run(*more):
-        done = subprocess.run(
-            [sys.executable, "-m", "fastlstm.cli", "fit", "--run", str(tmp_path / "run"), *more],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
-        )
-        assert done.returncode == 1
-        return done.stderr
-
-    sizes = ("--model.model.input_size=4", "--data=fastlstm.training.MovingMNISTData")
-    said = run("--model.model=fastlstm.CompositeLSTM", *sizes, "--model.model.hidden_size=0")
-    assert "Traceback" not in said
-    assert said.splitlines()[-1] == "fastlstm: hidden_size: expected at least 1, got 0"
+def test_an_error_of_this_package_is_one_sentence_and_others_keep_their_traceback(
+    tmp_path, monkeypatch
+):
     (tmp_path / "own.py").write_text(
         "import fastlstm\n"
         "class Own(fastlstm.CompositeLSTM):\n"
         "    def __init__(self, input_size: int, hidden_size: int):\n"
         "        raise ValueError('of my own')\n"
     )
-    said = run("--model.model=own.Own", *sizes, "--model.model.hidden_size=4")
-    assert "Traceback" in said and "own.py" in said and "ValueError: of my own" in said
+    monkeypatch.syspath_prepend(tmp_path)
+    sizes = ("--model.model.input_size=4", "--data=fastlstm.training.MovingMNISTData")
+
+    def run(*more):  # as the process of the command does: main reads its words
+        monkeypatch.setattr("sys.argv", ["fastlstm", "fit", f"--run={tmp_path}/run", *sizes, *more])
+        main()
+
+    with pytest.raises(SystemExit) as refused:
+        run("--model.model=fastlstm.CompositeLSTM", "--model.model.hidden_size=0")
+    assert str(refused.value) == "fastlstm: hidden_size: expected at least 1, got 0"
+    with pytest.raises(ValueError, match=r"^of my own$") as kept:
+        run("--model.model=own.Own", "--model.model.hidden_size=4")
+    assert kept.traceback[-1].path == tmp_path / "own.py"

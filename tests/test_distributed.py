@@ -1,6 +1,7 @@
 """Two processes train as one does: DDP, FSDP2, and shared memory.
 
-Starting a process takes seconds, so one start serves all checks; each assertion names its own.
+Starting a process takes seconds, so one start serves all checks; each assertion names its own. Both
+fork from a process that has imported what they need.
 """
 
 import copy
@@ -132,5 +133,7 @@ def test_two_processes_do_what_one_does(tmp_path):
     shared = fastlstm.LSTM(I, H).share_memory().freeze()
     nn.init.ones_(shared.weight_ih_l0)
     nn.init.zeros_(shared.bias_hh_l0)
-    mp.spawn(_worker, (tmp_path / "rendezvous", Model(), shared), nprocs=WORLD)
+    mp.get_context("forkserver").set_forkserver_preload([__name__])
+    arguments = tmp_path / "rendezvous", Model(), shared
+    mp.start_processes(_worker, arguments, nprocs=WORLD, start_method="forkserver")
     assert shared.bias_hh_l0.abs()[:3].tolist() == [1, 2, 0], "written by the other processes"

@@ -181,7 +181,7 @@ def test_the_tests_are_collected_where_extras_are_missing(tmp_path):
     hide = "import sys\nfor name in ('av', 'jsonargparse', 'mlxtend', 'skvideo'):\n"
     (tmp_path / "hide.py").write_text(hide + "    sys.modules[name] = None\n")
     pytest = [sys.executable, "-m", "pytest", "-p", "hide", "-p", "no:cacheprovider"]
-    files = ["tests/test_training.py", "tests/test_gpu.py", "tests/test_gpu_barrier.py"]
+    files = ["tests/test_frame_features.py", "tests/test_gpu.py", "tests/test_gpu_barrier.py"]
     path = os.pathsep.join([str(tmp_path), str(watcher.ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [*pytest, "-m", "gpu", "--collect-only", "-q", "-rs", *files],

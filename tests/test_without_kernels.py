@@ -1,5 +1,6 @@
 """Without the compiled module everything works that needs no stream, and one warning says why."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -24,15 +25,25 @@ def folder(tmp_path_factory):
     return root
 
 
-def run(folder, code):
-    """What the code prints, and what it writes to the standard error output."""
-    code = "import torch, fastlstm\nassert not fastlstm.backends.cpu.isas()\n" + code
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, done.stderr
-
+PROGRAM = """
+import contextlib, io, json, sys, traceback
+import torch, fastlstm
+assert not fastlstm.backends.cpu.isas()
+answers = []
+for code in json.load(sys.stdin):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            torch.manual_seed(0)
+            exec(code, {"torch": torch, "fastlstm": fastlstm})
+        except BaseException:
+            traceback.print_exc()
+            failed = True
+        else:
+            failed = False
+    answers.append((failed, out.getvalue(), err.getvalue()))
+json.dump(answers, sys.stdout)
+"""
 
 CALLS = {
     "plain": "fastlstm.LSTM(5, 7, 2, bidirectional=True)",
@@ -45,10 +56,7 @@ CALLS = {
     "checkpoints": "fastlstm.LSTM(5, 7, checkpoint_every=2)",
 }
 
-
-@pytest.mark.parametrize("module", CALLS.values(), ids=CALLS)
-def test_modules_compute_what_the_reference_does(folder, module):
-    code = f"""
+COMPARED = """
 import copy
 mine = {module}.double()
 truth = copy.deepcopy(mine)
@@ -63,17 +71,8 @@ for module in (mine, truth):
 for a, b in zip(*results, strict=True):
     torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 """
-    run(folder, code)
 
-
-def test_one_warning_says_why(folder):
-    _, said = run(folder, "fastlstm.LSTM(5, 7)(torch.randn(4, 3, 5))")
-    assert said.count("UserWarning") == 1
-    assert "install a C++ compiler" in said
-
-
-def test_explain_info_and_streams_say_why(folder):
-    code = """
+REASONS = """
 print(fastlstm.explain(fastlstm.LSTM(5, 7)))
 from fastlstm.cli import info
 print(info())
@@ -86,14 +85,8 @@ try:
 except ValueError as error:
     print("backend", error)
 """
-    said, _ = run(folder, code)
-    told = {line.split()[0] for line in said.splitlines() if "_C was not compiled" in line}
-    assert told == {"cpu", "cuda", "stream", "backend"}
-    assert "runs on 'torch'" in said
 
-
-def test_rounded_weights_video_models_and_replacement(folder):
-    code = """
+OTHERS = """
 lstm, x = fastlstm.LSTM(5, 7).eval(), torch.randn(4, 3, 5)
 with torch.no_grad():
     error = (lstm(x)[0] - lstm.freeze(dtype="int8")(x)[0]).abs().max()
@@ -104,4 +97,56 @@ net = torch.nn.Sequential(torch.nn.LSTM(3, 4))
 fastlstm.replace(net)
 net(torch.randn(2, 1, 3))
 """
-    run(folder, code)
+
+PROGRAMS = {
+    "call": "fastlstm.LSTM(5, 7)(torch.randn(4, 3, 5))",
+    "reasons": REASONS,
+    "others": OTHERS,
+}
+PROGRAMS |= {name: COMPARED.replace("{module}", module) for name, module in CALLS.items()}
+
+
+@pytest.fixture(scope="module")
+def answers(folder):
+    """Whether each program failed, and what it wrote to stdout and stderr; "import" comes first.
+
+    All run in one process, since importing torch takes seconds.
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        input=json.dumps(list(PROGRAMS.values())),
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = dict(zip(PROGRAMS, json.loads(done.stdout), strict=True))
+    return {"import": (False, "", done.stderr)} | found
+
+
+def said(answers, name):
+    failed, out, err = answers[name]
+    assert not failed, err
+    return out, err
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_modules_compute_what_the_reference_does(answers, name):
+    said(answers, name)
+
+
+def test_one_warning_says_why(answers):
+    warned = said(answers, "import")[1] + said(answers, "call")[1]
+    assert warned.count("UserWarning") == 1
+    assert "install a C++ compiler" in warned
+
+
+def test_explain_info_and_streams_say_why(answers):
+    out, _ = said(answers, "reasons")
+    told = {line.split()[0] for line in out.splitlines() if "_C was not compiled" in line}
+    assert told == {"cpu", "cuda", "stream", "backend"}
+    assert "runs on 'torch'" in out
+
+
+def test_rounded_weights_video_models_and_replacement(answers):
+    said(answers, "others")
