@@ -12,7 +12,6 @@ import torch
 from helpers import (
     Case,
     assert_as_close_as_torch,
-    check_low_precision,
     error,
     run_case,
 )
@@ -57,21 +56,28 @@ def case_of(H, B, options):
     return Case(T=T, B=B, H=H, **options)
 
 
-def check(case, numbers, monkeypatch):
-    """Assert that forward and all gradients err at most twice as much as plain torch's."""
-    if numbers not in ("tf32", "tf32x3"):
-        return check_low_precision(case, "cuda", getattr(torch, numbers))
-    monkeypatch.setattr(backends.gpu, "precision", lambda: numbers)
+def expected(case, numbers):
+    """Inputs and cotangents, and what plain torch makes of them in these numbers and in float64."""
     # Products of tf32 have float16's mantissa, and only products do.
-    like = torch.float16 if numbers == "tf32" else torch.float32
-    inputs, cotangents = case.inputs(), case.cotangents()
-    if numbers == "tf32":
-        inputs = {name: value.half().double() for name, value in inputs.items()}
-        cotangents = {name: value.half().double() for name, value in cotangents.items()}
-    truth = run_case(case, inputs, cotangents, "reference")
-    ours = run_case(case, inputs, cotangents, "cuda", torch.float32)
-    torchs = run_case(case, inputs, cotangents, "reference", like)
-    assert_as_close_as_torch(ours, torchs, truth)
+    like = {"tf32": torch.float16, "tf32x3": torch.float32}.get(numbers)
+    like = like or getattr(torch, numbers)
+    given = [
+        {name: value.to(like).double() for name, value in values.items()}
+        for values in (case.inputs(), case.cotangents())
+    ]
+    return given, run_case(case, *given, "reference", like), run_case(case, *given, "reference")
+
+
+def check(case, numbers, monkeypatch, plain=None):
+    """Assert that forward and all gradients err at most twice as much as plain torch's.
+
+    ``plain`` is what :func:`expected` returns, if the case is run several times.
+    """
+    dtype = getattr(torch, numbers, torch.float32)
+    if dtype is torch.float32:
+        monkeypatch.setattr(backends.gpu, "precision", lambda: numbers)
+    given, torchs, truth = plain or expected(case, numbers)
+    assert_as_close_as_torch(run_case(case, *given, "cuda", dtype), torchs, truth)
 
 
 @pytest.mark.parametrize("H, B", SIZES)
@@ -147,6 +153,7 @@ def test_every_plan(kernels, monkeypatch, numbers, case, device):
         direction: kernels.plans(direction, *sizes, products=products, device=kernels.device(0))[0]
         for direction in ("forward", "backward")
     }
+    plain = expected(case, numbers)
     for turn in range(max(map(len, plans.values()))):
         chosen = {direction: them[turn % len(them)] for direction, them in plans.items()}
         kernels.set_schedule(turn)
@@ -156,7 +163,7 @@ def test_every_plan(kernels, monkeypatch, numbers, case, device):
                 "best_plan",
                 lambda _, way, *__, of=chosen: (of[way], ""),
             )
-            check(case, numbers, context)
+            check(case, numbers, context, plain)
 
 
 @pytest.mark.parametrize(

@@ -42,10 +42,10 @@ def step_ns(kernels, direction, plan, shape=SHAPE, **costs):
 
 
 def follow(kernels, direction, plan, shape=SHAPE):
-    """Run one pass by this plan, on arbitrary numbers."""
+    """Run one step of one pass by this plan, on arbitrary numbers."""
     dtype, B, G, H = shape
     new = {"dtype": getattr(torch, dtype)}
-    y, reserve = torch.zeros(3, B, G, H, **new), torch.zeros(3, B, G, 5 * H, **new)
+    y, reserve = torch.zeros(1, B, G, H, **new), torch.zeros(1, B, G, 5 * H, **new)
     hx, weight_hh = torch.zeros(G, B, H, **new), torch.zeros(G, 4 * H, H, **new)
     igates, layout = y.repeat(1, 1, 1, 4), SequenceLayout([False] * G)
     call = Call(igates, GroupWeights([], list(weight_hh)), hx, hx, layout)

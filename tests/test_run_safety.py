@@ -146,7 +146,7 @@ def _losses(lines):
     "kills", [pytest.param(2, id="2"), pytest.param(10, marks=pytest.mark.slow, id="10")]
 )
 def test_a_killed_run_resumes_to_the_same_losses_to_the_bit(tmp_path, kills):
-    steps = 40 * kills
+    steps = 20 * kills
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     out, err = _start(whole, steps).communicate()
     expected = _losses(out.splitlines(keepends=True))

@@ -18,7 +18,15 @@ def test_the_program_computes_what_the_module_does(tmp_path, monkeypatch):
     monkeypatch.setenv("CXX", "g++")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     for command in (
-        ["cmake", "-S", EXAMPLE, "-B", tmp_path, "-DCMAKE_BUILD_TYPE=Debug"],
+        [
+            "cmake",
+            "-S",
+            EXAMPLE,
+            "-B",
+            tmp_path,
+            "-DCMAKE_BUILD_TYPE=Debug",
+            "-DFASTLSTM_ISAS=native",
+        ],
         ["cmake", "--build", tmp_path, "--parallel", "2"],
         [sys.executable, EXAMPLE / "check.py", tmp_path / "stream"],
     ):
