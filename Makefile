@@ -46,7 +46,7 @@ define run_native
 	$(CMAKE) --build build/$(1) --parallel $(shell nproc) --target check
 endef
 
-.PHONY: demo report test docs lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans thread-model conformance bench-results bench-figures clean
+.PHONY: demo report test test-main test-triton docs lint stubs format slow wheel native sanitize sanitize-calls aarch64 plans thread-model conformance bench-results bench-figures clean
 
 demo: .venv/.trains
 	$(BIN)/fastlstm fit --config demo $(if $(wildcard $(LAST)),--ckpt_path last)
@@ -56,10 +56,23 @@ report: .venv/.built
 	$(BIN)/fastlstm experiment all --report docs/experiments.md
 
 # The Triton kernels run under its interpreter, which must be chosen before triton is imported. It
-# takes milliseconds a step: tests of long sequences would be most of the time.
+# runs on one core, beside all other tests; its output comes after theirs. It takes milliseconds a
+# step: tests of long sequences would be most of the time.
+#
+# Some tests start processes that import Lightning, which takes 20 s where Python must compile it
+# each time, and 6 s where it may keep what it compiled.
+test slow: export PYTHONDONTWRITEBYTECODE =
 test: lint
+	@mkdir -p build
+	$(MAKE) --jobs=2 --keep-going test-main test-triton; \
+	  status=$$?; cat build/test-triton.log; exit $$status
+
+test-main:
 	$(BIN)/python -m pytest --nbmake tests README.md docs examples
-	TRITON_INTERPRET=1 $(BIN)/python -m pytest -k "triton and not long_sequence and not several_blocks"
+
+test-triton:
+	TRITON_INTERPRET=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+	  -k "triton and not long_sequence and not several_blocks" > build/test-triton.log 2>&1
 
 docs: .venv/.built
 	$(BIN)/python -m sphinx --nitpicky --fail-on-warning --keep-going --quiet docs build/docs
