@@ -225,6 +225,7 @@ class Backward : Arrays<S> {
     const int64_t H = shape_.H, g = tile.group, t = time_from_end(g, s);
     const int64_t unit = tile.panels.begin * kUnits;
     const int64_t units = lesser(tile.panels.end * kUnits, H) - unit;
+    const Range own = {unit, unit + units};
     const auto clear = [&](auto* numbers) {
       if (stage == Stage::hidden) return;
       std::memset(static_cast<void*>(numbers + unit), 0, units * sizeof(*numbers));
@@ -247,7 +248,7 @@ class Backward : Arrays<S> {
         Row& row = rows[count++];
         row.digates_after = afresh ? zeros_ : buffers_.digates(s - 1, b, g);
         row.dhx = out(call_.dhx) + state(g, b) * hidden_size_;
-        if (call_.options) options_.set(&row - rows_, row_steps.first(), b, g, !afresh);
+        if (call_.options) options_.set(&row - rows_, row_steps.first(), b, g, own, !afresh);
         continue;
       }
       const bool first = t == row_steps.first(), last = t == row_steps.last();
@@ -269,7 +270,7 @@ class Backward : Arrays<S> {
           buffers_.digates(s, b, g),
           shape_.P ? buffers_.hidden(s, b, g) : nullptr,
       };
-      if (call_.options) options_.set(rows + count - 1 - rows_, t, b, g, !last && !ends);
+      if (call_.options) options_.set(rows + count - 1 - rows_, t, b, g, own, !last && !ends);
     }
     return count;
   }

@@ -337,7 +337,8 @@ class Forward : Arrays<S> {
                           : nullptr,
       };
       if (!call_.options) continue;
-      options_.set(rows + count - 1 - rows_, row_steps, t, b, g, rows[count - 1].h);
+      options_.set(rows + count - 1 - rows_, row_steps, t, b, g, {unit, unit + units},
+                   rows[count - 1].h);
     }
     return count;
   }
