@@ -60,7 +60,7 @@ report: .venv/.built
 # step: tests of long sequences would be most of the time.
 #
 # Some tests start processes that import Lightning, which takes 20 s where Python must compile it
-# each time, and 6 s where it may keep what it compiled.
+# each time, and 8 s where it may keep what it compiled.
 test slow: export PYTHONDONTWRITEBYTECODE =
 test: lint
 	@mkdir -p build
