@@ -152,7 +152,5 @@ STEPWISE = ("keep_h", "keep_c")
 
 
 PLAIN_CELLS = CellOptions()
-STEPWISE = ("keep_h", "keep_c")
-"""The fields that have a value for each step."""
 OUTSIDE_OF_CELLS = ("weight_dropout", "variational_dropout")
 """The options of a module that only change weights and inputs."""

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from fastlstm import backends
 
@@ -85,3 +86,18 @@ def seconds(problem):
     H = -(-problem.H // 8) * 8
     fragments = 3 * -(-problem.B // 8) * 4 * H * H / (16 * 8)
     return 2 * problem.T * problem.G * (3e-6 * fragments + 4e-4)
+
+
+def expected(case, numbers, run):
+    """Inputs and cotangents, and what plain torch makes of them in these numbers and in float64.
+
+    ``run(case, inputs, cotangents, backend, dtype)`` returns outputs and gradients by name.
+    """
+    # Products of tf32 have float16's mantissa, and only products do.
+    like = {"tf32": torch.float16, "tf32x3": torch.float32}.get(numbers)
+    like = like or getattr(torch, numbers)
+    given = [
+        {name: value.to(like).double() for name, value in values.items()}
+        for values in (case.inputs(), case.cotangents())
+    ]
+    return given, run(case, *given, "reference", like), run(case, *given, "reference")

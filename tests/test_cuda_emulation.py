@@ -56,18 +56,6 @@ def case_of(H, B, options):
     return Case(T=T, B=B, H=H, **options)
 
 
-def expected(case, numbers):
-    """Inputs and cotangents, and what plain torch makes of them in these numbers and in float64."""
-    # Products of tf32 have float16's mantissa, and only products do.
-    like = {"tf32": torch.float16, "tf32x3": torch.float32}.get(numbers)
-    like = like or getattr(torch, numbers)
-    given = [
-        {name: value.to(like).double() for name, value in values.items()}
-        for values in (case.inputs(), case.cotangents())
-    ]
-    return given, run_case(case, *given, "reference", like), run_case(case, *given, "reference")
-
-
 def check(case, numbers, monkeypatch, plain=None):
     """Assert that forward and all gradients err at most twice as much as plain torch's.
 
@@ -76,7 +64,7 @@ def check(case, numbers, monkeypatch, plain=None):
     dtype = getattr(torch, numbers, torch.float32)
     if dtype is torch.float32:
         monkeypatch.setattr(backends.gpu, "precision", lambda: numbers)
-    given, torchs, truth = plain or expected(case, numbers)
+    given, torchs, truth = plain or emulation.expected(case, numbers, run_case)
     assert_as_close_as_torch(run_case(case, *given, "cuda", dtype), torchs, truth)
 
 
@@ -153,7 +141,7 @@ def test_every_plan(kernels, monkeypatch, numbers, case, device):
         direction: kernels.plans(direction, *sizes, products=products, device=kernels.device(0))[0]
         for direction in ("forward", "backward")
     }
-    plain = expected(case, numbers)
+    plain = emulation.expected(case, numbers, run_case)
     for turn in range(max(map(len, plans.values()))):
         chosen = {direction: them[turn % len(them)] for direction, them in plans.items()}
         kernels.set_schedule(turn)

@@ -118,17 +118,6 @@ def pretend(kernels, **device):
     recurrence.best_plan.cache_clear()
 
 
-def expected(stack, numbers):
-    """Inputs and cotangents, and what plain torch makes of them in these numbers and in float64."""
-    like = {"tf32": torch.float16, "tf32x3": torch.float32}.get(numbers)
-    like = like or getattr(torch, numbers)
-    given = [
-        {name: value.to(like).double() for name, value in values.items()}
-        for values in (stack.inputs(), stack.cotangents())
-    ]
-    return given, run(stack, *given, "reference", like), run(stack, *given, "reference")
-
-
 def check(waves, stack, numbers, monkeypatch, plain=None):
     """Assert that forward and all gradients err at most twice as much as plain torch's.
 
@@ -137,7 +126,7 @@ def check(waves, stack, numbers, monkeypatch, plain=None):
     dtype = getattr(torch, numbers, torch.float32)
     if dtype is torch.float32:
         monkeypatch.setattr(backends.gpu, "precision", lambda: numbers)
-    given, torchs, truth = plain or expected(stack, numbers)
+    given, torchs, truth = plain or emulation.expected(stack, numbers, run)
     waves.ran.clear()
     ours = run(stack, *given, "cuda", dtype)
     assert [direction for direction, _ in waves.ran] == ["forward", "backward"]
@@ -206,7 +195,7 @@ def test_every_plan(waves, monkeypatch, numbers, stack, device):
     sizes = (dtype, stack.B, stack.L, stack.H)
     how = {"layered": True, "products": products, "device": waves.device(0)}
     plans = {way: waves.plans(way, *sizes, **how)[0] for way in ("forward", "backward")}
-    plain = expected(stack, numbers)
+    plain = emulation.expected(stack, numbers, run)
     for turn in range(max(map(len, plans.values()))):
         chosen = {way: them[turn % len(them)] for way, them in plans.items()}
         waves.set_schedule(turn)
