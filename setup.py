@@ -3,7 +3,7 @@
 The CUDA kernels are built where nvcc is found, for the GPUs of this machine.
 FASTLSTM_CUDA_ARCHITECTURES in the environment names others ("80-real;90"), ALL of them (sm_80, 90
 and 100) or OFF for none; see csrc/cuda/kernels.cmake. FASTLSTM_ISAS=native compiles the CPU kernels
-for this machine's instruction sets only, which takes a third of the time.
+for this machine's instruction sets only, which takes a fifth of the time.
 
 Where the kernels cannot be built, fastlstm is installed without them, and says so when it is
 imported; see fastlstm/_C.py. With FASTLSTM_REQUIRE_KERNELS=1 installing then fails.

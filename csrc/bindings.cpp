@@ -14,8 +14,8 @@
 #include <vector>
 
 #include "arguments.h"
+#include "buffer_pool.h"
 #include "cpu/kernels.h"
-#include "huge_pages.h"
 #include "prepacked.h"
 #include "scratch.h"
 #include "stream_type.h"
@@ -25,6 +25,23 @@
 
 namespace py = pybind11;
 using namespace py::literals;
+
+namespace fastlstm {
+namespace {
+
+// An object that the stub names torch.Tensor.
+class TorchTensor : public py::object {
+ public:
+  using py::object::object;
+};
+
+}  // namespace
+}  // namespace fastlstm
+
+template <>
+struct py::detail::handle_type_name<fastlstm::TorchTensor> {
+  static constexpr auto name = const_name("torch.Tensor");
+};
 
 namespace fastlstm {
 namespace {
@@ -218,6 +235,7 @@ double fma_flops(const std::string& isa, int num_threads) {
 
 PYBIND11_MODULE(_C, module) {
   using namespace fastlstm;
+  cpu::kernels("auto");  // an ImportError if there are none for this CPU
   module.doc() =
       "The compiled kernels. Tensors are passed as addresses, strides in elements; 0 means "
       "none.\n\n"
@@ -272,11 +290,27 @@ PYBIND11_MODULE(_C, module) {
       "poison_scratch", [](bool poisoned) { Scratch::is_poisoned = poisoned; }, "poisoned"_a,
       "Whether the memory that kernels work in is NaN at first, for tests.");
   module.def(
-      "prefer_huge_pages",
-      [](Address address, size_t bytes) {
-        prefer_huge_pages(reinterpret_cast<char*>(address), bytes);
+      "pooled_empty",
+      [](const std::vector<int64_t>& sizes, const py::object& dtype) -> TorchTensor {
+        torch::Type type;
+        if (!torch::type_of(dtype.ptr(), type) || !is_pooled(type, sizes)) {
+          const py::module_ torch = py::module_::import("torch");
+          py::object made = torch.attr("empty")(sizes, "dtype"_a = dtype, "device"_a = "cpu");
+          return py::reinterpret_steal<TorchTensor>(made.release());
+        }
+        PyObject* const made = pooled_empty(type, sizes);
+        if (!made) throw py::error_already_set();
+        return py::reinterpret_steal<TorchTensor>(made);
       },
-      "address"_a, "bytes"_a, "Asks the system for pages of 2 MiB within the memory, on Linux.");
+      "sizes"_a, "dtype"_a,
+      "A tensor on the CPU with anything in it, for what the next training step makes anew: the "
+      "data\nthat a backward pass reads, and the gradients of weights.\n\n"
+      "From 1 MiB on its memory returns to a pool when the last tensor on it is freed, and it "
+      "cannot be\nresized.");
+  module.def("spare_buffers", &spare_buffers,
+             "The bytes of the pool's buffers that nobody uses, oldest first.");
+  module.def("limit_spare_buffers", &limit_spare_buffers, "bytes"_a,
+             "How many bytes of such buffers are kept: 256 MiB at first.");
   module.def("isas", &cpu::isas, "The instruction sets available here, best first.");
 
   direct::bind(module);

@@ -1,5 +1,6 @@
-// The part of DLPack that reads a tensor of Python in C. Its layout is fixed by the standard
-// (https://dmlc.github.io/dlpack, version 1); torch has it from version 2.10 on.
+// The part of DLPack that reads a tensor of Python in C, and that makes one of memory. Its layout
+// is fixed by the standard (https://dmlc.github.io/dlpack, version 1). Torch has the functions that
+// read from version 2.10 on.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,15 @@ struct Tensor {
   } dtype;
   int64_t *shape, *strides;  // strides count elements
   uint64_t byte_offset;
+};
+
+// What a capsule of this name holds, until whoever takes it over renames the capsule.
+constexpr const char* kManaged = "dltensor";
+
+struct ManagedTensor {
+  Tensor tensor;
+  void* context;
+  void (*free)(ManagedTensor*);
 };
 
 enum TypeCode : uint8_t { kInt = 0, kFloat = 2, kBfloat = 4, kBool = 6 };

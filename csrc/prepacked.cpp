@@ -1,22 +1,12 @@
 #include "prepacked.h"
 
 #include <cstdlib>
-#include <new>
 
 #include "huge_pages.h"
 #include "scratch.h"
 
 namespace fastlstm {
 namespace {
-
-void* allocate(size_t bytes) {
-  const size_t alignment = bytes >= kHugePageBytes ? kHugePageBytes : 64;
-  bytes = (bytes + alignment) / alignment * alignment;
-  char* const data = static_cast<char*>(std::aligned_alloc(alignment, bytes));
-  if (!data) throw std::bad_alloc();
-  prefer_huge_pages(data, bytes);
-  return data;
-}
 
 // A call of no steps, which does nothing but pack.
 void pack(const LstmForward& call, const cpu::Kernels& kernels, int num_threads, void* prepacked) {
@@ -34,7 +24,7 @@ void pack(const LstmForward& call, const cpu::Kernels& kernels, int num_threads,
 
 }  // namespace
 
-PrepackedMemory::PrepackedMemory(size_t bytes) : data_(allocate(bytes)) {}
+PrepackedMemory::PrepackedMemory(size_t bytes) : data_(allocate_aligned(bytes)) {}
 PrepackedMemory::~PrepackedMemory() { std::free(data_); }
 
 PrepackedWeights::Memory PrepackedWeights::of(const LstmForward& call, const cpu::Kernels& kernels,

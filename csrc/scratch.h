@@ -7,7 +7,6 @@
 #include <cstddef>
 #include <cstdlib>
 #include <cstring>
-#include <new>
 #include <vector>
 
 #include "huge_pages.h"
@@ -61,11 +60,7 @@ class Scratch {
     }
 
     void add(size_t bytes) {
-      const size_t alignment = bytes >= kHugePageBytes ? kHugePageBytes : 64;
-      bytes = bytes > 0 ? (bytes + alignment - 1) / alignment * alignment : alignment;
-      char* const data = static_cast<char*>(std::aligned_alloc(alignment, bytes));
-      if (!data) throw std::bad_alloc();
-      prefer_huge_pages(data, bytes);
+      char* const data = allocate_aligned(bytes);
       blocks.push_back({data, bytes});
       used.offset = 0;
     }

@@ -2,6 +2,9 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <iterator>
+
 #include "dlpack.h"
 
 namespace py = pybind11;
@@ -12,6 +15,7 @@ namespace {
 // What this file uses of torch. The objects are kept forever, as torch is.
 struct Torch {
   PyObject *tensor_class, *parameter_class, *strided, *is_neg, *empty_strided, *get_default_dtype;
+  PyObject *from_dlpack, *is_deterministic, *deterministic;
   PyObject* dtypes[6];  // in the order of Type
   const dlpack::ExchangeApi* exchange = nullptr;
   bool uses_exchange;
@@ -20,6 +24,7 @@ struct Torch {
   PyObject* const data_ptr = PyUnicode_InternFromString("data_ptr");
   PyObject* const storage_offset = PyUnicode_InternFromString("storage_offset");
   PyObject* const stride = PyUnicode_InternFromString("stride");
+  PyObject* const fills = PyUnicode_InternFromString("fill_uninitialized_memory");
 
   Torch() {
     const py::module_ torch = py::module_::import("torch");
@@ -28,6 +33,10 @@ struct Torch {
     is_neg = py::object(torch.attr("Tensor").attr("is_neg")).release().ptr();
     empty_strided = py::object(torch.attr("empty_strided")).release().ptr();
     get_default_dtype = py::object(torch.attr("get_default_dtype")).release().ptr();
+    from_dlpack = py::object(torch.attr("from_dlpack")).release().ptr();
+    is_deterministic =
+        py::object(torch.attr("are_deterministic_algorithms_enabled")).release().ptr();
+    deterministic = py::module_::import("torch.utils.deterministic").release().ptr();
     strided = py::object(torch.attr("strided")).release().ptr();
     int index = 0;
     for (const char* name : {"float32", "float64", "bfloat16", "int32", "int64", "bool"}) {
@@ -80,18 +89,16 @@ bool read_attributes(py::handle object, Tensor& tensor) {
       object.attr("layout").ptr() != torch().strided) {
     return false;
   }
-  const py::object dtype = object.attr("dtype");
-  int type = 0;
-  while (type < 6 && torch().dtypes[type] != dtype.ptr()) ++type;
   const auto sizes = object.attr("shape").cast<py::tuple>();
-  if (type == 6 || sizes.size() > kMaxDims) return false;
+  if (!type_of(py::object(object.attr("dtype")).ptr(), tensor.type) || sizes.size() > kMaxDims) {
+    return false;
+  }
   const auto strides =
       py::reinterpret_steal<py::tuple>(PyObject_CallMethodNoArgs(object.ptr(), torch().stride));
   const auto address =
       py::reinterpret_steal<py::object>(PyObject_CallMethodNoArgs(object.ptr(), torch().data_ptr));
   if (!strides || !address) throw py::error_already_set();
   tensor.data = reinterpret_cast<char*>(address.cast<uintptr_t>());
-  tensor.type = static_cast<Type>(type);
   tensor.dims = static_cast<int>(sizes.size());
   for (int i = 0; i < tensor.dims; ++i) {
     tensor.sizes[i] = sizes[i].cast<int64_t>();
@@ -152,6 +159,13 @@ int64_t bytes_of(Type type) {
 
 PyObject* dtype_of(Type type) { return torch().dtypes[static_cast<int>(type)]; }
 
+bool type_of(PyObject* dtype, Type& type) {
+  const auto& known = torch().dtypes;
+  const auto found = std::find(std::begin(known), std::end(known), dtype);
+  type = static_cast<Type>(found - std::begin(known));
+  return found != std::end(known);
+}
+
 bool is_plain(PyObject* object) {
   const auto* type = reinterpret_cast<PyObject*>(Py_TYPE(object));
   return type == torch().tensor_class || type == torch().parameter_class;
@@ -202,6 +216,68 @@ PyObject* allocate(Type type, bool is_default, const int64_t* sizes, const int64
   Py_XDECREF(arguments[0]);
   Py_XDECREF(arguments[1]);
   return made;
+}
+
+namespace {
+
+// A tensor of DLPack with the memory that it describes.
+struct Adopted {
+  dlpack::ManagedTensor managed;
+  std::vector<int64_t> sizes, strides;
+  size_t bytes;
+  void (*release)(char* data, size_t bytes);
+
+  static void free(dlpack::ManagedTensor* managed) {
+    auto* const adopted = static_cast<Adopted*>(managed->context);
+    adopted->release(static_cast<char*>(managed->tensor.data), adopted->bytes);
+    delete adopted;
+  }
+  // Of a capsule that nobody took over.
+  static void free_capsule(PyObject* capsule) {
+    if (!PyCapsule_IsValid(capsule, dlpack::kManaged)) return;
+    free(static_cast<dlpack::ManagedTensor*>(PyCapsule_GetPointer(capsule, dlpack::kManaged)));
+  }
+};
+
+}  // namespace
+
+PyObject* adopt(char* data, size_t bytes, Type type, const std::vector<int64_t>& sizes,
+                void (*release)(char* data, size_t bytes)) {
+  auto* const adopted = new Adopted{{}, sizes, sizes, bytes, release};
+  int64_t stride = 1;
+  for (size_t i = sizes.size(); i-- > 0; stride *= sizes[i]) adopted->strides[i] = stride;
+  const uint8_t code = type == Type::bfloat16                           ? dlpack::kBfloat
+                       : type == Type::float32 || type == Type::float64 ? dlpack::kFloat
+                       : type == Type::boolean                          ? dlpack::kBool
+                                                                        : dlpack::kInt;
+  adopted->managed.context = adopted;
+  adopted->managed.free = Adopted::free;
+  dlpack::Tensor& tensor = adopted->managed.tensor;
+  tensor.data = data;
+  tensor.device = {dlpack::kCpu, 0};
+  tensor.ndim = static_cast<int32_t>(sizes.size());
+  tensor.dtype = {code, static_cast<uint8_t>(8 * bytes_of(type)), 1};
+  tensor.shape = adopted->sizes.data();
+  tensor.strides = adopted->strides.data();
+  PyObject* const capsule =
+      PyCapsule_New(&adopted->managed, dlpack::kManaged, Adopted::free_capsule);
+  if (!capsule) {
+    Adopted::free(&adopted->managed);
+    return nullptr;
+  }
+  PyObject* const made = PyObject_Vectorcall(torch().from_dlpack, &capsule, 1, nullptr);
+  Py_DECREF(capsule);
+  return made;
+}
+
+bool fills_new_memory() {
+  PyObject* const is_on = PyObject_Vectorcall(torch().is_deterministic, nullptr, 0, nullptr);
+  PyObject* const fills =
+      is_on == Py_True ? PyObject_GetAttr(torch().deterministic, torch().fills) : nullptr;
+  if (PyErr_Occurred()) PyErr_Clear();
+  Py_XDECREF(is_on);
+  Py_XDECREF(fills);
+  return fills == Py_True;
 }
 
 bool read_through_dlpack(bool wanted) {

@@ -6,7 +6,9 @@
 
 #include <Python.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <vector>
 
 #include "lstm.h"
 
@@ -29,7 +31,8 @@ struct Tensor {
 };
 
 int64_t bytes_of(Type type);
-PyObject* dtype_of(Type type);  // torch.float32 and so on; a borrowed reference
+PyObject* dtype_of(Type type);              // torch.float32 and so on; a borrowed reference
+bool type_of(PyObject* dtype, Type& type);  // false for any other object
 
 // Reads a plain tensor: one of class torch.Tensor or torch.nn.Parameter itself, dense, on the CPU,
 // of a type above, with at most kMaxDims dimensions. Returns false for every other object, also for
@@ -51,6 +54,15 @@ bool is_default(Type type);
 // null, with a Python error set, if there is no memory.
 PyObject* allocate(Type type, bool is_default, const int64_t* sizes, const int64_t* strides,
                    int count);
+
+// A new tensor of this memory, in order. release(data, bytes) is called when the last tensor on it
+// is freed, in any thread, with or without the GIL, or at once if this returns null, with a Python
+// error set.
+PyObject* adopt(char* data, size_t bytes, Type type, const std::vector<int64_t>& sizes,
+                void (*release)(char* data, size_t bytes));
+
+// Whether torch fills the memory of new tensors: torch.utils.deterministic.
+bool fills_new_memory();
 
 // Chooses how tensors are read: through DLPack, which is the default where torch has it, or by
 // their attributes. Returns what was chosen; for tests.

@@ -175,6 +175,9 @@ def layer_norm_forward(
 ) -> None:
     """The same with layer norm. Arguments are the fields of LayerNormForward."""
 
+def limit_spare_buffers(bytes: int) -> None:
+    """How many bytes of such buffers are kept: 256 MiB at first."""
+
 def lstm_backward(
     *,
     dtype: str,
@@ -284,12 +287,19 @@ def lstm_forward_streams(
 def poison_scratch(poisoned: bool) -> None:
     """Whether the memory that kernels work in is NaN at first, for tests."""
 
-def prefer_huge_pages(address: int, bytes: int) -> None:
-    """Asks the system for pages of 2 MiB within the memory, on Linux."""
+def pooled_empty(sizes: collections.abc.Sequence[int], dtype: typing.Any) -> torch.Tensor:
+    """A tensor on the CPU with anything in it, for what the next training step makes anew: the data
+    that a backward pass reads, and the gradients of weights.
+
+    From 1 MiB on its memory returns to a pool when the last tensor on it is freed, and it cannot be
+    resized."""
 
 def set_direct(reading: str) -> bool:
     """How direct calls read tensors: "dlpack", the default, "attributes", or "off": there are none.
     Returns False if this torch lacks it. For tests."""
+
+def spare_buffers() -> list[int]:
+    """The bytes of the pool's buffers that nobody uses, oldest first."""
 
 class LstmCellOptions:
     """What cells compute beyond the plain equations: see csrc/lstm.h."""

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastlstm import _C
-from fastlstm.backends.cpu import buffer_pool
 from fastlstm.call import Call, GroupWeights, rows_of_packed
 from fastlstm.options import PLAIN_CELLS, CellOptions, LayerNorm, LSTMOptions
 from fastlstm.tracing import Mode, find_mode
@@ -99,7 +98,7 @@ def draw_seeds(count: int) -> Tensor:
 def _draw(
     seed: Tensor, size: Sequence[int], p: float, first: float, second: float, dtype: torch.dtype
 ) -> Tensor:
-    mask = buffer_pool.empty(size, dtype)
+    mask = _C.pooled_empty(size, dtype)
     _C.draw_mask(
         dtype=_DTYPES[dtype],
         seed=int(seed) % 2**64,

@@ -1,91 +1,133 @@
 """The memory of a training step is used again, and never by two tensors at once."""
 
 import gc
+import os
 import pickle
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fastlstm
-from fastlstm.backends.cpu import buffer_pool
+from fastlstm import _C
 
 MIB = 2**20
+F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
+
+
+def _forget():
+    _C.limit_spare_buffers(0)
+    _C.limit_spare_buffers(256 * MIB)
 
 
 @pytest.fixture(autouse=True)
-def _no_blocks(monkeypatch):
-    monkeypatch.setattr(buffer_pool, "_blocks", {})
-
-
-def _spare():
-    return [block.numel() for block in buffer_pool._blocks.values()]
+def _no_buffers():
+    gc.collect()
+    _forget()
 
 
 def test_memory_comes_back_with_the_last_tensor_on_it():
-    first = buffer_pool.empty((MIB,), torch.float32)
+    first = _C.pooled_empty((MIB,), F32)
     address, view = first.data_ptr(), first[5:]
     del first
-    assert _spare() == []
+    assert _C.spare_buffers() == []
     del view
-    assert _spare() == [4 * MIB]
-    second = buffer_pool.empty((3, MIB), torch.bfloat16)  # larger than the spare block
-    assert second.shape == (3, MIB) and second.dtype == torch.bfloat16
-    assert _spare() == [4 * MIB]
-    third = buffer_pool.empty((MIB // 4, 2), torch.float64)
-    assert third.data_ptr() == address and third.is_contiguous() and _spare() == []
+    assert _C.spare_buffers() == [4 * MIB]
+    second = _C.pooled_empty((3, MIB), BF16)  # larger than the spare buffer
+    assert second.shape == (3, MIB) and second.dtype == BF16
+    assert _C.spare_buffers() == [4 * MIB]
+    third = _C.pooled_empty((MIB // 4, 2), F64)
+    assert third.data_ptr() == address and third.is_contiguous() and _C.spare_buffers() == []
+
+
+@pytest.mark.parametrize("dtype", [F32, F64, BF16, torch.int32, torch.int64, torch.bool], ids=str)
+def test_a_tensor_is_as_any_other(dtype):
+    tensor = _C.pooled_empty((2, 1, 3, 1024, 512), dtype)
+    expected = torch.empty(2, 1, 3, 1024, 512, dtype=dtype)
+    assert (tensor.dtype, tensor.shape, tensor.stride()) == (
+        dtype,
+        expected.shape,
+        expected.stride(),
+    )
+    assert tensor.device == expected.device and not tensor.requires_grad
+    tensor.zero_()[1, 0, 2, 1023, 511] = 1
+    assert tensor.sum() == 1 and tensor.view(-1)[-1] == 1
 
 
 def test_what_is_used_again_is_nan():
-    tensor = buffer_pool.empty((MIB,), torch.float32).zero_()
-    address = tensor.data_ptr()
+    tensor = _C.pooled_empty((MIB,), F32)
+    assert tensor.isnan().all()
+    address = tensor.zero_().data_ptr()
     del tensor
-    again = buffer_pool.empty((MIB,), torch.float32)
+    again = _C.pooled_empty((MIB,), F32)
     assert again.data_ptr() == address and again.isnan().all()
 
 
-def test_large_blocks_begin_where_a_huge_page_may():
+def test_nothing_is_written_unless_torch_is_to_be_deterministic():
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    tensor = _C.pooled_empty((MIB,), F32).fill_(3)
+    del tensor
+    assert (_C.pooled_empty((MIB,), F32) == 3).all()
+
+
+def test_large_buffers_begin_where_a_huge_page_may():
     for size in (2 * MIB, 7 * MIB + 12):
-        assert buffer_pool.empty((size,), torch.uint8).data_ptr() % (2 * MIB) == 0
+        assert _C.pooled_empty((size,), torch.bool).data_ptr() % (2 * MIB) == 0
+
+
+def test_the_smallest_that_fits_is_taken():
+    tensors = [_C.pooled_empty((n * MIB,), torch.bool) for n in (8, 4, 6)]
+    addresses = [tensor.data_ptr() for tensor in tensors]
+    tensors.clear()
+    assert _C.pooled_empty((5 * MIB,), torch.bool).data_ptr() == addresses[2]
 
 
 def test_small_tensors_are_ordinary():
-    tensor = buffer_pool.empty((8, 8), torch.float32)
+    tensor = _C.pooled_empty((8, 8), F32)
     tensor.resize_(100)
     del tensor
-    assert _spare() == []
+    with torch.device("meta"):
+        assert _C.pooled_empty((2, 3), F32).device == torch.device("cpu")
+    assert _C.spare_buffers() == []
 
 
-def test_no_more_than_the_limit_is_kept(monkeypatch):
-    monkeypatch.setattr(buffer_pool, "_KEPT_BYTES", 5 * MIB)
-    tensors = [buffer_pool.empty((n * MIB,), torch.uint8) for n in (1, 2, 3, 9)]
+def test_no_more_than_the_limit_is_kept():
+    _C.limit_spare_buffers(10 * MIB)
+    tensors = [_C.pooled_empty((n * MIB,), torch.bool) for n in (2, 4, 6, 18)]
     while tensors:
         tensors.pop(0)
-    assert _spare() == [2 * MIB, 3 * MIB]  # without the oldest and the one above the limit
+    assert _C.spare_buffers() == [
+        4 * MIB,
+        6 * MIB,
+    ]  # without the oldest and the one above the limit
+    _C.limit_spare_buffers(7 * MIB)
+    assert _C.spare_buffers() == [6 * MIB]
 
 
-def test_blocks_come_and_go_while_one_is_chosen(monkeypatch):
-    """A garbage collection or another thread may free or take blocks between any two steps."""
-    in_use = [buffer_pool.empty((n * MIB,), torch.uint8) for n in (1, 2, 3)]
-    in_use.pop()
+def test_what_does_not_fit_into_memory_is_torch_s_error():
+    with pytest.raises(RuntimeError, match=f"not enough memory.*{2**62}"):
+        _C.pooled_empty((2**60,), F32)
 
-    def give_one_back(block):
-        if in_use:
-            in_use.pop()
-        return block.numel()
 
-    monkeypatch.setattr(buffer_pool, "Tensor", SimpleNamespace(numel=give_one_back))
-    first = buffer_pool.empty((3 * MIB,), torch.uint8)
-    assert first.shape == (3 * MIB,) and sorted(_spare()) == [MIB, 2 * MIB]
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks")
+def test_a_forked_process_has_a_pool_of_its_own():
+    """Also while other threads use it."""
+    with ThreadPoolExecutor(2) as threads:
+        busy = [threads.submit(_take_many) for _ in range(2)]
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                tensor = _C.pooled_empty((MIB,), F32)
+                del tensor
+                os._exit(0 if 4 * MIB in _C.spare_buffers() else 1)
+            assert os.waitpid(child, 0)[1] == 0
+        for one in busy:
+            one.result()
 
-    def take_all(block):
-        buffer_pool._blocks.clear()
-        return block.numel()
 
-    monkeypatch.setattr(buffer_pool, "Tensor", SimpleNamespace(numel=take_all))
-    assert buffer_pool.empty((2 * MIB,), torch.uint8).shape == (2 * MIB,)
-    assert _spare() == []
+def _take_many():
+    for _ in range(2000):
+        _C.pooled_empty((MIB // 4,), F32)
 
 
 def _step(module, x):
@@ -100,13 +142,13 @@ def test_steps_that_overlap_have_memory_of_their_own():
     for x in xs:
         alone.append(_step(module, x)[1]())
     pending = [_step(module, x)[1] for x in xs]
-    assert len(_spare()) == 0
+    assert len(_C.spare_buffers()) == 0
     together = {i: pending[i]() for i in (1, 2, 0)}
     for i, gradients in enumerate(alone):
         assert all(map(torch.equal, gradients, together[i]))
     pending.clear()
     gc.collect()
-    assert len(_spare()) == 3
+    assert len(_C.spare_buffers()) == 3
 
 
 def test_threads_share_the_memory():
@@ -129,9 +171,9 @@ def test_a_compiled_step_uses_it_too(compiled):
         for one, other in zip(expected, _step(module, x)[1](), strict=True):
             torch.testing.assert_close(one, other)
     gc.collect()
-    assert len(_spare()) == 1
+    assert len(_C.spare_buffers()) == 1
 
 
 def test_a_tensor_is_pickled_as_any_other():
-    tensor = buffer_pool.empty((MIB,), torch.float32).fill_(3)
+    tensor = _C.pooled_empty((MIB,), torch.float32).fill_(3)
     assert torch.equal(pickle.loads(pickle.dumps(tensor)), tensor)

@@ -150,3 +150,28 @@ def test_explain_info_and_streams_say_why(answers):
 
 def test_rounded_weights_video_models_and_replacement(answers):
     said(answers, "others")
+
+
+OTHER_PROCESSOR = """
+#include <cstdio>
+#include <stdexcept>
+#include "cpu/kernels.h"
+int main() {
+  try {
+    fastlstm::cpu::kernels("auto");
+  } catch (const std::runtime_error& error) {
+    std::printf("%zu %s", fastlstm::cpu::isas().size(), error.what());
+  }
+}
+"""
+
+
+def test_kernels_for_another_processor_say_so(tmp_path):
+    """As FASTLSTM_ISAS=native leaves them on a machine without those instructions."""
+    source, program = tmp_path / "main.cpp", tmp_path / "main"
+    source.write_text(OTHER_PROCESSOR)
+    csrc = Path(__file__).parents[1] / "csrc"
+    command = ["g++", "-std=c++17", "-DFASTLSTM_RECURRENCE", f"-I{csrc}", "-pthread"]
+    subprocess.run([*command, source, csrc / "cpu" / "dispatch.cpp", "-o", program], check=True)
+    said = subprocess.run([program], check=True, capture_output=True, text=True).stdout
+    assert said.startswith("0 ") and "FASTLSTM_ISAS=native" in said

@@ -36,6 +36,7 @@ namespace {
 
 // Which of them are compiled: csrc/cpu/kernels.cmake may leave some out.
 #if !defined(FASTLSTM_RECURRENCE)
+#define FASTLSTM_recurrence_portable
 #define FASTLSTM_recurrence_avx2
 #define FASTLSTM_recurrence_avx512
 #define FASTLSTM_recurrence_avx512bf16
@@ -85,7 +86,9 @@ const std::vector<Kernels>& available() {
       list.push_back(FASTLSTM_KERNELS(avx2, avx2));
     }
 #endif
+#if defined(FASTLSTM_stream_portable) && defined(FASTLSTM_recurrence_portable)
     list.push_back(FASTLSTM_KERNELS(portable, portable));
+#endif
     return list;
   }();
   return best_first;
@@ -102,6 +105,11 @@ Simulation simulation;
 #endif
 
 const Kernels& kernels(std::string_view isa) {
+  if (available().empty()) {
+    throw std::runtime_error(
+        "the kernels were compiled with FASTLSTM_ISAS=native for a CPU with other instruction "
+        "sets: compile them again on this machine");
+  }
   if (isa == "auto") return available().front();
   for (const Kernels& candidate : available()) {
     if (isa == candidate.isa) return candidate;

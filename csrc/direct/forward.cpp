@@ -1,3 +1,4 @@
+#include "../buffer_pool.h"
 #include "../cpu/kernels.h"
 #include "../cpu/thread_choice.h"
 #include "../stream_type.h"
@@ -51,10 +52,7 @@ const void* masked_hx(const Call& call, const LstmForward& one, const cpu::Kerne
 }  // namespace
 
 py::object pooled(const Call& call, const std::vector<int64_t>& sizes) {
-  static const py::module_* const pool =
-      new py::module_(py::module_::import("fastlstm.backends.cpu.buffer_pool"));
-  static PyObject* const empty = py::object(pool->attr("empty")).release().ptr();
-  static const auto least_bytes = pool->attr("_LEAST_BYTES").cast<int64_t>();
+  if (is_pooled(call.type, sizes)) return owned(pooled_empty(call.type, sizes));
   const int count = static_cast<int>(sizes.size());
   std::vector<int64_t> strides(count);
   int64_t size = 1;
@@ -62,12 +60,7 @@ py::object pooled(const Call& call, const std::vector<int64_t>& sizes) {
     strides[i] = size;
     size *= sizes[i];
   }
-  if (size * call.item() < least_bytes) {  // empty does the same in 2 us
-    return owned(torch::allocate(call.type, call.is_default, sizes.data(), strides.data(), count));
-  }
-  py::tuple tuple(count);
-  for (int i = 0; i < count; ++i) tuple[i] = sizes[i];
-  return py::handle(empty)(tuple, py::handle(torch::dtype_of(call.type)));
+  return owned(torch::allocate(call.type, call.is_default, sizes.data(), strides.data(), count));
 }
 
 Results forward(const Call& call, bool train, Scratch& scratch,

@@ -69,8 +69,7 @@ const Name kParameters("_parameters"), kFlatWeights("_flat_weights"),
     kBidirectional("bidirectional"), kProjSize("proj_size"), kTraining("training"),
     kPeephole("peephole"), kBackend("backend"), kLearnInitialState("learn_initial_state"),
     kCheckpointEvery("checkpoint_every"), kNumHeads("num_heads"), kPrepacked("_packed"),
-    kKept("_kept"), kWeightIh("weight_ih"), kWeightHh("weight_hh"), kBiasIh("bias_ih"),
-    kBiasHh("bias_hh"), kWeightCh("weight_ch");
+    kKept("_kept");
 
 bool is_backend_known(const Attributes& module) {
   PyObject* const backend = module.get(kBackend);
@@ -193,6 +192,8 @@ bool Request::of_lstm(PyObject* object, PyObject* const* arguments) {
 }
 
 bool Request::of_cell(PyObject* object, PyObject* const* arguments) {
+  static const Name weight_ih("weight_ih"), weight_hh("weight_hh"), bias_ih("bias_ih"),
+      bias_hh("bias_hh"), weight_ch("weight_ch");
   const Attributes module(object);
   layout.is_cell = 1;
   if (!module.is_size(kInputSize, layout.input_size) ||
@@ -206,9 +207,9 @@ bool Request::of_cell(PyObject* object, PyObject* const* arguments) {
     PyObject* const weight = Attributes::find(parameters, name.object());
     return is_there ? add(weight, tensors) : weight == Py_None;
   };
-  return add_parameter(kWeightIh, true) && add_parameter(kWeightHh, true) &&
-         add_parameter(kBiasIh, layout.has_bias) && add_parameter(kBiasHh, layout.has_bias) &&
-         add_parameter(kWeightCh, layout.has_peepholes);
+  return add_parameter(weight_ih, true) && add_parameter(weight_hh, true) &&
+         add_parameter(bias_ih, layout.has_bias) && add_parameter(bias_hh, layout.has_bias) &&
+         add_parameter(weight_ch, layout.has_peepholes);
 }
 
 }  // namespace fastlstm::direct

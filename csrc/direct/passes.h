@@ -32,7 +32,7 @@ inline char* data_of(const pybind11::object& object) {
   return tensor.data;
 }
 
-// A new tensor in memory that an earlier training step may have freed: fastlstm's buffer_pool.
+// A new tensor in memory that an earlier training step may have freed: ../buffer_pool.h.
 pybind11::object pooled(const Call& call, const std::vector<int64_t>& sizes);
 
 // What forward computes, where y of a cell is hy, and what it keeps for backward: y of every layer,

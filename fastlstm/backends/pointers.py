@@ -148,11 +148,6 @@ def outer_strides(tensor: Tensor | None, is_packed: bool = False) -> tuple[int, 
     return strides[0], strides[1], strides[2] if len(strides) == 4 else 0
 
 
-def allocate(size: int) -> Tensor:
-    """Bytes in the CPU's memory, whatever the user's default device is."""
-    return torch.empty(size, dtype=torch.uint8, device="cpu")
-
-
 def row_arguments(call: Call) -> tuple[int, dict[str, Any], Sequence[Tensor | None]]:
     """(T, the kernels' arguments about the rows, the owners of the memory).
 

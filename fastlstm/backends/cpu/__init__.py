@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastlstm import _C
 from fastlstm.backends import pointers
-from fastlstm.backends.cpu import buffer_pool, cell_options, normalized
+from fastlstm.backends.cpu import cell_options, normalized
 from fastlstm.backends.cpu.prepacked import PrepackedWeights
 from fastlstm.call import Call, Gradients, Needs, OutputGradients, Results, Saved, Wanted
 from fastlstm.problem import Problem
@@ -110,7 +110,7 @@ def forward(
         sums = torch.float32 if dtype is torch.bfloat16 else dtype  # in which c is kept
         reserve = new_empty(-(-T // every), G, B, P + H, dtype=sums)
     else:
-        reserve = buffer_pool.empty((*rows, G, 5 * H), dtype) if train else new_empty(0)
+        reserve = _C.pooled_empty((*rows, G, 5 * H), dtype) if train else new_empty(0)
     if hy.numel() == 0:
         return Results(y, hy, cy, cells, reserve)
 
@@ -177,7 +177,7 @@ def backward(
     dinput = y.new_empty(input.shape if needs.input else 0)
     sums = torch.float32 if dtype is torch.bfloat16 else dtype  # in which the kernels add up
     dweights = [
-        buffer_pool.empty(size, sums) if needed else y.new_empty(0, dtype=sums)
+        _C.pooled_empty(size, sums) if needed else y.new_empty(0, dtype=sums)
         for size, needed in zip(sizes_of, needs[1:], strict=True)
     ]
     dhx, dcx = y.new_empty(G, B, P), y.new_empty(G, B, H)

@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from fastlstm import _C
-from fastlstm.backends.cpu import buffer_pool
 
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 _HAS_KERNELS = bool(_C.isas())
@@ -46,7 +45,7 @@ def run(
         also False if one is -0; and the scaled gradient of the logits, in their dtype.
     """
     logits, targets = logits.detach().contiguous(), targets.detach().contiguous()
-    gradient = buffer_pool.empty(logits.shape, logits.dtype) if needs_gradient else None
+    gradient = _C.pooled_empty(logits.shape, logits.dtype) if needs_gradient else None
     loss, targets_in_range = _C.bernoulli_loss(
         logits_dtype=_DTYPES[logits.dtype],
         targets_dtype=_DTYPES[targets.dtype],

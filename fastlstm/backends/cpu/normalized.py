@@ -11,7 +11,6 @@ import torch
 
 from fastlstm import _C
 from fastlstm.backends import pointers
-from fastlstm.backends.cpu import buffer_pool
 from fastlstm.call import (
     Call,
     Gradients,
@@ -37,7 +36,7 @@ def forward(call: Call, wanted: Wanted, isa: str) -> Results:
     cells = new_empty(*rows, G, H) if wanted.cells else new_empty(0)
     reserve = new_empty(0)
     if wanted.train:
-        reserve = buffer_pool.empty((*rows, G, reserve_width(call)), dtype)
+        reserve = _C.pooled_empty((*rows, G, reserve_width(call)), dtype)
     hy, cy = new_empty(G, B, H), new_empty(G, B, H)
     if hy.numel() == 0:
         return Results(y, hy, cy, cells, reserve)
@@ -67,9 +66,9 @@ def backward(call: Call, saved: Saved, grads: OutputGradients, needs: Needs, isa
     (G, B, H), norm_c = cx.shape, _options(call).norm_c
     sums = torch.float32 if dtype is torch.bfloat16 else dtype  # in which the kernels add up
     new_empty = cx.new_empty
-    dinput = buffer_pool.empty(call.input.shape, dtype) if needs.input else new_empty(0)
+    dinput = _C.pooled_empty(call.input.shape, dtype) if needs.input else new_empty(0)
     nothing = new_empty(0, dtype=sums)
-    dweight_hh = buffer_pool.empty((G, 4 * H, H), sums) if needs.weight_hh else nothing
+    dweight_hh = _C.pooled_empty((G, 4 * H, H), sums) if needs.weight_hh else nothing
     dweight_ch = new_empty(G, 3 * H, dtype=sums) if needs.weight_ch else nothing
     dnorm_hh = new_empty(G, 4 * H, dtype=sums)
     dnorm_c = nothing if norm_c is None else new_empty(G, 2, H, dtype=sums)
