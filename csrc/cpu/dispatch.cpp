@@ -22,15 +22,15 @@ namespace {
     #isa, isa::forward_streams, isa::forward_prepacked, isa::forward_workspace, isa::forward,  \
         isa::backward_workspace, isa::backward, isa::layer_norm_forward_workspace,             \
         isa::layer_norm_forward, isa::layer_norm_backward_workspace, isa::layer_norm_backward, \
-        isa::checksum, isa::to_bfloat16, isa::bernoulli_loss, isa::draw_mask, isa::fma_flops,  \
-        stream::stream_lanes, stream::stream_has_vnni, stream::stream_run                      \
+        isa::checksum, isa::to_bfloat16, isa::bernoulli_loss, isa::draw_mask, isa::apply_mask, \
+        isa::fma_flops, stream::stream_lanes, stream::stream_has_vnni, stream::stream_run      \
   }
 #else
-#define FASTLSTM_KERNELS(isa, stream)                                                      \
-  Kernels {                                                                                \
-    #isa, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, \
-        nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, stream::stream_lanes,        \
-        stream::stream_has_vnni, stream::stream_run                                        \
+#define FASTLSTM_KERNELS(isa, stream)                                                        \
+  Kernels {                                                                                  \
+    #isa, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,   \
+        nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, stream::stream_lanes, \
+        stream::stream_has_vnni, stream::stream_run                                          \
   }
 #endif
 

@@ -1,4 +1,5 @@
-// Draws masks: a counter-based generator, so that any part of a mask can be drawn by any thread.
+// Draws masks and applies them: a counter-based generator, so that any part of a mask can be drawn
+// by any thread.
 //
 // Word n of a mask is the n-th number of SplitMix64 from the mask's seed (Steele, Lea and Flood,
 // 2014, "Fast splittable pseudorandom number generators"): a bijection of 64 bits of seed + (n + 1)
@@ -62,15 +63,35 @@ FASTLSTM_INLINE void draw(Range blocks, uint64_t seed, int32_t below, Item dropp
   }
 }
 
+// Runs visit(range) for the parts of [0, parts) of a mask of `count` numbers.
+template <class Visit>
+void share_out(int64_t parts, int64_t count, int num_threads, const Visit& visit) {
+  const int64_t most = lesser(kMaxThreads, lesser(num_threads, ceil_div(count, kPerThread)));
+  Progress progress[kMaxThreads];
+  run_team(progress, static_cast<int>(most), num_threads,
+           [&](Team team) { visit(share(parts, team.thread(), team.size())); });
+}
+
 template <class Item>
 void draw(const Mask& mask, Item dropped, Item kept, int num_threads) {
   const auto below = static_cast<int32_t>(__builtin_lrint(mask.p * 65536));
-  const int64_t blocks = ceil_div(mask.count, kWords * kPerWord);
-  const int64_t most = lesser(kMaxThreads, lesser(num_threads, ceil_div(mask.count, kPerThread)));
-  Progress progress[kMaxThreads];
-  run_team(progress, static_cast<int>(most), num_threads, [&](Team team) {
-    draw(share(blocks, team.thread(), team.size()), mask.seed, below, dropped, kept, mask.count,
-         static_cast<Item*>(mask.to));
+  share_out(ceil_div(mask.count, kWords * kPerWord), mask.count, num_threads, [&](Range blocks) {
+    draw(blocks, mask.seed, below, dropped, kept, mask.count, static_cast<Item*>(mask.to));
+  });
+}
+
+template <class S>
+void apply(const MaskProduct& product, int num_threads) {
+  using V = Simd<Sum<S>>;
+  const auto *const mask = static_cast<const S*>(product.mask), *const from = static_cast<const S*>(
+                                                                    product.from);
+  auto* const to = static_cast<S*>(product.to);
+  share_out(ceil_div(product.count, kLanes<S>), product.count, num_threads, [&](Range vectors) {
+    for (int64_t i = vectors.begin * kLanes<S>; i < vectors.end * kLanes<S>; i += kLanes<S>) {
+      with_lanes<kLanes<S>>(i, product.count, [&](auto lanes) {
+        V::store(to + i, V::load(mask + i, lanes) * V::load(from + i, lanes), lanes);
+      });
+    }
   });
 }
 
@@ -86,6 +107,12 @@ void draw_mask(const Mask& mask, int num_threads) {
   V::store(rounded, V::load(&dropped, one), one);
   V::store(rounded + 1, V::load(&kept, one), one);
   draw(mask, rounded[0].bits, rounded[1].bits, num_threads);
+}
+
+void apply_mask(const MaskProduct& product, int num_threads) {
+  if (product.dtype == DType::float64) return apply<double>(product, num_threads);
+  if (product.dtype == DType::float32) return apply<float>(product, num_threads);
+  apply<BFloat16>(product, num_threads);
 }
 
 }  // namespace fastlstm::cpu::FASTLSTM_ISA

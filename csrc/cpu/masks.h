@@ -1,4 +1,4 @@
-// The arguments of a mask that is drawn.
+// The arguments of a mask that is drawn, and of one that is applied.
 #pragma once
 
 #include "../lstm.h"
@@ -13,6 +13,14 @@ struct Mask {
   double p, dropped, kept;
   int64_t count;
   void* to;  // (count)
+};
+
+// mask * from, which may be the same memory as `to`.
+struct MaskProduct {
+  DType dtype;
+  const void *mask, *from;  // (count)
+  void* to;                 // (count)
+  int64_t count;
 };
 
 }  // namespace fastlstm::cpu

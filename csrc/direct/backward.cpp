@@ -38,6 +38,19 @@ class WeightGradient {
     kernels.to_bfloat16(static_cast<const float*>(sums_), data_, count_, num_threads);
   }
 
+  // Multiplies the gradient of a layer's weight_hh by the masks of its directions.
+  void apply_masks(const Call& call, int layer, const cpu::Kernels& kernels,
+                   int num_threads) const {
+    if (!tensor_) return;
+    const int64_t count = count_ / call.G();
+    for (int64_t g = 0; g < call.G(); ++g) {
+      char* const data = data_ + g * (bytes_ / call.G());
+      kernels.apply_mask(
+          {call.shape(layer).dtype, call.weight_masks[layer * call.G() + g], data, data, count},
+          num_threads);
+    }
+  }
+
   void copy_from(const WeightGradient& other) const { std::memcpy(data_, other.data_, bytes_); }
 
   // Writes the gradients of the directions to places `step` apart.
@@ -85,12 +98,13 @@ struct LayerGradients {
   }
 
   // Completes the gradients whose sums are there.
-  void finish(const cpu::Kernels& kernels, int num_threads) const {
+  void finish(const Call& call, int layer, const cpu::Kernels& kernels, int num_threads) const {
     for (const WeightGradient* gradient :
          {&weight_ih, &weight_hh, &bias_ih, &bias_hh, &weight_ch, &norm_hh, &norm_c}) {
       gradient->round(kernels, num_threads);
     }
     if (bias_ih.sums() && bias_hh.sums()) bias_hh.copy_from(bias_ih);
+    if (!call.weight_masks.empty()) weight_hh.apply_masks(call, layer, kernels, num_threads);
   }
 
   void put(const Call& call, py::object* place) const {
@@ -255,7 +269,7 @@ bool backward(const Call& call, PyObject* const* kept, PyObject* const* grads,
         one.workspace = of_layer.take(kernels.backward_workspace(one.shape, threads));
         kernels.backward(one, threads);
       }
-      made.finish(kernels, threads);
+      made.finish(call, layer, kernels, threads);
     }
   });
   for (size_t i = 0; i < layers.size(); ++i) {

@@ -99,6 +99,7 @@ bool call_module(Request& request, PyObject* record, PyObject* options, PyObject
   if (drawn.has_masks() || has_norms) {
     call = Call();
     if (!call.read(request.layout, request.tensors.data(), scratch)) return false;
+    drop_weights(call, scratch);
   }
   const std::vector<PrepackedWeights*> none;
   results = forward(call, train, scratch, train || has_options ? none : request.prepacked);
@@ -174,8 +175,9 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     Scratch scratch;
     Call call;
     std::vector<py::object> found;
-    if (!call.read(layout, saved, scratch) ||
-        !backward(call, saved + num_tensors, PySequence_Fast_ITEMS(arguments[2]), needs, scratch,
+    if (!call.read(layout, saved, scratch)) return py::none();
+    drop_weights(call, scratch);
+    if (!backward(call, saved + num_tensors, PySequence_Fast_ITEMS(arguments[2]), needs, scratch,
                   found)) {
       return py::none();
     }

@@ -18,7 +18,7 @@ void for_each_field(Layout& layout, const Visit& visit) {
        {&layout.input_size, &layout.hidden_size, &layout.num_layers, &layout.num_directions,
         &layout.is_cell, &layout.batch_first, &layout.has_bias, &layout.has_peepholes,
         &layout.has_states, &layout.has_lengths, &layout.has_reset, &layout.has_norms,
-        &layout.has_hidden_mask, &layout.has_keep_h, &layout.has_keep_c}) {
+        &layout.has_hidden_mask, &layout.has_weight_mask, &layout.has_keep_h, &layout.has_keep_c}) {
     visit(*field);
   }
 }
@@ -228,15 +228,20 @@ bool Call::read_reset(PyObject* object, Scratch& scratch) {
 
 bool Call::read_options(PyObject* const* tensors, Scratch& scratch) {
   options.assign(layout.num_layers, {});
+  const auto read_mask = [&](std::initializer_list<int64_t> sizes) -> const char* {
+    Tensor mask;
+    if (!torch::read(*tensors++, mask) || mask.type != type ||
+        !mask.has_sizes(sizes.begin(), static_cast<int>(sizes.size()))) {
+      return nullptr;
+    }
+    return contiguous(mask, scratch);
+  };
   for (LstmCellOptions& own : options) {
     own.cell_clip = layout.cell_clip;
-    if (layout.has_hidden_mask) {
-      const int64_t sizes[] = {G(), B, H};
-      Tensor mask;
-      if (!torch::read(*tensors++, mask) || mask.type != type || !mask.has_sizes(sizes, 3)) {
-        return false;
-      }
-      own.hidden_mask = contiguous(mask, scratch);
+    if (layout.has_hidden_mask && !(own.hidden_mask = read_mask({G(), B, H}))) return false;
+    for (int64_t g = 0; layout.has_weight_mask && g < G(); ++g) {
+      weight_masks.push_back(read_mask({4 * H, H}));
+      if (!weight_masks.back()) return false;
     }
     const auto read_share = [&](const void*& data, int64_t* stride) {
       const int64_t sizes[] = {T, B, G(), H}, strides[] = {B * G() * H, G() * H, H};
@@ -254,6 +259,7 @@ bool Call::read_options(PyObject* const* tensors, Scratch& scratch) {
       return false;
     }
   }
+  if (!layout.has_cell_options()) options.clear();
   return true;
 }
 

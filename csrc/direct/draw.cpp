@@ -93,33 +93,44 @@ void Options::draw(const Call& call, bool training, Request& request) const {
   Layout& layout = request.layout;
   const int64_t G = call.G(), H = call.H;
   layout.has_hidden_mask = recurrent_dropout > 0;
+  layout.has_weight_mask = training && weight_dropout > 0;
   layout.has_keep_h = p_h > 0;
   layout.has_keep_c = p_c > 0;
-  const int64_t drawn = training ? layout.masks_per_layer() + (weight_dropout > 0 ? G : 0) : 0;
+  const int64_t drawn = training ? layout.masks_per_layer() : 0;
   Masks masks(call, layout.num_layers * drawn);
-  std::vector<py::object> tensors;
-  for (PyObject* const tensor : request.tensors) {
-    tensors.push_back(py::reinterpret_borrow<py::object>(tensor));
-  }
-  size_t weight_hh = 2 + 2 * layout.has_states;
+  const auto add = [&](const py::object& mask) { request.tensors.add(mask.ptr()); };
   const auto share = [&](double p) {
     return training ? masks.keep(p, {call.T, call.B, G, H}) : masks.expectation(p);
   };
   for (int layer = 0; layer < layout.num_layers; ++layer) {
-    if (layout.has_hidden_mask) {
-      tensors.push_back(masks.dropout(recurrent_dropout, {G, call.B, H}));
+    if (layout.has_hidden_mask) add(masks.dropout(recurrent_dropout, {G, call.B, H}));
+    for (int64_t g = 0; layout.has_weight_mask && g < G; ++g) {
+      add(masks.dropout(weight_dropout, {4 * H, H}));
     }
-    for (int64_t g = 0; g < G; ++g, weight_hh += layout.weights_per_group()) {
-      if (weight_dropout > 0) {
-        tensors[weight_hh] = tensors[weight_hh] * masks.dropout(weight_dropout, {4 * H, H});
-      }
-    }
-    if (layout.has_keep_h) tensors.push_back(share(p_h));
-    if (layout.has_keep_c) tensors.push_back(share(p_c));
+    if (layout.has_keep_h) add(share(p_h));
+    if (layout.has_keep_c) add(share(p_c));
   }
-  Objects all;
-  for (const py::object& tensor : tensors) all.add(tensor.ptr());
-  request.tensors.swap(all);
+}
+
+void drop_weights(Call& call, Scratch& scratch) {
+  if (call.weight_masks.empty()) return;
+  const int64_t count = 4 * call.H * call.H, bytes = count * call.item(), G = call.G();
+  const cpu::Kernels& kernels = cpu::kernels("auto");
+  const int threads = num_threads();
+  run_kernels(call, [&] {
+    for (int layer = 0; layer < call.layout.num_layers; ++layer) {
+      LstmWeight& weight = call.layers[layer].weight_hh;
+      char* const dropped = static_cast<char*>(scratch.take(G * bytes));
+      for (int64_t g = 0; g < G; ++g) {
+        const auto* const from =
+            static_cast<const char*>(weight.data) + g * weight.stride * call.item();
+        kernels.apply_mask({call.shape(layer).dtype, call.weight_masks[layer * G + g], from,
+                            dropped + g * bytes, count},
+                           threads);
+      }
+      weight = {dropped, count};
+    }
+  });
 }
 
 }  // namespace fastlstm::direct

@@ -35,6 +35,9 @@ inline char* data_of(const pybind11::object& object) {
 // A new tensor in memory that an earlier training step may have freed: ../buffer_pool.h.
 pybind11::object pooled(const Call& call, const std::vector<int64_t>& sizes);
 
+// Multiplies weight_hh of every layer by its mask, if it has one, into scratch memory.
+void drop_weights(Call& call, Scratch& scratch);
+
 // What forward computes, where y of a cell is hy, and what it keeps for backward: y of every layer,
 // then the reserve of every layer.
 struct Results {

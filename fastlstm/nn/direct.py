@@ -46,6 +46,7 @@ class Layout(NamedTuple):
     has_reset: int
     has_norms: int
     has_hidden_mask: int
+    has_weight_mask: int
     has_keep_h: int
     has_keep_c: int
     cell_clip: float
@@ -176,7 +177,7 @@ def _general_call(layout: Layout, tensors: Iterator[Tensor]) -> tuple[Tensor, ..
         hx = None if hx is None else (hx[0].unsqueeze(batches[-1]), hx[1].unsqueeze(batches[-1]))
     if layout.is_cell:
         outputs = lstm_cell(input, hx, _groups(layout, iter(weights))[0], backend="cpu")
-    elif layout.has_norms or any(layout[-4:]):
+    elif layout.has_norms or any(layout[-5:]):
         about_rows = SequenceLayout([False, True][: layout.num_directions], lengths, reset=reset)
         outputs = _call_with_options(layout, (input, hx, weights), about_rows, tensors)
     else:
@@ -214,9 +215,13 @@ def _call_with_options(
         hx = (zeros, zeros)
     hy, cy = [], []
     for layer in range(layout.num_layers):
-        own = weights[layer * D * step : (layer + 1) * D * step]
+        own = list(weights[layer * D * step : (layer + 1) * D * step])
+        hidden_mask = next(masks) if layout.has_hidden_mask else None
+        if layout.has_weight_mask:
+            for weight_hh in range(0 if layout.has_norms else 1, D * step, step):
+                own[weight_hh] = own[weight_hh] * next(masks)
         options = CellOptions(
-            hidden_mask=next(masks) if layout.has_hidden_mask else None,
+            hidden_mask=hidden_mask,
             keep_h=next(masks) if layout.has_keep_h else None,
             keep_c=next(masks) if layout.has_keep_c else None,
             cell_clip=layout.cell_clip,
