@@ -17,20 +17,21 @@ namespace {
 // The stepping object has no use for bfloat16's instructions and tiles: `stream` is the instruction
 // set that it is compiled for. A program that has nothing else is built without the recurrence.
 #if defined(FASTLSTM_RECURRENCE)
-#define FASTLSTM_KERNELS(isa, stream)                                                          \
-  Kernels {                                                                                    \
-    #isa, isa::forward_streams, isa::forward_prepacked, isa::forward_workspace, isa::forward,  \
-        isa::backward_workspace, isa::backward, isa::layer_norm_forward_workspace,             \
-        isa::layer_norm_forward, isa::layer_norm_backward_workspace, isa::layer_norm_backward, \
-        isa::checksum, isa::to_bfloat16, isa::bernoulli_loss, isa::draw_mask, isa::apply_mask, \
-        isa::fma_flops, stream::stream_lanes, stream::stream_has_vnni, stream::stream_run      \
+#define FASTLSTM_KERNELS(isa, stream)                                                            \
+  Kernels {                                                                                      \
+    #isa, isa::forward_streams, isa::forward_prepacked, isa::forward_workspace, isa::forward,    \
+        isa::backward_workspace, isa::backward, isa::layer_norm_forward_workspace,               \
+        isa::layer_norm_forward, isa::layer_norm_backward_workspace, isa::layer_norm_backward,   \
+        isa::checksum, isa::to_bfloat16, isa::bernoulli_loss, isa::draw_mask, isa::drop_weights, \
+        isa::drop_again, isa::fma_flops, stream::stream_lanes, stream::stream_has_vnni,          \
+        stream::stream_run                                                                       \
   }
 #else
-#define FASTLSTM_KERNELS(isa, stream)                                                        \
-  Kernels {                                                                                  \
-    #isa, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,   \
-        nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, stream::stream_lanes, \
-        stream::stream_has_vnni, stream::stream_run                                          \
+#define FASTLSTM_KERNELS(isa, stream)                                                      \
+  Kernels {                                                                                \
+    #isa, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, \
+        nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr, nullptr,            \
+        stream::stream_lanes, stream::stream_has_vnni, stream::stream_run                  \
   }
 #endif
 

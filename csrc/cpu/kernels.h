@@ -33,7 +33,8 @@ namespace fastlstm::cpu {
   void to_bfloat16(const float* from, void* to, int64_t count, int num_threads);                \
   BernoulliLossResult bernoulli_loss(const BernoulliLoss&, int num_threads);                    \
   void draw_mask(const Mask&, int num_threads);                                                 \
-  void apply_mask(const MaskProduct&, int num_threads);                                         \
+  void drop_weights(const WeightDropout&, int num_threads);                                     \
+  void drop_again(const WeightDropout&, int num_threads);                                       \
   double fma_flops(int num_threads);                                                            \
   int stream_lanes();                                                                           \
   bool stream_has_vnni();                                                                       \
@@ -65,7 +66,8 @@ struct Kernels {
   void (*to_bfloat16)(const float* from, void* to, int64_t count, int num_threads);
   BernoulliLossResult (*bernoulli_loss)(const BernoulliLoss&, int num_threads);
   void (*draw_mask)(const Mask&, int num_threads);
-  void (*apply_mask)(const MaskProduct&, int num_threads);
+  void (*drop_weights)(const WeightDropout&, int num_threads);  // and draws the mask
+  void (*drop_again)(const WeightDropout&, int num_threads);    // by a mask that was drawn
   double (*fma_flops)(int num_threads);  // operations a second, of multiply-adds on registers
   // The stepping object: the numbers of a vector, whether VPDPBUSD multiplies bytes, and steps.
   int (*stream_lanes)();

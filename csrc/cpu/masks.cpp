@@ -1,5 +1,4 @@
-// Draws masks and applies them: a counter-based generator, so that any part of a mask can be drawn
-// by any thread.
+// Draws masks: a counter-based generator, so that any part of a mask can be drawn by any thread.
 //
 // Word n of a mask is the n-th number of SplitMix64 from the mask's seed (Steele, Lea and Flood,
 // 2014, "Fast splittable pseudorandom number generators"): a bijection of 64 bits of seed + (n + 1)
@@ -42,17 +41,22 @@ FASTLSTM_INLINE void draw_words(uint64_t seed, int64_t first, uint64_t* words) {
   }
 }
 
-// Draws some blocks of a mask. All values are arguments: behind a reference they might be what the
-// loops write to, and the loops would be compiled without vectors, twice as slow.
+constexpr int64_t kBlock = kWords * kPerWord;
+
+FASTLSTM_INLINE void draw_numbers(uint64_t seed, int64_t block, uint16_t* numbers) {
+  uint64_t words[kWords];
+  draw_words(seed, block * kWords, words);
+  std::memcpy(numbers, words, sizeof(words));
+}
+
+// Draws some blocks of a mask. All values are arguments, here and below: behind a reference they
+// might be what the loops write to, and the loops would be compiled without vectors, twice as slow.
 template <class Item>
 FASTLSTM_INLINE void draw(Range blocks, uint64_t seed, int32_t below, Item dropped, Item kept,
                           int64_t count, Item* to) {
-  constexpr int64_t kBlock = kWords * kPerWord;
   for (int64_t block = blocks.begin; block < blocks.end; ++block) {
-    uint64_t words[kWords];
     uint16_t numbers[kBlock];
-    draw_words(seed, block * kWords, words);
-    std::memcpy(numbers, words, sizeof(words));
+    draw_numbers(seed, block, numbers);
     const int64_t first = block * kBlock;
     if (first + kBlock <= count) {
       for (int i = 0; i < kBlock; ++i) to[first + i] = numbers[i] < below ? dropped : kept;
@@ -63,36 +67,78 @@ FASTLSTM_INLINE void draw(Range blocks, uint64_t seed, int32_t below, Item dropp
   }
 }
 
-// Runs visit(range) for the parts of [0, parts) of a mask of `count` numbers.
+// Numbers below it happen with probability p.
+int32_t threshold(double p) { return static_cast<int32_t>(__builtin_lrint(p * 65536)); }
+
+// Runs visit(blocks) for each thread's share of the blocks of `count` numbers.
 template <class Visit>
-void share_out(int64_t parts, int64_t count, int num_threads, const Visit& visit) {
+void for_each_share(int64_t count, int num_threads, const Visit& visit) {
   const int64_t most = lesser(kMaxThreads, lesser(num_threads, ceil_div(count, kPerThread)));
   Progress progress[kMaxThreads];
   run_team(progress, static_cast<int>(most), num_threads,
-           [&](Team team) { visit(share(parts, team.thread(), team.size())); });
+           [&](Team team) { visit(share(ceil_div(count, kBlock), team.thread(), team.size())); });
 }
 
 template <class Item>
 void draw(const Mask& mask, Item dropped, Item kept, int num_threads) {
-  const auto below = static_cast<int32_t>(__builtin_lrint(mask.p * 65536));
-  share_out(ceil_div(mask.count, kWords * kPerWord), mask.count, num_threads, [&](Range blocks) {
-    draw(blocks, mask.seed, below, dropped, kept, mask.count, static_cast<Item*>(mask.to));
+  for_each_share(mask.count, num_threads, [&](Range blocks) {
+    draw(blocks, mask.seed, threshold(mask.p), dropped, kept, mask.count,
+         static_cast<Item*>(mask.to));
   });
 }
 
+// A number as memory of type S has it.
 template <class S>
-void apply(const MaskProduct& product, int num_threads) {
+Sum<S> rounded(double number) {
   using V = Simd<Sum<S>>;
-  const auto *const mask = static_cast<const S*>(product.mask), *const from = static_cast<const S*>(
-                                                                    product.from);
-  auto* const to = static_cast<S*>(product.to);
-  share_out(ceil_div(product.count, kLanes<S>), product.count, num_threads, [&](Range vectors) {
-    for (int64_t i = vectors.begin * kLanes<S>; i < vectors.end * kLanes<S>; i += kLanes<S>) {
-      with_lanes<kLanes<S>>(i, product.count, [&](auto lanes) {
-        V::store(to + i, V::load(mask + i, lanes) * V::load(from + i, lanes), lanes);
-      });
+  const auto wide = static_cast<Sum<S>>(number);
+  S stored;
+  V::store(&stored, V::load(&wide, SomeLanes{1}), SomeLanes{1});
+  return V::load(&stored, SomeLanes{1})[0];
+}
+
+FASTLSTM_INLINE void keep(const uint16_t* numbers, int32_t below, uint8_t* is_kept) {
+  for (int i = 0; i < kBlock; ++i) is_kept[i] = numbers[i] >= below;
+}
+
+template <class Number>
+FASTLSTM_INLINE void set_factors(const uint8_t* is_kept, Number scale, Number* factors) {
+  for (int i = 0; i < kBlock; ++i) factors[i] = is_kept[i] ? scale : 0;
+}
+
+template <class S>
+void drop(const WeightDropout& call, bool draws, int num_threads) {
+  using V = Simd<Sum<S>>;
+  for_each_share(call.count, num_threads, [&](Range blocks) {
+    const auto scale = rounded<S>(call.p < 1 ? 1 / (1 - call.p) : 0);
+    for (int64_t block = blocks.begin; block < blocks.end; ++block) {
+      const int64_t first = block * kBlock, count = lesser(kBlock, call.count - first);
+      const S* const from = static_cast<const S*>(call.from) + first;
+      S* const to = static_cast<S*>(call.to) + first;
+      uint8_t is_kept[kBlock] = {};
+      if (draws) {
+        uint16_t numbers[kBlock];
+        draw_numbers(call.seed, block, numbers);
+        keep(numbers, threshold(call.p), is_kept);
+        std::memcpy(call.is_kept + first, is_kept, count);
+      } else {
+        std::memcpy(is_kept, call.is_kept + first, count);
+      }
+      Sum<S> factors[kBlock];
+      set_factors(is_kept, scale, factors);
+      for (int64_t i = 0; i < count; i += kLanes<S>) {
+        with_lanes<kLanes<S>>(i, count, [&](auto lanes) {
+          V::store(to + i, V::load(from + i, lanes) * V::load(factors + i, AllLanes{}), lanes);
+        });
+      }
     }
   });
+}
+
+void drop(const WeightDropout& call, bool draws, int num_threads) {
+  if (call.dtype == DType::float64) return drop<double>(call, draws, num_threads);
+  if (call.dtype == DType::float32) return drop<float>(call, draws, num_threads);
+  drop<BFloat16>(call, draws, num_threads);
 }
 
 }  // namespace
@@ -109,10 +155,7 @@ void draw_mask(const Mask& mask, int num_threads) {
   draw(mask, rounded[0].bits, rounded[1].bits, num_threads);
 }
 
-void apply_mask(const MaskProduct& product, int num_threads) {
-  if (product.dtype == DType::float64) return apply<double>(product, num_threads);
-  if (product.dtype == DType::float32) return apply<float>(product, num_threads);
-  apply<BFloat16>(product, num_threads);
-}
+void drop_weights(const WeightDropout& call, int num_threads) { drop(call, true, num_threads); }
+void drop_again(const WeightDropout& call, int num_threads) { drop(call, false, num_threads); }
 
 }  // namespace fastlstm::cpu::FASTLSTM_ISA

@@ -1,4 +1,4 @@
-// The arguments of a mask that is drawn, and of one that is applied.
+// The arguments of a mask that is drawn, and of weights that are dropped.
 #pragma once
 
 #include "../lstm.h"
@@ -15,12 +15,16 @@ struct Mask {
   void* to;  // (count)
 };
 
-// mask * from, which may be the same memory as `to`.
-struct MaskProduct {
+// `to` is `from` with zeros in some places, and elsewhere divided by 1 - p. They may be the same
+// memory.
+struct WeightDropout {
   DType dtype;
-  const void *mask, *from;  // (count)
-  void* to;                 // (count)
+  uint64_t seed;  // of a mask of zeros with probability p, and else ones
+  double p;
   int64_t count;
+  const void* from;  // (count)
+  uint8_t* is_kept;  // (count) the mask
+  void* to;          // (count)
 };
 
 }  // namespace fastlstm::cpu

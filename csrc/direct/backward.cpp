@@ -38,16 +38,15 @@ class WeightGradient {
     kernels.to_bfloat16(static_cast<const float*>(sums_), data_, count_, num_threads);
   }
 
-  // Multiplies the gradient of a layer's weight_hh by the masks of its directions.
-  void apply_masks(const Call& call, int layer, const cpu::Kernels& kernels,
-                   int num_threads) const {
+  // That of weight_hh without what was dropped.
+  void drop(const Call& call, int layer, const cpu::Kernels& kernels, int num_threads) const {
     if (!tensor_) return;
-    const int64_t count = count_ / call.G();
-    for (int64_t g = 0; g < call.G(); ++g) {
-      char* const data = data_ + g * (bytes_ / call.G());
-      kernels.apply_mask(
-          {call.shape(layer).dtype, call.weight_masks[layer * call.G() + g], data, data, count},
-          num_threads);
+    const int64_t G = call.G(), count = count_ / G;
+    for (int64_t g = 0; g < G; ++g) {
+      char* const data = data_ + g * count * call.item();
+      kernels.drop_again({call.shape(layer).dtype, 0, call.layout.weight_dropout, count, data,
+                          call.weight_masks[layer * G + g], data},
+                         num_threads);
     }
   }
 
@@ -104,7 +103,7 @@ struct LayerGradients {
       gradient->round(kernels, num_threads);
     }
     if (bias_ih.sums() && bias_hh.sums()) bias_hh.copy_from(bias_ih);
-    if (!call.weight_masks.empty()) weight_hh.apply_masks(call, layer, kernels, num_threads);
+    if (!call.weight_masks.empty()) weight_hh.drop(call, layer, kernels, num_threads);
   }
 
   void put(const Call& call, py::object* place) const {

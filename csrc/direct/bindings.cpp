@@ -98,11 +98,16 @@ bool call_module(Request& request, PyObject* record, PyObject* options, PyObject
   }
   if (drawn.has_masks() || has_norms) {
     call = Call();
-    if (!call.read(request.layout, request.tensors.data(), scratch)) return false;
-    drop_weights(call, scratch);
+    if (!call.read(request.layout, request.tensors.data(), scratch) ||
+        (request.dropped.size() > 0 && !call.use_dropped(request.dropped.data()))) {
+      return false;
+    }
   }
   const std::vector<PrepackedWeights*> none;
   results = forward(call, train, scratch, train || has_options ? none : request.prepacked);
+  for (PyObject* const weight : request.dropped) {
+    results.kept.push_back(py::reinterpret_borrow<py::object>(weight));
+  }
   if (train) let_autograd_know(record, request, results);
   return true;
 }
@@ -162,8 +167,10 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     if (!is_enabled || is_watched() || is_grad_enabled()) return py::none();
     const Layout layout = to_layout(arguments[0]);
     PyObject* const* const saved = PySequence_Fast_ITEMS(arguments[1]);
-    const int num_tensors = layout.count();
-    if (PyTuple_GET_SIZE(arguments[1]) != num_tensors + 2 * layout.num_layers ||
+    const int num_tensors = layout.count(), num_layers = layout.num_layers;
+    const bool drops = layout.weight_dropout > 0;
+    PyObject* const* const kept = saved + num_tensors;
+    if (PyTuple_GET_SIZE(arguments[1]) != num_tensors + (2 + drops) * num_layers ||
         PyTuple_GET_SIZE(arguments[2]) != (layout.is_cell ? 2 : 3) ||
         PyTuple_GET_SIZE(arguments[3]) != num_tensors) {
       throw py::type_error("direct_gradients: expected tuples that belong to the layout");
@@ -175,10 +182,8 @@ PyObject* gradients(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     Scratch scratch;
     Call call;
     std::vector<py::object> found;
-    if (!call.read(layout, saved, scratch)) return py::none();
-    drop_weights(call, scratch);
-    if (!backward(call, saved + num_tensors, PySequence_Fast_ITEMS(arguments[2]), needs, scratch,
-                  found)) {
+    if (!call.read(layout, saved, scratch) || (drops && !call.use_dropped(kept + 2 * num_layers)) ||
+        !backward(call, kept, PySequence_Fast_ITEMS(arguments[2]), needs, scratch, found)) {
       return py::none();
     }
     py::tuple result(found.size());

@@ -18,7 +18,7 @@ void for_each_field(Layout& layout, const Visit& visit) {
        {&layout.input_size, &layout.hidden_size, &layout.num_layers, &layout.num_directions,
         &layout.is_cell, &layout.batch_first, &layout.has_bias, &layout.has_peepholes,
         &layout.has_states, &layout.has_lengths, &layout.has_reset, &layout.has_norms,
-        &layout.has_hidden_mask, &layout.has_weight_mask, &layout.has_keep_h, &layout.has_keep_c}) {
+        &layout.has_hidden_mask, &layout.has_keep_h, &layout.has_keep_c}) {
     visit(*field);
   }
 }
@@ -68,6 +68,7 @@ PyObject* to_python(const Layout& layout) {
   if (!tuple) return nullptr;
   for_each_field(fields, [&](int field) { PyTuple_SET_ITEM(tuple, i++, PyLong_FromLong(field)); });
   PyTuple_SET_ITEM(tuple, i, PyFloat_FromDouble(layout.cell_clip));
+  PyTuple_SET_ITEM(tuple, i + 1, PyFloat_FromDouble(layout.weight_dropout));
   return tuple;
 }
 
@@ -78,6 +79,7 @@ Layout to_layout(PyObject* tuple) {
     field = static_cast<int>(PyLong_AsLong(PyTuple_GET_ITEM(tuple, i++)));
   });
   layout.cell_clip = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple, i));
+  layout.weight_dropout = PyFloat_AsDouble(PyTuple_GET_ITEM(tuple, i + 1));
   return layout;
 }
 
@@ -228,20 +230,24 @@ bool Call::read_reset(PyObject* object, Scratch& scratch) {
 
 bool Call::read_options(PyObject* const* tensors, Scratch& scratch) {
   options.assign(layout.num_layers, {});
-  const auto read_mask = [&](std::initializer_list<int64_t> sizes) -> const char* {
-    Tensor mask;
-    if (!torch::read(*tensors++, mask) || mask.type != type ||
-        !mask.has_sizes(sizes.begin(), static_cast<int>(sizes.size()))) {
-      return nullptr;
-    }
-    return contiguous(mask, scratch);
-  };
   for (LstmCellOptions& own : options) {
     own.cell_clip = layout.cell_clip;
-    if (layout.has_hidden_mask && !(own.hidden_mask = read_mask({G(), B, H}))) return false;
-    for (int64_t g = 0; layout.has_weight_mask && g < G(); ++g) {
-      weight_masks.push_back(read_mask({4 * H, H}));
-      if (!weight_masks.back()) return false;
+    if (layout.has_hidden_mask) {
+      const int64_t sizes[] = {G(), B, H};
+      Tensor mask;
+      if (!torch::read(*tensors++, mask) || mask.type != type || !mask.has_sizes(sizes, 3)) {
+        return false;
+      }
+      own.hidden_mask = contiguous(mask, scratch);
+    }
+    for (int64_t g = 0; layout.weight_dropout > 0 && g < G(); ++g) {
+      const int64_t sizes[] = {4 * H, H};
+      Tensor mask;
+      if (!torch::read(*tensors++, mask) || mask.type != Type::boolean ||
+          !mask.has_sizes(sizes, 2) || !mask.is_contiguous()) {
+        return false;
+      }
+      weight_masks.push_back(reinterpret_cast<uint8_t*>(mask.data));
     }
     const auto read_share = [&](const void*& data, int64_t* stride) {
       const int64_t sizes[] = {T, B, G(), H}, strides[] = {B * G() * H, G() * H, H};
@@ -259,7 +265,22 @@ bool Call::read_options(PyObject* const* tensors, Scratch& scratch) {
       return false;
     }
   }
-  if (!layout.has_cell_options()) options.clear();
+  const bool has_cell_options =
+      layout.has_hidden_mask || layout.has_keep_h || layout.has_keep_c || layout.cell_clip > 0;
+  if (!has_cell_options) options.clear();
+  return true;
+}
+
+bool Call::use_dropped(PyObject* const* tensors) {
+  const int64_t sizes[] = {G(), 4 * H, H};
+  for (LayerWeights& of_layer : layers) {
+    Tensor dropped;
+    if (!torch::read(*tensors++, dropped) || dropped.type != type || !dropped.has_sizes(sizes, 3) ||
+        !dropped.is_contiguous()) {
+      return false;
+    }
+    of_layer.weight_hh = {dropped.data, 4 * H * H};
+  }
   return true;
 }
 

@@ -28,9 +28,9 @@ struct Layout {
   // The input of the only layer is igates, whether batch_first or not: (T, B, D, 4H), or (T, D, 4H)
   // without a batch. The weights of a group are weight_hh, weight_ch, norm_hh (4H), norm_c (2, H).
   int has_norms = 0;
-  int has_hidden_mask = 0, has_weight_mask = 0;  // each layer has masks
-  int has_keep_h = 0, has_keep_c = 0;
-  double cell_clip = 0;  // 0: none
+  int has_hidden_mask = 0, has_keep_h = 0, has_keep_c = 0;  // each layer has masks
+  double cell_clip = 0;                                     // 0: none
+  double weight_dropout = 0;                                // above 0 weight_hh has masks
 
   static constexpr int kFields = 17;
   int groups() const { return num_layers * num_directions; }
@@ -38,15 +38,12 @@ struct Layout {
     return has_norms ? 3 + has_peepholes : 2 + 2 * has_bias + has_peepholes;
   }
   int masks_per_layer() const {
-    return has_hidden_mask + has_weight_mask * num_directions + has_keep_h + has_keep_c;
+    return has_hidden_mask + has_keep_h + has_keep_c + (weight_dropout > 0 ? num_directions : 0);
   }
-  bool has_cell_options() const {
-    return has_hidden_mask || has_keep_h || has_keep_c || cell_clip > 0;
-  }
-  bool has_options() const { return has_weight_mask || has_cell_options(); }
+  bool has_options() const { return masks_per_layer() > 0 || cell_clip > 0; }
   // The tensors of a call: input, hx, cx, the weights of each group, lengths, reset, and the masks
-  // of each layer: hidden_mask (D, B, H), those of weight_hh of each group (4H, H), keep_h and
-  // keep_c (T, B, D, H).
+  // of each layer: hidden_mask (D, B, H), that of weight_hh of each direction (4H, H), bool, keep_h
+  // and keep_c (T, B, D, H).
   int count() const {
     return 1 + 2 * has_states + groups() * weights_per_group() + has_lengths + has_reset +
            num_layers * masks_per_layer();
@@ -100,8 +97,8 @@ struct Call {
   std::vector<LayerWeights> layers;
   const int64_t *lengths = nullptr, *by_length = nullptr;
   const uint8_t* reset = nullptr;
-  std::vector<LstmCellOptions> options;   // of each layer, or empty
-  std::vector<const char*> weight_masks;  // of each group, contiguous, or empty
+  std::vector<LstmCellOptions> options;  // of each layer, or empty
+  std::vector<uint8_t*> weight_masks;    // of each group, or empty
 
   int64_t G() const { return layout.num_directions; }
   int64_t item() const { return torch::bytes_of(type); }
@@ -117,6 +114,8 @@ struct Call {
 
   // The sizes of a layer's call. `reverse` points to static memory.
   LstmShape shape(int layer) const;
+  // Takes weight_hh of each layer from these tensors (D, 4H, H).
+  bool use_dropped(PyObject* const* tensors);
   void fill(LstmCall& call, int layer, const char* input, const int64_t* strides) const;
   // The options of the only layer, which has norms.
   CellNorms norms(Scratch& scratch) const;
@@ -143,6 +142,7 @@ const char* contiguous(const torch::Tensor& tensor, Scratch& scratch);
 struct Request {
   Layout layout;
   Objects tensors;
+  Objects dropped;  // weight_hh of each layer (D, 4H, H), if numbers of it are dropped
   // Of each layer, if the module keeps prepacked weights. `caches` owns them.
   std::vector<PrepackedWeights*> prepacked;
   // Of each layer and direction, if inference computes with rounded weights that are there.

@@ -36,6 +36,29 @@ class Masks {
   // Ones with probability p, and elsewhere zeros: the share of a state that a step keeps.
   py::object keep(double p, const std::vector<int64_t>& sizes) { return draw(p, 1, 0, sizes); }
 
+  // Puts weight_hh of a layer with zeros, (G, 4H, H), into `dropped` and the masks into `masks`.
+  void drop_weights(double p, const LstmWeight& weight, Objects& dropped, Objects& masks) {
+    const int64_t G = call_.G(), H = call_.H, sizes[] = {4 * H, H}, strides[] = {H, 1};
+    const int64_t count = 4 * H * H, bytes = count * call_.item();
+    const py::object all = pooled(call_, {G, 4 * H, H});
+    dropped.add(all.ptr());
+    for (int64_t g = 0; g < G; ++g) {
+      const py::object mask =
+          owned(torch::allocate(torch::Type::boolean, false, sizes, strides, 2));
+      masks.add(mask.ptr());
+      const cpu::WeightDropout one = {
+          call_.shape(0).dtype,
+          static_cast<uint64_t>(*next_++),
+          p,
+          count,
+          static_cast<const char*>(weight.data) + g * weight.stride * call_.item(),
+          reinterpret_cast<uint8_t*>(data_of(mask)),
+          data_of(all) + g * bytes};
+      const int threads = num_threads();
+      run_kernels(call_, [&] { cpu::kernels("auto").drop_weights(one, threads); });
+    }
+  }
+
   // The share p in every step: the same H numbers for all rows.
   py::object expectation(double p) const {
     const int64_t sizes[] = {call_.T, call_.B, call_.G(), call_.H}, strides[] = {0, 0, 0, 1};
@@ -93,7 +116,7 @@ void Options::draw(const Call& call, bool training, Request& request) const {
   Layout& layout = request.layout;
   const int64_t G = call.G(), H = call.H;
   layout.has_hidden_mask = recurrent_dropout > 0;
-  layout.has_weight_mask = training && weight_dropout > 0;
+  layout.weight_dropout = training ? weight_dropout : 0;
   layout.has_keep_h = p_h > 0;
   layout.has_keep_c = p_c > 0;
   const int64_t drawn = training ? layout.masks_per_layer() : 0;
@@ -104,33 +127,13 @@ void Options::draw(const Call& call, bool training, Request& request) const {
   };
   for (int layer = 0; layer < layout.num_layers; ++layer) {
     if (layout.has_hidden_mask) add(masks.dropout(recurrent_dropout, {G, call.B, H}));
-    for (int64_t g = 0; layout.has_weight_mask && g < G; ++g) {
-      add(masks.dropout(weight_dropout, {4 * H, H}));
+    if (layout.weight_dropout > 0) {
+      masks.drop_weights(weight_dropout, call.layers[layer].weight_hh, request.dropped,
+                         request.tensors);
     }
     if (layout.has_keep_h) add(share(p_h));
     if (layout.has_keep_c) add(share(p_c));
   }
-}
-
-void drop_weights(Call& call, Scratch& scratch) {
-  if (call.weight_masks.empty()) return;
-  const int64_t count = 4 * call.H * call.H, bytes = count * call.item(), G = call.G();
-  const cpu::Kernels& kernels = cpu::kernels("auto");
-  const int threads = num_threads();
-  run_kernels(call, [&] {
-    for (int layer = 0; layer < call.layout.num_layers; ++layer) {
-      LstmWeight& weight = call.layers[layer].weight_hh;
-      char* const dropped = static_cast<char*>(scratch.take(G * bytes));
-      for (int64_t g = 0; g < G; ++g) {
-        const auto* const from =
-            static_cast<const char*>(weight.data) + g * weight.stride * call.item();
-        kernels.apply_mask({call.shape(layer).dtype, call.weight_masks[layer * G + g], from,
-                            dropped + g * bytes, count},
-                           threads);
-      }
-      weight = {dropped, count};
-    }
-  });
 }
 
 }  // namespace fastlstm::direct

@@ -16,7 +16,7 @@ struct Options {
   bool read(PyObject* options);
   bool has_masks() const { return recurrent_dropout || weight_dropout || p_h || p_c; }
   // Adds masks to the tensors of a request that has been read, or in evaluation the expectation of
-  // zoneout's.
+  // zoneout's, and the weights that are left.
   void draw(const Call& call, bool training, Request& request) const;
 };
 

@@ -20,11 +20,32 @@ bool is_watched_for_stalls(const Call& call) {
   return call.T == 1 && call.B <= 6 && call.flops() >= 2e5 && !call.layout.has_norms;
 }
 
-// hidden_mask * hx of a layer.
+// hidden_mask * hx of a layer, rounded to their type.
 const void* masked_hx(const Call& call, const LstmForward& one, const cpu::Kernels& kernels,
                       Scratch& scratch) {
-  void* const to = scratch.take(call.states() * call.item());
-  kernels.apply_mask({one.shape.dtype, one.options->hidden_mask, one.hx, to, call.states()}, 1);
+  if (!call.layout.has_states) return one.hx;  // zeros
+  const int64_t count = call.states();
+  void* const to = scratch.take(count * call.item());
+  const void *const mask = one.options->hidden_mask, *const hx = one.hx;
+  const auto multiply = [count](const auto* a, const auto* b, auto* product) {
+    for (int64_t i = 0; i < count; ++i) product[i] = a[i] * b[i];
+  };
+  if (call.type == torch::Type::float64) {
+    multiply(static_cast<const double*>(mask), static_cast<const double*>(hx),
+             static_cast<double*>(to));
+  } else if (call.type == torch::Type::float32) {
+    multiply(static_cast<const float*>(mask), static_cast<const float*>(hx),
+             static_cast<float*>(to));
+  } else {
+    const auto widened = [&](const void* from) {
+      auto* const wide = static_cast<uint32_t*>(scratch.take(count * sizeof(float)));
+      for (int64_t i = 0; i < count; ++i) wide[i] = static_cast<const uint16_t*>(from)[i] << 16;
+      return reinterpret_cast<float*>(wide);
+    };
+    float* const product = widened(hx);
+    multiply(widened(mask), product, product);
+    kernels.to_bfloat16(product, to, count, 1);
+  }
   return to;
 }
 

@@ -35,11 +35,8 @@ inline char* data_of(const pybind11::object& object) {
 // A new tensor in memory that an earlier training step may have freed: ../buffer_pool.h.
 pybind11::object pooled(const Call& call, const std::vector<int64_t>& sizes);
 
-// Multiplies weight_hh of every layer by its mask, if it has one, into scratch memory.
-void drop_weights(Call& call, Scratch& scratch);
-
-// What forward computes, where y of a cell is hy, and what it keeps for backward: y of every layer,
-// then the reserve of every layer.
+// What forward computes, where y of a cell is hy, and what is kept for backward: y of every layer,
+// the reserve of every layer, and Request::dropped.
 struct Results {
   pybind11::object y, hy, cy;
   std::vector<pybind11::object> kept;

@@ -46,10 +46,10 @@ class Layout(NamedTuple):
     has_reset: int
     has_norms: int
     has_hidden_mask: int
-    has_weight_mask: int
     has_keep_h: int
     has_keep_c: int
     cell_clip: float
+    weight_dropout: float
 
     @property
     def weights_per_group(self) -> int:
@@ -217,9 +217,10 @@ def _call_with_options(
     for layer in range(layout.num_layers):
         own = list(weights[layer * D * step : (layer + 1) * D * step])
         hidden_mask = next(masks) if layout.has_hidden_mask else None
-        if layout.has_weight_mask:
+        if layout.weight_dropout:
+            scale = 1 / (1 - layout.weight_dropout) if layout.weight_dropout < 1 else 0.0
             for weight_hh in range(0 if layout.has_norms else 1, D * step, step):
-                own[weight_hh] = own[weight_hh] * next(masks)
+                own[weight_hh] = own[weight_hh] * (next(masks).to(x.dtype) * scale)
         options = CellOptions(
             hidden_mask=hidden_mask,
             keep_h=next(masks) if layout.has_keep_h else None,
