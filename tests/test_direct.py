@@ -6,6 +6,7 @@ path alone.
 """
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pairwise
@@ -14,6 +15,7 @@ import torch
 from direct_calls import READINGS, B, H, I, T, assert_same, is_direct, trained
 
 import fastlstm
+from fastlstm.backends import cpu
 
 
 @pairwise.parametrize(
@@ -197,3 +199,44 @@ def test_random_calls(calls):
             assert_same(module, input, hx, **keywords, about=about, readings=readings)
             direct += is_direct(module, input, hx, **keywords)
     assert direct > calls / 3
+
+
+@pytest.mark.parametrize(
+    ("T", "B", "I", "H"),
+    [
+        (8, 2, 512, 8),
+        (9, 2, 512, 8),
+        (8, 2, 511, 8),
+        (8, 2, 512, 9),
+        (64, 2, 128, 4),
+        (65, 2, 128, 4),
+        (64, 2, 127, 4),
+        (64, 2, 128, 5),
+        (2, 5000, 128, 4),
+        (2, 5001, 128, 4),
+        (1, 64, 512, 4),
+        (1, 65, 512, 4),
+    ],
+)
+def test_where_torch_is_faster_its_function_runs_the_call(T, B, I, H):
+    module, x = fastlstm.LSTM(I, H), torch.randn(T, B, I)
+
+    def is_ours(module, input=x, **keywords):
+        assert is_direct(module, input, **keywords)
+        return "_LSTM" in type(module(input, **keywords)[0].grad_fn).__name__
+
+    for dtype in (torch.bfloat16, torch.float32):
+        problem = SimpleNamespace(requires_grad=True, dtype=dtype, T=T, B=B, I=I, H=H)
+        is_slower = cpu.why_slower(problem) is not None
+        assert is_ours(module.to(dtype), x.to(dtype)) is not is_slower
+    assert is_ours(module, reset=torch.zeros(T, B, dtype=torch.bool))
+    assert is_ours(fastlstm.LSTM(I, H, peephole=True))
+    assert is_ours(fastlstm.LSTM(I, H, backend="cpu"))
+    for other in (module, fastlstm.LSTM(I, H, 2, bidirectional=True, batch_first=True)):
+        states = torch.randn(2, other.num_layers * (1 + other.bidirectional), B, H)
+        steps = x.transpose(0, 1) if other.batch_first else x
+        for hx in (None, tuple(states.requires_grad_())):
+            assert_same(trained, other, steps.detach().requires_grad_(), hx)
+        assert_same(other, steps)
+        assert_same(trained, other, steps[0].detach().requires_grad_(), None)
+        assert_same(other, steps, lengths=torch.full((B,), T))

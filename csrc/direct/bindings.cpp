@@ -1,6 +1,7 @@
 #include "bindings.h"
 
 #include <algorithm>
+#include <cstring>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -26,9 +27,40 @@ bool requires_grad(PyObject* tensor) {
   return value != Py_False;
 }
 
-// In training PyTorch's own functions may be faster for few units and a wide input: the general
-// path decides.
-bool may_be_slower(const Call& call) { return call.H <= 8 && call.I >= 128; }
+// Whether PyTorch's own functions are faster in training: why_slower of fastlstm.backends.cpu,
+// which has the measurements.
+bool is_slower(const Call& call) {
+  if (call.type == torch::Type::bfloat16 || (call.T == 1 && call.B <= 64)) return false;
+  const bool few_steps = call.H <= 8 && call.I >= 512 && call.T <= 8;
+  const bool few_rows = call.T <= 64 && call.T * call.B <= 10000;
+  return few_steps || (call.H <= 4 && call.I >= 128 && few_rows);
+}
+
+// The results of torch.lstm, the function behind nn.LSTM, which autograd knows.
+Results run_torch(const Call& call, const Objects& tensors) {
+  static PyObject* const lstm =
+      py::object(py::module_::import("torch._VF").attr("lstm")).release().ptr();
+  const Layout& layout = call.layout;
+  const auto tensor = [&](size_t i) {
+    return py::reinterpret_borrow<py::object>(tensors.data()[i]);
+  };
+  py::tuple states(2);
+  if (layout.has_states) {
+    states[0] = tensor(1), states[1] = tensor(2);
+  } else {
+    const py::object zeros = owned(call.new_states());
+    std::memset(data_of(zeros), 0, layout.num_layers * call.states() * call.item());
+    states[0] = zeros, states[1] = zeros;
+  }
+  py::list weights;
+  for (size_t i = 1 + 2 * layout.has_states; i < tensors.size(); ++i) weights.append(tensor(i));
+  const py::tuple outputs =
+      py::handle(lstm)(tensor(0), states, weights, layout.has_bias != 0, layout.num_layers, 0.0,
+                       true, layout.num_directions == 2, layout.batch_first != 0);
+  Results results;
+  results.y = outputs[0], results.hy = outputs[1], results.cy = outputs[2];
+  return results;
+}
 
 // Calls record(layout, outputs, kept, input, hx, cx, weights ...), which lets autograd know, and
 // puts the outputs that it returns in the place of those that came.
@@ -84,9 +116,13 @@ bool call_module(Request& request, PyObject* record, PyObject* options, PyObject
   if (train ? request.is_inference : request.is_rounded && request.streams.empty()) return false;
   Scratch scratch;
   Call call;
-  if (!call.read(request.layout, request.tensors.data(), scratch) ||
-      (train && may_be_slower(call))) {
-    return false;
+  if (!call.read(request.layout, request.tensors.data(), scratch)) return false;
+  const Layout& layout = call.layout;
+  const bool torch_can = !has_options && !layout.has_peepholes && !layout.has_reset;
+  if (train && request.is_backend_free && torch_can && is_slower(call)) {
+    if (layout.is_cell || layout.has_lengths || !call.is_batched) return false;
+    results = run_torch(call, request.tensors);
+    return true;
   }
   if (!train && request.is_rounded) {
     return forward_by_streams(call, request.streams, scratch, results);

@@ -150,7 +150,8 @@ struct Request {
   Objects caches;
   bool is_rounded = false;  // inference computes with rounded weights
   int is_training = 0;
-  bool is_inference = false;  // the call is not understood if gradients are recorded
+  bool is_inference = false;     // the call is not understood if gradients are recorded
+  bool is_backend_free = false;  // PyTorch's own functions may run the call, too
 
   // Find the tensors of a call in a module's attributes and its arguments: (input, hx, lengths,
   // reset) or (input, hx), all but the input may be None. False if an attribute or a type is not

@@ -71,11 +71,11 @@ const Name kParameters("_parameters"), kFlatWeights("_flat_weights"),
     kCheckpointEvery("checkpoint_every"), kNumHeads("num_heads"), kPrepacked("_packed"),
     kKept("_kept");
 
-bool is_backend_known(const Attributes& module) {
+bool read_backend(const Attributes& module, bool& is_free) {
   PyObject* const backend = module.get(kBackend);
-  return backend && PyUnicode_Check(backend) &&
-         (PyUnicode_CompareWithASCIIString(backend, "auto") == 0 ||
-          PyUnicode_CompareWithASCIIString(backend, "cpu") == 0);
+  if (!backend || !PyUnicode_Check(backend)) return false;
+  is_free = PyUnicode_CompareWithASCIIString(backend, "auto") == 0;
+  return is_free || PyUnicode_CompareWithASCIIString(backend, "cpu") == 0;
 }
 
 // weight_ch_l0, weight_ch_l0_reverse, weight_ch_l1 ...
@@ -150,8 +150,9 @@ bool Request::of_lstm(PyObject* object, PyObject* const* arguments) {
       !module.is_flag(kBatchFirst, layout.batch_first) || !module.is_flag(kBias, layout.has_bias) ||
       !module.is_flag(kPeephole, layout.has_peepholes) ||
       !module.is_flag(kLearnInitialState, learns_states) ||
-      !module.is_flag(kTraining, is_training) || !is_backend_known(module) || proj_size != 0 ||
-      !module.is_size(kNumHeads, num_heads) || num_heads != 1 || (learns_states && hx == Py_None)) {
+      !module.is_flag(kTraining, is_training) || !read_backend(module, is_backend_free) ||
+      proj_size != 0 || !module.is_size(kNumHeads, num_heads) || num_heads != 1 ||
+      (learns_states && hx == Py_None)) {
     return false;
   }
   PyObject* const dropout = module.get(kDropout);
@@ -198,7 +199,7 @@ bool Request::of_cell(PyObject* object, PyObject* const* arguments) {
   layout.is_cell = 1;
   if (!module.is_size(kInputSize, layout.input_size) ||
       !module.is_size(kHiddenSize, layout.hidden_size) || !module.is_flag(kBias, layout.has_bias) ||
-      !module.is_flag(kPeephole, layout.has_peepholes) || !is_backend_known(module) ||
+      !module.is_flag(kPeephole, layout.has_peepholes) || !read_backend(module, is_backend_free) ||
       !add(arguments[0], tensors) || !add_states(arguments[1], layout, tensors)) {
     return false;
   }

@@ -50,6 +50,7 @@ def why_slower(problem: Problem) -> str | None:
     1.1 to 1.7 times up to 10,000 rows, and half as long beyond. A single step of up to 64 rows is
     faster than ``torch.lstm_cell`` at all sizes. In bfloat16 PyTorch's are no faster, and in
     float16 it has none on most CPUs.
+    Direct calls ask ``is_slower`` of ``csrc/direct/bindings.cpp``, which says the same.
     A compiler is not asked for T and B, or it would compile again for every other answer.
     """
     compiling = torch.compiler.is_compiling()
