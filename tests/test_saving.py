@@ -108,6 +108,8 @@ def test_models_that_version_0_1_saved_or_pickled(tmp_path, model):
 def test_the_old_name_of_frame_type_is_in_its_errors():
     with pytest.raises(ValueError, match=r"^frames: expected 'binary' or 'real', got 'x'"):
         CompositeLSTM(2, 2, frames="x")
+    with pytest.raises(ValueError, match=r"^frames: expected that of frame_type, 'real', got 'bi"):
+        CompositeLSTM(2, 2, frame_type="real", frames="binary")
 
 
 def test_stacks_have_the_name_of_version_0_1():

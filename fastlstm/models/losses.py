@@ -56,11 +56,13 @@ def check_frame_type(frame_type: FrameType, frames: FrameType | None = None) -> 
         frames: the argument under its name in version 0.1; None if not given.
 
     Raises:
-        ValueError: neither "binary" nor "real".
+        ValueError: neither "binary" nor "real", or ``frame_type`` is given too and differs.
     """
     name, value = ("frame_type", frame_type) if frames is None else ("frames", frames)
     if value not in get_args(FrameType):
         raise ValueError(f"{name}: expected 'binary' or 'real', got {value!r}")
+    if frame_type not in ("binary", value):  # "binary" is the default
+        raise ValueError(f"frames: expected that of frame_type, {frame_type!r}, got {frames!r}")
     return value
 
 

@@ -118,7 +118,7 @@ class ModelOrCheckpointIO(AtomicCheckpointIO):
         """
         if not (Path(path).is_file() and is_safetensors(path)):
             return super().load_checkpoint(path, map_location, weights_only)
-        checkpoint = as_checkpoint(read(path, "ckpt_path", "VideoLSTM"))
+        checkpoint = as_checkpoint(read(path, "ckpt_path", "SavedModel"))
         return checkpoint | {"pytorch-lightning_version": lightning_version}
 
 
