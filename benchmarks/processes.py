@@ -7,7 +7,9 @@ a benchmark's medians over the processes measures by how much.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import multiprocessing
+import signal
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -48,7 +50,8 @@ def measure(run: Callable[[list[str]], Run], words: list[str], number: int) -> R
     runs: list[Run] = []
     for index in range(number):
         print(f"process {index + 1} of {number}", file=sys.stderr)
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(1, spawn, initializer=_end_with_parent) as pool:
             future = pool.submit(run, words)
             try:
                 runs.append(future.result())
@@ -61,6 +64,13 @@ def measure(run: Callable[[list[str]], Run], words: list[str], number: int) -> R
                     raise
                 break
     return joined(runs)
+
+
+def _end_with_parent() -> None:
+    """Have Linux end this process as soon as its parent has ended, however that was."""
+    if sys.platform == "linux":
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
 
 
 def joined(runs: Sequence[Run]) -> Run:

@@ -1,10 +1,17 @@
 """Runs of several processes: how they are divided, joined and compared."""
 
 import math
+import os
 import random
+import signal
 import statistics
+import sys
+import threading
+import time
+from pathlib import Path
 
 import bench_runs
+import psutil
 import pytest
 
 from benchmarks import command, compare, processes, storage
@@ -146,3 +153,31 @@ def test_what_ends_a_process_ends_the_run():
         processes.measure(_fails, ["exit"], 2)
     with pytest.raises(KeyboardInterrupt):
         processes.measure(_fails, ["interrupt"], 2)
+
+
+def _sleeps(words):
+    Path(words[0]).write_text(str(os.getpid()))
+    time.sleep(600)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the process that measures then goes on")
+def test_a_killed_run_ends_the_process_that_measures(tmp_path):
+    file = tmp_path / "pid"
+    with pytest.raises(SystemExit, match="was ended"):
+        processes.measure(_is_killed_while_it_measures, [str(file)], 1)
+    pid, deadline = int(file.read_text()), time.monotonic() + 60
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def _is_killed_while_it_measures(words):
+    """Measure in a process of its own, and be killed meanwhile."""
+    threading.Thread(target=_kill_when_there, args=words).start()
+    processes.measure(_sleeps, words, 1)
+
+
+def _kill_when_there(file):
+    while not (Path(file).is_file() and Path(file).read_text()):
+        time.sleep(0.05)
+    os.kill(os.getpid(), signal.SIGKILL)
