@@ -87,14 +87,14 @@ void draw(const Mask& mask, Item dropped, Item kept, int num_threads) {
   });
 }
 
-// A number as memory of type S has it.
+// A number rounded to type S.
 template <class S>
-Sum<S> rounded(double number) {
+S rounded(double number) {
   using V = Simd<Sum<S>>;
   const auto wide = static_cast<Sum<S>>(number);
   S stored;
   V::store(&stored, V::load(&wide, SomeLanes{1}), SomeLanes{1});
-  return V::load(&stored, SomeLanes{1})[0];
+  return stored;
 }
 
 FASTLSTM_INLINE void keep(const uint16_t* numbers, int32_t below, uint8_t* is_kept) {
@@ -110,7 +110,8 @@ template <class S>
 void drop(const WeightDropout& call, bool draws, int num_threads) {
   using V = Simd<Sum<S>>;
   for_each_share(call.count, num_threads, [&](Range blocks) {
-    const auto scale = rounded<S>(call.p < 1 ? 1 / (1 - call.p) : 0);
+    const S stored = rounded<S>(call.p < 1 ? 1 / (1 - call.p) : 0);
+    const Sum<S> scale = V::load(&stored, SomeLanes{1})[0];
     for (int64_t block = blocks.begin; block < blocks.end; ++block) {
       const int64_t first = block * kBlock, count = lesser(kBlock, call.count - first);
       const S* const from = static_cast<const S*>(call.from) + first;
@@ -144,15 +145,11 @@ void drop(const WeightDropout& call, bool draws, int num_threads) {
 }  // namespace
 
 void draw_mask(const Mask& mask, int num_threads) {
-  const auto dropped = static_cast<float>(mask.dropped), kept = static_cast<float>(mask.kept);
   if (mask.dtype == DType::float64) return draw(mask, mask.dropped, mask.kept, num_threads);
-  if (mask.dtype == DType::float32) return draw(mask, dropped, kept, num_threads);
-  using V = Simd<float>;
-  BFloat16 rounded[2];
-  const SomeLanes one{1};
-  V::store(rounded, V::load(&dropped, one), one);
-  V::store(rounded + 1, V::load(&kept, one), one);
-  draw(mask, rounded[0].bits, rounded[1].bits, num_threads);
+  if (mask.dtype == DType::float32) {
+    return draw(mask, rounded<float>(mask.dropped), rounded<float>(mask.kept), num_threads);
+  }
+  draw(mask, rounded<BFloat16>(mask.dropped).bits, rounded<BFloat16>(mask.kept).bits, num_threads);
 }
 
 void drop_weights(const WeightDropout& call, int num_threads) { drop(call, true, num_threads); }
