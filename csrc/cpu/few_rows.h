@@ -35,26 +35,24 @@ __attribute__((noinline)) void add_products(const S* const* rows, Sum<S>* const*
   using Vector = typename V::Value;
   constexpr int kSets = kRows * kColumns >= 8 ? 1 : 2;
   const int64_t words = depth / Format<S>::kPerWord;
-  const typename RowOf<S>::Row* row[kRows];
-  for (int r = 0; r < kRows; ++r) {
-    row[r] = reinterpret_cast<const typename RowOf<S>::Row*>(rows[r]);
-  }
   for (int64_t i = 0; i < panels.count * kStrips; ++i) {
     const int64_t panel = i / kStrips, strip = i % kStrips;
     const int64_t at = panel * panels.gate_sums + strip * kStripWidth<S>;
     const Vector* b = reinterpret_cast<const Vector*>(panels.weights + panel * panels.words +
                                                       strip * strip_words<S>(depth));
     Vector sum[kSets][kRows][kColumns] = {};
-    const auto multiply = [&](int64_t k, int set) {
-      multiply_add<S, kRows, kColumns>(row, k, b, sum[set]);
+    RowsApart<S, kRows> words_of_rows(rows);
+    const auto multiply = [&](int set) {
+      multiply_add<S, kRows, kColumns>(words_of_rows, b, sum[set]);
+      words_of_rows.next();
       b += kColumns;
     };
     int64_t k = 0;
     for (; k + kSets <= words; k += kSets) {
 #pragma GCC unroll 2
-      for (int set = 0; set < kSets; ++set) multiply(k + set, set);
+      for (int set = 0; set < kSets; ++set) multiply(set);
     }
-    if (k < words) multiply(k, 0);
+    if (k < words) multiply(0);
 #pragma GCC unroll 6
     for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4

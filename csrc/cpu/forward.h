@@ -14,6 +14,7 @@
 #pragma once
 
 #include "cell_options.h"
+#include "cell_rows.h"
 #include "few_rows.h"
 #include "igates.h"
 #include "projection.h"
@@ -34,16 +35,8 @@ class Forward : Arrays<S> {
       Arrays<S>::hidden_size_, Arrays<S>::order_;
   using V = Simd<Sum<S>>;
   using Value = typename V::Value;
+  using Row = CellRow<S>;
   static constexpr int kUnits = kLanes<S>;
-  // Pointers to the data of one row of the batch at one step.
-  struct Row {
-    int64_t place;  // in its tile
-    const S* h;     // (P) h'
-    Sum<S>* c;      // (H) c' becomes c
-    S* hidden;      // (H) the cell's output: h, unless it is projected; null if y already has it
-    S* cells;       // (H) or null
-    S* reserve;     // (5H) or null
-  };
 
  public:
   // `recomputed` is not 0 if a backward pass recomputes steps. Then the reserve and h of that many
@@ -352,27 +345,23 @@ class Forward : Arrays<S> {
     if constexpr (kPeepholes) {
       weight = load_peepholes<V>(of_group(call_.weight_ch, group) + unit, H, lanes);
     }
-    const auto biased = [&](const Sum<S>* from, int gate) {
-      return V::load(from + gate * kUnits, AllLanes{}) + V::load(bias + gate * kUnits, AllLanes{});
-    };
-    for (int64_t r = 0; r < count; ++r) {
-      const Sum<S>* from = gate_sums + rows[r].place * kPanelWidth<S>;
-      Gates<Value> gates = {biased(from, 0), biased(from, 1), biased(from, 2), biased(from, 3)};
-      Value c = V::load(rows[r].c + unit, lanes);
-      Value h;
-      if constexpr (kOptions) {
+    const PreActivations<S> inputs = {gate_sums, bias};
+    if constexpr (!kOptions) {
+      run_cells<S, kPeepholes>(rows, count, inputs, weight, H, unit, lanes);
+    } else {
+      for (int64_t r = 0; r < count; ++r) {
+        Gates<Value> gates = inputs.all(rows[r]);
+        Value c = V::load(rows[r].c + unit, lanes);
         const auto& options = *options_.row(rows + r - rows_);
-        h = options_.template cell<kPeepholes>(options, gates, weight, c, unit, lanes);
-      } else {
-        h = cell_forward<V, kPeepholes>(gates, weight, c);
-      }
-      V::store(rows[r].c + unit, c, lanes);
-      if (rows[r].hidden) V::store(rows[r].hidden + unit, h, lanes);
-      if (rows[r].cells) V::store(rows[r].cells + unit, c, lanes);
-      if (rows[r].reserve) {
-        S* reserve = rows[r].reserve + unit;
-        store_gates<V>(reserve, H, gates, lanes);
-        V::store(reserve + 4 * H, c, lanes);
+        const Value h = options_.template cell<kPeepholes>(options, gates, weight, c, unit, lanes);
+        V::store(rows[r].c + unit, c, lanes);
+        if (rows[r].hidden) V::store(rows[r].hidden + unit, h, lanes);
+        if (rows[r].cells) V::store(rows[r].cells + unit, c, lanes);
+        if (rows[r].reserve) {
+          S* reserve = rows[r].reserve + unit;
+          store_gates<V>(reserve, H, gates, lanes);
+          V::store(reserve + 4 * H, c, lanes);
+        }
       }
     }
   }

@@ -268,16 +268,15 @@ class Gradients : Arrays<S> {
     for (int64_t r = 0; r < size; ++r) {
       c[r] = direct ? dweight + r * stride : edge[r];
     }
-    const Word<S>* ahead = look_ahead ? strip + strip_words<S>(depth) : nullptr;
+    Ahead<S> ahead;
+    if (look_ahead) ahead = {strip + strip_words<S>(depth), words_of<S>(depth) / kRun};
     const bool add = direct && !begins;
     if constexpr (kOnTiles<S>) {
       multiply_on_tiles<S>(static_cast<int>(size), vectors, rows_matrix<S>(sliver, kMaxRows<S>),
-                           strip, ahead, depth, c, add);
+                           strip, ahead.strip, depth, c, add);
     } else {
-      const S* rows[kMaxRows<S>];
-      for (int64_t r = 0; r < size; ++r) rows[r] = reinterpret_cast<const S*>(sliver + r);
-      cpu::multiply<S>(static_cast<int>(size), vectors, rows, {kMaxRows<S>, 0}, strip, ahead, depth,
-                       c, add);
+      cpu::multiply<S>(static_cast<int>(size), vectors, Sliver<S>{sliver}, strip, ahead, depth, c,
+                       add);
     }
     for (int64_t r = 0; r < size && !direct; ++r) {
       for (int64_t column = 0; column < width; ++column) {

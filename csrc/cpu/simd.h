@@ -11,9 +11,12 @@
 
 #include "../cell.h"
 
+#if defined(__AVX2__) && !defined(FASTLSTM_VECTOR_BYTES)
+#define FASTLSTM_AVX2
+#include <immintrin.h>
+#endif
 #if defined(__AVX512F__) && !defined(FASTLSTM_VECTOR_BYTES)
 #define FASTLSTM_AVX512
-#include <immintrin.h>
 #if defined(__AVX512DQ__)
 #define FASTLSTM_SCALES  // has instructions that split off a number's fraction and scale by 2^n
 #endif
@@ -236,12 +239,18 @@ struct Simd {
   // NaN stays NaN: comparisons with it are false, and the instructions then return their second
   // operand, which is x.
   static FASTLSTM_INLINE Value clamp(Value x, Value low, Value high) {
-#if defined(FASTLSTM_AVX512)
     // The compiler would emit a comparison and a masked move for each: 15% of an activation.
+#if defined(FASTLSTM_AVX512)
     if constexpr (sizeof(T) == 4) {
       return (Value)_mm512_min_ps((__m512)high, _mm512_max_ps((__m512)low, (__m512)x));
     } else {
       return (Value)_mm512_min_pd((__m512d)high, _mm512_max_pd((__m512d)low, (__m512d)x));
+    }
+#elif defined(FASTLSTM_AVX2)
+    if constexpr (sizeof(T) == 4) {
+      return (Value)_mm256_min_ps((__m256)high, _mm256_max_ps((__m256)low, (__m256)x));
+    } else {
+      return (Value)_mm256_min_pd((__m256d)high, _mm256_max_pd((__m256d)low, (__m256d)x));
     }
 #else
     x = x < low ? low : x;
@@ -249,18 +258,21 @@ struct Simd {
 #endif
   }
 
-  // (e^x - 1) / 2, accurate for small x too, as tanh needs. Halving keeps 2^(n-1) finite for every
-  // x for which e^x is finite.
-  static FASTLSTM_INLINE Value half_expm1(Value x) {
-    using E = Exponential<T>;
-    x = clamp(x, E::kMin - Value{}, E::kMax - Value{});
-    const Value shifted = x * kLog2E + E::kRound;
-    const Value n = shifted - E::kRound;
-    const Value r = (x - n * E::kLog2Hi) - n * E::kLog2Lo;
-    const Value p = polynomial(E::kP, r) * (r * r) + r;
-    // The low mantissa bits of `shifted` are the integer n: make them the exponent of 2^(n-1).
-    const Value scale = (Value)(((Wrapping)shifted + (E::kBias - 1)) << E::kMantissaBits);
-    return p * scale + (scale - T(0.5));
+  // The last of x becomes its tanh, the others become their sigmoids.
+  template <int kCount>
+  static FASTLSTM_INLINE void activate(Value (&x)[kCount]) {
+    if constexpr (kScales) {
+#pragma GCC unroll 4
+      for (int i = 0; i + 1 < kCount; ++i) x[i] = sigmoid(x[i]);
+      x[kCount - 1] = tanh(x[kCount - 1]);
+    } else {
+#pragma GCC unroll 4
+      for (int i = 0; i < kCount; ++i) x[i] = i + 1 < kCount ? -x[i] : x[i] + x[i];
+      half_expm1(x);
+#pragma GCC unroll 4
+      for (int i = 0; i + 1 < kCount; ++i) x[i] = 1 / twice(x[i] + 1);
+      x[kCount - 1] = x[kCount - 1] / (x[kCount - 1] + 1);
+    }
   }
 
   static FASTLSTM_INLINE Value tanh(Value x) {
@@ -328,13 +340,48 @@ struct Simd {
     return scale(polynomial(Exponential<T>::kExp, r), n);
   }
 
+  static FASTLSTM_INLINE Value twice(Value x) { return x + x; }
+
+  // (e^x - 1) / 2 in the place of each x, accurate for small x too, as tanh needs. Halving keeps
+  // 2^(n-1) finite for every x for which e^x is finite. The chains of instructions are written side
+  // by side, because a processor does not look far enough ahead to overlap one with the next.
+  template <int kCount>
+  static FASTLSTM_INLINE void half_expm1(Value (&x)[kCount]) {
+    using E = Exponential<T>;
+    const auto each = [](const auto& visit) {
+#pragma GCC unroll 4
+      for (int i = 0; i < kCount; ++i) visit(i);
+    };
+    Value shifted[kCount], n[kCount], r[kCount], p[kCount];
+    each([&](int i) { x[i] = clamp(x[i], E::kMin - Value{}, E::kMax - Value{}); });
+    each([&](int i) { shifted[i] = x[i] * kLog2E + E::kRound; });
+    each([&](int i) { n[i] = shifted[i] - E::kRound; });
+    each([&](int i) { r[i] = x[i] - n[i] * E::kLog2Hi; });
+    each([&](int i) { r[i] = r[i] - n[i] * E::kLog2Lo; });
+    constexpr int kLast = sizeof(E::kP) / sizeof(E::kP[0]) - 1;
+    each([&](int i) { p[i] = E::kP[kLast] - Value{}; });
+#pragma GCC unroll 16
+    for (int k = kLast - 1; k >= 0; --k) each([&](int i) { p[i] = p[i] * r[i] + E::kP[k]; });
+    each([&](int i) { p[i] = p[i] * (r[i] * r[i]) + r[i]; });
+    // The low mantissa bits of `shifted` are the integer n: make them the exponent of 2^(n-1).
+    each([&](int i) {
+      const auto exponent = (Wrapping)shifted[i] + (E::kBias - 1);
+      const Value scale = (Value)(exponent << E::kMantissaBits);
+      x[i] = p[i] * scale + (scale - T(0.5));
+    });
+  }
+  static FASTLSTM_INLINE Value half_expm1(Value x) {
+    Value alone[] = {x};
+    half_expm1(alone);
+    return alone[0];
+  }
+
   // 1 + e^-x.
   static FASTLSTM_INLINE Value one_plus_exp_minus(Value x) {
     if constexpr (kScales) {
       return exp_minus(x) + 1;
     } else {
-      const Value half = half_expm1(-x) + 1;
-      return half + half;
+      return twice(half_expm1(-x) + 1);
     }
   }
 

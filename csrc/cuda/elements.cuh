@@ -39,12 +39,23 @@ __device__ __forceinline__ Four<Stored> four(float a, float b, float c, float d)
   return result;
 }
 
+// activate of cell.h's Math.
+template <class Math>
+struct Activations {
+  template <int kCount, class Value>
+  __device__ __forceinline__ static void activate(Value (&x)[kCount]) {
+#pragma unroll
+    for (int i = 0; i + 1 < kCount; ++i) x[i] = Math::sigmoid(x[i]);
+    x[kCount - 1] = Math::tanh(x[kCount - 1]);
+  }
+};
+
 // For cell.h. exp2 and the division in float are the hardware's: 2 units in the last place each.
 template <class Value_>
 struct GateMath;
 
 template <>
-struct GateMath<float> {
+struct GateMath<float> : Activations<GateMath<float>> {
   using Value = float;
   __device__ __forceinline__ static float sigmoid(float x) {
     return __fdividef(1.0f, 1.0f + __expf(-x));
@@ -53,7 +64,7 @@ struct GateMath<float> {
 };
 
 template <>
-struct GateMath<double> {
+struct GateMath<double> : Activations<GateMath<double>> {
   using Value = double;
   __device__ __forceinline__ static double sigmoid(double x) { return 1 / (1 + ::exp(-x)); }
   __device__ __forceinline__ static double tanh(double x) { return ::tanh(x); }
