@@ -22,8 +22,6 @@
 // 2048 and B = 16, of which copying the operand takes 6.4.
 #pragma once
 
-#include <type_traits>
-
 #include "cuda/options.cuh"
 #include "cuda/thread_rows.cuh"
 
@@ -31,8 +29,9 @@ namespace fastlstm::cuda {
 
 // `Call` is RecurrenceBackward, or RecurrenceBackwardWithOptions, which is not kPlain.
 template <class Element, int kMTiles, int kNTiles, bool kPlain, class Call>
-class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
-  using Base = ThreadRows<Element, kNTiles, Direction::backward, kPlain>;
+class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain, kHasOptions<Call>> {
+  static constexpr bool kOptions = kHasOptions<Call>;
+  using Base = ThreadRows<Element, kNTiles, Direction::backward, kPlain, kOptions>;
   using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::at, Base::state_of,
       Base::carried, Base::weight_of, Base::set_flags, Base::is_cut, Base::sums_at,
       Base::carried_of, Base::shape_, Base::r_, Base::block_, Base::operand_, Base::H_,
@@ -40,7 +39,6 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
   using typename Base::Stored;
   using Weights = Product<Element, kMTiles, kNTiles, false, kPlain>;
   static constexpr int kWarpUnits = 16 * kMTiles;
-  static constexpr bool kOptions = std::is_same_v<Call, RecurrenceBackwardWithOptions>;
   static_assert(!(kPlain && kOptions));
   static constexpr bool kLayers = !kPlain && !kOptions;  // groups may be layers
   static constexpr int kGradients = 7;                   // of a unit: of 4 biases and 3 peepholes
@@ -287,6 +285,10 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
       store(out(call_.dcx) + state_of(row), load_shared<float>(carried_of(row)));
     });
     if (unit_ >= H_ || this->first_row_ > 0) return;
+    int64_t tile = block_.tile;
+    if constexpr (kOptions) {  // computed anew: these kernels have no register to keep it in
+      tile = opaque(static_cast<int>(blockIdx.x)) / r_.slices % r_.tiles;
+    }
 #pragma unroll 1
     for (int i = 0; i < kGradients; ++i) {
       float* of_call = static_cast<float*>(i < 4 ? call_.dbias : call_.dweight_ch);
@@ -296,7 +298,7 @@ class Backward : ThreadRows<Element, kNTiles, Direction::backward, kPlain> {
       for (int thread = threadIdx.x; thread < kThreads; thread += r_.units) {
         total += gradients[i * kThreads + thread];
       }
-      const int64_t set = block_.tile * shape_.G + block_.group;
+      const int64_t set = tile * shape_.G + block_.group;
       of_call[(i < 4 ? set * 4 + i : set * 3 + i - 4) * shape_.H + unit_] = total;
     }
   }

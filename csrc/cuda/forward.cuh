@@ -27,8 +27,6 @@
 // of B <= 8 at H = 2048 to 2 of 8 warps, and read igates and write y in pieces of 16 bytes.
 #pragma once
 
-#include <type_traits>
-
 #include "cuda/options.cuh"
 #include "cuda/thread_rows.cuh"
 
@@ -36,8 +34,9 @@ namespace fastlstm::cuda {
 
 // `Call` is RecurrenceForward, or RecurrenceForwardWithOptions, which is not kPlain.
 template <class Element, int kMTiles, int kNTiles, bool kPlain, class Call>
-class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
-  using Base = ThreadRows<Element, kNTiles, Direction::forward, kPlain>;
+class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain, kHasOptions<Call>> {
+  static constexpr bool kOptions = kHasOptions<Call>;
+  using Base = ThreadRows<Element, kNTiles, Direction::forward, kPlain, kOptions>;
   using Base::in, Base::out, Base::for_each_row, Base::for_each_row_of, Base::at, Base::state_of,
       Base::carried, Base::weight_of, Base::set_flags, Base::is_cut, Base::sums_at,
       Base::carried_of, Base::shape_, Base::r_, Base::block_, Base::operand_, Base::H_,
@@ -49,7 +48,6 @@ class Forward : ThreadRows<Element, kNTiles, Direction::forward, kPlain> {
   // products, when the registers of their sums are free: more of the former would spill.
   static constexpr int kAhead = kPlain ? 2 : 2 - kNTiles;
   static constexpr int kLate = Base::kRows - kAhead;
-  static constexpr bool kOptions = std::is_same_v<Call, RecurrenceForwardWithOptions>;
   static_assert(!(kPlain && kOptions));
   static constexpr bool kLayers = !kPlain && !kOptions;  // groups may be layers
 

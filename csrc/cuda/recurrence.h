@@ -13,6 +13,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "cell.h"
 #include "cuda/kernels.h"
@@ -130,6 +131,10 @@ struct PassArguments {
   Call call;
   Recurrence recurrence;
 };
+
+template <class Call>
+constexpr bool kHasOptions = std::is_same_v<Call, RecurrenceForwardWithOptions> ||
+                             std::is_same_v<Call, RecurrenceBackwardWithOptions>;
 
 template <class Call>
 using PassKernel = void (*)(PassArguments<Call>);

@@ -7,8 +7,8 @@
 namespace fastlstm::cuda {
 
 // If kPlain, there are several blocks for each group, one layer, few rows for each thread, and
-// neither lengths nor resets, so that all rows have the same flags.
-template <class Element, int kNTiles, Direction kDirection, bool kPlain>
+// neither lengths nor resets, so that all rows have the same flags. kOptions: the call has options.
+template <class Element, int kNTiles, Direction kDirection, bool kPlain, bool kOptions>
 class ThreadRows {
  protected:
   using Stored = typename Element::Stored;
@@ -47,7 +47,8 @@ class ThreadRows {
   // of a pass.
   template <class Visit>
   __device__ __forceinline__ void for_each_row_of(int s, int pass, const Visit& visit) const {
-    if (unit_ >= H_) return;
+    // Kernels with options compare anew each time: they have no register for the result.
+    if ((kOptions ? opaque(unit_) : unit_) >= H_) return;
     const int end = min(kPassRows, block_.rows - pass * kPassRows);
     const unsigned of_all = kDirection == Direction::forward ? block_.plain_forward_flags(s)
                                                              : block_.plain_backward_flags(s);
