@@ -4,6 +4,7 @@ Other files, such as test_sequence.py, compare its results with the reference: o
 with the emulated kernels that test_cuda_emulation.py tests.
 """
 
+import mmap
 from types import SimpleNamespace
 
 import emulation
@@ -17,10 +18,20 @@ from fastlstm.backends import cuda, gpu, select, triton
 from fastlstm.backends.cuda import recurrence
 from fastlstm.backends.gpu import timings
 from fastlstm.backends.gpu.timings import Measured
+from fastlstm.call import (
+    Call,
+    GroupWeights,
+    Needs,
+    OutputGradients,
+    Results,
+    Saved,
+    SequenceLayout,
+)
 from fastlstm.problem import Problem
 
 LARGE = Problem("cuda", torch.bfloat16, 100, 64, 1, 1024, I=1024, whole_layers=True, number=0)
 PEEPHOLES = LARGE._replace(has_peepholes=True)
+KIND = ("NVIDIA H100 80GB HBM3", 132)
 
 
 class Kernels(SimpleNamespace):
@@ -36,6 +47,7 @@ def hopper(monkeypatch):
     built.device = lambda number: {"major": 9, "minor": 0}
     monkeypatch.setattr(cuda, "kernels", built)
     monkeypatch.setattr(gpu, "capability", lambda number: (9, 0))
+    monkeypatch.setattr(gpu, "kind", lambda number: KIND)
     monkeypatch.setattr(triton, "_capability", lambda number: (9, 0))
     monkeypatch.setattr(triton, "_INSTALLED", True)
     monkeypatch.setattr(torch.version, "hip", None)
@@ -103,7 +115,7 @@ def test_what_is_measured_is_chosen(hopper, monkeypatch):
     """The fastest at the nearest sizes with the same dtype and mode, if it can run the problem."""
     large, small = (Measured("bfloat16", H, 64, 1, 1, False, "cuda") for H in (1024, 256))
     table = (large, small._replace(backend="torch"), large._replace(train=True, backend="triton"))
-    monkeypatch.setitem(timings.TABLES, (9, 0), table)
+    monkeypatch.setitem(timings.TABLES, KIND, table)
 
     def chosen(**change):
         return select.name(select.select(LARGE._replace(**change)))
@@ -169,6 +181,45 @@ def test_step_by_step(step_by_step, reverse, layout):
     check_case(case, step_by_step)
     for dtype in (torch.bfloat16, torch.float16):
         check_low_precision(case, step_by_step, dtype)
+
+
+@pytest.mark.parametrize("H, stepwise", [(40, False), (256, False), (40, True)])
+def test_numbers_may_be_2_31_apart(emulated, H, stepwise):
+    """Offsets of steps and of groups do not fit into 32 bits: by one block, several, and cells."""
+    T, B, G, new = 3, 2, 3, {"dtype": torch.bfloat16}
+    # Pages that are not touched take no memory.
+    far = torch.frombuffer(mmap.mmap(-1, 2 * (2**32 + 2**18)), **new)
+
+    def apart(values):
+        """The same (T, B, G, n); the last number is 2^32 after the first."""
+        strides = (2**30 + 2**16, values.shape[-1], 2**30, 1)
+        return far.as_strided(values.shape, strides).copy_(values)
+
+    layout = SequenceLayout([False, True, False])
+    y, reserve = torch.zeros(T, B, G, H, **new), torch.rand(T, B, G, 5 * H, **new)
+    igates, dy = torch.randn(T, B, G, 4 * H, **new), torch.randn(T, B, G, H, **new)
+    hx, weight_hh = torch.randn(G, B, H, **new), torch.randn(G, 4 * H, H, **new) / H
+    call = Call(igates, GroupWeights([], list(weight_hh)), hx, hx, layout)
+    forward, backward = (
+        recurrence.prepare(cuda.kernels, direction, y, layout)
+        for direction in ("forward", "backward")
+    )
+    assert (forward.plan["slices"] > 1) is (backward.plan["slices"] > 1) is (H == 256)
+    if stepwise:
+        forward, backward = forward._replace(plan=None), backward._replace(plan=None)
+
+    def run_forward(igates):
+        results = Results(y.clone(), hx.clone(), hx.clone(), reserve=reserve.clone())
+        recurrence.forward(forward, igates, call, results)
+        return torch.stack([results.y, *results.reserve.chunk(5, -1)])
+
+    def run_backward(dy):
+        needs = Needs(True, False, True, True, False, False)
+        grads = OutputGradients(dy)
+        return recurrence.backward(backward, call, Saved(y, reserve), grads, needs)[0]
+
+    assert torch.equal(run_forward(apart(igates)), run_forward(igates))
+    assert torch.equal(run_backward(apart(dy)), run_backward(dy))
 
 
 @pytest.mark.parametrize("T", [1, 4])

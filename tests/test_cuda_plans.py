@@ -41,15 +41,16 @@ def step_ns(kernels, direction, plan, shape=SHAPE, **costs):
     return kernels.step_ns(direction, *shape, products="tf32x3", plan=plan, costs=costs)
 
 
-def follow(kernels, direction, plan, shape=SHAPE):
-    """Run one step of one pass by this plan, on arbitrary numbers."""
+def follow(kernels, direction, plan, shape=SHAPE, **changed):
+    """Run one step of one pass by this plan, on arbitrary numbers, with these arguments changed."""
     dtype, B, G, H = shape
     new = {"dtype": getattr(torch, dtype)}
     y, reserve = torch.zeros(1, B, G, H, **new), torch.zeros(1, B, G, 5 * H, **new)
     hx, weight_hh = torch.zeros(G, B, H, **new), torch.zeros(G, 4 * H, H, **new)
     igates, layout = y.repeat(1, 1, 1, 4), SequenceLayout([False] * G)
     call = Call(igates, GroupWeights([], list(weight_hh)), hx, hx, layout)
-    launch = recurrence.prepare(kernels, direction, y, layout)._replace(plan=plan)
+    launch = recurrence.prepare(kernels, direction, y, layout)
+    launch = launch._replace(plan=plan, arguments=launch.arguments | changed)
     if direction == "forward":
         results = Results(y, hx.clone(), hx.clone(), reserve=reserve)
         recurrence.forward(launch, igates, call, results)
@@ -115,6 +116,8 @@ def test_products_matter_to_float32_only(kernels):
     [
         (("float64", 9, 2, 40), {}, "float64 has no resident kernel"),
         (SHAPE, {"major": 7, "minor": 5}, r"compute capability 7\.5 is below 8\.0"),
+        (("bfloat16", 2**31, 1, 8), {}, "B=2147483648 rows are more than the 2147483647 "),
+        (("bfloat16", 2**32, 1, 8), {}, "B=4294967296 rows are more than the 2147483647 "),
         (("float32", 1, 133, 40), {}, "G=133 groups are more than the 132 multiprocessors"),
         (("float32", 1, 1, 4096), {}, "W_hh of H=4096, G=1 in float32 takes .* KB"),
     ],
@@ -168,6 +171,20 @@ def test_invalid_plans_are_refused(kernels, direction):
         ValueError, match=r"^direction: expected forward or backward, got sideways$"
     ):
         plans(kernels, "sideways")
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_more_than_kernels_count_is_refused(kernels, direction):
+    """Before any launch, of a persistent kernel and of a cell; SHAPE has two groups."""
+    plan = plans(kernels, direction)[0][0]
+    with pytest.raises(ValueError, match=r"^T: expected at most 2147483646 steps, got 2147483647$"):
+        follow(kernels, direction, plan, T=2**31 - 1)
+    with pytest.raises(ValueError, match=r"^plan: expected one of the .* B=4294967296 G=2 H=40"):
+        follow(kernels, direction, plan, B=2**32)
+    rows = "^B: expected at most 2147483647 rows of up to 256 units in all groups, got "
+    for B in (2**30, 2**31):  # 2^32 blocks and 1 block are alike to a driver
+        with pytest.raises(ValueError, match=f"{rows}{2 * B}$"):
+            follow(kernels, direction, None, B=B)
 
 
 def test_a_plan_of_a_larger_gpu_is_refused_by_the_driver(kernels):

@@ -11,8 +11,9 @@ import torch
 import fastlstm
 from fastlstm import _C
 from fastlstm.backends import cuda, gpu, select, triton
+from fastlstm.backends.cuda import ways
 from fastlstm.backends.gpu import timings
-from fastlstm.backends.gpu.timings import Measured
+from fastlstm.backends.gpu.timings import Measured, MeasuredPass
 from fastlstm.problem import Problem
 
 PROBLEM = Problem("cuda", torch.bfloat16, 100, 64, 1, 512, I=512, whole_layers=True, number=0)
@@ -85,6 +86,22 @@ def test_a_build_without_code_for_the_gpu_is_a_reason(gpus, built, ptx, found, r
     assert reason is None if runs else f"without code for sm_{found[0]}{found[1]}" in reason
 
 
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"B": 2**31}, "at most 2147483647 rows of up to 256 units in all groups, not 2147483648"),
+        ({"B": 2**30, "H": 257}, "rows of up to 256 units in all groups, not 2147483648"),
+        ({"B": 2**23, "G": 256, "H": 1}, "in all groups, not 2147483648"),
+        ({"T": 2**31 - 1}, "at most 2147483646 time steps, not 2147483647"),
+    ],
+)
+def test_more_rows_than_a_grid_has_blocks_are_a_reason(gpus, change, reason):
+    """The driver would refuse 2^31 blocks without one, and take 2^32 + 1 for 1."""
+    problem = PEEPHOLES._replace(whole_layers=False, H=1)
+    assert cuda.why_not(problem._replace(B=2**31 - 1)) is None
+    assert reason in cuda.why_not(problem._replace(**change))
+
+
 def test_the_question_is_about_the_tensors_gpu(gpus):
     """Not about the current one, where a machine has GPUs of several kinds."""
     gpus.append((7, 5))
@@ -99,12 +116,29 @@ def test_the_question_is_about_the_tensors_gpu(gpus):
     assert select.name(select.select(second)) == "reference"
 
 
-def test_the_table_is_the_one_of_the_tensors_gpu(gpus, monkeypatch):
-    gpus.append((8, 0))
+WHOLE = ("NVIDIA H100 80GB HBM3", 132)
+OTHERS = [
+    ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 16),  # a slice
+    ("NVIDIA H100 80GB HBM3", 66),  # a part that has the name of the whole
+    ("NVIDIA H200", 132),  # another memory
+]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=str)
+def test_the_table_is_the_one_of_the_tensors_gpu(gpus, monkeypatch, other):
+    """Of that GPU, as it is: not of all GPUs with its compute capability."""
+    gpus.append((9, 0))
+    kinds = [other, WHOLE]
+    properties = [SimpleNamespace(name=name, multi_processor_count=n) for name, n in kinds]
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties.__getitem__)
     measured = Measured("bfloat16", 512, 64, 1, 1, False, "cuda")
-    monkeypatch.setitem(timings.TABLES, (8, 0), (measured,))
+    monkeypatch.setitem(timings.TABLES, WHOLE, (measured,))
     assert select.name(select.select(PROBLEM)) == "torch"
     assert select.name(select.select(PROBLEM._replace(number=1))) == "cuda"
+    of_pass = MeasuredPass("forward", "bfloat16", 512, 64, 1, 3.0, 9.0)
+    monkeypatch.setattr(timings, "PASSES", {WHOLE: (of_pass,)})
+    about = ways.Pass("forward", "bfloat16", 64, 1, 512, 100)
+    assert ways.measured(about, 0) is None and ways.measured(about, 1) == of_pass
 
 
 def test_a_wavefront_is_planned_for_the_tensors_gpu(gpus, monkeypatch):

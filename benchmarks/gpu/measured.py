@@ -32,13 +32,17 @@ def winners(rows: Sequence[Mapping[str, Any]]) -> Iterator[Measured]:
         yield Measured(dtype, *sizes, backend="torch" if best == "nn.LSTM" else best)
 
 
-def source(rows: Sequence[Mapping[str, Any]], capability: Sequence[int]) -> str:
-    """Return the source text of an entry of ``TABLES``."""
-    return _entry(capability, winners(rows))
+def source(rows: Sequence[Mapping[str, Any]], kind: tuple[str, int]) -> str:
+    """Return the source text of an entry of ``TABLES``.
+
+    ``kind`` is the GPU's, by :func:`fastlstm.backends.gpu.kind`.
+    """
+    return _entry(kind, winners(rows))
 
 
-def _entry(capability: Sequence[int], items: Iterable[NamedTuple]) -> str:
-    lines = [f"    {tuple(capability)}: ("]
+def _entry(kind: tuple[str, int], items: Iterable[NamedTuple]) -> str:
+    name, multiprocessors = kind
+    lines = [f'    ("{name}", {multiprocessors}): (']
     for item in items:
         values = ", ".join(f'"{v}"' if isinstance(v, str) else str(v) for v in item)
         lines.append(f"        {type(item).__name__}({values}),")
@@ -61,6 +65,6 @@ def passes(rows: Sequence[Mapping[str, Any]]) -> Iterator[MeasuredPass]:
             yield MeasuredPass(*kind, round(us["0"], 2), round(us["step by step"], 2))
 
 
-def source_of_passes(rows: Sequence[Mapping[str, Any]], capability: Sequence[int]) -> str:
-    """Return the source text of an entry of ``PASSES``."""
-    return _entry(capability, passes(rows))
+def source_of_passes(rows: Sequence[Mapping[str, Any]], kind: tuple[str, int]) -> str:
+    """Return the source text of an entry of ``PASSES``; ``kind`` as in :func:`source`."""
+    return _entry(kind, passes(rows))

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.gpu import watcher
 from benchmarks.gpu.worker import do
+from fastlstm.backends import gpu
 from fastlstm.cli import info
 
 ROUNDS = 5  # samples of each contender
@@ -56,11 +57,18 @@ def command_output(*command: str) -> str | None:
     return done.stdout.strip()
 
 
+def kind(device: str) -> tuple[str, int]:
+    """Return what the current GPU's measurements are entered under; see ``gpu.kind``."""
+    return gpu.kind(torch.cuda.current_device()) if device == "cuda" else ("cpu", 0)
+
+
 def machine(device: str) -> dict[str, Any]:
     """Describe what the numbers depend on: GPU, driver, torch, commit."""
     query = "--query-gpu=name,driver_version,clocks.max.sm,power.limit"
+    name, multiprocessors = kind(device)
     return {
-        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "device": name,
+        "multiprocessors": multiprocessors,
         "capability": torch.cuda.get_device_capability() if device == "cuda" else (0, 0),
         "nvidia_smi": command_output("nvidia-smi", query, "--format=csv,noheader"),
         "torch": torch.__version__,

@@ -178,15 +178,19 @@ def report(arguments: argparse.Namespace, kernels: Any) -> None:
         lines += ["", *costs.report(kernels, timed)]
     (arguments.out / "tune.md").write_text("\n".join([*lines, ""]))
     print("\n".join(lines))
-    text = "PASSES\n" + measured.source_of_passes(found["rows"], found["capability"])
+    text = "PASSES\n" + measured.source_of_passes(found["rows"], _kind(found))
     compared = arguments.out / "compare.json"
     if compared.exists():
         of = record.read(compared)
-        text = "TABLES\n" + measured.source(of["rows"], of["capability"]) + text
+        text = "TABLES\n" + measured.source(of["rows"], _kind(of)) + text
     else:
         print(f"no table of backends: benchmarks.gpu.compare has left no {compared}")
     (arguments.out / "measured.txt").write_text(text)
     print(f"the entries for timings.py are in {arguments.out / 'measured.txt'}")
+
+
+def _kind(results: dict[str, Any]) -> tuple[str, int]:
+    return results["device"], results["multiprocessors"]
 
 
 def main() -> None:

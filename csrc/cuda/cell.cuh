@@ -47,6 +47,13 @@ void launch_for_dtype(const Call& call, const Kernel<Call> (&kernels)[4], int64_
                       int threads, size_t shared_bytes, Stream stream) {
   const Shape& shape = call.shape;
   if (shape.G == 0 || shape.B == 0 || shape.H == 0) return;
+  // A grid has fewer than 2^31 blocks, and kernels count rows in 32 bits.
+  const int64_t rows = shape.G * shape.B * ((shape.H + kThreads - 1) / kThreads);
+  if (rows > kMostRows) {
+    throw std::invalid_argument("B: expected at most " + std::to_string(kMostRows) +
+                                " rows of up to " + std::to_string(kThreads) +
+                                " units in all groups, got " + std::to_string(rows));
+  }
   const DeviceGuard guard(stream.device);
   Arguments<Call> arguments{call, {}};
   arguments.reverse.set(shape);

@@ -60,6 +60,10 @@ void run(Direction direction, const Call& call, Products products, const Plan& p
          Stream stream) {
   const Shape& shape = call.shape;
   if (shape.G == 0 || shape.B == 0 || shape.H == 0) return;
+  if (shape.T > kMostSteps) {
+    throw std::invalid_argument("T: expected at most " + std::to_string(kMostSteps) +
+                                " steps, got " + std::to_string(shape.T));
+  }
   const Problem problem = {direction, shape.dtype,  shape.B, shape.G,
                            shape.H,   call.layered, products};
   check_plan(problem, plan);

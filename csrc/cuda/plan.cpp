@@ -54,7 +54,7 @@ bool spread(const Problem& problem, Plan& plan) {
   const bool split =
       plan.k_warps == 1 || plan.k_warps == 2 || plan.k_warps == 4 || plan.k_warps == 8;
   if (plan.kernel < 0 || plan.kernel >= kVariants || !split) return false;
-  if (plan.tiles < 1 || plan.tiles > problem.B) return false;
+  if (plan.tiles < 1 || plan.tiles > problem.B || problem.B > kMostRows) return false;
   const Variant variant = cuda::variant(problem.direction, plan.kernel);
   const int row_warps = kWarps / plan.k_warps;
   plan.units = row_warps * variant.m_tiles * units_of_tile(problem.direction);
@@ -124,6 +124,10 @@ std::string refusal(const Problem& problem, const Device& device) {
   }
   if (device.major < 8) {
     return words("compute capability %d.%d is below 8.0", device.major, device.minor);
+  }
+  if (problem.B > kMostRows) {
+    return words("B=%lld rows are more than the %lld that kernels count",
+                 static_cast<long long>(problem.B), static_cast<long long>(kMostRows));
   }
   if (problem.G > kMaxGroups || problem.G > device.multiprocessors) {
     return words(problem.layered ? "L=%lld layers are more than the %d multiprocessors"

@@ -32,6 +32,8 @@ constexpr int kFlagSteps = 4;        // steps whose flags are kept, a power of t
                                      // set those of step s + 1 while another reads those of s - 1
 constexpr int kGradientBytes = 7 * 4 * kThreads;  // of a block's gradients of biases and peepholes
 constexpr int kMaxGroups = 256;
+constexpr int64_t kMostRows = INT32_MAX;       // of the batch, in all groups
+constexpr int64_t kMostSteps = INT32_MAX - 1;  // of time: kernels count one more than there are
 
 // A bit for each group: whether it is reversed. Kernels get it by value.
 struct ReverseBits {

@@ -64,14 +64,14 @@ def startup(device: str, steps: list[int], **problem: Any) -> dict[str, Any]:
 
 def table(device: str, path: str) -> dict[str, Any]:
     """Write the entries for fastlstm/backends/gpu/timings.py, of all that was measured."""
-    from benchmarks.gpu import measured, watcher
+    from benchmarks.gpu import measured, record, watcher
 
     found = watcher.Log.read(Path(path))
     right = [row for row in found if row.get("ok")]
     rows = [row["row"] for row in right if row["task"].startswith("row")]
     layouts = [row for task in right for row in task.get("rows", ())]
-    capability = torch.cuda.get_device_capability() if device == "cuda" else (0, 0)
-    text = "TABLES\n" + measured.source(rows, capability)
-    text += "PASSES\n" + measured.source_of_passes(layouts, capability)
+    kind = record.kind(device)
+    text = "TABLES\n" + measured.source(rows, kind)
+    text += "PASSES\n" + measured.source_of_passes(layouts, kind)
     Path(path).with_name("measured.txt").write_text(text)
     return {"cells": len(rows)}

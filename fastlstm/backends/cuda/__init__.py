@@ -39,6 +39,8 @@ from fastlstm.problem import Problem
 
 _GROUPS = 256  # kMaxGroups of csrc/cuda/recurrence.h
 
+_MOST = 2**31 - 1  # kMostRows there: rows and steps are counted in 32 bits
+
 _NORMALIZED_BYTES = 96 * 1024  # of shared memory, two sums a unit; every GPU here has 99 KiB
 
 CHECKPOINTS = False
@@ -69,10 +71,29 @@ def why_not(problem: Problem) -> str | None:
         return f"takes at most {_GROUPS} groups, not {problem.G}"
     if problem.proj_size:
         return f"has no projection (proj_size={problem.proj_size})"
+    reason = _why_too_many(problem)
+    if reason is not None:
+        return reason
     if "layer_norm" in problem.cell_options:
         most = _NORMALIZED_BYTES // (2 * gpu.sums(problem.dtype).itemsize)
         if most < problem.H:
             return f"has layer norm for at most {most} units in {problem.dtype}, not {problem.H}"
+    return None
+
+
+def _why_too_many(problem: Problem) -> str | None:
+    """Why a problem has more rows or time steps than the kernels can count; None if it has not.
+
+    A compiler is not asked for them, as they are other numbers in other calls. The launchers check
+    them too.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    rows = problem.B * problem.G * -(-problem.H // 256)
+    if rows > _MOST:
+        return f"takes at most {_MOST} rows of up to 256 units in all groups, not {rows}"
+    if problem.T >= _MOST:
+        return f"takes at most {_MOST - 1} time steps, not {problem.T}"
     return None
 
 

@@ -91,8 +91,7 @@ def expected_ns(
         return float("inf"), by_steps
     how = {"products": products, "plan": plan, "costs": kernels.costs()}
     step = kernels.step_ns(about.direction, *sizes, **how)
-    device = kernels.device(number)
-    known = ways.measured(about, (device["major"], device["minor"]))
+    known = ways.measured(about, number)
     if known is not None:
         step, by_steps = 1e3 * known.persistent_us, 1e3 * known.stepwise_us * about.T
     return ways.persistent_ns(about, plan, step), by_steps

@@ -13,6 +13,7 @@ from functools import lru_cache
 from math import log2
 from typing import NamedTuple
 
+from fastlstm.backends import gpu
 from fastlstm.backends.gpu import timings
 
 
@@ -102,13 +103,16 @@ def _graph_ns(p: Pass) -> float:
     return COSTS.graph_call + 2 * copied / COSTS.memory + p.T * gpu_step_ns(p)
 
 
-def measured(p: Pass, capability: tuple[int, int]) -> timings.MeasuredPass | None:
-    """The nearest measurement of both ways, if there is one within a factor of two."""
+def measured(p: Pass, number: int) -> timings.MeasuredPass | None:
+    """The nearest measurement of both ways on a GPU, if there is one within a factor of two."""
+    if not timings.PASSES:
+        return None
 
     def distance(m: timings.MeasuredPass) -> float:
         return abs(log2(m.H / p.H)) + abs(log2(m.B / p.B))
 
     kind = (p.direction, p.dtype, p.G)
-    alike = [m for m in timings.PASSES.get(capability, ()) if (m.direction, m.dtype, m.G) == kind]
+    table = timings.PASSES.get(gpu.kind(number), ())
+    alike = [m for m in table if (m.direction, m.dtype, m.G) == kind]
     nearest = min(alike, key=distance, default=None)
     return nearest if nearest is not None and distance(nearest) <= _NEAR else None

@@ -33,6 +33,16 @@ def capability(number: int) -> tuple[int, int]:
     return properties.major, properties.minor
 
 
+def kind(number: int) -> tuple[str, int]:
+    """The name of the GPU of that number, and its multiprocessors: the key of measurements.
+
+    A MIG slice has fewer multiprocessors than its whole GPU, and GPUs of one compute capability,
+    such as H100 and H200, differ in memory.
+    """
+    properties = torch.cuda.get_device_properties(number)
+    return properties.name, properties.multi_processor_count
+
+
 def why_not(found: tuple[int, int]) -> str | None:
     """Why no kernels here run on a GPU of that compute capability; None if they do."""
     if torch.version.hip is not None:

@@ -68,6 +68,6 @@ def _nearest(problem: Problem) -> timings.Measured | None:
         sizes = abs(log2(m.H / problem.H)) + abs(log2(m.B / B))
         return sizes + 4 * ((m.L > 1) != (problem.L > 1)) + 4 * (m.G != problem.G)
 
-    table = timings.TABLES.get(gpu.capability(gpu.number(problem)), ())
+    table = timings.TABLES.get(gpu.kind(gpu.number(problem)), ())
     alike = [m for m in table if m.dtype == dtype and m.train == problem.requires_grad]
     return min(alike, key=distance) if alike else None

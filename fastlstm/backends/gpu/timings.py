@@ -1,4 +1,4 @@
-"""Measurements by compute capability of the GPU; no GPU has been measured yet.
+"""Measurements by name and number of multiprocessors of the GPU; none has been measured yet.
 
 ``TABLES`` has the fastest backend of LSTMs without peepholes. Without an entry
 :mod:`fastlstm.backends.gpu.choice` chooses cuDNN where it can. ``PASSES`` has the times of the two
@@ -25,7 +25,8 @@ class Measured(NamedTuple):
     backend: str
 
 
-TABLES: dict[tuple[int, int], tuple[Measured, ...]] = {}
+TABLES: dict[tuple[str, int], tuple[Measured, ...]] = {}
+"""by :func:`fastlstm.backends.gpu.kind`"""
 
 
 class MeasuredPass(NamedTuple):
@@ -40,4 +41,4 @@ class MeasuredPass(NamedTuple):
     stepwise_us: float
 
 
-PASSES: dict[tuple[int, int], tuple[MeasuredPass, ...]] = {}
+PASSES: dict[tuple[str, int], tuple[MeasuredPass, ...]] = {}
