@@ -183,6 +183,38 @@ def test_step_by_step(step_by_step, reverse, layout):
         check_low_precision(case, step_by_step, dtype)
 
 
+def test_rows_and_units_of_a_cell_s_gradient_are_divided_among_many_threads(emulated):
+    """At the paper's size: a block for 16 units, and 4 rows for a thread."""
+    B, H, new = 100, 2048, {"dtype": torch.bfloat16}
+    y, reserve, cx = torch.zeros(1, B, 1, H), torch.rand(1, B, 1, 5 * H, **new), torch.rand(1, B, H)
+    dgates, dhgates = torch.empty(1, B, 1, 4 * H, **new), torch.empty(1, B, 4 * H, **new)
+    dh, dc = torch.rand(1, B, H), torch.rand(1, B, H)
+    launch = recurrence.prepare(cuda.kernels, "backward", y.to(**new), SequenceLayout([False]))
+    cx = cx.to(**new)
+    cuda.kernels.take_launches()
+    cuda.kernels.cell_backward(
+        **launch.arguments,
+        step=0,
+        dy=0,
+        dy_stride=(0, 0, 0),
+        dcells=0,
+        reserve=reserve.data_ptr(),
+        weight_ch=(0, 0),
+        cx=cx.data_ptr(),
+        digates=dgates.data_ptr(),
+        digates_stride=dgates.stride()[:3],
+        dhgates=dhgates.data_ptr(),
+        dh=dh.data_ptr(),
+        dc=dc.data_ptr(),
+        dbias=0,
+        dweight_ch=0,
+    )
+    ((blocks, threads),) = cuda.kernels.take_launches()
+    assert blocks == 128  # of an H100's 132 multiprocessors
+    assert -(-B // (threads * blocks // H)) == 4
+    assert dgates.isfinite().all() and torch.equal(dgates[0, :, 0], dhgates[0])
+
+
 @pytest.mark.parametrize("H, stepwise", [(40, False), (256, False), (40, True)])
 def test_numbers_may_be_2_31_apart(emulated, H, stepwise):
     """Offsets of steps and of groups do not fit into 32 bits: by one block, several, and cells."""

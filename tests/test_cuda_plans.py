@@ -41,12 +41,13 @@ def step_ns(kernels, direction, plan, shape=SHAPE, **costs):
     return kernels.step_ns(direction, *shape, products="tf32x3", plan=plan, costs=costs)
 
 
-def follow(kernels, direction, plan, shape=SHAPE, **changed):
+def follow(kernels, direction, plan, shape=SHAPE, weight_hh=None, **changed):
     """Run one step of one pass by this plan, on arbitrary numbers, with these arguments changed."""
     dtype, B, G, H = shape
     new = {"dtype": getattr(torch, dtype)}
     y, reserve = torch.zeros(1, B, G, H, **new), torch.zeros(1, B, G, 5 * H, **new)
-    hx, weight_hh = torch.zeros(G, B, H, **new), torch.zeros(G, 4 * H, H, **new)
+    hx = torch.zeros(G, B, H, **new)
+    weight_hh = torch.zeros(G, 4 * H, H, **new) if weight_hh is None else weight_hh
     igates, layout = y.repeat(1, 1, 1, 4), SequenceLayout([False] * G)
     call = Call(igates, GroupWeights([], list(weight_hh)), hx, hx, layout)
     launch = recurrence.prepare(kernels, direction, y, layout)
@@ -214,6 +215,38 @@ def test_the_limit_of_shared_memory_is_set_once_and_never_lowered(kernels):
         for plan in candidates[:2]:
             follow(kernels, "forward", plan, shape)
     assert len(sizes) > 1 and kernels.take_limits() == []
+
+
+@pytest.mark.parametrize(
+    "shape, device",
+    [
+        (("bfloat16", 9, 1, 64), {}),  # a single block
+        (("float16", 9, 1, 256), {}),  # several blocks, and as many tiles as are best
+        (("float32", 3, 1, 128), {}),
+        (("bfloat16", 17, 1, 256), {"multiprocessors": 2}),  # weights in shared memory too
+    ],
+)
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_weights_are_loaded_by_copies_of_16_bytes(kernels, direction, shape, device):
+    """Each number of W_hh once for each tile of the batch, and none by the 2 bytes of a number."""
+    dtype, _, G, H = shape
+    weight_hh = torch.zeros(G, 4 * H, H, dtype=getattr(torch, dtype))
+    kernels.pretend(**device)
+    plan = plans(kernels, direction, shape)[0][0]
+    if device:
+        assert plan["shared_steps"] > 0
+    kernels.count_copies(weight_hh.data_ptr(), weight_hh.nbytes)
+    follow(kernels, direction, plan, shape, weight_hh)
+    kernels.pretend()
+    assert kernels.count_copies(0, 0) == plan["tiles"] * weight_hh.nbytes / 16
+
+
+def test_rows_of_weights_that_are_not_aligned_are_not_copied_so(kernels):
+    shape = ("bfloat16", 9, 1, 100)  # 200 bytes a row
+    weight_hh = torch.zeros(1, 400, 100, dtype=torch.bfloat16)
+    kernels.count_copies(weight_hh.data_ptr(), weight_hh.nbytes)
+    follow(kernels, "forward", plans(kernels, "forward", shape)[0][0], shape, weight_hh)
+    assert kernels.count_copies(0, 0) == 0
 
 
 @pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), "much"])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fastlstm.backends.gpu import timings
 from fastlstm_command import COMMANDS
 
 ROOT = Path(__file__).parents[1]
@@ -104,3 +105,32 @@ def test_drawings_are_those_of_their_script():
     for draw in script["DRAWINGS"]:
         file = DOCS / "figures" / f"kernels_{draw.__name__}.svg"
         assert file.read_text() == draw().svg(), file
+
+
+def test_what_a_build_without_a_network_needs_is_named():
+    """pip does not install the requirements of a build with --no-build-isolation."""
+    project = (ROOT / "pyproject.toml").read_text()
+    requires = re.search(r"^requires = \[(.*)\]$", project, re.MULTILINE)[1]
+    packages = re.findall(r'"([\w-]+)', requires)
+    text = (DOCS / "gpu.md").read_text()
+    assert "pip install --no-build-isolation --no-deps -e ." in text
+    named = re.search(r"Without a network the build needs (.*?) to be installed", text, re.DOTALL)[
+        1
+    ]
+    assert sorted(re.split(r", | and ", named.replace("\n", " "))) == sorted(packages)
+    setup = (ROOT / "setup.py").read_text()
+    imported = set(re.findall(r"^(?:import|from) (\w+)", setup, re.MULTILINE))
+    assert imported - set(sys.stdlib_module_names) <= set(packages)
+
+
+def test_kernels_have_not_run_on_a_gpu_until_one_is_measured():
+    """Pages and comments change with the first table of measurements, and not before."""
+    unmeasured = not timings.TABLES and not timings.PASSES
+    for page in (DOCS / "gpu.md", DOCS / "install.md"):
+        assert bool(re.search(r"has run on a\s+GPU yet", page.read_text())) is unmeasured, page
+    files = [*ROOT.glob("csrc/cuda/*.cu*"), *ROOT.glob("kernels/*.py")]
+    texts = {file: re.sub(r"\s*//\s*|\s+", " ", file.read_text()) for file in files}
+    kernels = {f: t for f, t in texts.items() if "__global__" in t or "@triton.jit(" in t}
+    assert len(kernels) >= 9
+    for file, text in kernels.items():
+        assert bool(re.search("(has|have) not yet run on a GPU", text)) is unmeasured, file

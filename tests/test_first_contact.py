@@ -108,6 +108,15 @@ def test_a_command_ends_with_its_children(tmp_path):
     assert not refused["ok"] and "not run" in refused["ended"]
 
 
+def test_cublas_has_the_same_bits_on_every_stream(tmp_path, monkeypatch):
+    """In processes of the watcher, and in tests: cuBLAS promises it with this setting alone."""
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] in (":4096:8", ":16:8")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    code = "import os; print(os.environ['CUBLAS_WORKSPACE_CONFIG'])"
+    assert watcher.start([sys.executable, "-c", code], tmp_path / "output").wait(30) == 0
+    assert (tmp_path / "output").read_text() == ":4096:8\n"
+
+
 def test_a_command_ends_with_a_watcher_that_is_terminated(tmp_path):
     code = "import time; from pathlib import Path; from benchmarks.gpu import watcher\n"
     code += "watcher.stop_all_at_exit()\n"
@@ -146,6 +155,23 @@ def test_the_build_is_for_one_gpu_and_needs_no_network(contact, monkeypatch):
     assert os.environ.pop("FASTLSTM_CUDA_ARCHITECTURES") == "90-real"
 
 
+def test_the_gpu_tests_run_in_four_processes_and_stop_when_they_hang(contact, monkeypatch):
+    """In one, Triton would compile its kernels one after the other, 3 to 5 s each."""
+    run = contact()
+    started = {}
+    monkeypatch.setattr(run, "begin", lambda name, command, box: started.update({name: command}))
+    for installed in (True, False):
+        monkeypatch.setattr(script, "find_spec", lambda name, found=installed: found or None)
+        script._tests(run)
+        words = started["pytest"]
+        assert words[words.index("-m", 2) + 1] == "gpu and not slow"
+        assert ("-n" in words and words[words.index("-n") + 1] == "4") is installed
+        assert ("--timeout=60" in words) is installed
+        files = [word.removeprefix("tests/") for word in words if word.startswith("tests/")]
+        assert files == list(tasks.TESTS) and len(set(files)) == len(files)
+    assert {"compute-sanitizer memcheck", "compute-sanitizer racecheck"} < set(started)
+
+
 def test_without_a_build_nothing_is_tested(contact, monkeypatch):
     run = contact()
     monkeypatch.setattr(script, "_build", lambda run: run.begin("build", ["false"], 30))
@@ -177,11 +203,12 @@ def test_which_errors_lose_the_device(monkeypatch, error, lost):
 
 
 def test_the_tests_are_collected_where_extras_are_missing(tmp_path):
-    """Those that need a GPU run on a machine that has little beside torch."""
+    """Those that need a GPU run on a machine that has little beside torch, and a GPU."""
     hide = "import sys\nfor name in ('av', 'jsonargparse', 'mlxtend', 'skvideo'):\n"
-    (tmp_path / "hide.py").write_text(hide + "    sys.modules[name] = None\n")
+    hide += "    sys.modules[name] = None\nimport torch\ntorch.cuda.is_available = lambda: True\n"
+    (tmp_path / "hide.py").write_text(hide)
     pytest = [sys.executable, "-m", "pytest", "-p", "hide", "-p", "no:cacheprovider"]
-    files = ["tests/test_frame_features.py", "tests/test_gpu.py", "tests/test_gpu_barrier.py"]
+    files = ["tests/test_frame_features.py", *(f"tests/{name}" for name in tasks.TESTS)]
     path = os.pathsep.join([str(tmp_path), str(watcher.ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
         [*pytest, "-m", "gpu", "--collect-only", "-q", "-rs", *files],
@@ -191,7 +218,7 @@ def test_the_tests_are_collected_where_extras_are_missing(tmp_path):
         text=True,
     )
     assert done.returncode == 0, done.stdout
-    assert "test_gpu.py: " in done.stdout and "test_gpu_barrier.py: " in done.stdout
+    assert all(f"{name}: " in done.stdout for name in tasks.TESTS)  # each has some
     assert "without ['av', 'jsonargparse', 'mlxtend', 'skvideo']" in done.stdout
 
 

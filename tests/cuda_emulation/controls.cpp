@@ -20,6 +20,10 @@ void bind_controls(py::module_& module) {
              "The call sites of what a fault is named after, that were reached since last asked.");
   module.def("take_limits", &take_limits,
              "The limits of dynamic shared memory that were set for kernels since last asked.");
+  module.def("take_launches", &take_launches,
+             "The blocks, and the threads of each, of the launches since last asked.");
+  module.def("count_copies", &count_copies, "address"_a, "bytes"_a,
+             "Counts asynchronous copies from this memory from now on; returns the count so far.");
   module.def(
       "pretend",
       [](int major, int minor, int multiprocessors, int shared_memory) {

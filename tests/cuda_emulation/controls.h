@@ -5,7 +5,8 @@
 
 namespace fastlstm::emulation {
 
-// Adds set_schedule, set_fault, take_sites, take_limits and pretend to a module.
+// Adds set_schedule, set_fault, take_sites, take_limits, take_launches, count_copies and pretend to
+// a module.
 void bind_controls(pybind11::module_& module);
 
 }  // namespace fastlstm::emulation

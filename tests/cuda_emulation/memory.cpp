@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
+#include "device.h"
 #include "emulator.h"
 #include "fault.h"
 
@@ -15,6 +17,11 @@ constexpr uint8_t kGuardByte[] = {0xa5, 0xff};  // NaN in float, bfloat16 and fl
 constexpr uint8_t kPoison = 0xff;               // NaN in any type
 constexpr size_t kCopyBytes = 16;
 constexpr int kCompleteEvery = 8;  // a copy that is late completes in one of so many switches
+
+// The memory from which copies are counted, and their number.
+uintptr_t counted_from = 0;
+size_t counted_bytes = 0;
+int64_t counted = 0;
 
 template <class Predicate>
 void complete(Thread& thread, Predicate predicate) {
@@ -72,6 +79,7 @@ void copy_async_16(void* shared, const void* global, const CallSite& site) {
   if (reinterpret_cast<uintptr_t>(global) % kCopyBytes != 0) {
     fail("copy_async_16 at " + site.name() + ": the source is not aligned to 16 bytes");
   }
+  counted += reinterpret_cast<uintptr_t>(global) - counted_from < counted_bytes;
   if (happens_once_in(2)) {
     std::memcpy(shared, global, kCopyBytes);
   } else {
@@ -93,6 +101,12 @@ void wait_copies(int pending, const CallSite& site) {
   Thread& thread = this_thread();
   const int last = thread.groups - pending;
   complete(thread, [&](const Copy& copy) { return copy.group != 0 && copy.group <= last; });
+}
+
+int64_t count_copies(uintptr_t address, size_t bytes) {
+  counted_from = address;
+  counted_bytes = bytes;
+  return std::exchange(counted, 0);
 }
 
 void complete_some_copies(Thread& thread) {

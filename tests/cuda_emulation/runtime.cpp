@@ -13,7 +13,8 @@ constexpr size_t kSharedByDefault = 48 << 10;  // more must be allowed for a ker
 
 cudaError_t last_error = cudaSuccess;
 std::map<const void*, size_t> allowed_shared;
-std::vector<int> limits;  // that were set since take_limits was called
+std::vector<int> limits;                            // that were set since take_limits was called
+std::vector<std::pair<size_t, unsigned>> launches;  // since take_launches was called
 
 cudaError_t note(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
@@ -101,6 +102,8 @@ cudaError_t allow_shared(const void* kernel, cudaFuncAttribute, int value) {
 
 std::vector<int> take_limits() { return std::exchange(limits, {}); }
 
+std::vector<std::pair<size_t, unsigned>> take_launches() { return std::exchange(launches, {}); }
+
 cudaError_t launch_if_allowed(const cudaLaunchConfig_t& config, const void* kernel,
                               std::function<void()> body) {
   bool cooperative = false;
@@ -118,6 +121,7 @@ cudaError_t launch_if_allowed(const cudaLaunchConfig_t& config, const void* kern
   if (cooperative && blocks > static_cast<size_t>(pretended_device.multiprocessors)) {
     return note(cudaErrorCooperativeLaunchTooLarge);
   }
+  launches.emplace_back(blocks, config.blockDim.x);
   const auto size = [](const dim3& from) { return uint3{from.x, from.y, from.z}; };
   launch({size(config.gridDim), size(config.blockDim), config.dynamicSmemBytes, cooperative,
           std::move(body)});

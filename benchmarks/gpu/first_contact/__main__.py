@@ -121,7 +121,7 @@ def _tests(contact: Contact) -> list[watcher.Command | None]:
     """Start the tests that need a GPU, and compute-sanitizer's tools on small calls."""
     # A line for each test as it ends: the last lines are lost if all of them are stopped. Twice,
     # as pyproject.toml has a -q.
-    pytest = [sys.executable, "-m", "pytest", "-m", "gpu", "-vv", "--tb=line"]
+    pytest = [sys.executable, "-m", "pytest", "-m", "gpu and not slow", "-vv", "--tb=line"]
     pytest += ["-p", "no:cacheprovider", "--continue-on-collection-errors"]
     pytest += ["-n", "4"] if find_spec("xdist") else []  # Triton compiles 3 to 5 s a kernel
     if find_spec("pytest_timeout"):  # a thread's, as a call of the driver heeds no signal

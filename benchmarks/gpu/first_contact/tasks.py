@@ -9,15 +9,16 @@ CHECKS, TIMES = "benchmarks.gpu.first_contact.checks", "benchmarks.gpu.first_con
 PLANTED = "benchmarks.gpu.planted"
 # What compute-sanitizer runs, which is slow: the fewest units with several blocks in each dtype.
 SANITIZED = ((160, 3), (256, 9))
-# The tests that need a GPU; no other file has one, and these need no extra but "test".
+# Files with tests of kernels that run on a GPU, those first that nothing else can show. Other files
+# have some too, of the layers above the kernels.
 TESTS = (
     "test_gpu.py",
     "test_gpu_barrier.py",
-    "test_gpu_barrier.py",
     "test_sequence.py",
     "test_lengths_and_resets.py",
-    "test_cuda.py",
     "test_triton.py",
+    "test_option_gpu.py",
+    "test_layer_norm_gpu.py",
 )
 
 
