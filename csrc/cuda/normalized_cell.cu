@@ -6,7 +6,7 @@
 // that only sums are exchanged. Numbers that are read again come from L1; those that are computed
 // in one phase and read in the next are in shared memory, two for each unit.
 //
-// Compiled for sm_80 and sm_90, and run under emulation on a CPU. They have not yet run on
+// Compiled for sm_80, sm_90 and sm_100, and run under emulation on a CPU. They have not yet run on
 // a GPU.
 #include "cuda/cell.cuh"
 #include "cuda/normalized.h"
