@@ -106,7 +106,7 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
         multiply_on_tiles<S>(size, vectors, from, data, ahead, depth, c, add);
       } else {
         // Each block prefetches its share of the next strip. If the first one prefetched all of it,
-        // memory could not keep up: 12 MB of weights took 4% longer on Zen 1.
+        // memory could not keep up: 25 MB of weights took 3 to 4% longer on Zen 1.
         const int64_t fetched = runs * first / count, end = runs * (first + size) / count;
         Ahead<S> ahead;
         if (next) ahead = {next + fetched * kRun * vectors * kLanes<S>, end - fetched};
