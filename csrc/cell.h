@@ -1,9 +1,9 @@
 // One step of the LSTM cell, forward and backward, for any arithmetic.
 //
 // `Math` has a type `Value`, a vector on a CPU or a scalar on a GPU, the functions `sigmoid` and
-// `tanh` of it, and `activate`, which applies them to several: tanh to the last one. Nothing here
-// reads or writes memory. The equations are those of fastlstm/backends/reference.py. c' is the cell
-// state of the step before; the peepholes of the gates i and f read c', that of o reads the new c.
+// `tanh` of it, and `activate`, which applies them to (i, f, g) or (o, c). Nothing here reads or
+// writes memory. The equations are those of fastlstm/backends/reference.py. c' is the cell state of
+// the step before; the peepholes of the gates i and f read c', that of o reads the new c.
 #pragma once
 
 #if defined(__CUDACC__)
@@ -33,9 +33,7 @@ FASTLSTM_INLINE Value next_cell(Gates<Value>& gates, const Peepholes<Value>& wei
     gates.i += weight.i * c_prev;
     gates.f += weight.f * c_prev;
   }
-  Value x[] = {gates.i, gates.f, gates.g};
-  Math::activate(x);
-  gates.i = x[0], gates.f = x[1], gates.g = x[2];
+  Math::activate(gates.i, gates.f, gates.g);
   return gates.f * c_prev + gates.i * gates.g;
 }
 
@@ -43,10 +41,8 @@ FASTLSTM_INLINE Value next_cell(Gates<Value>& gates, const Peepholes<Value>& wei
 template <class Math, bool kPeepholes, class Value = typename Math::Value>
 FASTLSTM_INLINE Value cell_output(Gates<Value>& gates, const Peepholes<Value>& weight, Value c) {
   if constexpr (kPeepholes) gates.o += weight.o * c;
-  Value x[] = {gates.o, c};
-  Math::activate(x);
-  gates.o = x[0];
-  return gates.o * x[1];
+  Math::activate(gates.o, c);
+  return gates.o * c;
 }
 
 // Turns `gates` from pre-activations into activations and `c` from c' into c; returns h.

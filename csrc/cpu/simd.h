@@ -258,20 +258,23 @@ struct Simd {
 #endif
   }
 
-  // The last of x becomes its tanh, the others become their sigmoids.
-  template <int kCount>
-  static FASTLSTM_INLINE void activate(Value (&x)[kCount]) {
+  // i, f and o become their sigmoids, g and c their tanh.
+  static FASTLSTM_INLINE void activate(Value& i, Value& f, Value& g) {
     if constexpr (kScales) {
-#pragma GCC unroll 4
-      for (int i = 0; i + 1 < kCount; ++i) x[i] = sigmoid(x[i]);
-      x[kCount - 1] = tanh(x[kCount - 1]);
+      i = sigmoid(i), f = sigmoid(f), g = tanh(g);
     } else {
-#pragma GCC unroll 4
-      for (int i = 0; i < kCount; ++i) x[i] = i + 1 < kCount ? -x[i] : x[i] + x[i];
+      Value x[] = {-i, -f, g + g};
       half_expm1(x);
-#pragma GCC unroll 4
-      for (int i = 0; i + 1 < kCount; ++i) x[i] = 1 / twice(x[i] + 1);
-      x[kCount - 1] = x[kCount - 1] / (x[kCount - 1] + 1);
+      i = 1 / twice(x[0] + 1), f = 1 / twice(x[1] + 1), g = x[2] / (x[2] + 1);
+    }
+  }
+  static FASTLSTM_INLINE void activate(Value& o, Value& c) {
+    if constexpr (kScales) {
+      o = sigmoid(o), c = tanh(c);
+    } else {
+      Value x[] = {-o, c + c};
+      half_expm1(x);
+      o = 1 / twice(x[0] + 1), c = x[1] / (x[1] + 1);
     }
   }
 

@@ -39,14 +39,17 @@ __device__ __forceinline__ Four<Stored> four(float a, float b, float c, float d)
   return result;
 }
 
-// activate of cell.h's Math.
-template <class Math>
+// The functions of cell.h's Math that apply several activations.
+template <class Math, class Value>
 struct Activations {
-  template <int kCount, class Value>
-  __device__ __forceinline__ static void activate(Value (&x)[kCount]) {
-#pragma unroll
-    for (int i = 0; i + 1 < kCount; ++i) x[i] = Math::sigmoid(x[i]);
-    x[kCount - 1] = Math::tanh(x[kCount - 1]);
+  __device__ __forceinline__ static void activate(Value& i, Value& f, Value& g) {
+    i = Math::sigmoid(i);
+    f = Math::sigmoid(f);
+    g = Math::tanh(g);
+  }
+  __device__ __forceinline__ static void activate(Value& o, Value& c) {
+    o = Math::sigmoid(o);
+    c = Math::tanh(c);
   }
 };
 
@@ -55,7 +58,7 @@ template <class Value_>
 struct GateMath;
 
 template <>
-struct GateMath<float> : Activations<GateMath<float>> {
+struct GateMath<float> : Activations<GateMath<float>, float> {
   using Value = float;
   __device__ __forceinline__ static float sigmoid(float x) {
     return __fdividef(1.0f, 1.0f + __expf(-x));
@@ -64,7 +67,7 @@ struct GateMath<float> : Activations<GateMath<float>> {
 };
 
 template <>
-struct GateMath<double> : Activations<GateMath<double>> {
+struct GateMath<double> : Activations<GateMath<double>, double> {
   using Value = double;
   __device__ __forceinline__ static double sigmoid(double x) { return 1 / (1 + ::exp(-x)); }
   __device__ __forceinline__ static double tanh(double x) { return ::tanh(x); }
