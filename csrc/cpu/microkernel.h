@@ -38,10 +38,10 @@ struct RowsApart {
   int64_t at = 0;
 };
 
-// Rows that were packed: word r of row 0 is followed by that of row 1 after kApart words, and by
-// word r + 1 after kStep. Between two runs of kRun words kGap more lie. One pointer serves all
-// rows, so the loop has the registers for its addresses: on Zen 1 it is 1% faster with a depth of
-// 256 and 2% with 128.
+// Rows that were packed: a word of one row lies kApart words before that of the next row, and kStep
+// words before the next word of its row. After each run of kRun words kGap more are skipped. One
+// pointer serves all rows, so the loop has enough registers for addresses: on Zen 1 it is 1% faster
+// with a depth of 256, and 2% with 128.
 template <class S, int kApart, int kStep, int kGap>
 struct RowsTogether {
   FASTLSTM_INLINE explicit RowsTogether(const Word<S>* rows) : at(rows) {}
