@@ -88,7 +88,6 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
     const Word<S>* data = begin + strips.first * vectors * kLanes<S>;
     const bool last = strip + 1 == num_strips;
     const Word<S>* next = last ? strips.next : begin + strips.stride;
-    const int64_t runs = words_of<S>(depth) / kRun;
     for_each_block<S>(count, [&](int64_t first, int size) {
       const Word<S>* block = blocks + first * block_words<S>(depth);
       const S* rows[kMaxRows<S>];
@@ -107,6 +106,7 @@ FASTLSTM_INLINE void multiply_strips(const Strips<S>& strips, int num_strips, in
       } else {
         // Each block prefetches its share of the next strip. If the first one prefetched all of it,
         // memory could not keep up: 25 MB of weights took 3 to 4% longer on Zen 1.
+        const int64_t runs = words_of<S>(depth) / kRun;
         const int64_t fetched = runs * first / count, end = runs * (first + size) / count;
         Ahead<S> ahead;
         if (next) ahead = {next + fetched * kRun * vectors * kLanes<S>, end - fetched};
