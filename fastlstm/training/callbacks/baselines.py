@@ -117,7 +117,8 @@ class Baselines(Callback):
             ("mean_frame", self.errors.mean_frame_error(future)),
             ("copy_last", self.errors.copy_last_error(frames, future)),
         ):
-            module.log(f"{stage}/{name}", error, batch_size=frames.shape[1], on_epoch=True)
+            videos = frames.shape[1]
+            module.log(f"{stage}/{name}", error, batch_size=videos, on_epoch=True, sync_dist=True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: Any) -> None:
         self._fit(trainer, pl_module)

@@ -279,7 +279,7 @@ class RunCommand(LightningCLI, ABC):
         errors = trainer.test(
             self.model, datamodule=self.datamodule, ckpt_path=tested, verbose=False
         )
-        if errors:  # empty with --trainer.limit_test_batches 0
+        if errors and trainer.is_global_zero:  # empty with --trainer.limit_test_batches 0
             print("\n".join(self._summary(steps, errors[0], tested)))
         if saved:
             print("\n".join(saved))

@@ -85,4 +85,5 @@ class ClassificationTask(FrameTask):
                 value,
                 batch_size=len(batch.labels),
                 prog_bar=stage == "val" and name == "accuracy",
+                sync_dist=True,
             )

@@ -142,4 +142,5 @@ class VideoTask(FrameTask):
                     value,
                     batch_size=batch.frames.shape[1],
                     prog_bar=prog_bar and name in ("total", "error"),
+                    sync_dist=stage != "train",
                 )
