@@ -12,7 +12,7 @@ from fastlstm import CompositeLSTM, LSTMClassifier
 from fastlstm.experiments.features import features_of
 from fastlstm.models.basis import FrameBasis
 from fastlstm.training import SmoothImageWeights, VideoTask
-from fastlstm.training.callbacks.initialization import smooth_coefficients
+from fastlstm.training.callbacks.initialization import smooth_over_image
 
 
 def test_a_classifier_starts_from_the_folded_encoder():
@@ -32,16 +32,17 @@ def test_features_are_those_of_pixels():
     assert all(torch.equal(found[name], expected[name]) for name in found)
 
 
-def test_smooth_coefficients_are_a_gaussian_blur():
-    """Of the coefficients of one point, within an image so large that its edges are far."""
+@pytest.mark.parametrize("with_basis", [True, False])
+def test_smoothing_is_a_gaussian_blur_that_keeps_the_spread(with_basis):
+    """Of one point, within an image so large that its edges are far."""
     side, sigma = 32, 2.0
     basis = FrameBasis((side, side), side).double()
     point = torch.zeros(side, side, dtype=torch.float64)
     point[15, 15] = 1
-    weight = basis.coefficients(point.flatten()).unsqueeze(0)
-    blurred = smooth_coefficients(weight, basis, sigma)
+    weight = (basis.coefficients(point.flatten()) if with_basis else point.flatten()).unsqueeze(0)
+    blurred = smooth_over_image(weight, basis if with_basis else None, sigma)
     torch.testing.assert_close(blurred.std(), weight.std())
-    image = basis.pixels(blurred).view(side, side)
+    image = (basis.pixels(blurred) if with_basis else blurred).view(side, side)
     for y, x in ((15, 16), (13, 15), (18, 17)):
         expected = math.exp(-0.5 * ((y - 15) ** 2 + (x - 15) ** 2) / sigma**2)
         assert float(image[y, x] / image[15, 15]) == pytest.approx(expected, rel=1e-3)
@@ -56,9 +57,9 @@ def test_the_callback_blurs_in_the_basis_and_scales_decoders_alone():
         expected = before.get_parameter(name)
         if name.endswith("weight_ih_l0"):
             gain = 0.5 if name.startswith("encoder") else 0.05
-            expected = gain * smooth_coefficients(expected, basis, 2.0)
+            expected = gain * smooth_over_image(expected, basis, 2.0)
         elif name.endswith("readout.weight"):
-            expected = smooth_coefficients(expected.T, basis, 1.0).T
+            expected = smooth_over_image(expected.T, basis, 1.0).T
         torch.testing.assert_close(weight, expected)
 
 

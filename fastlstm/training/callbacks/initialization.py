@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor, nn
 
@@ -12,47 +11,28 @@ from fastlstm.models.basis import FrameBasis, cosines
 from fastlstm.models.encoder_decoder import Decoder
 
 
-def smooth_over_image(weight: Tensor, sigma: float) -> Tensor:
-    """Return a weight whose rows, seen as square images, are blurred by a Gaussian.
-
-    Args:
-        weight: (N, side * side).
-        sigma: standard deviation of the Gaussian in pixels; the image wraps around at its edges.
-
-    Returns:
-        (N, side * side), scaled to the standard deviation of ``weight``.
-
-    Raises:
-        ValueError: rows are not square images, or sigma is not above 0.
-    """
-    if sigma <= 0:
-        raise ValueError(f"sigma: expected a number above 0, got {sigma}")
-    side = round(weight.shape[1] ** 0.5)
-    if side * side != weight.shape[1]:
-        raise ValueError(f"weight: expected rows of square images, got size {weight.shape[1]}")
-    reach = min(round(3 * sigma), side)
-    offsets = torch.arange(-reach, reach + 1, device=weight.device, dtype=weight.dtype)
-    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
-    images = F.pad(weight.reshape(-1, 1, side, side), (reach,) * 4, mode="circular")
-    images = F.conv2d(F.conv2d(images, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-    blurred = images.reshape(weight.shape)
-    return blurred * (weight.std() / blurred.std())
-
-
-def smooth_coefficients(weight: Tensor, basis: FrameBasis, sigma: float) -> Tensor:
-    """Return a weight whose rows, seen as images in a basis, are blurred by a Gaussian.
+def smooth_over_image(weight: Tensor, basis: FrameBasis | None, sigma: float) -> Tensor:
+    """Return a weight whose rows, seen as images, are blurred by a Gaussian.
 
     The blur is a factor exp(-(pi k sigma / side)**2 / 2) on the frequency k along a side. Images
     are mirrored at their edges.
 
     Args:
-        weight: (N, the basis's ``num_coefficients``).
-        basis: the basis.
+        weight: (N, I), or (N, the basis's ``num_coefficients``).
+        basis: the basis of the images; None: they are square images of pixels.
         sigma: standard deviation of the Gaussian in pixels.
 
     Returns:
         A weight of the same size, scaled to the standard deviation of ``weight``.
+
+    Raises:
+        ValueError: rows without a basis are not square images.
     """
+    if basis is None:
+        side = math.isqrt(weight.shape[1])
+        if side * side != weight.shape[1]:
+            raise ValueError(f"weight: expected rows of square images, got size {weight.shape[1]}")
+        basis = FrameBasis((side, side), side)  # with all frequencies: the pixels themselves
     transform = cosines(basis.size, basis.size).to(weight)
     k = torch.arange(basis.size, device=weight.device, dtype=weight.dtype)
 
@@ -130,15 +110,9 @@ class SmoothImageWeights(Callback):
             basis = getattr(module, "basis", None)
             if name.endswith("weight_ih_l0"):
                 if self.input_sigma:
-                    weight.copy_(_blurred(weight, basis, self.input_sigma))
+                    weight.copy_(smooth_over_image(weight, basis, self.input_sigma))
                 weight.mul_(self.input_gain)
                 if isinstance(module, Decoder):
                     weight.mul_(self.decoder_gain)
             elif name.endswith("readout.weight") and self.output_sigma:
-                weight.copy_(_blurred(weight.T, basis, self.output_sigma).T)
-
-
-def _blurred(weight: Tensor, basis: FrameBasis | None, sigma: float) -> Tensor:
-    if basis is None:
-        return smooth_over_image(weight, sigma)
-    return smooth_coefficients(weight, basis, sigma)
+                weight.copy_(smooth_over_image(weight.T, basis, self.output_sigma).T)
