@@ -107,7 +107,12 @@ def test_fit_saves_in_shards_and_resumes_by_itself(tmp_path, sharded):
     checkpoints = tmp_path / "run" / "checkpoints"
     assert read_checkpoint(checkpoints / "last.ckpt")["global_step"] == 4
     assert (checkpoints / "best.ckpt").is_symlink()
-    CompositeLSTM.load(checkpoints / "model.safetensors")
+    expected = CompositeLSTM.load(checkpoints / "model.safetensors").state_dict()
+    found = CompositeLSTM.load(checkpoints / "best.ckpt").state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    with pytest.raises(FileNotFoundError, match="path: expected a safetensors file, got"):
+        CompositeLSTM.load(checkpoints)
     main([*words, "--trainer.devices", "1", "--trainer.max_steps", "6"])
     assert read_checkpoint(checkpoints / "last.ckpt")["global_step"] == 6
 

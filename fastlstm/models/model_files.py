@@ -36,7 +36,11 @@ def current_names(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_checkpoint(path: str | os.PathLike[str]) -> bool:
-    """Return whether a file begins as those of torch.save do, which are zip files."""
+    """Return whether a path has a checkpoint: a zip file, as torch.save writes, or shards."""
+    if os.path.isdir(path):
+        from fastlstm.sharded_checkpoint import REST  # imports half a second of torch
+
+        return os.path.isfile(os.path.join(path, REST))
     with open(path, "rb") as file:
         return file.read(4) == b"PK\x03\x04"
 
@@ -67,7 +71,7 @@ def read(path: str | os.PathLike[str], argument: str, wanted: str) -> ModelFile:
     """Read a safetensors file of :func:`write`, or a checkpoint of a run; its bytes decide which.
 
     Args:
-        path: the file.
+        path: the file, or a folder that ``DDPWithShardedCheckpoints`` wrote.
         argument: the name of the caller's argument, for errors.
         wanted: the class that the caller expects, for errors.
 
@@ -76,9 +80,10 @@ def read(path: str | os.PathLike[str], argument: str, wanted: str) -> ModelFile:
         FileNotFoundError: there is no such file.
         ValueError: it is damaged, or holds no model of this library.
     """
-    if not Path(path).is_file():
+    in_checkpoint = os.path.exists(path) and is_checkpoint(path)
+    if not (in_checkpoint or os.path.isfile(path)):
         raise FileNotFoundError(f"{argument}: expected a safetensors file, got {os.fspath(path)!r}")
-    if is_checkpoint(path):
+    if in_checkpoint:
         return _from_checkpoint(path, argument)
     safetensors = _safetensors()
     try:

@@ -58,7 +58,7 @@ class SavedModel(nn.Module):
         0.1 have no ``dropout``, ``readout_bias`` and ``backend``: the model has their defaults.
 
         Args:
-            path: the file.
+            path: the file. A checkpoint may be a folder that ``DDPWithShardedCheckpoints`` wrote.
 
         Returns:
             The model, on the CPU, of the class that was saved: ``cls`` or a subclass.
