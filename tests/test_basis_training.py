@@ -98,7 +98,7 @@ def test_a_run_goes_on_from_a_checkpoint_that_is_older_than_bases(tmp_path):
     t.save_checkpoint(tmp_path / "a.ckpt")
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     for name in ("basis", "basis_size", "frame_shape"):
-        del checkpoint["video_model"][name]
+        del checkpoint["model_config"][name]
     torch.save(checkpoint, tmp_path / "a.ckpt")
     t = trainer(tmp_path, max_steps=1, limit_val_batches=0)
     t.fit(VideoTask(tiny_model()), datamodule=tiny_data(), ckpt_path=tmp_path / "a.ckpt")

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from fastlstm import ByteLSTM
+from fastlstm import ByteLSTM, VideoLSTM
 
 OPTIONS = [{}, {"bias": False}, {"proj_size": 3}, {"learn_initial_state": True}]
 
@@ -40,3 +40,15 @@ def test_a_bidirectional_model_is_refused():
     with pytest.raises(ValueError, match="bidirectional: expected False"):
         ByteLSTM(6, bidirectional=True)
     assert ByteLSTM(6, bidirectional=False).config == ByteLSTM(6).config
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_saved_and_loaded_it_is_the_same(tmp_path, options):
+    model = ByteLSTM(6, 2, 4, 0.1, dtype=torch.float64, **options)
+    model.save(tmp_path / "model.safetensors")
+    found = ByteLSTM.load(tmp_path / "model.safetensors")
+    assert found.config == model.config
+    for name, value in model.state_dict().items():
+        assert torch.equal(found.state_dict()[name], value), name
+    with pytest.raises(ValueError, match="path: expected a VideoLSTM, got a ByteLSTM"):
+        VideoLSTM.load(tmp_path / "model.safetensors")

@@ -250,7 +250,7 @@ def test_an_encoder_that_is_damaged_is_named(tmp_path):
             ClassificationTask(LSTMClassifier(900, 6, 3)),
             "class='LSTMClassifier' as configured",
         ),
-        (SequenceTask(ByteLSTM(6)), "'class': 'ByteLSTM', .* as configured, got "),
+        (SequenceTask(ByteLSTM(6)), "class='ByteLSTM' as configured, got "),
     ],
     ids=["sizes", "task", "sequences"],
 )

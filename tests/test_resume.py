@@ -170,7 +170,8 @@ def test_a_checkpoint_of_another_model_is_one_error(tmp_path, other, says):
             VideoTask(other), datamodule=tiny_data(), ckpt_path=tmp_path / "a.ckpt"
         )
     # how a run runs, and where it started, makes no difference to the weights
-    same = VideoTask(tiny_model(backend="reference", readout_bias=-3.0))
+    options = {"backend": "reference", "readout_bias": -3.0, "checkpoint_every": 2}
+    same = VideoTask(tiny_model(**options))
     trainer(tmp_path, limit_val_batches=0).fit(
         same, datamodule=tiny_data(), ckpt_path=tmp_path / "a.ckpt"
     )

@@ -10,6 +10,7 @@ from language_example import LanguageCommand, read_curve
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from tiny_training import run_settings
 
+from fastlstm import ByteLSTM
 from fastlstm.cli import main
 from fastlstm.experiments import runs
 from fastlstm.training.run_folder import remove, results, run_files
@@ -268,9 +269,13 @@ def test_language_shows_the_curve_of_its_own_run(tmp_path):
     assert curve[:, 0].tolist() == [0, 1, 2]
     assert [path.name for path in results(tmp_path / "run")] == [
         "last.ckpt",
+        "model.safetensors",
         "report.png",
         "metrics.csv",
     ]
+    checkpoints = tmp_path / "run" / "checkpoints"
+    found = [ByteLSTM.load(checkpoints / name) for name in ("last.ckpt", "model.safetensors")]
+    assert found[0].sample(b"12 ", 20) == found[1].sample(b"12 ", 20)
 
 
 def test_a_curve_ends_where_the_run_that_goes_on_does(tmp_path):

@@ -123,12 +123,12 @@ def test_checkpoints_that_make_no_model_are_one_sentence(checkpoints, tmp_path):
         assert said.startswith("path: expected ") and str(path) in said and reason in said, said
         assert "\n" not in said
 
-    refused("did not record the class and the arguments of the model", video_model=None)
-    refused("did not record the class", video_model={"hidden_size": 4})
-    refused("it is of a ByteLSTM", video_model=None, sequence_model={"class": "ByteLSTM"})
-    refused("got a Nonsense in", video_model={**whole["video_model"], "class": "Nonsense"})
+    refused("did not record the class and the arguments of the model", model_config=None)
+    refused("did not record the class", model_config={"hidden_size": 4})
+    refused("expected a VideoLSTM, got a ByteLSTM in", model_config={"class": "ByteLSTM"})
+    refused("got a Nonsense in", model_config={**whole["model_config"], "class": "Nonsense"})
     refused("expected weights and a configuration that fit", state_dict={})
-    refused("fit", video_model={**whole["video_model"], "hidden_size": 9})
+    refused("fit", model_config={**whole["model_config"], "hidden_size": 9})
     AtomicCheckpointIO().save_checkpoint(checkpoint(3, {"w": torch.zeros(2)}), path)  # foreign
     with pytest.raises(ValueError, match="did not record the class"):
         VideoLSTM.load(path)
@@ -145,7 +145,7 @@ def test_a_checkpoint_of_version_0_1_is_loaded_with_the_defaults_it_lacks(tmp_pa
     t.fit(VideoTask(model), datamodule=tiny_data())
     t.save_checkpoint(path)
     old = torch.load(path, weights_only=True)
-    names = old["video_model"]
+    names = old["video_model"] = old.pop("model_config")
     names["frames"] = names.pop("frame_type")
     for name in ("backend", "readout_bias"):
         del names[name]

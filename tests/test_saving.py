@@ -127,7 +127,7 @@ def test_a_run_goes_on_from_a_checkpoint_of_version_0_1(tmp_path):
     t.fit(VideoTask(model), datamodule=tiny_data())
     t.save_checkpoint(path)
     checkpoint = torch.load(path, weights_only=True)
-    names = checkpoint["video_model"]
+    names = checkpoint["video_model"] = checkpoint.pop("model_config")
     names["frames"] = names.pop("frame_type")
     torch.save(checkpoint, path)
     resumed = tiny_model()

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastlstm.models.saving import SavedModel
 from fastlstm.nn.lstm import LSTM
 
 _BYTES = 256
@@ -15,7 +16,7 @@ State = tuple[Tensor, Tensor]
 """(h, c) of every layer, (L, B, P) and (L, B, H); P is H unless there is a projection."""
 
 
-class ByteLSTM(nn.Module):
+class ByteLSTM(SavedModel):
     """A language model of bytes: an embedding, LSTM layers, and a softmax over the next byte.
 
     A text prediction network like those of Graves, "Generating Sequences With Recurrent Neural
@@ -84,6 +85,12 @@ class ByteLSTM(nn.Module):
             "embedding_size": embedding_size,
             "dropout": dropout,
             "peephole": peephole,
+            "bias": bias,
+            "batch_first": batch_first,
+            "proj_size": proj_size,
+            "learn_initial_state": learn_initial_state,
+            "backend": backend,
+            "checkpoint_every": checkpoint_every,
         }
         self.embedding = nn.Embedding(_BYTES, embedding_size, device=device, dtype=dtype)
         self.lstm = LSTM(

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastlstm.files import read_checkpoint, written_whole
 
@@ -19,6 +19,7 @@ _KEY = "fastlstm"
 _CHECKSUM = "crc32"  # the oldest files have none
 _RENAMED = {"frames": "frame_type"}  # arguments of version 0.1
 _PREFIX = "model."  # of the model's weights in a checkpoint: the task holds the model as `model`
+_ENTRIES = ("model_config", "video_model", "sequence_model")  # the last two: of older checkpoints
 _EXPECTED = "expected a whole safetensors file"
 
 
@@ -127,32 +128,39 @@ def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     }
 
 
+def description(model: nn.Module) -> dict[str, Any]:
+    """Return the entry of a run's checkpoint that has a model's class and, if known, arguments."""
+    return {_ENTRIES[0]: {"class": type(model).__name__, **getattr(model, "config", {})}}
+
+
+def described(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the "class" and the arguments of the model in a run's checkpoint; {} if not known."""
+    found = [checkpoint[entry] for entry in _ENTRIES if isinstance(checkpoint.get(entry), dict)]
+    return current_names(found[0]) if found else {}
+
+
 def as_checkpoint(model: ModelFile) -> dict[str, Any]:
     """Return the entries that a run's checkpoint has for its model."""
     return {
         "state_dict": {f"{_PREFIX}{name}": value for name, value in model.tensors.items()},
-        "video_model": {"class": model.class_name, **model.arguments},
+        _ENTRIES[0]: {"class": model.class_name, **model.arguments},
     }
 
 
 def _from_checkpoint(path: str | os.PathLike[str], argument: str) -> ModelFile:
     try:
         checkpoint = read_checkpoint(Path(path))
-        arguments = checkpoint.get("video_model")
-        if not isinstance(arguments, dict) or "class" not in arguments:
-            other = checkpoint.get("sequence_model")
+        arguments = described(checkpoint)
+        if "class" not in arguments:
             raise ValueError(
-                f"it is of a {other['class']}, which is no video model or classifier"
-                if isinstance(other, dict) and "class" in other
-                else "its run did not record the class and the arguments of the model; make the"
-                " model, and load the entry 'state_dict' of the file into it"
+                "its run did not record the class and the arguments of the model; make the model,"
+                " and load the entry 'state_dict' of the file into it"
             )
         weights = weights_of(checkpoint)
     except ValueError as error:
         raise ValueError(
             f"{argument}: {_EXPECTED} or checkpoint of a run, got {os.fspath(path)!r}: {error}"
         ) from error.__cause__
-    arguments = current_names(arguments)
     return ModelFile(arguments.pop("class"), arguments, weights)
 
 

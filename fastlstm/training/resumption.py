@@ -5,7 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import nn
 
+from fastlstm.models.basis import PIXELS
+from fastlstm.models.model_files import described, description
+
+_NOT_OF_WEIGHTS = ("backend", "checkpoint_every", "dropout", "readout_bias")
 _OF_ROWS = ("batch_size", "number of processes")
 
 
@@ -39,7 +44,28 @@ def _rows(options: Mapping[str, Any]) -> int | None:
     return math.prod(options[name] for name in _OF_ROWS)
 
 
-def checkpoint_name(module: LightningModule) -> str:
+def check_model(module: LightningModule, model: nn.Module, checkpoint: Mapping[str, Any]) -> None:
+    """Compare a task's model with that of a checkpoint, before the weights are loaded.
+
+    Weights that do not fit would raise a long list of shapes. Arguments that older checkpoints do
+    not have are not compared.
+
+    Raises:
+        ValueError: the class differs, or an argument on which the weights depend.
+    """
+    (expected,) = description(model).values()
+    # Checkpoints that are older than bases are of models that read and emit pixels.
+    received = PIXELS | described(checkpoint)
+    for name, value in expected.items():
+        got = received.get(name, None if name == "class" else value)
+        if got != value and name not in _NOT_OF_WEIGHTS:
+            raise ValueError(
+                f"ckpt_path: expected a checkpoint of {name}={value!r} as configured, got"
+                f" {name}={got!r} in {_checkpoint_name(module)}"
+            )
+
+
+def _checkpoint_name(module: LightningModule) -> str:
     """Return the path of the checkpoint that a module is being loaded from, for error messages."""
     trainer = module._trainer
     return str(trainer.ckpt_path) if trainer is not None else "a checkpoint"

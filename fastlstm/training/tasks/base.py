@@ -9,13 +9,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from fastlstm.models.basis import PIXELS
-from fastlstm.models.model_files import current_names
+from fastlstm.models.model_files import description
 from fastlstm.training.precision import widen
-from fastlstm.training.resumption import changes, checkpoint_name, trainer_options
+from fastlstm.training.resumption import changes, check_model, trainer_options
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
-
-_NOT_OF_WEIGHTS = ("backend", "readout_bias", "dropout")
 
 
 def floats(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -84,22 +81,12 @@ class FrameTask(LightningModule):
         return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        config: dict[str, Any] = self.model.config  # type: ignore[assignment]
-        # whole, so that SavedModel.load can make the model; resuming compares _architecture alone
-        checkpoint["video_model"] = {"class": type(self.model).__name__, **config}
+        checkpoint |= description(self.model)
         checkpoint["video_data"] = self._data()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         widen(self)
-        # Compared before weights are loaded, which would raise a long list of shapes instead.
-        # Older checkpoints have no basis: their models read and emit pixels.
-        received = PIXELS | current_names(checkpoint.get("video_model", {}))
-        for name, expected in self._architecture().items():
-            if received.get(name) != expected:
-                raise ValueError(
-                    f"ckpt_path: expected a checkpoint of {name}={expected!r} as configured,"
-                    f" got {name}={received.get(name)!r} in {checkpoint_name(self)}"
-                )
+        check_model(self, self.model, checkpoint)
         if self._trainer is not None and self.trainer.training:
             changed = changes(checkpoint.get("video_data", {}), self._data())
             if changed:
@@ -110,9 +97,3 @@ class FrameTask(LightningModule):
         data: Any = getattr(self.trainer, "datamodule", None)
         options = data.training_options() if hasattr(data, "training_options") else {}
         return trainer_options(self.trainer) | {"class": type(data).__name__, **options}
-
-    def _architecture(self) -> dict[str, Any]:
-        """Return the model's class and the arguments that decide which weights fit it."""
-        config: dict[str, Any] = self.model.config  # type: ignore[assignment]
-        fixed = {name: value for name, value in config.items() if name not in _NOT_OF_WEIGHTS}
-        return {"class": type(self.model).__name__, **fixed}

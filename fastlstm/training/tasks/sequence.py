@@ -11,8 +11,9 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from fastlstm.models.model_files import description
 from fastlstm.training.precision import widen
-from fastlstm.training.resumption import changes, checkpoint_name, trainer_options
+from fastlstm.training.resumption import changes, check_model, trainer_options
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
 from fastlstm.training.tbptt import Window, Windows, detach, window_loss
 
@@ -122,17 +123,11 @@ class SequenceTask(LightningModule):
             dist.all_gather_object(states, mine)
         checkpoint["sequence_states"] = states
         checkpoint["sequence_windows"] = self._made_of
-        checkpoint["sequence_model"] = self._architecture()
+        checkpoint |= description(self.model)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         widen(self)
-        # Compared before weights are loaded, which would raise a long list of shapes instead.
-        received, expected = checkpoint.get("sequence_model", {}), self._architecture()
-        if received != expected:
-            raise ValueError(
-                f"ckpt_path: expected a checkpoint of {expected} as configured, got {received}"
-                f" in {checkpoint_name(self)}"
-            )
+        check_model(self, self.model, checkpoint)
         if self._trainer is None or not self.trainer.training:
             return
         states = checkpoint["sequence_states"]
@@ -183,10 +178,6 @@ class SequenceTask(LightningModule):
             return leaf.to(weight.device, weight.dtype if leaf.is_floating_point() else leaf.dtype)
 
         self.state = tree_map(placed, self.state)
-
-    def _architecture(self) -> dict[str, Any]:
-        """Return the model's class and its ``config``, if it has one."""
-        return {"class": type(self.model).__name__, **getattr(self.model, "config", {})}
 
 
 def _dealt(states: list[Any], rows: int | None, rank: int, processes: int) -> Any:
