@@ -19,7 +19,10 @@ def written_whole(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the place of ``path`` if no error comes up, in one step."""
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
     try:
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
         yield unfinished
+        unfinished.chmod(mode)  # safetensors 0.8 makes a file of its own, for its owner alone
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)

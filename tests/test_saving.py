@@ -62,6 +62,13 @@ def test_a_failed_save_leaves_the_file_that_was_there(tmp_path, monkeypatch):
     assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
+def test_a_saved_model_has_the_permissions_of_any_new_file(tmp_path):
+    (tmp_path / "new").touch()
+    CompositeLSTM(INPUT, HIDDEN).save(tmp_path / "model.safetensors")
+    modes = [(tmp_path / name).stat().st_mode for name in ("new", "model.safetensors")]
+    assert modes[0] == modes[1]
+
+
 @pytest.mark.parametrize("decoders", [("none", "conditional"), (True, None), (False, True)])
 def test_the_base_class_is_saved_with_its_decoders(tmp_path, decoders):
     model = VideoLSTM(INPUT, HIDDEN, reconstruction=decoders[0], future=decoders[1])
