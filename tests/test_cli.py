@@ -109,7 +109,9 @@ SMALL = [
 ]
 
 
-@pytest.mark.parametrize(("name", "conditional"), [("demo", False), ("paper", True)])
+@pytest.mark.parametrize(
+    ("name", "conditional"), [("demo", False), ("paper", True), ("paper_cpu", False)]
+)
 def test_the_packaged_configurations_run(tmp_path, name, conditional):
     command = VideoCommand(["fit", "--config", name, *SMALL, "--run", str(tmp_path)])
     trained = command.model.model

@@ -65,7 +65,7 @@ def test_without_the_extras_all_but_training_works():
         ("nonsense",): (1, "got 'nonsense'"),
         ("configs", "dmeo"): (
             1,
-            "fastlstm: name: expected one of classify, demo, paper, got 'dmeo'",
+            "fastlstm: name: expected one of classify, demo, paper, paper_cpu, got 'dmeo'",
         ),
         ("fit",): (1, "fastlstm: training needs the package 'lightning', which is not installed:"),
         ("classify", "fit"): (1, "pip install 'fastlstm[train]'"),

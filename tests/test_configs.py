@@ -10,6 +10,7 @@ from fastlstm.training.commands.classify import ClassifyCommand
 from fastlstm.training.commands.video import VideoCommand
 
 pytestmark = pytest.mark.usefixtures("quiet_command_line")
+NAMES = "classify, demo, paper, paper_cpu"
 CLASSIFY = ["--model.model.hidden_size=4", "--data.batch_size=10", "--data.test_size=10"]
 CLASSIFY += ["--data.val_size=10"]
 VIDEO = ["--model.model.hidden_size=4", "--data.batch_size=2", "--data.val_size=2"]
@@ -49,13 +50,13 @@ def test_a_file_of_the_name_comes_first(tmp_path, monkeypatch):
     ],
 )
 def test_an_unknown_name_is_told_all_of_them_and_the_nearest(word, near):
-    expected = f"expected a file that exists or one of classify, demo, paper, got {word!r}{near}"
+    expected = f"expected a file that exists or one of {NAMES}, got {word!r}{near}"
     for words in (["fit", "--config", word], ["fit", f"--config={word}"]):
         for command in (["classify", *words], words):
             with pytest.raises(ValueError) as refused:
                 main(command)
             assert str(refused.value) == f"config: {expected}"
-    with pytest.raises(ValueError, match="name: expected one of classify, demo, paper, got 'x'"):
+    with pytest.raises(ValueError, match=f"name: expected one of {NAMES}, got 'x'"):
         configs.path("x")
 
 

@@ -13,7 +13,7 @@ def names() -> list[str]:
     Example:
         >>> from fastlstm import configs
         >>> configs.names()
-        ['classify', 'demo', 'paper']
+        ['classify', 'demo', 'paper', 'paper_cpu']
     """
     return sorted(file.stem for file in _FOLDER.glob("*.yaml"))
 
