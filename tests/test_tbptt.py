@@ -1,5 +1,6 @@
 """Truncated backpropagation: gradients of the last k2 steps, a state that goes on, and resets."""
 
+import dataclasses
 import warnings
 
 import numpy as np
@@ -119,8 +120,17 @@ def text(tmp_path):
     return folder
 
 
-def fit(folder, text, steps, ckpt_path=None, accumulate_grad_batches=1, callbacks=(), **changes):
-    recorder, task = Losses(), SequenceTask(model(), schedule="constant")
+def fit(
+    folder,
+    text,
+    steps,
+    ckpt_path=None,
+    accumulate_grad_batches=1,
+    callbacks=(),
+    trained=None,
+    **changes,
+):
+    recorder, task = Losses(), SequenceTask(trained or model(), schedule="constant")
     trainer = Trainer(
         accelerator="cpu",
         default_root_dir=folder,
@@ -163,6 +173,27 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path, text):
     names["hidden_size"] = 6
     torch.save(checkpoint, path)
     with pytest.raises(ValueError, match="hidden_size=5 as configured, got hidden_size=6"):
+        fit(tmp_path, text, 2, path)
+
+
+@dataclasses.dataclass
+class Config:
+    hidden_size: int = H
+
+
+class Own(fastlstm.ByteLSTM):
+    """A user's model, whose ``config`` is not a dictionary of arguments."""
+
+    def __init__(self, config):
+        super().__init__(config.hidden_size, embedding_size=3, dtype=torch.float64)
+        self.config = config
+
+
+def test_a_model_may_have_a_config_of_any_kind(tmp_path, text):
+    fit(tmp_path, text, 1, trained=Own(Config()))
+    path = tmp_path / "step_1.ckpt"
+    fit(tmp_path, text, 2, path, trained=Own(Config()))
+    with pytest.raises(ValueError, match="class='ByteLSTM' as configured, got class='Own'"):
         fit(tmp_path, text, 2, path)
 
 

@@ -128,12 +128,17 @@ def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def description(model: nn.Module) -> dict[str, Any]:
-    """Return the entry of a run's checkpoint that has a model's class and, if known, arguments."""
-    return {_ENTRIES[0]: {"class": type(model).__name__, **getattr(model, "config", {})}}
+def model_entry(model: nn.Module) -> dict[str, Any]:
+    """Return the entry of a run's checkpoint that has a model's class and its arguments.
+
+    The arguments are in the model's ``config``. A user's model may have none, or another object.
+    """
+    config = getattr(model, "config", None)
+    arguments = dict(config) if isinstance(config, Mapping) else {}
+    return {_ENTRIES[0]: {"class": type(model).__name__} | arguments}
 
 
-def described(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def read_model_entry(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """Return the "class" and the arguments of the model in a run's checkpoint; {} if not known."""
     found = [checkpoint[entry] for entry in _ENTRIES if isinstance(checkpoint.get(entry), dict)]
     return current_names(found[0]) if found else {}
@@ -150,7 +155,7 @@ def as_checkpoint(model: ModelFile) -> dict[str, Any]:
 def _from_checkpoint(path: str | os.PathLike[str], argument: str) -> ModelFile:
     try:
         checkpoint = read_checkpoint(Path(path))
-        arguments = described(checkpoint)
+        arguments = read_model_entry(checkpoint)
         if "class" not in arguments:
             raise ValueError(
                 "its run did not record the class and the arguments of the model; make the model,"

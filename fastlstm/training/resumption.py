@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 
 from fastlstm.models.basis import PIXELS
-from fastlstm.models.model_files import described, description
+from fastlstm.models.model_files import model_entry, read_model_entry
 
 _NOT_OF_WEIGHTS = ("backend", "checkpoint_every", "dropout", "readout_bias")
 _OF_ROWS = ("batch_size", "number of processes")
@@ -53,9 +53,9 @@ def check_model(module: LightningModule, model: nn.Module, checkpoint: Mapping[s
     Raises:
         ValueError: the class differs, or an argument on which the weights depend.
     """
-    (expected,) = description(model).values()
+    (expected,) = model_entry(model).values()
     # Checkpoints that are older than bases are of models that read and emit pixels.
-    received = PIXELS | described(checkpoint)
+    received = PIXELS | read_model_entry(checkpoint)
     for name, value in expected.items():
         got = received.get(name, None if name == "class" else value)
         if got != value and name not in _NOT_OF_WEIGHTS:

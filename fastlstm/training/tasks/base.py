@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 
-from fastlstm.models.model_files import description
+from fastlstm.models.model_files import model_entry
 from fastlstm.training.precision import widen
 from fastlstm.training.resumption import changes, check_model, trainer_options
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
@@ -81,7 +81,7 @@ class FrameTask(LightningModule):
         return scheduled(optimizer, self.schedule, self.warmup_steps, self.trainer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint |= description(self.model)
+        checkpoint |= model_entry(self.model)
         checkpoint["video_data"] = self._data()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
-from fastlstm.models.model_files import description
+from fastlstm.models.model_files import model_entry
 from fastlstm.training.precision import widen
 from fastlstm.training.resumption import changes, check_model, trainer_options
 from fastlstm.training.schedule import Schedule, check_schedule, scheduled
@@ -123,7 +123,7 @@ class SequenceTask(LightningModule):
             dist.all_gather_object(states, mine)
         checkpoint["sequence_states"] = states
         checkpoint["sequence_windows"] = self._made_of
-        checkpoint |= description(self.model)
+        checkpoint |= model_entry(self.model)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         widen(self)
