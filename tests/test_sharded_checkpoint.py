@@ -150,9 +150,10 @@ def test_a_new_run_removes_folders_of_the_older_one(tmp_path):
     assert [path.name for path in tmp_path.rglob("*")] == ["checkpoints", "last.ckpt.mine"]
 
 
-# Prints each step's loss and the beginning and end of a save, which takes 0.3 s at least.
+# Prints each step's loss and the beginning and end of a save. The first save takes 0.3 s at least,
+# the others as long as the third argument says.
 RUN = """
-import sys, time, torch
+import itertools, sys, time, torch
 torch.set_num_threads(1)
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -161,12 +162,13 @@ from fastlstm.sharded_checkpoint import LinkedWriter
 from fastlstm.training import DDPWithShardedCheckpoints, StepSeeds, VideoTask
 from fastlstm.training.callbacks.checkpoint import SameCheckpoint
 
-folder, last = sys.argv[1:]
+folder, last, seconds = sys.argv[1:]
+saves = itertools.count()
 publish = LinkedWriter.finish
 
 def slowly(writer, metadata, results):
     print("saves", flush=True)
-    time.sleep(0.3)
+    time.sleep(float(seconds) if next(saves) else 0.3)
     publish(writer, metadata, results)
     print("saved", flush=True)
 
@@ -190,15 +192,15 @@ STEPS = 60
 class Processes:
     """Two processes of a run, which resumes if there is a checkpoint."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, seconds=0.3):
         last = folder / "last.ckpt"
-        words = [sys.executable, "-c", RUN.replace("STEPS", str(STEPS)), folder, last]
-        words = [str(word) for word in words] if last.exists() else [*map(str, words[:-1]), ""]
+        resumed = last if last.exists() else ""
+        words = [sys.executable, "-c", RUN.replace("STEPS", str(STEPS)), folder, resumed, seconds]
         here, port = os.path.dirname(__file__), str(free_port())
         common = {"PYTHONPATH": os.pathsep.join([here, *sys.path]), "MASTER_ADDR": "127.0.0.1"}
         self.processes = [
             subprocess.Popen(
-                words,
+                [str(word) for word in words],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -239,10 +241,10 @@ def test_two_processes_that_are_killed_as_they_save_lose_nothing(tmp_path):
 
     folder, found, moments = tmp_path / "killed", {}, random.Random(0)
     for kill in range(3):
-        run = Processes(folder)
+        run = Processes(folder, seconds=0.3 if kill else 600)  # the first falls into the save
         run.wait_for("saves", times=2)
         before = os.readlink(folder / "last.ckpt")
-        if kill:  # the first one falls into the save for certain
+        if kill:
             time.sleep(moments.uniform(0, 0.6))
         run.kill()
         if not kill:
